@@ -1,0 +1,123 @@
+"""Raw commands one after another against `ggufkit build`, on a GPU: the same files, the same machine, one run.
+
+    python -m benchmarks.gpu MODEL --corpus wiki.test.raw
+
+Raw: convert, quantize each type, then llama-perplexity on each file. `ggufkit build` does the same, and measures KL
+divergence in addition. MODEL may be `qwen2.5-0.5b-shape`: random weights of that shape with llama.cpp's own copy of
+the Qwen2 vocabulary. The toolchain is built before anything is timed.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+
+from benchmarks.record import Row, save
+from benchmarks.shape import write_checkpoint
+from ggufkit import load_results, machine, process
+from ggufkit.llama import argv, cuda, logs, toolchain
+from ggufkit.llama.argv import Compute, Evaluation
+from ggufkit.progress import SilentReporter
+from ggufkit.records import Toolchain
+
+SHAPE = "qwen2.5-0.5b-shape"
+TYPES = ("Q8_0", "Q5_K_M", "Q4_K_M")
+
+
+@click.command()
+@click.argument("model")
+@click.option("--corpus", required=True, type=click.Path(exists=True, path_type=Path))
+@click.option("--chunks", type=int, help="Fewer chunks than the whole text has.")
+@click.option("--vocabulary", type=click.Path(path_type=Path), help="ggml-vocab-qwen2.gguf, for the random model.")
+@click.option("--backend", default="cuda", show_default=True)
+@click.option("--keep", type=click.Path(path_type=Path), help="Work here, and leave the files.")
+@click.option("--save/--no-save", "record", default=True, show_default=True)
+def main(
+    model: str,
+    corpus: Path,
+    chunks: int | None,
+    vocabulary: Path | None,
+    backend: str,
+    keep: Path | None,
+    record: bool,
+) -> None:
+    """Time the raw commands and ggufkit, and compare what they print."""
+    tools = toolchain.find(backend)
+    root = keep or Path(tempfile.mkdtemp(prefix="ggufkit-gpu-"))
+    checkpoint = _checkpoint(model, vocabulary, tools, root)
+    evaluation = Evaluation(corpus.resolve(), n_chunks=chunks)
+    raw, estimates = _raw(tools, checkpoint, evaluation, root / "raw")
+    ours = _ggufkit(checkpoint, evaluation, backend, root / "ours")
+    _compare(root / "ours", estimates)
+    total = sum(raw.values())
+    for name, seconds in raw.items():
+        click.echo(f"raw {name:<18} {seconds:7.1f} s")
+    click.echo(f"raw total {total:17.1f} s\nggufkit build {ours:13.1f} s\nratio {ours / total:22.3f}")
+    if record:
+        device = ", ".join(gpu.name for gpu in cuda.gpus()) or machine.cpu_name()
+        rows = [Row(checkpoint.name, round(total, 2), round(ours, 2))]
+        steps: dict[str, object] = {"raw_steps_s": {k: round(v, 2) for k, v in raw.items()}, "chunks": chunks}
+        click.echo(save("gpu", tools, device, rows, steps))
+
+
+def _checkpoint(model: str, vocabulary: Path | None, tools: Toolchain, root: Path) -> Path:
+    if model != SHAPE:
+        return Path(model).resolve()
+    source = toolchain.converter_source(tools, SilentReporter())
+    return write_checkpoint(root / SHAPE, vocabulary or source / "models" / "ggml-vocab-qwen2.gguf")
+
+
+def _raw(
+    tools: Toolchain, checkpoint: Path, evaluation: Evaluation, root: Path
+) -> tuple[dict[str, float], dict[str, logs.Estimate]]:
+    """Each raw command's seconds, and each file's estimate."""
+    root.mkdir(parents=True)
+    source, base = toolchain.converter_source(tools, SilentReporter()), root / "F16.gguf"
+    seconds = {"convert": _timed(argv.convert(source, checkpoint, base, "f16", checkpoint.name))[0]}
+    for kind in TYPES:
+        command = argv.quantize(tools, base, root / f"{kind}.gguf", kind, machine.physical_cores())
+        seconds[f"quantize {kind}"] = _timed(command)[0]
+    estimates = {}
+    for kind in ("F16", *TYPES):
+        compute = Compute(tools.backend, threads=machine.physical_cores())
+        command = argv.perplexity(tools, root / f"{kind}.gguf", evaluation, compute)
+        seconds[f"perplexity {kind}"], output = _timed(command)
+        estimates[kind] = logs.parse_perplexity(output)
+    return seconds, estimates
+
+
+def _timed(command: Sequence[str]) -> tuple[float, process.ToolOutput]:
+    output = process.run(command)
+    process.require_success(output, "benchmarking")
+    return output.duration_s, output
+
+
+def _ggufkit(checkpoint: Path, evaluation: Evaluation, backend: str, out: Path) -> float:
+    types = ",".join(("f16", *TYPES))
+    options = ["--types", types, "--corpus", str(evaluation.corpus), "--no-bench", "--backend", backend]
+    options += [] if evaluation.n_chunks is None else ["--chunks", str(evaluation.n_chunks)]
+    started = time.monotonic()
+    output = process.run([sys.executable, "-m", "ggufkit", "build", str(checkpoint), *options, "--out", str(out)])
+    process.require_success(output, "benchmarking ggufkit")
+    click.echo(output.stderr)
+    return time.monotonic() - started
+
+
+def _compare(out: Path, estimates: dict[str, logs.Estimate]) -> None:
+    """Show both perplexities of each file, and the divergence that comes in addition."""
+    table = load_results(out).set_index("type")
+    for kind, raw in estimates.items():
+        row = table.loc[kind]
+        click.echo(
+            f"{kind:<7} raw PPL {raw.ppl:.4f} ± {raw.stderr:.5f}   ggufkit {row['ppl']:.4f} ± {row['ppl_stderr']:.5f}"
+            f"   KLD {row['kld_mean']}   {row['backend']} {row['device']}"
+        )
+
+
+if __name__ == "__main__":
+    main()

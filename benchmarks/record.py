@@ -1,0 +1,62 @@
+"""Benchmark records: `benchmarks/results/<what>-<date>.json`, one run each, raw tools and ggufkit side by side."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from datetime import date
+from pathlib import Path
+
+from ggufkit import machine, process
+from ggufkit.errors import ToolError
+from ggufkit.records import Toolchain
+
+RESULTS = Path(__file__).parent / "results"
+ROOT = Path(__file__).parents[1]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One thing timed: wall seconds of the raw commands and of ggufkit, and what it was."""
+
+    name: str
+    raw_s: float
+    ggufkit_s: float
+
+    @property
+    def ratio(self) -> float:
+        """ggufkit over raw."""
+        return self.ggufkit_s / self.raw_s
+
+
+def save(what: str, tools: Toolchain, device: str, rows: Sequence[Row], notes: dict[str, object]) -> Path:
+    """Write a record of `rows`; `ratio` is over their sums."""
+    raw, ours = sum(r.raw_s for r in rows), sum(r.ggufkit_s for r in rows)
+    record = {
+        "what": what,
+        "machine": machine.describe(),
+        "backend": tools.backend,
+        "device": device,
+        "commit": commit(),
+        "llama_cpp_commit": tools.commit,
+        "raw_s": round(raw, 2),
+        "ggufkit_s": round(ours, 2),
+        "ratio": round(ours / raw, 4),
+        "rows": [{**asdict(r), "ratio": round(r.ratio, 4)} for r in rows],
+        **notes,
+    }
+    RESULTS.mkdir(exist_ok=True)
+    path = RESULTS / f"{what}-{date.today().isoformat()}.json"
+    path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    return path
+
+
+def commit() -> str:
+    """The commit of this checkout, with a mark if files were changed."""
+    try:
+        head = process.run(["git", "rev-parse", "--short=12", "HEAD"], cwd=ROOT).stdout.strip()
+        changed = process.run(["git", "status", "--porcelain", "--untracked-files=no"], cwd=ROOT).stdout.strip()
+    except ToolError:
+        return "unknown"
+    return (head + ("+" if changed else "")) or "unknown"

@@ -1,0 +1,36 @@
+"""ggufkit: one command from a Hugging Face checkpoint to GGUF files with numbers you can trust.
+
+The Python API, loaded when it is used:
+
+- `build(BuildRequest(model, …))` does what `ggufkit build` does and returns a `BuildResult`;
+- `plan(BuildRequest(model, …))` tells what it would make;
+- `load_results(directory)` reads a result directory's table into a pandas DataFrame.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+__all__ = ["BuildRequest", "BuildResult", "__version__", "build", "load_results", "plan"]
+
+if TYPE_CHECKING:
+    from ggufkit.pipeline import BuildRequest, BuildResult, build, plan
+    from ggufkit.tables import load_results
+
+_HOMES = {
+    "BuildRequest": "ggufkit.pipeline",
+    "BuildResult": "ggufkit.pipeline",
+    "build": "ggufkit.pipeline",
+    "plan": "ggufkit.pipeline",
+    "load_results": "ggufkit.tables",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name's module on first use, so that `import ggufkit` costs nothing."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'ggufkit' has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(_HOMES[name]), name)

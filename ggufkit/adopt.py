@@ -1,0 +1,44 @@
+"""Step: take a user's own high-precision GGUF as the base of a build."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from pathlib import Path
+
+from ggufkit.errors import GgufError
+from ggufkit.llama.gguf import FLOAT_TYPES, read_header
+from ggufkit.quantize import require_base
+from ggufkit.records import GgufFile
+from ggufkit.session import Session
+from ggufkit.steps import Made, Recipe, Result, ensure
+
+STEP, VERSION = "adopt", 1
+
+
+def adopt(gguf: GgufFile, name: str, output: Path, session: Session, *, allow_requantize: bool = False) -> Result:
+    """Put the user's file into the output directory: as a hard link where possible, else as a copy.
+
+    Raises:
+        GgufError: the file is quantized already, and `allow_requantize` was not given.
+    """
+    require_base(read_header(gguf.path), allow_requantize=allow_requantize)
+    if gguf.type not in FLOAT_TYPES and not allow_requantize:
+        raise GgufError(f"{gguf.path} holds {gguf.type}.", hint="Give an F32, F16 or BF16 file.")
+
+    def make(partial: Path) -> Made:
+        with session.reporter.step(f"Taking {gguf.path.name} as the base"):
+            _link_or_copy(gguf.path, partial)
+        return Made(notes={"name": name, "variant": "plain", "type": gguf.type, "source": str(gguf.path)})
+
+    recipe = Recipe(STEP, VERSION, {"gguf": str(gguf.sha256)}, {"name": name})
+    return ensure(recipe, output, make, force=session.force, explain=session.explainer)
+
+
+def _link_or_copy(source: Path, target: Path) -> None:
+    target.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):
+        os.link(source.resolve(), target)
+        return
+    shutil.copyfile(source, target)

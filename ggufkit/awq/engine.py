@@ -1,0 +1,115 @@
+"""Scale a checkpoint: search, fold, write, prove. What `ggufkit awq` and the awq variants of a build run."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from ggufkit.awq.apply import Rewrites, plan_folds, publishing, write_checkpoint
+from ggufkit.awq.autoawq import scale_with_autoawq
+from ggufkit.awq.compat import GOAL, AutoAwqObjective
+from ggufkit.awq.native import GgmlObjective, Objective, Searched, search_scales
+from ggufkit.awq.proof import Proof, prove, rewritten_layers
+from ggufkit.awq.search import Goal
+from ggufkit.calibration import Calibration, load_tokenizer, require_vocabulary
+from ggufkit.layers import StreamedModel
+from ggufkit.llama.libggml import LibGgml
+from ggufkit.progress import Reporter
+from ggufkit.records import Json
+
+
+@dataclass(frozen=True)
+class AwqOptions:
+    """How to scale.
+
+    Args:
+        engine: "native" or "autoawq".
+        objective: of the native engine: "ggml" (the types that the tensors will get) or "autoawq".
+        float32: write float32 instead of the source's dtype.
+        device: "auto", "cpu" or "cuda".
+        threads: candidates that are quantized at once.
+    """
+
+    engine: str = "native"
+    objective: str = "ggml"
+    float32: bool = False
+    device: str = "auto"
+    threads: int = 2
+
+
+@dataclass(frozen=True)
+class Scaled:
+    """A scaled checkpoint, proved equal to its source."""
+
+    path: Path
+    goal: Goal
+    proof: Proof
+    searched: Searched | None
+
+    def notes(self) -> dict[str, Json]:
+        """What the manifest says about it."""
+        notes = self.proof.notes()
+        if self.searched is not None:
+            notes["error_ratio"] = self.searched.mean_gain
+            notes["folds"] = {n: [f.candidate, f.before, f.after] for n, f in self.searched.found.items()}
+        return notes
+
+
+def scale_checkpoint(
+    source: Path,
+    targets: Sequence[tuple[Goal, Path]],
+    calibration: Calibration,
+    options: AwqOptions,
+    *,
+    library: Path,
+    state: Path,
+    log: Path,
+    reporter: Reporter,
+) -> list[Scaled]:
+    """Scale a checkpoint for each goal, in one run over the calibration text.
+
+    Args:
+        targets: goals, and the directory that is written for each. Only the native engine's "ggml" objective
+            tells goals apart; with anything else, give one.
+        library: directory of the toolchain's binaries or shared libraries.
+        state: directory for what an interrupted run goes on from; removed at the end.
+        log: of AutoAWQ, if it runs.
+
+    Returns:
+        What was written, in the order of `targets`. A checkpoint with its final name has passed the proof.
+
+    Raises:
+        UnsupportedArchitecture, CheckpointError, TokenizerError, InputError: an input that cannot be scaled.
+        ResourceError: the disk is full.
+        ToolError: AutoAWQ failed, or the result is not the same function.
+    """
+    model = StreamedModel(source, options.device)
+    require_vocabulary(load_tokenizer(source), model.n_vocab, calibration.samples)
+    dtype = torch.float32 if options.float32 else None
+    if options.engine == "autoawq":
+        made = scale_with_autoawq(model, calibration, state, log, reporter)
+        results: list[tuple[Rewrites, Searched | None]] = [(made.rewrites, None)] * len(targets)
+    else:
+        objective = _objective(options, [goal for goal, _ in targets], library)
+        found = search_scales(model, calibration, objective, state, reporter)
+        searched = [found.get(goal.name) or found[GOAL] for goal, _ in targets]
+        results = [(plan_folds(model, s.scales, dtype), s) for s in searched]
+    scaled = []
+    for (goal, path), (rewrites, searched_for) in zip(targets, results, strict=True):
+        with publishing(source, path) as unfinished:
+            write_checkpoint(source, unfinished, rewrites, reporter, dtype=dtype)
+            written = StreamedModel(unfinished, model.device)
+            proof = prove(model, rewritten_layers(model, rewrites), written, calibration.held_out, reporter)
+        scaled.append(Scaled(path, goal, proof, searched_for))
+    shutil.rmtree(state, ignore_errors=True)
+    return scaled
+
+
+def _objective(options: AwqOptions, goals: Sequence[Goal], library: Path) -> Objective:
+    if options.objective == "autoawq":
+        return AutoAwqObjective()
+    return GgmlObjective(goals, LibGgml(library), options.threads)

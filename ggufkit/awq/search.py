@@ -1,0 +1,185 @@
+"""The scale search: which scales leave the least output error under the types that the tensors will get.
+
+A candidate is s = (rms of the input ^ share / rms of the weights' columns ^ (1 - share)) ^ strength, for each
+channel; at strength 1 it undoes any earlier scaling of the channels, whatever the share. The identity is a
+candidate too. A candidate's score is the mean, over tensors and requested types, of
+
+    tr(Δ H Δᵀ) / tr(W H Wᵀ),    Δ = Q(W · s) / s - W,    H = E[x xᵀ],
+
+with Q the toolchain's own quantizer, given E[x²] / s² as importance where the variant uses a matrix.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass
+
+import torch
+
+from ggufkit.awq.archs import Fold
+from ggufkit.awq.fold import Heads, column_scales
+from ggufkit.layers import Linear, Moments
+from ggufkit.llama.libggml import LibGgml
+
+Types = Mapping[str, str]
+"""The ggml type of each GGUF tensor, as a plan of llama-quantize names them."""
+
+STRENGTHS = (0.5, 1.0)
+SHARES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.7)
+IDENTITY = "identity"
+
+# Rows are rounded independently: so many of a large tensor tell the candidates apart.
+_MOST_ROWS = 1024
+_JOB_WEIGHTS = 1 << 19
+# Channels that carry next to nothing must not get scales of their own.
+_FLOOR = 1e-4
+_FLOATS = ("F32", "F16", "BF16")
+
+
+@dataclass(frozen=True)
+class Goal:
+    """What scales are searched for.
+
+    Args:
+        name: what the result is called by: "awq", "awq+imatrix", "awq-Q4_0".
+        types: one mapping per requested type; their mean error counts.
+        importance: whether quantization will be given an importance matrix.
+    """
+
+    name: str
+    types: tuple[Types, ...]
+    importance: bool = False
+
+
+@dataclass(frozen=True)
+class Found:
+    """The best scales of a fold (None: the identity), and the mean relative output error without and with them."""
+
+    scales: torch.Tensor | None
+    candidate: str
+    before: float
+    after: float
+
+
+@dataclass(frozen=True)
+class Target:
+    """A linear that a fold scales.
+
+    Args:
+        linear, weight: which it is, and its weight (out, in).
+        gram: sum of x xᵀ over its inputs (in, in), or of x² (in,) where that is all there is.
+    """
+
+    linear: Linear
+    weight: torch.Tensor
+    gram: torch.Tensor
+
+    @property
+    def power(self) -> torch.Tensor:
+        """Sum of x² over the inputs, (in,)."""
+        return self.gram.diagonal() if self.gram.dim() == 2 else self.gram
+
+    def output_power(self, weight: torch.Tensor) -> float:
+        """tr(W H Wᵀ): the sum of squares of the outputs that (rows, in) weights make."""
+        rows = weight.to(self.gram.device)
+        made = rows @ self.gram if self.gram.dim() == 2 else rows * self.gram
+        return float((made * rows).sum(dtype=torch.float64))
+
+
+def targets_of(
+    fold: Fold, weights: Mapping[str, torch.Tensor], linears: Sequence[Linear], moments: Mapping[str, Moments]
+) -> list[Target]:
+    """The targets of a fold that become matrices and whose input was seen at least once."""
+    seen = [x for x in linears if x.module in fold.targets and moments[x.input].count]
+    return [Target(x, weights[x.module], moments[x.input].total()) for x in seen]
+
+
+def best_scales(
+    fold: Fold, targets: Sequence[Target], goal: Goal, heads: Heads, lib: LibGgml, pool: Executor
+) -> Found:
+    """Search the scales of one fold; `pool` runs the quantizer on several candidates at once."""
+    kinds = [Counter(t for types in goal.types if (t := _type_of(types, x))) for x in targets]
+    judged = [(target, kind) for target, kind in zip(targets, kinds, strict=True) if kind]
+    if not judged:
+        return Found(None, IDENTITY, 0.0, 0.0)
+    options = candidates(fold, targets, heads)
+    columns = [column_scales(fold, s, heads) for s in options.values()]
+    totals = torch.zeros(len(columns), dtype=torch.float64)
+    for target, kind in judged:
+        totals += _errors(target, kind, columns, goal.importance, lib, pool) / len(judged)
+    scores = (totals / len(goal.types)).tolist()
+    best = min(range(len(scores)), key=scores.__getitem__)
+    name = list(options)[best]
+    return Found(None if name == IDENTITY else options[name], name, scores[0], scores[best])
+
+
+def _type_of(types: Types, target: Target) -> str | None:
+    """The quantized type of a target; None if it stays a float."""
+    name = types.get(target.linear.tensor, "F32").upper()
+    return None if name in _FLOATS else name
+
+
+def candidates(fold: Fold, targets: Sequence[Target], heads: Heads) -> dict[str, torch.Tensor]:
+    """Scales to try by name, the identity first; each has a geometric mean of 1, one scale per source channel."""
+    x = torch.stack([t.power for t in targets]).mean(0).sqrt()
+    w = torch.cat([t.weight.to(x.device).square() for t in targets]).mean(0).sqrt()
+    if fold.per_kv_channel:
+        x, w = heads.gather(x), heads.gather(w)
+    log_x, log_w = (torch.log(v.clamp(min=_FLOOR * float(v.max()) or 1.0)) for v in (x, w))
+    found = {IDENTITY: torch.ones_like(x)}
+    for strength in STRENGTHS:
+        for share in SHARES:
+            log_s = strength * (share * log_x - (1 - share) * log_w)
+            found[f"{strength:g}·({share:g})"] = torch.exp(log_s - log_s.mean())
+    return {name: s.cpu() for name, s in found.items()}
+
+
+def _errors(
+    target: Target,
+    kinds: Mapping[str, int],
+    columns: Sequence[torch.Tensor],
+    importance: bool,
+    lib: LibGgml,
+    pool: Executor,
+) -> torch.Tensor:
+    """The relative output error of one target for each candidate, summed over its types: (candidates,)."""
+    rows = _some_rows(target.weight).cpu()
+    norm = target.output_power(rows)
+    power = target.power.cpu()
+    step = max(1, _JOB_WEIGHTS // rows.shape[1])
+
+    def error(scales: torch.Tensor, kind: str, start: int) -> float:
+        part = rows[start : start + step]
+        weighing = (power / scales.square()).numpy() if importance else None
+        rounded = torch.from_numpy(lib.rounded((part * scales).numpy(), kind, weighing))
+        return target.output_power(rounded / scales - part)
+
+    jobs = [(c, kind, start) for c in range(len(columns)) for kind in kinds for start in range(0, len(rows), step)]
+    errors = torch.zeros(len(columns), dtype=torch.float64)
+    if norm > 0:
+        with single_threaded():
+            made = pool.map(lambda job: kinds[job[1]] * error(columns[job[0]], job[1], job[2]), jobs)
+            for (candidate, _, _), value in zip(jobs, made, strict=True):
+                errors[candidate] += value / norm
+    return errors
+
+
+def _some_rows(weight: torch.Tensor) -> torch.Tensor:
+    if len(weight) <= _MOST_ROWS:
+        return weight
+    chosen = torch.linspace(0, len(weight) - 1, _MOST_ROWS, device=weight.device).round().long()
+    return weight[chosen]
+
+
+@contextlib.contextmanager
+def single_threaded() -> Iterator[None]:
+    """Let torch use one thread in each of the pool's threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -1,0 +1,85 @@
+"""Step: how fast a GGUF runs, by llama-bench. Never measured beside other work."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from ggufkit import machine, process
+from ggufkit.llama import argv, logs
+from ggufkit.llama.argv import Compute
+from ggufkit.llama.logs import Speed
+from ggufkit.measurements import Value, measured, save
+from ggufkit.records import Conditions, GgufFile, Json
+from ggufkit.session import Session
+from ggufkit.steps import Made, Recipe, Result, ensure
+
+STEP, VERSION = "bench", 1
+NOISY = 0.05
+
+
+@dataclass(frozen=True)
+class BenchOptions:
+    """What is timed: tokens of prompt and of generation, and how often."""
+
+    n_prompt: int = 512
+    n_gen: int = 128
+    repetitions: int = 5
+    ngl: int | None = None
+
+
+def bench(gguf: GgufFile, options: BenchOptions, session: Session) -> Result:
+    """Measure a file's speed unless that is done already on this machine with these threads.
+
+    Raises:
+        ToolError: llama-bench failed or gave no speeds.
+    """
+    params: dict[str, Json] = {"n_prompt": options.n_prompt, "n_gen": options.n_gen, "ngl": options.ngl}
+    params |= {"repetitions": options.repetitions, "threads": session.threads, "machine": machine.describe()}
+    params["backend"] = session.tools.backend
+    recipe = Recipe(STEP, VERSION, {"gguf": str(gguf.sha256)}, params, session.tools.identity)
+    return ensure(
+        recipe,
+        session.workspace.measurements / f"{gguf.path.stem}.bench.json",
+        lambda partial: _bench(gguf, options, session, partial),
+        force=session.force,
+        explain=session.explainer,
+    )
+
+
+def _bench(gguf: GgufFile, options: BenchOptions, session: Session, partial: Path) -> Made:
+    compute = Compute(session.tools.backend, options.ngl, session.threads)
+    command = argv.bench(
+        session.tools, gguf.path, compute,
+        n_prompt=options.n_prompt, n_gen=options.n_gen, repetitions=options.repetitions,
+    )  # fmt: skip
+    with session.reporter.step(f"Speed of {gguf.path.name}"):
+        run = process.run(command, log=session.workspace.log(f"bench-{gguf.path.stem}"))
+    process.require_success(run, f"timing {gguf.path.name}")
+    speeds = logs.parse_bench(run)
+    values: dict[str, Value] = {"pp_tps" if s.n_prompt else "tg_tps": (s.tps, s.tps_stddev) for s in speeds}
+    save(partial, measured(str(gguf.sha256), values, _conditions(speeds[0], session)))
+    _warn_if_noisy(gguf, speeds, session)
+    return Made([run])
+
+
+def _conditions(speed: Speed, session: Session) -> Conditions:
+    on_gpu = bool(speed.gpu_info) and session.tools.backend != "cpu"
+    return Conditions(
+        backend=session.tools.backend if on_gpu else "cpu",
+        device=speed.gpu_info if on_gpu else (speed.cpu_info or machine.cpu_name()),
+        ngl=None,
+        threads=speed.n_threads,
+        machine=machine.describe(),
+        llama_cpp_commit=session.tools.commit,
+    )
+
+
+def _warn_if_noisy(gguf: GgufFile, speeds: tuple[Speed, ...], session: Session) -> None:
+    for speed in speeds:
+        if speed.tps_stddev > NOISY * speed.tps:
+            test = f"pp{speed.n_prompt}" if speed.n_prompt else f"tg{speed.n_gen}"
+            session.reporter.warn(
+                f"{gguf.path.name}: {test} varied by {speed.tps_stddev / speed.tps:.0%} between repetitions; "
+                "the machine is busy. Repeat on a quiet one, or raise --bench-reps."
+            )

@@ -1,0 +1,150 @@
+"""The command line. Commands live in modules that are imported when they are used."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import signal
+import sys
+import traceback
+from types import FrameType
+from typing import Any
+
+import click
+
+from ggufkit import __version__
+from ggufkit.errors import GgufkitError, Interrupted
+
+COMMANDS = {
+    "build": "make",
+    "convert": "make",
+    "imatrix": "make",
+    "quantize": "make",
+    "demo": "make",
+    "perplexity": "measure",
+    "bench": "measure",
+    "inspect": "measure",
+    "report": "publish",
+    "compare": "publish",
+    "modelfile": "ollama",
+    "publish": "hub",
+    "chat": "hub",
+    "models": "hub",
+    "toolchain": "machine",
+    "doctor": "machine",
+}
+"""Each command and the module of this package that defines it, in the order of the help."""
+
+SUMMARIES = {
+    "build": "Everything: convert, quantize, measure, report.",
+    "convert": "HF checkpoint to one high-precision GGUF.",
+    "imatrix": "Importance matrix from calibration text.",
+    "quantize": "One GGUF to one per type.",
+    "demo": "Build the embedded model: the first thing to run.",
+    "perplexity": "Perplexity of GGUF files.",
+    "bench": "Prompt-processing and generation tokens/s.",
+    "inspect": "Architecture, parameters, BPW, tensors per type.",
+    "report": "Tables and plots again from what was measured.",
+    "compare": "Several result directories side by side.",
+    "modelfile": "An Ollama Modelfile with a proven template.",
+    "publish": "Upload what is complete, with its model card.",
+    "chat": "A short generation, as a smoke test of a file.",
+    "models": "The aliases, and what each stands for.",
+    "toolchain": "The llama.cpp in use: status, install, path.",
+    "doctor": "What is missing here, and how to mend it.",
+}
+
+
+class LazyGroup(click.Group):
+    """A group that imports a command's module only when the command is used: help stays instant."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
+        """All commands, in the order of the table."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+        """The command of a name, imported now."""
+        if cmd_name not in COMMANDS:
+            return None
+        module = importlib.import_module(f"ggufkit.cli.{COMMANDS[cmd_name]}")
+        command: click.Command = getattr(module, f"{cmd_name}_command")
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
+        """The list of commands, without importing any of them."""
+        with formatter.section("Commands"):
+            formatter.write_dl(list(SUMMARIES.items()))
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="ggufkit")
+def cli() -> None:
+    """One command from a Hugging Face checkpoint to GGUF files you can trust.
+
+    \b
+    Start here:
+        ggufkit demo                          on the embedded model
+        ggufkit build MODEL --types q4_k_m    your own
+        ggufkit doctor                        what is missing on this machine
+    """
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run the command line; the one place where errors become messages and exit codes."""
+    arguments = sys.argv[1:] if argv is None else argv
+    debug = "--debug" in arguments or bool(os.environ.get("GGUFKIT_DEBUG"))
+    signal.signal(signal.SIGTERM, _interrupt)
+    sys.exit(_run([a for a in arguments if a != "--debug"], debug))
+
+
+def _run(arguments: list[str], debug: bool) -> int:
+    try:
+        result: Any = cli.main(arguments, prog_name="ggufkit", standalone_mode=False)
+        return result if isinstance(result, int) else 0
+    except click.exceptions.Exit as ended:
+        return ended.exit_code
+    except (KeyboardInterrupt, click.Abort):
+        return _stopped()
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except Interrupted:
+        return _stopped()
+    except GgufkitError as error:
+        return _failed(error, debug)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception as error:
+        return _bug(error, debug)
+
+
+def _interrupt(_number: int, _frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def _stopped() -> int:
+    from ggufkit import process
+
+    process.stop_all()
+    click.echo("Stopped. What was finished is kept; the same command goes on from there.", err=True)
+    return Interrupted.exit_code
+
+
+def _failed(error: GgufkitError, debug: bool) -> int:
+    if debug:
+        traceback.print_exc()
+    click.secho(f"Error: {error.message}", fg="red", err=True)
+    if error.hint:
+        click.echo(f"  {error.hint}", err=True)
+    if error.log is not None:
+        click.echo(f"  Log: {error.log}", err=True)
+    return error.exit_code
+
+
+def _bug(error: Exception, debug: bool) -> int:
+    if debug:
+        traceback.print_exc()
+    click.secho(f"Error: {type(error).__name__}: {error}", fg="red", err=True)
+    click.echo("  This is a bug in ggufkit. Repeat the command with --debug and report what it prints.", err=True)
+    return 1

@@ -1,0 +1,82 @@
+"""Commands about this machine: toolchain, doctor, models."""
+
+from __future__ import annotations
+
+import click
+
+from ggufkit import backends, doctor
+from ggufkit.cli import options
+from ggufkit.cli.terminal import console, reporting
+from ggufkit.llama import toolchain
+
+BACKEND = click.option("--backend", type=click.Choice(backends.CHOICES), default="auto", show_default=True,
+                       help="What it computes on.")  # fmt: skip
+
+
+@click.group("toolchain")
+def toolchain_command() -> None:
+    """The llama.cpp in use: status, install, path."""
+
+
+@toolchain_command.command("status")
+@BACKEND
+def status_command(backend: str) -> None:
+    """Say which llama.cpp would be used, and where it comes from; build nothing."""
+    found = toolchain.locate(backend)
+    if found is None:
+        click.echo("No llama.cpp yet. It is built when first needed, or now: ggufkit toolchain install")
+        return
+    for key in ("origin", "commit", "version", "backend", "dir", "source"):
+        click.echo(f"{key:<8} {getattr(found, key)}")
+
+
+@toolchain_command.command("install")
+@BACKEND
+@click.option("--cuda-arch", metavar="LIST", help="Build for these compute capabilities, e.g. 90,89.")
+def install_command(backend: str, cuda_arch: str | None) -> None:
+    """Fetch and build the pinned llama.cpp unless that is done.
+
+    With GGUFKIT_LLAMA_CPP set to a source directory or archive, that is built and no network is needed.
+
+    \b
+    Examples:
+        ggufkit toolchain install
+        ggufkit toolchain install --backend cuda --cuda-arch 90
+    """
+    with reporting() as reporter:
+        if cuda_arch:
+            made = toolchain.install(backends.BY_NAME["cuda"], reporter, cuda_arch)
+        else:
+            made = toolchain.find(backend, reporter)
+    click.echo(made.dir)
+
+
+@toolchain_command.command("path")
+@BACKEND
+@click.option("--source", is_flag=True, help="The directory that holds convert_hf_to_gguf.py instead.")
+def path_command(backend: str, source: bool) -> None:
+    """Print the directory of the binaries."""
+    with reporting() as reporter:
+        tools = toolchain.find(backend, reporter)
+        click.echo(toolchain.converter_source(tools, reporter) if source else tools.dir)
+
+
+@click.command("doctor")
+@options.json_option
+def doctor_command(as_json: bool) -> None:
+    """Say what is missing on this machine, and the command that mends it. Exit code 1 if something is."""
+    findings = doctor.examine()
+    if as_json:
+        import json
+        from dataclasses import asdict
+
+        click.echo(json.dumps([asdict(f) for f in findings], indent=1))
+    else:
+        screen = console(stderr=False)
+        for finding in findings:
+            mark = "[green]✓[/green]" if finding.ok else "[red]✗[/red]" if finding.needed else "[yellow]–[/yellow]"
+            screen.print(f"{mark} {finding.what}: {finding.state}")
+            if finding.mend and not finding.ok:
+                screen.print(f"    {finding.mend}")
+    if not all(f.ok or not f.needed for f in findings):
+        raise click.exceptions.Exit(1)

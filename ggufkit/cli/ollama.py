@@ -1,0 +1,107 @@
+"""The command for Ollama: modelfile."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from ggufkit.cli import options
+from ggufkit.cli.terminal import console, reporting
+from ggufkit.errors import InputError, ToolchainError
+from ggufkit.llama import toolchain
+from ggufkit.llama.gguf import read_header
+from ggufkit.progress import Reporter
+from ggufkit.records import Toolchain
+
+if TYPE_CHECKING:
+    from ggufkit.modelfile import Modelfile
+
+
+@click.command("modelfile")
+@click.argument("gguf", type=options.FILE)
+@click.option("--out", type=options.FILE, help="Write FILE instead of printing.")
+@click.option(
+    "--template",
+    type=click.Choice(["auto", "go", "native"]),
+    default="auto",
+    show_default=True,
+    help="go: a Go template, for every Ollama; native: the GGUF's own, for Ollama 0.30 and later.",
+)
+@click.option(
+    "--model", "checkpoint", type=options.PATH, help="The original checkpoint: its tokenizer joins the proof."
+)
+@click.option("--system", help="A system message of your own.")
+@click.option(
+    "--force", is_flag=True, help="Write it even if the template cannot be proven, with a comment that says so."
+)
+@click.option("--create", metavar="NAME", help="Create the model NAME in Ollama, and check it.")
+def modelfile_command(
+    gguf: Path, out: Path | None, template: str, checkpoint: Path | None, system: str | None, force: bool,
+    create: str | None,
+) -> None:  # fmt: skip
+    """Print an Ollama Modelfile for GGUF whose chat template is proven.
+
+    The prompts of some hundred conversations, rendered by the model's own template and by Ollama's, must be
+    identical, and so must their token ids; otherwise the difference is shown and nothing is written.
+
+    \b
+    Examples:
+        ggufkit modelfile model-Q4_K_M.gguf --out Modelfile
+        ggufkit modelfile model-Q4_K_M.gguf --create my-model
+    """
+    from dataclasses import replace
+
+    from ggufkit import modelfile, modelfiles
+
+    read_header(gguf)
+    wanted = modelfiles.ModelfileOptions(None if template == "auto" else template, checkpoint, system, force)
+    with reporting() as reporter:
+        tools = _tools(reporter)
+        with reporter.step(f"Proving the chat template of {gguf.name}"):
+            made = modelfiles.make_modelfile(gguf, _named_from(gguf, out), wanted, tools)
+        reporter.info(made.why)
+    text = modelfile.write(made.modelfile)
+    if out is not None:
+        out.write_text(text, encoding="utf-8")
+        console().print(f"Wrote {out}", markup=False)
+    elif create is None:
+        click.echo(text, nl=False)
+    if create is not None:
+        _create(create, gguf, replace(made.modelfile, base=str(gguf.resolve())))
+
+
+def _tools(reporter: Reporter) -> Toolchain | None:
+    """The toolchain proves token ids and the native kind; without one a Go template can still be proven."""
+    try:
+        return toolchain.find("auto", reporter)
+    except ToolchainError as error:
+        reporter.warn(f"Token ids are not compared: {error.message}")
+        return None
+
+
+def _named_from(gguf: Path, out: Path | None) -> str:
+    """How the Modelfile names the GGUF: relative to where it will lie."""
+    home = (out or Path("Modelfile")).resolve().parent
+    target = gguf.resolve()
+    return f"./{target.relative_to(home)}" if target.is_relative_to(home) else str(target)
+
+
+def _create(name: str, gguf: Path, wanted: Modelfile) -> None:
+    import tempfile
+
+    from ggufkit import modelfile
+    from ggufkit.modelfile import install
+
+    program = install.find()
+    if program is None:
+        hint = "Install Ollama, or write the Modelfile with --out."
+        raise InputError("There is no `ollama` on PATH to create the model with.", hint=hint)
+    template = read_header(gguf).metadata.get("tokenizer.chat_template")
+    with tempfile.TemporaryDirectory(prefix="ggufkit-ollama-") as directory:
+        path = Path(directory) / "Modelfile"
+        path.write_text(modelfile.write(wanted), encoding="utf-8")
+        log = gguf.resolve().parent / "logs" / f"ollama-create-{name.replace('/', '-').replace(':', '-')}.log"
+        install.create(program, name, path, wanted, template if isinstance(template, str) else None, log)
+    console().print(f"Created {name}: ollama run {name}", markup=False)

@@ -1,0 +1,149 @@
+"""Parameter types and option decorators that several commands share."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from ggufkit import backends, machine
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+_UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
+
+
+class NameList(click.ParamType[tuple[str, ...]]):
+    """A comma-separated list: `q4_k_m,q8_0`."""
+
+    name = "list"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...]:
+        """Split at commas; an empty list is a mistake."""
+        if isinstance(value, tuple):
+            return value
+        names = tuple(part.strip() for part in str(value).split(",") if part.strip())
+        if not names:
+            self.fail("the list is empty", param, ctx)
+        return names
+
+
+class Size(click.ParamType[int]):
+    """A number of bytes: `8GiB`, `100MB`, `1500000`."""
+
+    name = "size"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Read a number with a unit; GB and GiB differ as they should."""
+        if isinstance(value, int):
+            return value
+        match = re.fullmatch(r"\s*([\d.]+)\s*([KMGT]?)(i?)B?\s*", str(value), re.IGNORECASE)
+        if match is None:
+            self.fail(f"{value!r} is no size; write 8GiB or 100MB", param, ctx)
+        number, unit, binary = float(match[1]), match[2].upper(), match[3]
+        factor = _UNITS[unit] if binary else 1000 ** "KMGT".find(unit) * 1000 if unit else 1
+        return int(number * factor)
+
+
+class Count(click.ParamType[int | None]):
+    """A positive number, or a word that means None: `all`, `auto`."""
+
+    def __init__(self, word: str, minimum: int = 1) -> None:
+        self.name = f"N|{word}"
+        self.word = word
+        self.minimum = minimum
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | None:
+        """Read the number or the word."""
+        if value is None or isinstance(value, int) or str(value).lower() == self.word:
+            return value if isinstance(value, int) else None
+        if not str(value).isdigit() or int(value) < self.minimum:
+            self.fail(f"{value!r} is neither a number of at least {self.minimum} nor {self.word!r}", param, ctx)
+        return int(value)
+
+
+NAMES = NameList()
+SIZE = Size()
+PATH = click.Path(path_type=Path)
+FILE = click.Path(path_type=Path, dir_okay=False)
+
+
+def _all(*options: Callable[[Command], Command]) -> Callable[[Command], Command]:
+    def decorate(command: Command) -> Command:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
+
+
+def backend_options(command: Command) -> Command:
+    """--backend, --ngl, --threads."""
+    return _all(
+        click.option("--backend", type=click.Choice(backends.CHOICES), default="auto", show_default=True,
+                     help="What llama.cpp computes on."),
+        click.option("--ngl", type=Count("auto", 0), default="auto", show_default=True,
+                     help="Layers on the GPU; auto: all that fit."),
+        click.option("--threads", type=click.IntRange(1), default=machine.physical_cores,
+                     show_default="physical cores", help="CPU threads."),
+    )(command)  # fmt: skip
+
+
+def eval_options(command: Command) -> Command:
+    """--corpus, --ctx, --chunks."""
+    return _all(
+        click.option("--corpus", default="wikitext2", show_default=True, metavar="PATH|NAME",
+                     help="Evaluation text."),
+        click.option("--ctx", "n_ctx", type=click.IntRange(8), default=512, show_default=True,
+                     help="Context in tokens, as in llama-perplexity."),
+        click.option("--chunks", "n_chunks", type=Count("all", 2), default="all", show_default=True,
+                     help="How many chunks of the text to evaluate."),
+    )(command)  # fmt: skip
+
+
+def calibration_options(command: Command) -> Command:
+    """--calibration, --calibration-samples, --seed."""
+    return _all(
+        click.option("--calibration", default="wikitext2-train", show_default=True, metavar="PATH|NAME",
+                     help="Text for importance matrices, AWQ and GPTQ: like the use, unlike the corpus."),
+        click.option("--calibration-samples", type=click.IntRange(1), default=128, show_default=True,
+                     help="Samples of 512 tokens."),
+        click.option("--seed", type=int, default=42, show_default=True, help="Seed of the samples drawn."),
+    )(command)  # fmt: skip
+
+
+def source_options(command: Command) -> Command:
+    """--from, --allow-pickle, --lora."""
+    return _all(
+        click.option("--from", "source", type=click.Choice(["auto", "hf", "modelscope"]), default="auto",
+                     show_default=True, help="Hub to ask; auto: a cache, then the one that answers."),
+        click.option("--allow-pickle", is_flag=True, help="Accept weights in *.bin where there are no safetensors."),
+        click.option("--lora", type=click.Path(path_type=Path, exists=True, file_okay=False), metavar="DIR",
+                     help="A LoRA adapter to merge first."),
+    )(command)  # fmt: skip
+
+
+def convert_options(command: Command) -> Command:
+    """What a conversion may be told."""
+    return _all(
+        click.option("--pre", metavar="NAME", help="llama.cpp's name of the BPE pre-tokenizer, instead of detecting it."),
+        click.option("--allow-token-mismatch", is_flag=True, help="Accept a vocabulary that tokenizes differently."),
+        click.option("--force-toolchain", is_flag=True, help="Accept a converter of another commit than the tools."),
+    )(command)  # fmt: skip
+
+
+def redo_options(command: Command) -> Command:
+    """--force and --explain."""
+    return _all(
+        click.option("--force", is_flag=True, help="Redo everything."),
+        click.option("--explain", is_flag=True, help="Say why each step runs or is skipped."),
+    )(command)
+
+
+def json_option(command: Command) -> Command:
+    """--json."""
+    return click.option("--json", "as_json", is_flag=True, help="Results as JSON on stdout, all else on stderr.")(
+        command
+    )

@@ -1,0 +1,49 @@
+"""Result tables for a terminal of 80 columns."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.table import Table
+
+from ggufkit.preflight import Plan, size
+from ggufkit.records import ResultRow
+
+
+def results_table(rows: Sequence[ResultRow]) -> Table:
+    """What matters for choosing a file; the rest is in results.csv."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("file", overflow="fold")
+    for title in ("size", "BPW", "PPL", "KLD", "top", "pp512", "tg128"):
+        table.add_column(title, justify="right", no_wrap=True)
+    for row in rows:
+        table.add_row(
+            row.file.removesuffix(".gguf"), size(row.size_bytes), f"{row.bpw:.2f}", _number(row.ppl, 3),
+            _number(row.kld_mean, 5), _percent(row.same_top_p), _number(row.pp_tps, 0), _number(row.tg_tps, 1),
+        )  # fmt: skip
+    return table
+
+
+def _number(value: float | None, digits: int) -> str:
+    return "–" if value is None else f"{value:.{digits}f}"
+
+
+def _percent(value: float | None) -> str:
+    return "–" if value is None else f"{value:.1%}"
+
+
+def plan_table(plan: Plan) -> Table:
+    """What a build would make."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("file", overflow="fold")
+    for title in ("size", "BPW", "promised", "RAM"):
+        table.add_column(title, justify="right", no_wrap=True)
+    table.add_column("substituted", overflow="fold")
+    for file in plan.files:
+        nominal = "–" if file.nominal_bpw is None else f"{file.nominal_bpw:.2f}"
+        swaps = ", ".join(f"{count}× {swap}" for swap, count in file.fallbacks.items())
+        bpw = f"[yellow]{file.bpw:.2f}[/yellow]" if file.oversized else f"{file.bpw:.2f}"
+        table.add_row(
+            file.file.removesuffix(".gguf"), size(file.size_bytes), bpw, nominal, size(file.ram_bytes), swaps
+        )
+    return table

@@ -1,0 +1,89 @@
+"""Result directories side by side, in a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from rich.console import RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from ggufkit.compare import Comparison, Group, Sample
+from ggufkit.preflight import size
+
+_MISSING = "–"
+
+
+def tables(found: Comparison) -> Iterator[RenderableType]:
+    """A table for each group of comparable samples, then what to keep in mind."""
+    for number, group in enumerate(found.quality):
+        yield _heading("Quality", number, group)
+        yield _quality(group.samples)
+    for number, group in enumerate(found.speed):
+        yield _heading("Speed", number, group)
+        yield _speed(group.samples)
+    for remark in found.remarks:
+        yield Text(remark, style="yellow")
+
+
+def as_json(found: Comparison) -> dict[str, Any]:
+    """Both kinds of groups with their rows and reasons."""
+    return {
+        kind: [
+            {
+                "reasons": list(group.reasons),
+                "rows": [{"directory": s.origin, **asdict(s.entry.row)} for s in group.samples],
+            }
+            for group in groups
+        ]
+        for kind, groups in (("quality", found.quality), ("speed", found.speed))
+    } | {"remarks": list(found.remarks), "comparable": found.comparable}
+
+
+def _heading(what: str, number: int, group: Group) -> Text:
+    if number == 0:
+        return Text(f"\n{what}", style="bold")
+    return Text(f"\n{what}, apart: {'; '.join(group.reasons)}", style="bold yellow")
+
+
+def _table(*numbers: str) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("type")
+    table.add_column("directory", overflow="fold")
+    for title in numbers:
+        table.add_column(title, justify="right", no_wrap=True)
+    return table
+
+
+def _sorted(samples: Sequence[Sample]) -> list[Sample]:
+    return sorted(samples, key=lambda s: (-s.entry.row.bpw, s.entry.row.type, s.entry.row.variant, s.origin))
+
+
+def _quality(samples: Sequence[Sample]) -> Table:
+    table = _table("size", "PPL", "KLD", "same top")
+    for sample in _sorted(samples):
+        row = sample.entry.row
+        table.add_row(
+            Text(sample.entry.label), Text(sample.origin), size(row.size_bytes), _with(row.ppl, row.ppl_stderr, 4),
+            _with(row.kld_mean, row.kld_stderr, 6), _MISSING if row.same_top_p is None else f"{row.same_top_p:.2%}",
+        )  # fmt: skip
+    return table
+
+
+def _speed(samples: Sequence[Sample]) -> Table:
+    table = _table("pp512", "tg128")
+    for sample in _sorted(samples):
+        row = sample.entry.row
+        table.add_row(
+            Text(sample.entry.label), Text(sample.origin), _with(row.pp_tps, row.pp_tps_stddev, 1),
+            _with(row.tg_tps, row.tg_tps_stddev, 1),
+        )  # fmt: skip
+    return table
+
+
+def _with(value: float | None, error: float | None, digits: int) -> str:
+    if value is None:
+        return _MISSING
+    return f"{value:.{digits}f}" if error is None else f"{value:.{digits}f} ±{error:.{digits}f}"

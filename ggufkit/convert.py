@@ -1,0 +1,150 @@
+"""Step: Hugging Face checkpoint -> one high-precision GGUF, by llama.cpp's own converter."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from ggufkit import errors, process, tokens
+from ggufkit.checkpoint import fingerprint, scan_weights
+from ggufkit.errors import CheckpointError, GgufError, GgufkitError
+from ggufkit.llama import argv, launcher, toolchain, vocab
+from ggufkit.llama.gguf import read_gguf
+from ggufkit.process import ToolOutput
+from ggufkit.records import Checkpoint, Json
+from ggufkit.session import Session
+from ggufkit.steps import Made, Recipe, Result, ensure
+
+STEP, VERSION = "convert", 1
+_F16_MAX = 65504.0
+
+
+@dataclass(frozen=True)
+class ConvertOptions:
+    """How to convert.
+
+    Args:
+        out_type: f32, f16 or bf16.
+        pre: llama.cpp's name of the BPE pre-tokenizer, instead of what is found out.
+        variant: what the checkpoint is: "plain", or "awq" when scales were folded into it.
+    """
+
+    out_type: str = "f16"
+    pre: str | None = None
+    allow_token_mismatch: bool = False
+    force_toolchain: bool = False
+    variant: str = "plain"
+
+
+def convert(checkpoint: Checkpoint, output: Path, options: ConvertOptions, session: Session) -> Result:
+    """Convert a checkpoint to `output` unless that is done already.
+
+    Raises:
+        CheckpointError: NaN or Inf weights, or weights beyond the range of F16.
+        UnsupportedArchitecture, TokenizerError: the converter cannot, or would get the tokenizer wrong.
+        ToolError: the converter failed.
+    """
+    params: dict[str, Json] = {"out_type": options.out_type, "name": checkpoint.name, "pre": options.pre}
+    inputs = {"checkpoint": fingerprint(checkpoint.path)}
+    recipe = Recipe(STEP, VERSION, inputs, params, session.tools.identity)
+    return ensure(
+        recipe,
+        output,
+        lambda partial: _convert(checkpoint, partial, options, session),
+        force=session.force,
+        explain=session.explainer,
+    )
+
+
+def skeleton(checkpoint: Checkpoint, output: Path, options: ConvertOptions, session: Session) -> Path:
+    """Write a GGUF with everything but the weights, which are a hole in the file: enough for a dry run."""
+    source = toolchain.converter_source(session.tools, session.reporter, force=options.force_toolchain)
+    command = argv.convert(source, checkpoint.path, output, options.out_type, checkpoint.name, pre=options.pre)
+    with session.reporter.step(f"Planning {checkpoint.name}"):
+        require_converted(process.run([*command, "--skeleton"]), output)
+    return output
+
+
+def _convert(checkpoint: Checkpoint, partial: Path, options: ConvertOptions, session: Session) -> Made:
+    source = toolchain.converter_source(session.tools, session.reporter, force=options.force_toolchain)
+    with session.reporter.step(f"Checking the weights of {checkpoint.name}"):
+        _check_weights(checkpoint, options.out_type)
+    run = _run_converter(checkpoint, partial, options, session, source)
+    made = read_gguf(partial)
+    if made.type != options.out_type.upper():
+        raise GgufError(f"The converter wrote {made.type} where {options.out_type.upper()} was asked for.")
+    notes = _compare_tokens(checkpoint, partial, options, session, source)
+    facts: dict[str, Json] = {"name": checkpoint.name, "variant": options.variant, "type": made.type}
+    return Made([run], {**facts, "source": checkpoint.source, "revision": checkpoint.revision, **notes})
+
+
+def _check_weights(checkpoint: Checkpoint, out_type: str) -> None:
+    widest = scan_weights(checkpoint.path)
+    if out_type == "f16" and widest.largest > _F16_MAX:
+        raise CheckpointError(
+            f"{widest.tensor} holds {widest.largest:.3g}, which F16 cannot: it would become infinite.",
+            hint="Use --base-type bf16.",
+        )
+
+
+def _run_converter(
+    checkpoint: Checkpoint, partial: Path, options: ConvertOptions, session: Session, source: Path
+) -> ToolOutput:
+    probes, ids = _probe_files(session)
+    probes.parent.mkdir(parents=True, exist_ok=True)
+    probes.write_text(json.dumps(tokens.probes_for(checkpoint.path)), encoding="utf-8")
+    extra = ["--probes", str(probes), "--ids", str(ids)] if tokens.has_tokenizer(checkpoint.path) else []
+    command = argv.convert(source, checkpoint.path, partial, options.out_type, checkpoint.name, pre=options.pre)
+    with session.reporter.step(f"Converting {checkpoint.name} to {options.out_type.upper()}", 100) as progress:
+
+        def watch(_stream: str, text: str) -> None:
+            percent = re.findall(r"Writing:\s+(\d+)%", text)
+            if percent:
+                progress.update(float(percent[-1]), 100, "% written")
+
+        log = session.workspace.log(f"convert-{partial.name.removesuffix('.gguf.partial')}")
+        output = process.run([*command, *extra], log=log, on_text=watch)
+    require_converted(output, partial)
+    return output
+
+
+def require_converted(output: ToolOutput, result: Path) -> None:
+    """Judge the converter by what it left behind; errors that the launcher explained are raised as they are."""
+    for line in output.stderr.splitlines():
+        if line.startswith(launcher.ERROR_MARK):
+            fields = json.loads(line.removeprefix(launcher.ERROR_MARK))
+            kind: type[GgufkitError] = getattr(errors, fields["kind"], GgufkitError)
+            raise kind(fields["message"], hint=fields["hint"], log=output.log)
+    if output.returncode != 0 or not result.is_file():
+        raise process.failure(output, "converting", None if output.returncode else "it wrote no file")
+
+
+def _probe_files(session: Session) -> tuple[Path, Path]:
+    return session.workspace.scratch / "probes.json", session.workspace.scratch / "ids.json"
+
+
+def _compare_tokens(
+    checkpoint: Checkpoint, partial: Path, options: ConvertOptions, session: Session, source: Path
+) -> dict[str, Json]:
+    probes, ids = _probe_files(session)
+    if not ids.is_file():
+        session.reporter.warn(f"{checkpoint.name} has no tokenizer file to compare the converted one with.")
+        return {}
+    texts, original = (json.loads(f.read_text(encoding="utf-8")) for f in (probes, ids))
+    converted = vocab.tokenize(session.tools.dir, source, partial, texts, session.workspace.log("tokens"))
+    result = tokens.compare(texts, original, converted)
+    if result.unnormalized:
+        session.reporter.warn(
+            f"llama.cpp does no Unicode normalization: {len(result.unnormalized)} of {result.n_strings} test "
+            "strings that are not normalized get other tokens than in the original."
+        )
+    if not options.allow_token_mismatch:
+        tokens.require_equal(result, checkpoint.path)
+    for file in (probes, ids):
+        file.unlink()
+    return {
+        "token_strings": result.n_strings,
+        "token_mismatches": len(result.different) + len(result.unnormalized),
+    }

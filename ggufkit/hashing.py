@@ -1,0 +1,71 @@
+"""SHA-256 of files, computed once and remembered by (path, size, mtime)."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import sqlite3
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from ggufkit.paths import cache_dir
+
+
+def sha256_file(path: Path) -> str:
+    """The hex SHA-256 of a file; read again only if its size or modification time changed."""
+    with _memory() as memory:
+        known = memory.execute(
+            "SELECT sha256 FROM hashes WHERE path=? AND size=? AND mtime=?", _key(path)
+        ).fetchone()
+    if known:
+        return str(known[0])
+    digest = _read_and_hash(path)
+    remember(path, digest)
+    return digest
+
+
+def remember(path: Path, digest: str) -> None:
+    """Note the hash of a file that was hashed under another name."""
+    with _memory() as memory:
+        memory.execute("REPLACE INTO hashes VALUES (?, ?, ?, ?)", (*_key(path), digest))
+
+
+def _key(path: Path) -> tuple[str, int, int]:
+    stat = path.stat()
+    return str(path.resolve()), stat.st_size, stat.st_mtime_ns
+
+
+def sha256_files(root: Path, files: Iterable[Path]) -> str:
+    """One hash for a set of files: over their names relative to `root` and their contents."""
+    listing = {str(file.relative_to(root)): sha256_file(file) for file in files}
+    return hashlib.sha256(json.dumps(listing, sort_keys=True).encode()).hexdigest()
+
+
+def _read_and_hash(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 22):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+@contextlib.contextmanager
+def _memory() -> Iterator[sqlite3.Connection]:
+    """The remembered hashes. A cache that cannot be written or is damaged costs time, never a result."""
+    try:
+        connection = _open(cache_dir() / "hashes.sqlite")
+    except (sqlite3.Error, OSError):
+        connection = _open(Path(":memory:"))
+    with contextlib.closing(connection), connection:
+        yield connection
+
+
+def _open(path: Path) -> sqlite3.Connection:
+    if path.name != ":memory:":
+        path.parent.mkdir(parents=True, exist_ok=True)
+    connection = sqlite3.connect(path, timeout=10)
+    connection.execute(
+        "CREATE TABLE IF NOT EXISTS hashes (path TEXT PRIMARY KEY, size INTEGER, mtime INTEGER, sha256 TEXT)"
+    )
+    return connection

@@ -1,0 +1,196 @@
+"""What a hub says a repository holds: which of it a conversion needs, and whether a file on disk is it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path, PurePosixPath
+from typing import Protocol
+from urllib.parse import quote
+
+from ggufkit.checkpoint import FILES
+from ggufkit.errors import SourceError
+from ggufkit.hashing import sha256_file
+from ggufkit.manifest import write_atomically
+from ggufkit.paths import cache_dir
+from ggufkit.progress import Reporter
+
+_SHARD = re.compile(r"model(-\d+-of-\d+)?\.safetensors")
+_PICKLE = re.compile(r"pytorch_model(-\d+-of-\d+)?\.bin")
+
+
+class HubUnreachable(SourceError):
+    """A hub that did not answer at all; another one may."""
+
+
+class RepoAbsent(SourceError):
+    """There is no such repository or revision, or nothing in it, or it does not show itself to this user."""
+
+
+@dataclass(frozen=True)
+class Repo:
+    """A repository. `revision` is a branch, tag or commit, None for the default; `kind` is model or dataset."""
+
+    id: str
+    revision: str | None = None
+    kind: str = "model"
+
+    @property
+    def slug(self) -> str:
+        """A file name for it."""
+        return f"{self.kind}s--{self.id.replace('/', '--')}"
+
+    def __str__(self) -> str:
+        return self.id if self.revision is None else f"{self.id}@{self.revision}"
+
+
+@dataclass(frozen=True)
+class RemoteFile:
+    """A file of a repository: size in bytes, and the hash that the hub gives: of LFS or of git."""
+
+    path: str
+    size: int
+    sha256: str | None = None
+    git_sha1: str | None = None
+
+
+@dataclass(frozen=True)
+class Listing:
+    """A repository at one commit."""
+
+    commit: str
+    files: tuple[RemoteFile, ...]
+
+
+class Hub(Protocol):
+    """What a hub can do; each of the modules beside this one is one."""
+
+    KEY: str
+    TITLE: str
+
+    def host(self) -> str:
+        """The address in use."""
+
+    def list_files(self, repo: Repo) -> Listing:
+        """Ask the hub. Raises SourceError, HubUnreachable when it does not answer."""
+
+    def list_cached(self, repo: Repo) -> Listing | None:
+        """What the hub's own tools left in its cache, as far as can be told."""
+
+    def directory(self, repo: Repo, commit: str) -> Path:
+        """Where the hub's cache keeps, or would keep, the files of a commit."""
+
+    def fetch(self, repo: Repo, listing: Listing, files: Sequence[RemoteFile], reporter: Reporter) -> Path:
+        """Bring files into the hub's cache and return their directory."""
+
+
+def require_safe(repo: Repo, files: Iterable[RemoteFile]) -> None:
+    """Refuse a list that names a file outside its repository.
+
+    Raises:
+        SourceError: a path is absolute, climbs with "..", or is written for another system.
+    """
+    for file in files:
+        path = PurePosixPath(file.path)
+        if not path.parts or path.is_absolute() or ".." in path.parts or re.search(r'[\\\0:*?"<>|]', file.path):
+            raise SourceError(
+                f"{repo} lists a file {file.path!r}, which lies outside of it: nothing was downloaded.",
+                hint="Do not use this repository; tell the hub about it.",
+            )
+
+
+def needed(repo: Repo, listing: Listing, *, allow_pickle: bool = False) -> list[RemoteFile]:
+    """The files that a conversion reads: configuration, tokenizer, model card, and one set of weights.
+
+    Raises:
+        SourceError: an unsafe path, no config.json, no weights, or none but pickled ones.
+    """
+    require_safe(repo, listing.files)
+    top = [file for file in listing.files if "/" not in file.path]
+    names = {file.path for file in top}
+    if "config.json" not in names:
+        adapter = "adapter_config.json" in names
+        hint = "It is an adapter: give its base model, and --lora DIR." if adapter else _no_weights_hint(names)
+        raise SourceError(f"{repo} has no config.json: it is no checkpoint.", hint=hint)
+    weights = _weights(repo, top, allow_pickle)
+    rest = [f for f in top if f.path.endswith(_suffixes()) and any(fnmatchcase(f.path, p) for p in FILES)]
+    return sorted([*rest, *weights], key=lambda file: file.path)
+
+
+def _suffixes() -> tuple[str, ...]:
+    return tuple(pattern.removeprefix("*") for pattern in FILES if pattern != "*.safetensors")
+
+
+def _weights(repo: Repo, top: Sequence[RemoteFile], allow_pickle: bool) -> list[RemoteFile]:
+    tensors = [f for f in top if f.path.endswith(".safetensors") and not f.path.startswith("adapter")]
+    if tensors:
+        shards = [f for f in tensors if _SHARD.fullmatch(f.path)]
+        return shards or [f for f in tensors if not f.path.startswith("consolidated")] or tensors
+    pickled = [f for f in top if _PICKLE.fullmatch(f.path)]
+    if not pickled:
+        raise SourceError(f"{repo} holds no weights.", hint=_no_weights_hint({f.path for f in top}))
+    if not allow_pickle:
+        raise SourceError(
+            f"{repo} has pickled weights only ({pickled[0].path}); a pickle can hold any program.",
+            hint="Insist with --allow-pickle: they are then read with torch's weights_only.",
+        )
+    return pickled
+
+
+def _no_weights_hint(names: set[str]) -> str:
+    if any(name.endswith(".gguf") for name in names):
+        return "It holds GGUF files already: download one and give its path, or give the original repository."
+    return "Give a repository with config.json and *.safetensors."
+
+
+def defect(path: Path, file: RemoteFile) -> str | None:
+    """Why `path` is not the file that the hub lists, or None if it is."""
+    if not path.is_file():
+        return "is not there"
+    size = path.stat().st_size
+    if size != file.size:
+        return f"has {size:,} bytes, the hub says {file.size:,}"
+    if file.sha256 is not None and (found := sha256_file(path)) != file.sha256:
+        return f"has SHA-256 {found}, the hub says {file.sha256}"
+    if file.sha256 is None and file.git_sha1 is not None and (found := git_sha1(path)) != file.git_sha1:
+        return f"has git hash {found}, the hub says {file.git_sha1}"
+    return None
+
+
+def git_sha1(path: Path) -> str:
+    """The hash by which git knows a file's content."""
+    digest = hashlib.sha1(f"blob {path.stat().st_size}\0".encode(), usedforsecurity=False)
+    with path.open("rb") as file:
+        while block := file.read(1 << 22):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def remember(hub: Hub, repo: Repo, listing: Listing) -> None:
+    """Keep a listing: with it, finished downloads are used again without asking the hub."""
+    for key in {repo.revision, listing.commit}:
+        file = _memory(hub, repo, key)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(file, json.dumps(asdict(listing)))
+
+
+def recall(hub: Hub, repo: Repo) -> Listing | None:
+    """The listing of a repository as the hub last gave it; None if it never did."""
+    try:
+        data = json.loads(_memory(hub, repo, repo.revision).read_text(encoding="utf-8"))
+        return Listing(data["commit"], tuple(RemoteFile(**file) for file in data["files"]))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _memory(hub: Hub, repo: Repo, revision: str | None) -> Path:
+    return cache_dir() / "hub" / f"{hub.KEY}--{repo.slug}--{quote(revision or 'default', safe='')}.json"
+
+
+def lock_file(hub: Hub, repo: Repo) -> Path:
+    """What to hold while a repository is downloaded."""
+    return cache_dir() / "hub" / f"{hub.KEY}--{repo.slug}.lock"

@@ -1,0 +1,167 @@
+"""A build request with everything looked up, before anything is written."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ggufkit import corpus, lora, machine, quantize, quants, sources, variants
+from ggufkit.convert import ConvertOptions
+from ggufkit.corpus import Corpus
+from ggufkit.errors import InputError
+from ggufkit.llama import toolchain
+from ggufkit.llama.logs import QuantType
+from ggufkit.progress import Reporter
+from ggufkit.records import Checkpoint, GgufFile, Toolchain
+from ggufkit.session import Session
+from ggufkit.sources import SourceOptions
+from ggufkit.steps import Workspace
+from ggufkit.variants import Variant
+
+DEFAULT_TYPES = ("q4_k_m", "q5_k_m", "q8_0", "f16")
+GIB = 1 << 30
+
+
+@dataclass(frozen=True)
+class BuildRequest:
+    """What `ggufkit build` is asked for; the defaults are the contract's.
+
+    Args:
+        model: alias, hub id, checkpoint directory or .gguf file.
+        out: the output directory, default `./<name>`.
+        smoke: let each file speak, and refuse garbage that the base does not speak.
+        source: the hub to ask: auto, hf or modelscope.
+        allow_pickle: accept weights in *.bin where there are no safetensors.
+        lora: directory of a LoRA adapter that is merged into the checkpoint first.
+        calibration: path or name of the text for importance matrices, AWQ and GPTQ: `calibration_samples`
+            samples of 512 tokens, drawn with `seed` where they are drawn.
+        imatrix: an importance matrix of the user's own, instead of one computed from `calibration`.
+        corpus: path or name of the evaluation text.
+        n_chunks: chunks of `n_ctx` tokens to evaluate, None for all.
+        scratch_limit: bytes of disk that base logits may take at any moment.
+        precision: relative standard error of mean KL divergence that is enough, None for all of `n_chunks`.
+        fits, fits_ctx: bytes of memory, and tokens of context, that the report names the best file for.
+    """
+
+    model: str
+    out: Path | None = None
+    types: tuple[str, ...] = DEFAULT_TYPES
+    variants: tuple[str, ...] = ("plain",)
+    base_type: str = "f16"
+    calibration: str = "wikitext2-train"
+    calibration_samples: int = 128
+    seed: int = 42
+    imatrix: Path | None = None
+    corpus: str = "wikitext2"
+    n_ctx: int = 512
+    n_chunks: int | None = None
+    evaluate: bool = True
+    bench: bool = True
+    bench_reps: int = 5
+    kld: bool = True
+    scratch_limit: int = 8 * GIB
+    precision: float | None = None
+    fits: int | None = None
+    fits_ctx: int = 4096
+    backend: str = "auto"
+    ngl: int | None = None
+    threads: int = field(default_factory=machine.physical_cores)
+    smoke: bool = False
+    source: str = "auto"
+    allow_pickle: bool = False
+    lora: Path | None = None
+    pre: str | None = None
+    allow_token_mismatch: bool = False
+    allow_requantize: bool = False
+    force_toolchain: bool = False
+    force: bool = False
+    explain: bool = False
+
+
+@dataclass(frozen=True)
+class Job:
+    """A request with everything looked up: the model on disk, the tools, the types and variants of the tables."""
+
+    request: BuildRequest
+    model: Checkpoint | GgufFile
+    name: str
+    out: Path
+    types: tuple[QuantType, ...]
+    known_types: tuple[QuantType, ...]
+    variants: tuple[Variant, ...]
+    text: Corpus | None
+    calibration: Corpus | None
+    tools: Toolchain
+    reporter: Reporter
+
+    @property
+    def base_type(self) -> str:
+        """The type of the base: what is asked for, or what the user's file is."""
+        return self.model.type if isinstance(self.model, GgufFile) else self.request.base_type.upper()
+
+    @property
+    def targets(self) -> list[tuple[Variant, QuantType]]:
+        """Which type is made for which variant; the base itself is not made again."""
+        wanted = [
+            (v, t) for v in self.variants for t in self.types if v.has_float_types or not quants.is_float(t.name)
+        ]
+        return [(v, t) for v, t in wanted if not (v.name == "plain" and t.name == self.base_type)]
+
+    def output(self, variant: Variant, type_name: str) -> Path:
+        """Where a result goes."""
+        return self.out / variants.file_name(self.name, variant, type_name)
+
+    @property
+    def base_output(self) -> Path:
+        """Where the base goes."""
+        return self.output(variants.BY_NAME["plain"], self.base_type)
+
+    @property
+    def convert_options(self) -> ConvertOptions:
+        """How this job converts checkpoints."""
+        request = self.request
+        return ConvertOptions(
+            request.base_type, request.pre, request.allow_token_mismatch, request.force_toolchain
+        )
+
+    @property
+    def session(self) -> Session:
+        """What the steps of this job share."""
+        request = self.request
+        workspace = Workspace(self.out)
+        return Session(self.tools, workspace, self.reporter, request.threads, request.force, request.explain)
+
+
+def prepare(request: BuildRequest, reporter: Reporter) -> Job:
+    """Look everything up and refuse what cannot work, before anything is written."""
+    chosen = variants.resolve(request.variants)
+    model = _model(request, reporter)
+    name = model.name if isinstance(model, Checkpoint) else sources.name_of(model.path)
+    out = (request.out or Path(name)).expanduser()
+    _refuse_inside(out, model)
+    text = corpus.find(request.corpus, reporter) if request.evaluate else None
+    calibration = corpus.find(request.calibration, reporter) if _calibrated(chosen, request) else None
+    tools = toolchain.find(request.backend, reporter)
+    known = quantize.known_types(tools)
+    kinds = quants.resolve(request.types, known)
+    return Job(request, model, name, out, kinds, known, chosen, text, calibration, tools, reporter)
+
+
+def _model(request: BuildRequest, reporter: Reporter) -> Checkpoint | GgufFile:
+    found = sources.resolve(request.model, SourceOptions(request.source, request.allow_pickle), reporter)
+    if request.lora is None:
+        return found
+    if isinstance(found, GgufFile):
+        raise InputError(f"{request.model} is a GGUF already.", hint="Give --lora with the checkpoint of its base.")
+    return lora.merge(found, request.lora, reporter)
+
+
+def _calibrated(chosen: tuple[Variant, ...], request: BuildRequest) -> bool:
+    """Whether any variant needs calibration text: all do but plain, and an importance matrix that is given."""
+    return any(v.awq or v.refined or (v.imatrix and request.imatrix is None) for v in chosen)
+
+
+def _refuse_inside(out: Path, model: Checkpoint | GgufFile) -> None:
+    if isinstance(model, Checkpoint) and out.resolve().is_relative_to(model.path.resolve()):
+        message = f"The output directory {out} lies inside the checkpoint {model.path}."
+        raise InputError(message, hint="Choose another --out.")

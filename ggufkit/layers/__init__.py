@@ -1,0 +1,47 @@
+"""Run a checkpoint one decoder layer at a time, and gather the second moments of its linears' inputs.
+
+    model = StreamedModel(checkpoint_dir, device="auto")          # no weights read yet
+    hidden = HiddenStates(state_dir / "hidden.0", samples.shape, model.width)
+    embed(model, samples, hidden)
+    for index in range(model.n_layers):
+        layer = model.load_layer(index)                           # this layer only, float32
+        inputs = moments_for(model.linears(layer, index))         # one Moments per distinct input
+        after = HiddenStates(state_dir / f"hidden.{index + 1}", samples.shape, model.width)
+        run_layer(model, index, layer, hidden, after, moments=inputs)
+        for linear in model.linears(layer, index):                # module path, GGUF tensor, expert, input
+            weight = layer.get_submodule(linear.module).weight    # (out, in), free to be overwritten
+            gram = inputs[linear.input].mean()                    # E[x xᵀ], (in, in), float32
+        hidden = after
+    logits = model.logits(hidden.read(0, 4))
+
+To refine in sequence, overwrite weights and call `run_layer` again: the moments are optional, and so is
+`after`. Two `HiddenStates` hold the original's and the refined model's activations side by side.
+
+The layers are transformers' own modules. Their masks, rotary embeddings and sliding windows come from the
+base model's own forward pass, run once over stand-ins that note what each layer is given.
+
+Memory: one layer in float32, the second moments asked for (4 · width² bytes for each distinct input of at
+most `passes` at a time), and the workspace of one batch of tokens. Hidden states live in files.
+"""
+
+import ggufkit.layers.patient  # noqa: F401 - must be the first to import torch
+from ggufkit.layers.hidden import HiddenStates
+from ggufkit.layers.linears import Linear, from_file_rows, to_file_rows
+from ggufkit.layers.model import StreamedModel, choose_device
+from ggufkit.layers.moments import Moments, embed, moments_for, passes, run_layer
+from ggufkit.layers.shards import Shards
+
+__all__ = [
+    "HiddenStates",
+    "Linear",
+    "Moments",
+    "Shards",
+    "StreamedModel",
+    "choose_device",
+    "embed",
+    "from_file_rows",
+    "moments_for",
+    "passes",
+    "run_layer",
+    "to_file_rows",
+]

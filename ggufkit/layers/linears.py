@@ -1,0 +1,98 @@
+"""TABLE: a decoder layer's linears, the GGUF tensor that each becomes, and which of them share an input.
+
+Sources: transformers' modeling files; llama.cpp's `gguf-py/gguf/tensor_mapping.py` and `conversion/`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+
+# module path in a decoder layer: (tensor in the GGUF, input)
+_LINEARS: dict[str, tuple[str, str]] = {
+    "self_attn.q_proj": ("attn_q", "attn_in"),
+    "self_attn.k_proj": ("attn_k", "attn_in"),
+    "self_attn.v_proj": ("attn_v", "attn_in"),
+    "self_attn.qkv_proj": ("attn_qkv", "attn_in"),
+    "self_attn.o_proj": ("attn_output", "attn_out"),
+    "mlp.gate_proj": ("ffn_gate", "mlp_in"),
+    "mlp.up_proj": ("ffn_up", "mlp_in"),
+    "mlp.gate_up_proj": ("ffn_up", "mlp_in"),
+    "mlp.down_proj": ("ffn_down", "mlp_out"),
+    "mlp.shared_expert.gate_proj": ("ffn_gate_shexp", "mlp_in"),
+    "mlp.shared_expert.up_proj": ("ffn_up_shexp", "mlp_in"),
+    "mlp.shared_expert.down_proj": ("ffn_down_shexp", "shared_out"),
+    "mlp.experts.{e}.gate_proj": ("ffn_gate_exps", "experts.{e}.in"),
+    "mlp.experts.{e}.up_proj": ("ffn_up_exps", "experts.{e}.in"),
+    "mlp.experts.{e}.down_proj": ("ffn_down_exps", "experts.{e}.out"),
+}
+
+# The converter reorders the rows of q and k of these model types, head by head (`LlamaModel.permute`).
+_PERMUTED = ("llama", "mistral")
+
+_EXPERT = re.compile(r"\.experts\.(\d+)\.")
+
+
+@dataclass(frozen=True)
+class Linear:
+    """A linear of a decoder layer.
+
+    Args:
+        module: path within the layer, e.g. "self_attn.q_proj"; its weight is (out, in).
+        tensor: GGUF tensor that holds the weight, e.g. "blk.0.attn_q.weight".
+        input: key of its input; linears with the same key see the same activations.
+        n_in: width of the input.
+        expert: which slice of a stacked GGUF tensor (experts, out, in) it is; None if it is the whole tensor.
+        row_heads: heads by which the converter reorders its rows (`to_file_rows`); None if rows stay.
+    """
+
+    module: str
+    tensor: str
+    input: str
+    n_in: int
+    expert: int | None = None
+    row_heads: int | None = None
+
+
+def describe(
+    modules: Iterable[tuple[str, int]], index: int, model_type: str, heads: tuple[int, int]
+) -> list[Linear]:
+    """The known linears among a layer's modules.
+
+    Args:
+        modules: (path within the layer, input width) of each linear module.
+        index: the layer's number.
+        heads: query heads and KV heads.
+    """
+    described = []
+    for path, n_in in modules:
+        match = _EXPERT.search(path)
+        expert = int(match.group(1)) if match else None
+        row = _LINEARS.get(_EXPERT.sub(".experts.{e}.", path))
+        if row is not None:
+            tensor, key = f"blk.{index}.{row[0]}.weight", row[1].format(e=expert)
+            described.append(Linear(path, tensor, key, n_in, expert, _row_heads(path, model_type, heads)))
+    return described
+
+
+def _row_heads(path: str, model_type: str, heads: tuple[int, int]) -> int | None:
+    if model_type not in _PERMUTED:
+        return None
+    return {"self_attn.q_proj": heads[0], "self_attn.k_proj": heads[1]}.get(path)
+
+
+def to_file_rows(weight: torch.Tensor, heads: int | None) -> torch.Tensor:
+    """Rows in the checkpoint's order -> rows as the GGUF has them. `weight` is (rows, ...)."""
+    return weight if heads is None else _swap(weight, (heads, 2, -1))
+
+
+def from_file_rows(weight: torch.Tensor, heads: int | None) -> torch.Tensor:
+    """Rows as the GGUF has them -> rows in the checkpoint's order: the inverse of `to_file_rows`."""
+    return weight if heads is None else _swap(weight, (heads, -1, 2))
+
+
+def _swap(weight: torch.Tensor, shape: tuple[int, int, int]) -> torch.Tensor:
+    return weight.reshape(*shape, *weight.shape[1:]).transpose(1, 2).reshape(weight.shape)

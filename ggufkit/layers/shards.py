@@ -1,0 +1,57 @@
+"""Read single tensors of a checkpoint's safetensors files: plain reads, so that no page stays resident."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from ggufkit.checkpoint import StoredTensor, stored_tensors
+from ggufkit.errors import CheckpointError
+
+DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+"""The dtypes that weights may have, by their names in safetensors."""
+
+
+class Shards:
+    """The tensors of a checkpoint directory by name. Nothing is held open between reads.
+
+    Raises:
+        CheckpointError: no safetensors file, or one that is missing, truncated or damaged.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.tensors: Mapping[str, StoredTensor] = {t.name: t for t in stored_tensors(path)}
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.tensors
+
+    def info(self, name: str) -> StoredTensor:
+        """Where a tensor is and what it is; CheckpointError if the checkpoint does not hold it."""
+        try:
+            return self.tensors[name]
+        except KeyError:
+            message = f"{self.path} has no tensor {name}."
+            raise CheckpointError(message, hint="Is the checkpoint complete? Download it again.") from None
+
+    def read(self, name: str) -> torch.Tensor:
+        """One weight in float32."""
+        info = self.info(name)
+        raw = np.fromfile(info.file, np.uint8, info.end - info.start, offset=info.start)
+        return torch.from_numpy(raw).view(self._dtype(info)).reshape(info.shape).to(torch.float32)
+
+    def rows(self, name: str, ids: torch.Tensor) -> torch.Tensor:
+        """Rows `ids` of a matrix in float32."""
+        info = self.info(name)
+        shape = (info.shape[0], (info.end - info.start) // info.shape[0])
+        mapped = np.memmap(info.file, np.uint8, "r", info.start, shape)
+        return torch.from_numpy(np.asarray(mapped[ids.numpy()])).view(self._dtype(info)).to(torch.float32)
+
+    def _dtype(self, info: StoredTensor) -> torch.dtype:
+        if info.dtype in DTYPES:
+            return DTYPES[info.dtype]
+        message = f"{info.name} of {self.path} is stored as {info.dtype}, which is not a plain float."
+        raise CheckpointError(message, hint="Start from the original checkpoint in F32, F16 or BF16.")

@@ -1,0 +1,131 @@
+"""Typed parameters -> argv of llama.cpp's tools. Pure functions: nothing is run or looked up here."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from ggufkit.records import Toolchain
+
+Argv = list[str]
+
+
+@dataclass(frozen=True)
+class Compute:
+    """Where a tool computes. `ngl` is the number of layers on the GPU, None for all that fit."""
+
+    backend: str = "cpu"
+    ngl: int | None = None
+    threads: int = 1
+    batch: int | None = None
+    ubatch: int | None = None
+
+    def options(self) -> Argv:
+        """The options that llama-perplexity, llama-imatrix and llama-bench share."""
+        argv = ["-t", str(self.threads)]
+        if self.backend == "cpu":
+            argv += ["-ngl", "0", "-dev", "none"]
+        elif self.ngl is not None:
+            argv += ["-ngl", str(self.ngl)]
+        if self.batch is not None:
+            argv += ["-b", str(self.batch)]
+        if self.ubatch is not None:
+            argv += ["-ub", str(self.ubatch)]
+        return argv
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What part of a text is evaluated. `n_chunks` None means all of it."""
+
+    corpus: Path
+    n_ctx: int = 512
+    n_chunks: int | None = None
+
+    def options(self) -> Argv:
+        """The options of llama-perplexity and llama-imatrix."""
+        argv = ["-f", str(self.corpus), "-c", str(self.n_ctx)]
+        return argv if self.n_chunks is None else [*argv, "--chunks", str(self.n_chunks)]
+
+
+def quantize(
+    tools: Toolchain,
+    base: Path,
+    output: Path,
+    type_name: str,
+    threads: int,
+    *,
+    imatrix: Path | None = None,
+    allow_requantize: bool = False,
+) -> Argv:
+    """llama-quantize: one GGUF -> one of another type."""
+    argv = [str(tools.binary("llama-quantize"))]
+    if imatrix is not None:
+        argv += ["--imatrix", str(imatrix)]
+    if allow_requantize:
+        argv += ["--allow-requantize"]
+    return [*argv, str(base), str(output), type_name, str(threads)]
+
+
+def quantize_plan(
+    tools: Toolchain, base: Path, type_name: str, *, imatrix: Path | None = None, allow_requantize: bool = False
+) -> Argv:
+    """llama-quantize --dry-run: every tensor's type and the final size, in milliseconds."""
+    argv = [str(tools.binary("llama-quantize")), "--dry-run"]
+    if imatrix is not None:
+        argv += ["--imatrix", str(imatrix)]
+    if allow_requantize:
+        argv += ["--allow-requantize"]
+    return [*argv, str(base), type_name]
+
+
+def list_types(tools: Toolchain) -> Argv:
+    """llama-quantize's own list of the types that it knows."""
+    return [str(tools.binary("llama-quantize")), "--help"]
+
+
+def version(tools_dir: Path) -> Argv:
+    """Print version, build number and commit."""
+    return [str(tools_dir / "llama-bench"), "--version"]
+
+
+def perplexity(tools: Toolchain, model: Path, evaluation: Evaluation, compute: Compute) -> Argv:
+    """llama-perplexity. Verbosity 4 makes it say which device holds which layers."""
+    tool = str(tools.binary("llama-perplexity"))
+    return [tool, "-m", str(model), *evaluation.options(), *compute.options(), "-lv", "4"]
+
+
+def base_logits(tools: Toolchain, model: Path, logits: Path, evaluation: Evaluation, compute: Compute) -> Argv:
+    """llama-perplexity that also writes what the model predicts to `logits`, a file or a named pipe."""
+    return [*perplexity(tools, model, evaluation, compute), "--save-all-logits", str(logits)]
+
+
+def divergence(tools: Toolchain, model: Path, logits: Path, n_ctx: int, compute: Compute) -> Argv:
+    """llama-perplexity against the base's predictions, which also hold the tokens to evaluate."""
+    tool = [str(tools.binary("llama-perplexity")), "-m", str(model), "-c", str(n_ctx)]
+    return [*tool, *compute.options(), "-lv", "4", "--kl-divergence", "--kl-divergence-base", str(logits)]
+
+
+def imatrix(tools: Toolchain, model: Path, output: Path, evaluation: Evaluation, compute: Compute) -> Argv:
+    """llama-imatrix without its perplexity, which nobody reads and which costs a pass over all logits."""
+    tool = str(tools.binary("llama-imatrix"))
+    options = [*evaluation.options(), *compute.options(), "--no-ppl", "--output-format", "gguf"]
+    return [tool, "-m", str(model), "-o", str(output), *options]
+
+
+def bench(
+    tools: Toolchain, model: Path, compute: Compute, *, n_prompt: int = 512, n_gen: int = 128, repetitions: int = 5
+) -> Argv:
+    """llama-bench: prompt processing and generation, one JSON object a line."""
+    tests = ["-p", str(n_prompt), "-n", str(n_gen), "-r", str(repetitions)]
+    return [str(tools.binary("llama-bench")), "-m", str(model), *tests, *compute.options(), "-o", "jsonl"]
+
+
+def convert(
+    source: Path, checkpoint: Path, output: Path, out_type: str, name: str, *, pre: str | None = None
+) -> Argv:
+    """convert_hf_to_gguf.py, through the launcher: checkpoint -> one GGUF."""
+    argv = [sys.executable, "-m", "ggufkit.llama.launcher", str(source), str(checkpoint)]
+    argv += ["--outfile", str(output), "--outtype", out_type, "--model-name", name]
+    return argv if pre is None else [*argv, "--pre", pre]

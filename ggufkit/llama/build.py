@@ -1,0 +1,178 @@
+"""Build llama.cpp's tools with cmake and ninja, once per commit, backend and flags."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import shutil
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from ggufkit import process
+from ggufkit.backends import Backend
+from ggufkit.errors import ToolchainError
+from ggufkit.llama import cuda, logs
+from ggufkit.llama.programs import find_program
+from ggufkit.llama.selfcheck import self_check
+from ggufkit.llama.source import Source
+from ggufkit.paths import cache_dir
+from ggufkit.progress import Reporter
+from ggufkit.records import Toolchain
+
+TOOLS = ("llama-quantize", "llama-perplexity", "llama-imatrix", "llama-bench")
+STAMP = "ggufkit-toolchain.json"
+_FLAGS = (
+    "-DCMAKE_BUILD_TYPE=Release", "-DBUILD_SHARED_LIBS=ON", "-DCMAKE_BUILD_RPATH_USE_ORIGIN=ON",
+    "-DLLAMA_CURL=OFF", "-DLLAMA_OPENSSL=OFF", "-DLLAMA_BUILD_TESTS=OFF", "-DLLAMA_BUILD_EXAMPLES=OFF",
+    "-DLLAMA_BUILD_SERVER=OFF", "-DLLAMA_BUILD_APP=OFF",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Stamp:
+    """Written last into a finished build: what it is."""
+
+    commit: str
+    backend: str
+    flags: list[str]
+    version: str
+    source: str
+    seconds: float
+
+
+def build_dir(source: Source, backend: Backend, flags: tuple[str, ...] = ()) -> Path:
+    """Where a build of this commit, backend and flags is kept."""
+    key = hashlib.sha256(json.dumps([*_FLAGS, *backend.flags, *flags]).encode()).hexdigest()[:8]
+    commit = source.commit[:12]
+    if source.commit == "unknown":
+        commit = "tree-" + hashlib.sha256(str(source.path.resolve()).encode()).hexdigest()[:8]
+    return cache_dir() / "toolchains" / f"{commit}-{backend.name}-{key}"
+
+
+def read_stamp(directory: Path) -> Stamp | None:
+    """What a finished build says of itself; None if it is not finished."""
+    try:
+        return Stamp(**json.loads((directory / STAMP).read_text()))
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+@dataclass(frozen=True)
+class BuildFor:
+    """What is built for: the backend, its further cmake flags, and variables of the environment that cmake heeds.
+
+    `check` is false where the device is not on this machine.
+    """
+
+    backend: Backend
+    flags: tuple[str, ...] = ()
+    env: tuple[tuple[str, str], ...] = ()
+    check: bool = False
+
+
+def build(source: Source, wanted: BuildFor, reporter: Reporter) -> Path:
+    """Build the tools unless that was done before; return the directory that holds `bin` and the stamp.
+
+    Raises:
+        ToolchainError: a compiler or cmake is missing, the build failed (the log tells), or what was built does not
+            compute on its device.
+    """
+    target = build_dir(source, wanted.backend, wanted.flags)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with waiting_lock(target.with_suffix(".lock"), f"build {target.name}", reporter):
+        if read_stamp(target) is None:
+            _build(source, wanted, reporter, target)
+    return target
+
+
+def finished(source: Source, backend: Backend) -> list[Path]:
+    """The finished builds of a commit for a backend, whatever their further flags; the newest first."""
+    plain = build_dir(source, backend)
+    prefix = plain.name.rpartition("-")[0]
+    found = [d for d in plain.parent.glob(f"{prefix}-*") if read_stamp(d) is not None]
+    return sorted(found, key=lambda d: -(d / STAMP).stat().st_mtime)
+
+
+@contextlib.contextmanager
+def waiting_lock(path: Path, what: str, reporter: Reporter) -> Iterator[None]:
+    """Hold a lock file; say so when another process has it, and wait."""
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=0.2)
+    except Timeout:
+        reporter.info(f"Waiting for another ggufkit that is at work on: {what}.")
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _build(source: Source, wanted: BuildFor, reporter: Reporter, target: Path) -> None:
+    cmake, ninja = _require_tools(wanted.backend)
+    work = target.with_name(target.name + ".partial")
+    log = cache_dir() / "logs" / f"build-{target.name}"
+    with reporter.step(f"Building llama.cpp {source.commit[:9]} for {wanted.backend.name}") as progress:
+
+        def watch(_stream: str, text: str) -> None:
+            steps = logs.build_progress(text)
+            if steps:
+                progress.update(*steps, "files")
+
+        all_flags = (*_FLAGS, *wanted.backend.flags, *wanted.flags)
+        identity = [f"-DLLAMA_BUILD_COMMIT={source.commit[:9]}", "-DLLAMA_BUILD_NUMBER=0"]
+        argv = [cmake, "-S", source.path, "-B", work, "-G", "Ninja", f"-DCMAKE_MAKE_PROGRAM={ninja}"]
+        env = dict(wanted.env)
+        configured = process.run([*argv, *all_flags, *identity], log=Path(f"{log}-configure.log"), env=env)
+        _require(configured, "configuring llama.cpp")
+        built = process.run([ninja, "-C", work, *TOOLS], log=Path(f"{log}.log"), on_text=watch, env=env)
+        _require(built, "building llama.cpp")
+    if wanted.check:
+        with reporter.step(f"Checking that {wanted.backend.name} computes, and as the CPU does"):
+            self_check(Toolchain(work / "bin", "built", source.commit, wanted.backend.name, "", source.path))
+    _finish(work, target, source, wanted.backend, list(all_flags), configured.duration_s + built.duration_s)
+
+
+def _require(output: process.ToolOutput, doing: str) -> None:
+    if output.returncode != 0:
+        lines = output.text.splitlines()
+        errors = [x.strip() for x in lines if "error:" in x.lower() or "CMake Error" in x or "fatal error" in x]
+        why = errors[0] if errors else None
+        failed = process.failure(output, doing, why)
+        hint = cuda.explain_build_failure(output.text) or "The log has the compiler's words."
+        raise ToolchainError(failed.message, hint=hint, log=output.log)
+
+
+def _finish(work: Path, target: Path, source: Source, backend: Backend, flags: list[str], seconds: float) -> None:
+    """Keep the binaries and libraries, drop the objects, and stamp the result."""
+    shutil.rmtree(target, ignore_errors=True)
+    target.mkdir(parents=True)
+    (work / "bin").rename(target / "bin")
+    shutil.rmtree(work, ignore_errors=True)
+    output = process.run([target / "bin" / "llama-bench", "--version"])
+    version = logs.parse_version(output.text).version
+    stamp = Stamp(source.commit, backend.name, flags, version, str(source.path), round(seconds, 1))
+    partial = target / (STAMP + ".partial")
+    partial.write_text(json.dumps(asdict(stamp), indent=1) + "\n")
+    partial.rename(target / STAMP)
+
+
+def _require_tools(backend: Backend) -> tuple[str, str]:
+    """cmake and ninja, from PATH or beside this Python; a compiler must be there too."""
+    cmake, ninja = find_program("cmake"), find_program("ninja")
+    if cmake is None or ninja is None:
+        missing = "cmake" if cmake is None else "ninja"
+        hint = f"Install it: {sys.executable} -m pip install cmake ninja"
+        raise ToolchainError(f"Building llama.cpp needs {missing}, which is not there.", hint=hint)
+    if not any(find_program(c) for c in ("c++", "g++", "clang++", "cl")):
+        hint = "Debian/Ubuntu: apt install g++ · Fedora: dnf install gcc-c++ · macOS: xcode-select --install"
+        raise ToolchainError("Building llama.cpp needs a C++ compiler, which is not there.", hint=hint)
+    for compiler in backend.compilers:
+        if compiler != "nvcc" and find_program(compiler) is None:
+            raise ToolchainError(f"Building llama.cpp for {backend.name} needs {compiler}.", hint=backend.install)
+    return cmake, ninja

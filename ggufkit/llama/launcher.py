@@ -1,0 +1,143 @@
+"""Run the toolchain's unmodified converter in a process of its own; not imported by ggufkit itself.
+
+Around `convert_hf_to_gguf.py` it adds two things: a name for BPE pre-tokenizers that the converter's hash does
+not know, and the ids that the original tokenizer gives to a list of strings, while transformers is loaded anyway.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from ggufkit.errors import GgufkitError, TokenizerError, UnsupportedArchitecture
+from ggufkit.llama import pretokenizers
+
+ERROR_MARK = "ggufkit-error: "
+
+
+def main(argv: list[str]) -> int:
+    """Convert; a failure that ggufkit can explain is printed as one marked JSON line, and exits with 1."""
+    args = _parse(argv)
+    try:
+        _convert(args)
+        if args.probes is not None:
+            ids = original_ids(args.checkpoint, json.loads(args.probes.read_text(encoding="utf-8")))
+            args.ids.write_text(json.dumps(ids), encoding="utf-8")
+    except GgufkitError as error:
+        fields = {"kind": type(error).__name__, "message": error.message, "hint": error.hint}
+        print(ERROR_MARK + json.dumps(fields), file=sys.stderr, flush=True)
+        return 1
+    return 0
+
+
+def _parse(argv: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="ggufkit.llama.launcher")
+    parser.add_argument("source", type=Path)
+    parser.add_argument("checkpoint", type=Path)
+    parser.add_argument("--outfile", type=Path, required=True)
+    parser.add_argument("--outtype", required=True)
+    parser.add_argument("--model-name", required=True)
+    parser.add_argument("--pre", help="llama.cpp's name of the BPE pre-tokenizer")
+    parser.add_argument("--skeleton", action="store_true", help="leave the tensor data out, as a hole in the file")
+    parser.add_argument("--probes", type=Path, help="JSON list of strings to tokenize with the original tokenizer")
+    parser.add_argument("--ids", type=Path, help="where to write their ids")
+    return parser.parse_args(argv)
+
+
+def _convert(args: argparse.Namespace) -> None:
+    converter = load_converter(args.source)
+    model_class = _text_model(converter)
+    name_pretokenizer(model_class, args.checkpoint, args.pre)
+    if args.skeleton:
+        _leave_out_data()
+    options = ["--outfile", str(args.outfile), "--outtype", args.outtype, "--model-name", args.model_name]
+    sys.argv = [str(converter.__file__), str(args.checkpoint), *options]
+    try:
+        converter.main()
+    except SystemExit as ended:
+        if ended.code:
+            raise _refusal(args.checkpoint) from None
+
+
+def _refusal(checkpoint: Path) -> GgufkitError:
+    """The converter exits, rather than raises, for one reason: it lacks the architecture."""
+    config = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))
+    names = ", ".join(config.get("architectures", ["?"]))
+    return UnsupportedArchitecture(
+        f"llama.cpp's converter does not know the architecture {names} of {checkpoint}.",
+        hint="A newer llama.cpp may: set GGUFKIT_LLAMA_CPP to its source directory.",
+    )
+
+
+def load_converter(source: Path) -> ModuleType:
+    """Import `convert_hf_to_gguf.py`. Its own `gguf-py` must win over an installed `gguf`."""
+    sys.path[:0] = [str(source), str(source / "gguf-py")]
+    spec = importlib.util.spec_from_file_location("convert_hf_to_gguf", source / "convert_hf_to_gguf.py")
+    if spec is None or spec.loader is None:
+        raise TokenizerError(f"{source} holds no converter.")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def _text_model(converter: ModuleType) -> Any:
+    """The class whose method names the pre-tokenizer; older converters keep it in the script itself."""
+    base = sys.modules.get("conversion.base")
+    home = converter if hasattr(converter, "TextModel") or base is None else base
+    return getattr(home, "TextModel", None) or home.Model
+
+
+def name_pretokenizer(model_class: Any, checkpoint: Path, forced: str | None) -> None:
+    """Let tokenizer.json name the pre-tokenizer when its hash is unknown; `forced` overrides both."""
+    by_hash = model_class.get_vocab_base_pre
+
+    def get_vocab_base_pre(self: Any, tokenizer: Any) -> str:
+        if forced is not None:
+            return forced
+        try:
+            return str(by_hash(self, tokenizer))
+        except NotImplementedError:
+            return pretokenizers.identify(checkpoint / "tokenizer.json")
+
+    model_class.get_vocab_base_pre = get_vocab_base_pre
+
+
+def _leave_out_data() -> None:
+    """Write a GGUF's whole header, then a hole as long as the tensor data: what a dry run needs, in no space."""
+    import gguf
+
+    def write_tensors_to_file(self: Any, *, progress: bool = False) -> None:  # noqa: ARG001
+        self.write_ti_data_to_file()
+        for file, tensors in zip(self.fout, self.tensors, strict=True):
+            self.write_padding(file, file.tell())
+            sizes = [self.ggml_pad(info.nbytes, self.data_alignment) for info in tensors.values()]
+            file.truncate(file.tell() + sum(sizes))
+
+    gguf.GGUFWriter.write_tensors_to_file = write_tensors_to_file
+
+
+def original_ids(checkpoint: Path, texts: list[str]) -> list[list[int]]:
+    """Token ids that the checkpoint's own tokenizer file gives, without added special tokens.
+
+    The file is read as it is: transformers may replace what tokenizer.json says by what a model type usually has.
+    """
+    from tokenizers import Tokenizer
+
+    fast = checkpoint / "tokenizer.json"
+    if fast.is_file():
+        tokenizer = Tokenizer.from_file(str(fast))
+        return [list(tokenizer.encode(text, add_special_tokens=False).ids) for text in texts]
+    from sentencepiece import SentencePieceProcessor
+
+    pieces = SentencePieceProcessor(str(checkpoint / "tokenizer.model"))
+    return [list(pieces.encode(text)) for text in texts]
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

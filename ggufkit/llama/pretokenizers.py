@@ -1,0 +1,115 @@
+"""TABLE of BPE pre-tokenizers: what a tokenizer.json says of itself -> llama.cpp's name for the same splitting.
+
+llama.cpp's converter recognizes a tokenizer by a hash of ids, which any retrained vocabulary changes. How text
+is split before the merges is written in tokenizer.json, and is all that the name stands for. A row is here
+only if llama.cpp splits exactly so (`src/llama-vocab.cpp`); the converted file is checked against the
+original tokenizer in any case.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ggufkit.errors import TokenizerError
+
+_CONTRACTIONS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
+_REST = r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+_CASED = (
+    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+{0}|"
+    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*{0}"
+)
+_CASED_REST = r" ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+
+
+def _cased(contractions: str) -> str:
+    return _CASED.replace("{0}", contractions)
+
+
+@dataclass(frozen=True)
+class Family:
+    """One family: llama.cpp's name and the splitting steps that it stands for."""
+
+    name: str
+    steps: tuple[str, ...]
+
+
+_GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+
+FAMILIES = (
+    Family("gpt-2", ("bytelevel",)),
+    Family("gpt-2", (f"split:{_GPT2}", "bytes")),
+    Family("smollm", ("digits:individual", "bytelevel")),
+    Family("qwen2", (rf"split:{_CONTRACTIONS}|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|\p{{N}}|{_REST}", "bytes")),
+    Family(
+        "llama-bpe", (rf"split:{_CONTRACTIONS}|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|\p{{N}}{{1,3}}|{_REST}", "bytes")
+    ),
+    Family("tekken", (rf"split:{_cased('')}|\p{{N}}|{_CASED_REST}", "bytes")),
+    Family("gpt-4o", (rf"split:{_cased(_CONTRACTIONS + '?')}|\p{{N}}{{1,3}}|{_CASED_REST}", "bytes")),
+)
+
+_SPECIAL_MERGES = frozenset({"llama-bpe", "tekken"})
+"""Families for which llama.cpp takes a word that is a token as it stands, whatever the merges say."""
+
+
+def identify(tokenizer_json: Path) -> str:
+    """llama.cpp's name of the pre-tokenizer of a byte-level BPE.
+
+    Raises:
+        TokenizerError: tokenizer.json cannot be read, or its splitting is none of the table's; the closest are
+            named.
+    """
+    tokenizer = _read(tokenizer_json)
+    steps = describe(tokenizer)
+    whole_words = bool(tokenizer.get("model", {}).get("ignore_merges"))
+    for family in FAMILIES:
+        if steps == family.steps and whole_words <= (family.name in _SPECIAL_MERGES):
+            return family.name
+    near = " or ".join(closest(steps))
+    raise TokenizerError(
+        f"llama.cpp does not know the tokenizer {tokenizer_json}, and its way of splitting text is none that "
+        f"ggufkit can name for certain.",
+        hint=f"The closest families are {near}: try --pre NAME; the ids are compared and a mismatch is an error.",
+    )
+
+
+def closest(steps: tuple[str, ...]) -> list[str]:
+    """The names of the most similar families, most similar first."""
+    wanted = " ".join(steps)
+    ratio = {f.name: difflib.SequenceMatcher(None, wanted, " ".join(f.steps)).ratio() for f in reversed(FAMILIES)}
+    return sorted(ratio, key=lambda name: -ratio[name])[:2]
+
+
+def describe(tokenizer: dict[str, Any]) -> tuple[str, ...]:
+    """The splitting steps of a tokenizer.json, each as one line of text."""
+    pre = tokenizer.get("pre_tokenizer") or {}
+    steps = pre.get("pretokenizers", []) if pre.get("type") == "Sequence" else [pre]
+    return tuple(_step(step) for step in steps)
+
+
+def _step(step: dict[str, Any]) -> str:
+    kind = step.get("type", "none")
+    if kind == "ByteLevel":
+        prefix = "prefixed-" if step.get("add_prefix_space") else ""
+        return prefix + ("bytelevel" if step.get("use_regex", True) else "bytes")
+    if kind == "Digits":
+        return "digits:individual" if step.get("individual_digits") else "digits:runs"
+    pattern = step.get("pattern")
+    isolated = step.get("behavior") == "Isolated" and not step.get("invert")
+    if kind == "Split" and isinstance(pattern, dict) and isolated:
+        return f"split:{pattern.get('Regex', pattern.get('String', ''))}"
+    return json.dumps(step, sort_keys=True)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        tokenizer = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        message = f"{path} cannot be read: {error}."
+        raise TokenizerError(message, hint="A byte-level BPE needs its tokenizer.json.") from error
+    if not isinstance(tokenizer, dict) or tokenizer.get("model", {}).get("type") != "BPE":
+        raise TokenizerError(f"{path} holds no BPE.", hint="Only byte-level BPE tokenizers have a pre-tokenizer.")
+    return tokenizer

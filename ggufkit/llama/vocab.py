@@ -1,0 +1,118 @@
+"""llama.cpp's own tokenization of a GGUF's vocabulary, through libllama in a process of its own.
+
+The one struct that must be passed by value is laid out as the header of the same source tree says, so that no
+version's layout is written down here. Run as a module it reads JSON strings from stdin and prints JSON ids.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from ggufkit import process
+from ggufkit.errors import ToolOutputError
+
+_MARK = "ggufkit-ids: "
+_PARAMS_SIZE = 512
+
+
+def tokenize(
+    binaries: Path, source: Path, gguf: Path, texts: Sequence[str], log: Path | None = None
+) -> list[list[int]]:
+    """Token ids of each text, control tokens recognized, no BOS added.
+
+    Args:
+        binaries: directory that holds libllama.
+        source: llama.cpp's source tree of the same commit.
+
+    Raises:
+        ToolOutputError: the library could not load the vocabulary.
+    """
+    argv = [sys.executable, "-m", "ggufkit.llama.vocab", str(binaries), str(source), str(gguf)]
+    output = process.run(argv, stdin=json.dumps(list(texts)).encode(), log=log)
+    for line in output.stdout.splitlines():
+        if line.startswith(_MARK):
+            ids: list[list[int]] = json.loads(line.removeprefix(_MARK))
+            return ids
+    why = (output.stderr.strip().splitlines() or ["it printed nothing"])[-1]
+    raise ToolOutputError(f"llama.cpp could not tokenize with the vocabulary of {gguf}: {why}", log=log)
+
+
+def vocab_only_offset(header: str) -> int:
+    """Byte offset of `vocab_only` in `struct llama_model_params`, from the text of llama.h.
+
+    Raises:
+        ValueError: the struct is not there, or holds a type whose size is not known.
+    """
+    body = re.search(r"struct llama_model_params \{(.*?)\n\s*\};", header, re.DOTALL)
+    if body is None:
+        raise ValueError("llama.h defines no llama_model_params")
+    offset = 0
+    for member in re.findall(r"([^;]+);", re.sub(r"//[^\n]*", "", body[1])):
+        size = _size_of(" ".join(member.split()))
+        offset = -(-offset // size) * size
+        if member.split()[-1] == "vocab_only":
+            return offset
+        offset += size
+    raise ValueError("llama_model_params has no vocab_only")
+
+
+def _size_of(member: str) -> int:
+    if "*" in member or "callback" in member:
+        return ctypes.sizeof(ctypes.c_void_p)
+    if re.match(r"(enum \w+|u?int32_t|float|int) ", member):
+        return 4
+    if member.startswith("bool "):
+        return 1
+    raise ValueError(f"llama_model_params: unknown size of {member!r}")
+
+
+class _ModelParams(ctypes.Structure):
+    """Room for any version's `llama_model_params`: passed in memory, the callee reads its own part."""
+
+    _fields_ = (("raw", ctypes.c_uint8 * _PARAMS_SIZE),)
+
+
+def _main(binaries: Path, source: Path, gguf: Path) -> None:
+    offset = vocab_only_offset((source / "include" / "llama.h").read_text(encoding="utf-8"))
+    llama = ctypes.CDLL(str(_library(binaries)))
+    llama.llama_model_default_params.restype = _ModelParams
+    llama.llama_model_load_from_file.argtypes = [ctypes.c_char_p, _ModelParams]
+    llama.llama_model_load_from_file.restype = ctypes.c_void_p
+    llama.llama_model_get_vocab.argtypes = [ctypes.c_void_p]
+    llama.llama_model_get_vocab.restype = ctypes.c_void_p
+    params = llama.llama_model_default_params()
+    params.raw[offset] = 1
+    model = llama.llama_model_load_from_file(str(gguf).encode(), params)
+    if not model:
+        sys.exit(f"{gguf} cannot be loaded")
+    vocab = llama.llama_model_get_vocab(model)
+    ids = [_tokenize(llama, vocab, text) for text in json.load(sys.stdin)]
+    print(_MARK + json.dumps(ids), flush=True)
+
+
+def _tokenize(llama: ctypes.CDLL, vocab: int, text: str) -> list[int]:
+    raw = text.encode()
+    room = (ctypes.c_int32 * (len(raw) + 8))()
+    llama.llama_tokenize.argtypes = [
+        ctypes.c_void_p, ctypes.c_char_p, ctypes.c_int32, ctypes.c_void_p, ctypes.c_int32, ctypes.c_bool, ctypes.c_bool,
+    ]  # fmt: skip
+    count = llama.llama_tokenize(vocab, raw, len(raw), room, len(room), False, True)
+    return list(room[: max(count, 0)])
+
+
+def _library(binaries: Path) -> Path:
+    names = ("libllama.so", "libllama.dylib", "llama.dll")
+    homes = (binaries, binaries.parent / "lib")
+    found = [home / name for home in homes for name in names if (home / name).is_file()]
+    if not found:
+        sys.exit(f"{binaries} holds no libllama: build llama.cpp with shared libraries")
+    return found[0]
+
+
+if __name__ == "__main__":
+    _main(*(Path(a) for a in sys.argv[1:4]))

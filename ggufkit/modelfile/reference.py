@@ -1,0 +1,162 @@
+"""The Hugging Face side of the proof: a Jinja chat template, rendered as transformers renders it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from datetime import date
+from functools import cached_property
+from typing import Any
+
+import jinja2
+from jinja2.ext import Extension, loopcontrols
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from ggufkit.errors import InputError
+from ggufkit.modelfile.conversation import Conversation, Message, hf_messages, tool_schema
+from ggufkit.modelfile.metadata import ChatMeta
+
+FOLD_SEPARATOR = "\n"
+"""What llama.cpp puts between a system message and the message it folds it into (`common/chat.cpp`)."""
+
+
+class ChatTemplateError(InputError):
+    """A chat template that is not valid Jinja, or renders no text conversation at all."""
+
+
+class Reference:
+    """A model's own chat template: what the prompt of a conversation ought to be.
+
+    A template that refuses system messages gets them folded into the message that follows, which is what llama.cpp
+    does with such a template. A leading beginning-of-sequence token is cut where the tokenizer adds one by itself.
+
+    Args:
+        today: the date that a template gets if it asks.
+        variables: further variables for the template.
+
+    Raises:
+        ChatTemplateError: the template cannot be compiled or refuses the simplest conversation.
+    """
+
+    def __init__(
+        self, meta: ChatMeta, today: date | None = None, variables: Mapping[str, str] | None = None
+    ) -> None:
+        if meta.chat_template is None:
+            raise ChatTemplateError(f"{meta.name} has no chat template.")
+        self.meta = meta
+        self.today = today or date.today()
+        self.variables = dict(variables or {})
+        self.strftime: Callable[[str], str] = self.today.strftime
+        what = f"The chat template of {meta.name}"
+        try:
+            self._template = _environment(self._now).from_string(meta.chat_template)
+        except jinja2.TemplateError as error:
+            raise ChatTemplateError(f"{what} is not valid Jinja: {error}") from error
+        try:
+            self._render(Conversation((Message("user", "Hello"),)))
+        except _REFUSALS as error:
+            raise ChatTemplateError(f"{what} cannot render one message: {error}") from error
+
+    @cached_property
+    def takes_system(self) -> bool:
+        """Whether the template accepts a conversation that opens with a system message."""
+        try:
+            self._render(Conversation((Message("system", "Be brief."), Message("user", "Hello"))))
+        except _REFUSALS:
+            return False
+        return True
+
+    @property
+    def mentions_thinking(self) -> bool:
+        """Whether the template looks at the switch that Ollama's `think` stands for."""
+        return "enable_thinking" in (self.meta.chat_template or "")
+
+    def render(self, conversation: Conversation, *, generation: bool = True) -> str | None:
+        """The prompt of a conversation, ready for the model to answer; None where the template refuses it."""
+        if conversation.has_system and not self.takes_system:
+            conversation = fold_system(conversation)
+        try:
+            text = self._render(conversation, generation=generation)
+        except _REFUSALS:
+            return None
+        return self.without_bos(text)
+
+    def without_bos(self, prompt: str) -> str:
+        """A prompt without the beginning-of-sequence token that the tokenizer adds by itself."""
+        return prompt.removeprefix(self.meta.bos_token) if self.meta.add_bos else prompt
+
+    def _now(self, form: str) -> str:
+        return self.strftime(form)
+
+    def _render(self, conversation: Conversation, *, generation: bool = True) -> str:
+        options: dict[str, Any] = {} if conversation.think is None else {"enable_thinking": conversation.think}
+        return self._template.render(
+            messages=hf_messages(conversation),
+            tools=[tool_schema(t) for t in conversation.tools] or None,
+            documents=None,
+            add_generation_prompt=generation,
+            bos_token=self.meta.bos_token,
+            eos_token=self.meta.eos_token,
+            **self.variables,
+            **options,
+        )
+
+
+def fold_system(conversation: Conversation) -> Conversation:
+    """Merge a leading system message into the message after it, as llama.cpp does."""
+    system, *rest = conversation.messages
+    if not rest:
+        return conversation
+    merged = Message(rest[0].role, system.content + FOLD_SEPARATOR + rest[0].content, rest[0].tool_calls)
+    return Conversation((merged, *rest[1:]), conversation.tools, conversation.think)
+
+
+# Templates refuse by raise_exception, but also by tripping over what they do not expect.
+_REFUSALS = (jinja2.TemplateError, TypeError, ValueError, KeyError, IndexError, AttributeError)
+
+
+def _environment(strftime_now: Callable[[str], str]) -> ImmutableSandboxedEnvironment:
+    """The environment of transformers' `render_jinja_template`, without importing transformers."""
+    env = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[_GenerationTag, loopcontrols]
+    )
+    env.filters["tojson"] = _tojson
+    env.globals["raise_exception"] = _raise_exception
+    env.globals["strftime_now"] = strftime_now
+    return env
+
+
+def _tojson(
+    value: object,
+    ensure_ascii: bool = False,
+    indent: int | None = None,
+    separators: tuple[str, str] | None = None,
+    sort_keys: bool = False,
+) -> str:
+    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
+
+
+def _raise_exception(message: str) -> None:
+    raise jinja2.TemplateError(message)
+
+
+class _GenerationTag(Extension):
+    """`{% generation %}` marks what to train on; for a prompt it is its content."""
+
+    tags = {"generation"}  # noqa: RUF012
+
+    def parse(self, parser: jinja2.parser.Parser) -> list[jinja2.nodes.Node]:
+        """Parse to the tag's body."""
+        next(parser.stream)
+        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+
+
+@contextmanager
+def dates_as(reference: Reference, strftime: Callable[[str], str]) -> Iterator[None]:
+    """Within the context, templates that ask for today's date get what `strftime` makes of the format."""
+    previous, reference.strftime = reference.strftime, strftime
+    try:
+        yield
+    finally:
+        reference.strftime = previous

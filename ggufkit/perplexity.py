@@ -1,0 +1,194 @@
+"""Step: how well a GGUF predicts a text, by llama-perplexity."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ggufkit import machine, process
+from ggufkit.corpus import Corpus
+from ggufkit.errors import CorpusError, ToolOutputError
+from ggufkit.llama import argv, logs
+from ggufkit.llama.argv import Compute, Evaluation
+from ggufkit.llama.logs import Estimate
+from ggufkit.measurements import Value, measured, save
+from ggufkit.process import ToolOutput
+from ggufkit.records import Conditions, GgufFile, Json
+from ggufkit.session import Session
+from ggufkit.steps import Made, Recipe, Result, ensure
+
+STEP, VERSION = "perplexity", 1
+ATTEMPTS = 3
+"""The tool prints from a thread that its exit does not wait for, so that the end of the output can be lost: of one
+run in twenty under load, and of every second that is over in no time."""
+
+_SHORT_S = 60.0
+
+
+def calm(seconds: float) -> bool:
+    """Whether to repeat a pass of that length on one processor: there the printing thread always keeps up."""
+    return seconds < _SHORT_S
+
+
+@dataclass(frozen=True)
+class Share:
+    """What a process may use: its threads, and its processors (None: all)."""
+
+    threads: int
+    cpus: Sequence[int] | None = None
+
+
+def one_processor(number: int = 0) -> Share:
+    """A single thread on a single processor, another one for each number."""
+    usable = machine.usable_cpus()
+    return Share(1, (usable[number % len(usable)],) if usable else None)
+
+
+@dataclass(frozen=True)
+class EvalOptions:
+    """What is evaluated: context in tokens, chunks of that many tokens (None: all of the text).
+
+    `precision` is the relative standard error of mean KL divergence that is enough, None for all chunks.
+    """
+
+    n_ctx: int = 512
+    n_chunks: int | None = None
+    ngl: int | None = None
+    precision: float | None = None
+
+    def params(self, session: Session) -> dict[str, Json]:
+        """What decides the result besides the files and the tools."""
+        params: dict[str, Json] = {"n_ctx": self.n_ctx, "n_chunks": self.n_chunks, "ngl": self.ngl}
+        params["backend"] = session.tools.backend
+        return params if self.precision is None else params | {"precision": self.precision}
+
+
+def result_path(gguf: GgufFile, session: Session) -> Path:
+    """The file that holds a GGUF's perplexity."""
+    return session.workspace.measurements / f"{gguf.path.stem}.perplexity.json"
+
+
+def recipe(gguf: GgufFile, corpus: Corpus, options: EvalOptions, session: Session) -> Recipe:
+    """What decides a file's perplexity."""
+    inputs = {"gguf": str(gguf.sha256), "corpus": corpus.sha256}
+    return Recipe(STEP, VERSION, inputs, options.params(session), session.tools.identity)
+
+
+def measure(
+    gguf: GgufFile, corpus: Corpus, options: EvalOptions, session: Session, text: Corpus | None = None
+) -> Result:
+    """Measure a file's perplexity unless that is done already; the result is a file of measurements.
+
+    Args:
+        text: the sample of `corpus` that is evaluated in its place, where a precision was asked for.
+
+    Raises:
+        CorpusError: the text has fewer than two chunks.
+        ToolError: llama-perplexity failed, or gave no finite estimate.
+    """
+
+    def make(partial: Path) -> Made:
+        run, estimate = _run_and_parse(gguf, text or corpus, options, session)
+        return write(partial, gguf, run, estimate, text or corpus, session)
+
+    return ensure(
+        recipe(gguf, corpus, options, session),
+        result_path(gguf, session),
+        make,
+        force=session.force,
+        explain=session.explainer,
+    )
+
+
+def write(
+    partial: Path,
+    gguf: GgufFile,
+    run: ToolOutput,
+    estimate: Estimate,
+    corpus: Corpus,
+    session: Session,
+    base_sha256: str | None = None,
+) -> Made:
+    """Write the measurements of a pass that is done."""
+    values: dict[str, Value] = {
+        "ppl": (estimate.ppl, estimate.stderr),
+        "eval_tps": (estimate.n_chunks * estimate.n_ctx / run.duration_s, None),
+    }
+    where = conditions(run, session, corpus, estimate.n_ctx, estimate.n_chunks, base_sha256)
+    save(partial, measured(str(gguf.sha256), values, where))
+    return Made([run], {"tool_s": round(run.duration_s, 3)})
+
+
+def _run_and_parse(
+    gguf: GgufFile, corpus: Corpus, options: EvalOptions, session: Session
+) -> tuple[ToolOutput, Estimate]:
+    """Run until there is an estimate. A log that lost its tail is worth another try."""
+    share, evaluation = Share(session.threads), Evaluation(corpus.path, options.n_ctx, options.n_chunks)
+    title, log = f"Perplexity of {gguf.path.name}", f"perplexity-{gguf.path.stem}"
+    for attempt in range(1, ATTEMPTS + 1):
+        compute = Compute(session.tools.backend, options.ngl, share.threads)
+        command = argv.perplexity(session.tools, gguf.path, evaluation, compute)
+        run = run_tool(command, title, log, session, cpus=share.cpus)
+        process.require_success(run, f"evaluating {gguf.path.name}")
+        try:
+            return run, logs.parse_perplexity(run)
+        except ToolOutputError as error:
+            refuse_short(run, corpus)
+            if attempt == ATTEMPTS or not logs.lost_tail(run):
+                raise
+            session.reporter.info(f"{error.message} Trying once more.")
+        share = one_processor() if calm(run.duration_s) else share
+    raise AssertionError("unreachable")
+
+
+def run_tool(
+    command: Sequence[str],
+    title: str,
+    log: str,
+    session: Session,
+    *,
+    cancel: threading.Event | None = None,
+    cpus: Sequence[int] | None = None,
+) -> ToolOutput:
+    """Run llama-perplexity and report how many chunks it has done."""
+    with session.reporter.step(title) as progress:
+        counter = logs.ChunkCounter()
+
+        def watch(_stream: str, text: str) -> None:
+            counter.feed(text)
+            if counter.total:
+                progress.update(counter.done, counter.total, "chunks")
+
+        return process.run(command, log=session.workspace.log(log), on_text=watch, cancel=cancel, cpus=cpus)
+
+
+def refuse_short(run: ToolOutput, corpus: Corpus) -> None:
+    """Raise CorpusError when the text was too short for the tool."""
+    if "you need at least" in run.text:
+        raise CorpusError(
+            f"The text {corpus.path} is too short: {logs.explain_missing(run.text)}",
+            hint="Give a longer text with --corpus, or a smaller --ctx.",
+            log=run.log,
+        )
+
+
+def conditions(
+    run: ToolOutput, session: Session, corpus: Corpus, n_ctx: int, n_chunks: int, base_sha256: str | None = None
+) -> Conditions:
+    """What a measurement of quality depends on, as the tool reported it."""
+    placement = logs.parse_placement(run)
+    device = next((b for b in placement.buffers if not b.startswith("CPU")), machine.cpu_name())
+    return Conditions(
+        backend=session.tools.backend if placement.layers_on_gpu else "cpu",
+        device=device,
+        ngl=placement.layers_on_gpu,
+        threads=session.threads,
+        machine=machine.describe(),
+        llama_cpp_commit=session.tools.commit,
+        corpus_sha256=corpus.sha256,
+        n_ctx=n_ctx,
+        n_chunks=n_chunks,
+        base_sha256=base_sha256,
+    )

@@ -1,0 +1,81 @@
+"""The plan of a whole build: what it would make, and whether this machine has room for it."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+from ggufkit import convert, machine, preflight, quantize, quants
+from ggufkit.artifacts import outputs
+from ggufkit.errors import InputError
+from ggufkit.job import BuildRequest, Job, prepare
+from ggufkit.llama.gguf import GgufHeader, read_header
+from ggufkit.llama.logs import QuantType
+from ggufkit.preflight import Plan, PlannedFile
+from ggufkit.progress import Reporter, SilentReporter
+from ggufkit.records import Checkpoint, GgufFile
+from ggufkit.variants import Variant
+
+
+def plan(request: BuildRequest, reporter: Reporter | None = None) -> Plan:
+    """What a build would make and need. Nothing is written to the output directory."""
+    job = prepare(request, reporter or SilentReporter())
+    with tempfile.TemporaryDirectory(prefix="ggufkit-plan-") as temporary:
+        base = _skeleton(job, Path(temporary))
+        return _plan(job, base, outputs(job), extra_disk=read_header(base).size_bytes)
+
+
+def _skeleton(job: Job, directory: Path) -> Path:
+    """A base that a dry run can read: the user's file, the finished one, or one with a hole for data."""
+    if isinstance(job.model, GgufFile):
+        return job.model.path
+    if job.base_output.is_file():
+        return job.base_output
+    return convert.skeleton(job.model, directory / "skeleton.gguf", job.convert_options, job.session)
+
+
+def require_disk_for_base(job: Job) -> None:
+    """Before hours are spent on a conversion: room for the base, and for outputs as large as their names say.
+
+    Raises:
+        ResourceError: there is not.
+    """
+    if not isinstance(job.model, Checkpoint) or job.base_output.exists():
+        return
+    bits = 32.0 if job.base_type == "F32" else 16.0
+    bits += sum(quants.nominal_bpw(kind) or 0 for _, kind in job.targets)
+    Plan((), int(job.model.n_params * bits / 8), machine.free_disk(job.out), 0, 1).require(job.out)
+
+
+def require_room(job: Job, base: Path) -> None:
+    """With the base there: the exact plan of what is still to be made, and warnings of types that do not fit.
+
+    Raises:
+        ResourceError: too little disk or memory.
+    """
+    missing = [target for target in outputs(job) if not target[2].exists()]
+    if not missing:
+        return
+    whole = _plan(job, base, missing, extra_disk=0)
+    whole.require(job.out)
+    for file in whole.files:
+        if file.note:
+            job.reporter.warn(f"{file.file}: {file.note}.")
+
+
+def _plan(job: Job, base: Path, targets: list[tuple[Variant, QuantType, Path]], extra_disk: int) -> Plan:
+    header = read_header(base)
+    quantize.require_base(header, allow_requantize=job.request.allow_requantize)
+    files = [_plan_one(job, header, *target) for target in targets]
+    ram = preflight.quantize_ram(header) if files else 0
+    return preflight.whole_plan(files, job.out, extra_disk, ram, evaluate=job.request.evaluate)
+
+
+def _plan_one(job: Job, base: GgufHeader, variant: Variant, kind: QuantType, path: Path) -> PlannedFile:
+    file = preflight.plan_file(job.tools, base, kind, path.name, variant.name, job.known_types, job.request.n_ctx)
+    if file.needs_imatrix and not variant.imatrix:
+        raise InputError(
+            f"{kind.name} needs an importance matrix: without one it is useless, and llama-quantize refuses it.",
+            hint="Use --variants imatrix.",
+        )
+    return file

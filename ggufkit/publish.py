@@ -1,0 +1,167 @@
+"""Upload a result directory to Hugging Face or ModelScope: what is complete, and only what is not there yet."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from ggufkit import report, results
+from ggufkit.errors import GgufkitError, InputError, SourceError
+from ggufkit.hashing import sha256_file
+from ggufkit.hub import hferrors, huggingface, modelscope
+from ggufkit.hub.listing import RemoteFile, Repo, RepoAbsent, defect
+from ggufkit.manifest import read_manifest
+from ggufkit.progress import Reporter
+from ggufkit.report.card import CARD, PLOT, write_card
+
+_BESIDE = ("Modelfile*", *report.FILES, CARD, PLOT)
+_REPO = re.compile(r"(ms:)?[A-Za-z0-9_][\w.-]*/[A-Za-z0-9_][\w.-]*")
+
+
+@dataclass(frozen=True)
+class Upload:
+    """One file to be had by others. `there` tells whether the repository holds it already, byte for byte."""
+
+    path: Path
+    size_bytes: int
+    there: bool
+
+
+@dataclass(frozen=True)
+class Parcel:
+    """What an upload would do. `left_out` names files that are not complete, with the reason."""
+
+    repo: str
+    uploads: tuple[Upload, ...]
+    left_out: tuple[tuple[str, str], ...]
+    exists: bool
+
+    @property
+    def missing(self) -> list[Upload]:
+        """What is still to be uploaded, small files first."""
+        return sorted((u for u in self.uploads if not u.there), key=lambda u: u.size_bytes)
+
+
+def pack(root: Path, repo: str) -> Parcel:
+    """Find out what is complete and what the repository lacks. The model card is written if there is none.
+
+    Args:
+        repo: OWNER/NAME on Hugging Face, or ms:OWNER/NAME.
+
+    Raises:
+        InputError: the directory holds no results, or `repo` is no name.
+        SourceError: the hub does not answer.
+    """
+    if _REPO.fullmatch(repo) is None:
+        raise InputError(f"{repo!r} is no repository.", hint="Write OWNER/NAME, or ms:OWNER/NAME for ModelScope.")
+    rows = results.collect(root)
+    if not (root / CARD).is_file():
+        write_card(rows, root, repo)
+    complete, left_out = _judge(root)
+    there = _remote_files(repo)
+    files = [*complete, *sorted({f for pattern in _BESIDE for f in root.glob(pattern) if f.is_file()})]
+    uploads = [Upload(f, f.stat().st_size, _is_there(f, (there or {}).get(f.name))) for f in files]
+    return Parcel(repo, tuple(uploads), tuple(left_out), there is not None)
+
+
+def _judge(root: Path) -> tuple[list[Path], list[tuple[str, str]]]:
+    """The complete GGUF files, and the others with the reason why they are not."""
+    complete, left_out = [], []
+    for file in sorted(root.glob("*.gguf")):
+        made = read_manifest(file)
+        if made is None:
+            left_out.append((file.name, "it has no manifest: ggufkit did not make it, or did not finish"))
+        elif sha256_file(file) != made.output.get("sha256"):
+            left_out.append((file.name, "it was changed since it was made"))
+        else:
+            complete.append(file)
+    left_out += [(file.name, "it is not finished") for file in sorted(root.glob("*.gguf.partial"))]
+    return complete, left_out
+
+
+def _is_there(file: Path, remote: RemoteFile | None) -> bool:
+    return remote is not None and (remote.sha256 or remote.git_sha1) is not None and defect(file, remote) is None
+
+
+def _remote_files(repo: str) -> dict[str, RemoteFile] | None:
+    """What the repository holds; None if there is no such repository yet."""
+    hub = modelscope if repo.startswith("ms:") else huggingface
+    try:
+        return {file.path: file for file in hub.list_files(Repo(repo.removeprefix("ms:"))).files}
+    except RepoAbsent:
+        return None
+
+
+def send(parcel: Parcel, reporter: Reporter, *, private: bool = False) -> str:
+    """Upload what is missing, one commit a file, so that an interrupted upload goes on where it stopped.
+
+    Args:
+        private: how to make the repository, if there is none yet.
+
+    Returns:
+        The address of the repository.
+
+    Raises:
+        SourceError: the hub refuses.
+    """
+    on_modelscope, name = parcel.repo.startswith("ms:"), parcel.repo.removeprefix("ms:")
+    host = modelscope.host() if on_modelscope else huggingface.host()
+    upload = (_modelscope_sender if on_modelscope else _huggingface_sender)(name, private)
+    total, done = sum(u.size_bytes for u in parcel.missing) / 1e6, 0.0
+    for item in parcel.missing:
+        with reporter.step(f"Uploading {item.path.name} to {host}", total) as progress:
+            progress.update(done, total, "MB")
+            try:
+                upload(item.path)
+            except Exception as error:
+                raise _refused(error, f"{item.path.name} to {parcel.repo}", host) from error
+            done += item.size_bytes / 1e6
+    return f"{host}/models/{name}" if on_modelscope else f"{host}/{name}"
+
+
+def _huggingface_sender(name: str, private: bool) -> Callable[[Path], object]:
+    from huggingface_hub import HfApi
+
+    huggingface.quieten()
+    api = HfApi(endpoint=huggingface.host())
+    try:
+        api.create_repo(name, private=private, exist_ok=True)
+    except Exception as error:
+        raise _refused(error, f"anything to {name}", huggingface.host()) from error
+    return lambda file: api.upload_file(
+        path_or_fileobj=str(file), path_in_repo=file.name, repo_id=name, commit_message=f"Add {file.name}"
+    )
+
+
+def _modelscope_sender(name: str, private: bool) -> Callable[[Path], object]:
+    api = modelscope.client()
+    try:
+        if not api.repo_exists(name, "model"):
+            api.create_repo(name, "model", visibility="private" if private else "public")
+    except Exception as error:
+        raise _refused(error, f"anything to {name}", modelscope.host()) from error
+
+    def upload(file: Path) -> None:
+        # The library prints what it does to standard output, which belongs to results.
+        with contextlib.redirect_stdout(io.StringIO()):
+            api.upload_file(name, "model", file, file.name, commit_message=f"Add {file.name}", disable_tqdm=True)
+
+    return upload
+
+
+def _refused(error: Exception, what: str, host: str) -> GgufkitError:
+    if isinstance(error, GgufkitError):
+        return error
+    status = hferrors.status_of(error) or getattr(error, "status_code", None)
+    reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    message = f"{host} did not take {what}: {f'HTTP {status}' if status else reason}."
+    if status in (401, 403):
+        hint = (
+            "Log in with a token that may write: `hf auth login` or HF_TOKEN; for ModelScope MODELSCOPE_API_TOKEN."
+        )
+        return SourceError(message, hint=hint)
+    return SourceError(message, hint="Repeat the command: what was uploaded is not sent again.")

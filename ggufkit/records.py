@@ -1,0 +1,168 @@
+"""The frozen records that flow between steps. Units are in the names."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+Json = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
+"""What a manifest may hold."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A Hugging Face checkpoint on disk, checked to be whole.
+
+    `n_params` counts the elements of all tensors; `tensor_bytes` is their size in the checkpoint's own dtype.
+    """
+
+    path: Path
+    name: str
+    source: str
+    revision: str | None
+    architecture: str
+    n_params: int
+    tensor_bytes: int
+    dtypes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """One tensor of a GGUF. `shape` is in GGUF order: the contiguous dimension first."""
+
+    name: str
+    shape: tuple[int, ...]
+    type: str
+    offset: int
+    n_elements: int
+    n_bytes: int
+
+
+@dataclass(frozen=True)
+class GgufFile:
+    """A complete GGUF. `type` names the type that holds most of its weight bytes, or a quantization mix."""
+
+    path: Path
+    size_bytes: int
+    architecture: str
+    type: str
+    n_params: int
+    tensor_bytes: int
+    tensor_types: Mapping[str, int]
+    sha256: str | None = None
+
+    @property
+    def bpw(self) -> float:
+        """Bits per weight over all tensors, as llama.cpp prints it."""
+        return 8 * self.tensor_bytes / self.n_params
+
+
+@dataclass(frozen=True)
+class Toolchain:
+    """The llama.cpp in use: where its binaries are, where they come from, what they are."""
+
+    dir: Path
+    origin: str
+    commit: str
+    backend: str
+    version: str
+    source: Path | None = None
+
+    @property
+    def identity(self) -> str:
+        """What decides the bytes that the tools write: the commit."""
+        return self.commit
+
+    def binary(self, name: str) -> Path:
+        """The path of a tool, which may not be there."""
+        return self.dir / name
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """How an artefact was made. Written beside it as `<file>.manifest.json`."""
+
+    schema: int
+    step: str
+    step_version: int
+    inputs: Mapping[str, str]
+    params: Mapping[str, Json]
+    toolchain: str | None
+    argv: list[list[str]]
+    output: Mapping[str, Json]
+    started_at: str
+    duration_s: float
+    notes: Mapping[str, Json] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """What a measurement depends on. Quality is comparable within one corpus, context, chunk set and backend."""
+
+    backend: str
+    device: str
+    ngl: int | None
+    threads: int
+    machine: str
+    llama_cpp_commit: str
+    corpus_sha256: str | None = None
+    n_ctx: int | None = None
+    n_chunks: int | None = None
+    base_sha256: str | None = None
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One number about one file. `value` and `stderr` are in `unit`."""
+
+    file_sha256: str
+    metric: str
+    value: float
+    stderr: float | None
+    unit: str
+    conditions: Conditions
+
+
+@dataclass(frozen=True)
+class ResultRow:
+    """One row of the results: one GGUF and all that is known about it. None is "not measured", never 0.
+
+    Column by column this is the contract of `results.csv`; units are in `metrics.METRICS`.
+    """
+
+    name: str
+    variant: str
+    type: str
+    file: str
+    size_bytes: int
+    n_params: int
+    bpw: float
+    n_fallback: int | None = None
+    ppl: float | None = None
+    ppl_stderr: float | None = None
+    ppl_base: float | None = None
+    ln_ppl_ratio: float | None = None
+    ln_ppl_ratio_stderr: float | None = None
+    kld_mean: float | None = None
+    kld_stderr: float | None = None
+    kld_median: float | None = None
+    kld_p99: float | None = None
+    kld_max: float | None = None
+    same_top_p: float | None = None
+    same_top_p_stderr: float | None = None
+    rms_dp: float | None = None
+    rms_dp_stderr: float | None = None
+    pp_tps: float | None = None
+    pp_tps_stddev: float | None = None
+    tg_tps: float | None = None
+    tg_tps_stddev: float | None = None
+    eval_tps: float | None = None
+    n_ctx: int | None = None
+    n_chunks: int | None = None
+    corpus_sha256: str | None = None
+    backend: str | None = None
+    device: str | None = None
+    ngl: int | None = None
+    llama_cpp_commit: str | None = None
+    sha256: str | None = None

@@ -1,0 +1,1 @@
+"""Better roundings inside the blocks that `llama-quantize` wrote: same types, same bytes, less loss."""

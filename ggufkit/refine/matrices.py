@@ -1,0 +1,113 @@
+"""Refine the matrices that share an input, and keep of each what is better on tokens kept apart."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from ggufkit.errors import CheckpointError
+from ggufkit.layers import Linear, from_file_rows, to_file_rows
+from ggufkit.refine.grid import Grid, join, read_grid, write_grid
+from ggufkit.refine.solve import correction, solve
+from ggufkit.refine.stages import Gathered, TwinLayer
+from ggufkit.refine.state import Outcome, State
+from ggufkit.refine.tensors import Pair
+
+# Another model's weights differ everywhere; the same in another precision by less than this share of the largest.
+_SAME = 1e-2
+
+
+@dataclass(frozen=True)
+class _Job:
+    """A matrix: its present blocks, the original's weights (columns, rows), and the weights that it should have."""
+
+    linear: Linear
+    grid: Grid
+    original: torch.Tensor
+    target: torch.Tensor
+
+
+def refine_matrices(pair: Pair, state: State, twin: TwinLayer, linears: Sequence[Linear], sums: Gathered) -> None:
+    """Refine the linears of one input, those of a type together; note the outcomes and use the new weights.
+
+    Raises:
+        CheckpointError: the base's weights are not the checkpoint's.
+        InputError: the second moments are not finite.
+    """
+    todo = [linear for linear in linears if not _is_done(pair, state, twin, linear)]
+    hessian = sums.moments.mean() if todo else torch.zeros(0)
+    todo.sort(key=lambda x: pair.quantized.by_name[x.tensor].type)
+    for _, same in itertools.groupby(todo, key=lambda x: pair.quantized.by_name[x.tensor].type):
+        jobs = [_job(pair, twin, linear, sums, hessian) for linear in same]
+        if reason := _hopeless(sums):
+            solved = [job.grid for job in jobs]
+        else:
+            together = torch.cat([job.target for job in jobs], dim=1)
+            whole = solve(join([job.grid for job in jobs]), together, hessian, jobs[0].linear.tensor)
+            ends = list(itertools.accumulate(job.grid.n_rows for job in jobs))
+            solved = [whole.rows(end - job.grid.n_rows, end) for job, end in zip(jobs, ends, strict=True)]
+        for job, grid in zip(jobs, solved, strict=True):
+            _settle(state, twin, job, grid, sums, reason)
+
+
+def _is_done(pair: Pair, state: State, twin: TwinLayer, linear: Linear) -> bool:
+    """Whether an earlier run finished this matrix; its weights are used then."""
+    known, codec = state.load(linear.tensor, linear.expert), pair.codec(linear.tensor)
+    if known is None or codec is None:
+        return False
+    old = pair.raw(linear.tensor, linear.expert)
+    outcome, new = known
+    _use(twin, linear, read_grid(codec, new.reshape(old.shape) if outcome.kept else old, twin.model.device))
+    return True
+
+
+def _job(pair: Pair, twin: TwinLayer, linear: Linear, sums: Gathered, hessian: torch.Tensor) -> _Job:
+    codec, device = pair.codec(linear.tensor), twin.model.device
+    assert codec is not None
+    grid = read_grid(codec, pair.raw(linear.tensor, linear.expert), device)
+    original = pair.weights(linear.tensor, linear.expert).to(device).T.contiguous()
+    _require_same(pair, twin, linear, original)
+    return _Job(linear, grid, original, _target(original, sums, hessian, linear.tensor))
+
+
+def _target(original: torch.Tensor, sums: Gathered, hessian: torch.Tensor, name: str) -> torch.Tensor:
+    """The weights to come near to: corrected for what the refined inputs lack, as far as other tokens bear it out."""
+    wanted = sums.wanted_for(original)
+    if wanted is None:
+        return original
+    step = correction(original, hessian, wanted, name)
+    return original + sums.share(original, step) * step
+
+
+def _require_same(pair: Pair, twin: TwinLayer, linear: Linear, original: torch.Tensor) -> None:
+    own = to_file_rows(twin.weight(linear), linear.row_heads).T
+    if own.shape != original.shape or float((own - original).abs().max()) > _SAME * float(own.abs().max()):
+        message = f"{linear.tensor} of {pair.base.path} is not what {twin.model.path} holds."
+        raise CheckpointError(message, hint="Give the checkpoint that the base was converted from.")
+
+
+def _hopeless(sums: Gathered) -> str:
+    """Why nothing can be learnt from this input, or nothing."""
+    count, width = sums.moments.count, len(sums.moments.diagonal())
+    if count < width:
+        return f"only {count} calibration tokens reached it, fewer than its {width} inputs"
+    return "" if sums.n_held_out else "no held-out token reached it"
+
+
+def _settle(state: State, twin: TwinLayer, job: _Job, grid: Grid, sums: Gathered, reason: str) -> None:
+    """Keep the new blocks if they are better on tokens kept apart, else the old ones."""
+    before = sums.miss(job.grid.weights(), job.original)
+    after = sums.miss(grid.weights(), job.original)
+    kept = not reason and after < before
+    reason = reason or ("" if kept else "no better on held-out text")
+    linear = job.linear
+    outcome = Outcome(linear.tensor, grid.codec.name, before, after, kept, reason, linear.expert)
+    state.save(outcome, write_grid(grid) if kept else None)
+    _use(twin, linear, grid if kept else job.grid)
+
+
+def _use(twin: TwinLayer, linear: Linear, grid: Grid) -> None:
+    twin.set_weight(linear, from_file_rows(grid.weights().T, linear.row_heads))

@@ -1,0 +1,101 @@
+"""The whole search for one matrix: GPTQ, coordinate descent, scales; and what the target is under refined inputs."""
+
+from __future__ import annotations
+
+import torch
+
+from ggufkit.errors import InputError
+from ggufkit.refine.grid import Grid, join
+from ggufkit.refine.rounding import descend, error, gptq
+from ggufkit.refine.scales import refit, search
+
+# Shares of the mean of diag(H), added to it: for GPTQ as in the paper, for the regression on refined inputs.
+_DAMPING, _RIDGE, _TINY = 0.01, 0.01, 1e-6
+_ROUNDS = 3
+_ROWS_AT_ONCE = {"cpu": 4096, "cuda": 32768}
+
+
+def damped(hessian: torch.Tensor, share: float, name: str) -> torch.Tensor:
+    """H with `share` of its mean diagonal added; columns that are never used get a diagonal of their own.
+
+    Raises:
+        InputError: H is not finite.
+    """
+    if not bool(hessian.isfinite().all()):
+        message = f"The second moments of {name}'s input are not finite."
+        raise InputError(
+            message, hint="Its activations overflow; check the checkpoint, or use other calibration text."
+        )
+    diagonal = hessian.diagonal()
+    mean = float(diagonal.mean()) or 1.0
+    return hessian + torch.diag(torch.where(diagonal > 0, share * mean, mean))
+
+
+def correction(weights: torch.Tensor, hessian: torch.Tensor, wanted: torch.Tensor, name: str) -> torch.Tensor:
+    """What to add to the original's weights, so that they give its output from the refined model's inputs.
+
+    Args:
+        weights: the original's, (columns, rows).
+        hessian: E[x̂ x̂ᵀ] of the refined model's inputs.
+        wanted: E[x̂ tᵀ], (columns, rows), with the outputs t that are wanted for them.
+    """
+    slope = wanted.double() - hessian.double() @ weights.double()
+    factor = _cholesky(damped(hessian, _RIDGE, name).double(), name)
+    return torch.cholesky_solve(slope, factor).float()
+
+
+def solve(grid: Grid, target: torch.Tensor, hessian: torch.Tensor, name: str) -> Grid:
+    """The best levels, scales and minima found for `target` (columns, rows) under H; `grid` stays as it is.
+
+    Raises:
+        InputError: H is not finite, or not positive definite even when damped.
+    """
+    order = hessian.diagonal().argsort(descending=True)
+    steady = damped(hessian, _DAMPING, name)
+    factors = [(None, inverse_factor(steady, name)), (order, inverse_factor(steady[order][:, order], name))]
+    hessian = damped(hessian, _TINY, name)
+    step = _ROWS_AT_ONCE.get(target.device.type, _ROWS_AT_ONCE["cpu"])
+    parts = []
+    for start in range(0, grid.n_rows, step):
+        rows, part = target[:, start : start + step].contiguous(), grid.rows(start, start + step)
+        parts.append(_solve_rows(part, rows, hessian, factors))
+    return join(parts)
+
+
+def _solve_rows(
+    grid: Grid,
+    target: torch.Tensor,
+    hessian: torch.Tensor,
+    factors: list[tuple[torch.Tensor | None, torch.Tensor]],
+) -> Grid:
+    natural, active = (grid.rows(0, grid.n_rows) for _ in factors)
+    for part, (order, factor) in zip((natural, active), factors, strict=True):
+        gptq(part, target, factor, order)
+    best = active.where(error(active, target, hessian) < error(natural, target, hessian), natural)
+    descend(best, target, hessian, 3)
+    refit(best, target, hessian)
+    descend(best, target, hessian, 3)
+    for _ in range(_ROUNDS):
+        search(best, target, hessian)
+        descend(best, target, hessian, 2)
+    refit(best, target, hessian)
+    descend(best, target, hessian, 3)
+    return best
+
+
+def inverse_factor(matrix: torch.Tensor, name: str) -> torch.Tensor:
+    """Upper triangular U with Uᵀ U = M⁻¹, computed in float64."""
+    # M reversed is L Lᵀ, so M is R Rᵀ with R = L reversed, upper triangular; then M⁻¹ = R⁻ᵀ R⁻¹.
+    lower = _cholesky(matrix.double().flip(0, 1), name)
+    eye = torch.eye(len(matrix), dtype=torch.float64, device=matrix.device)
+    upper: torch.Tensor = torch.linalg.solve_triangular(lower.flip(0, 1), eye, upper=True)
+    return upper.float()
+
+
+def _cholesky(matrix: torch.Tensor, name: str) -> torch.Tensor:
+    factor: torch.Tensor
+    factor, failed = torch.linalg.cholesky_ex(matrix)
+    if int(failed):
+        message = f"The second moments of {name}'s input are not positive definite."
+        raise InputError(message, hint="Calibrate with more, or more varied, text.")
+    return factor

@@ -1,0 +1,248 @@
+"""A decoder layer twice, as the original and as refined so far, and what its linears are given in both.
+
+A layer goes in stages: the linears of a stage (q, k and v; then the attention's output; then gate and up; then
+down) see inputs that the stages before it have already changed. So each stage is refined for the inputs that
+it will really get, towards the outputs that the original gives, and the linears of a layer make up for each
+other's errors, and for those of the layers before.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from ggufkit.errors import InputError
+from ggufkit.layers import HiddenStates, Linear, Moments, StreamedModel
+from ggufkit.layers.moments import batch_size
+from ggufkit.refine.taps import Enough, Seen, Tap, replayed, tapped
+
+# Model types whose attention and MLP outputs are added to the hidden states as they are.
+_PLAIN_RESIDUAL = frozenset({"llama", "mistral", "mixtral", "phi3", "qwen2", "qwen2_moe", "qwen3", "qwen3_moe"})
+_ATTENTION_OUTPUT = "attn_out"
+
+
+@dataclass
+class Gathered:
+    """What is known of one input of the refined layer.
+
+    Args:
+        moments: of x̂, the refined layer's input.
+        wanted: sum of x̂ xᵀ over tokens with the original's input x, (n_in, n_in), or of x̂ tᵀ where `direct`,
+            (n_in, n_out), with the outputs t that are wanted; None where x̂ is x.
+        held_out: (x̂, x or t) of the tokens that were kept apart.
+    """
+
+    moments: Moments
+    wanted: torch.Tensor | None
+    direct: bool
+    held_out: list[tuple[torch.Tensor, torch.Tensor]] = field(default_factory=list)
+
+    def add(self, refined: torch.Tensor, other: torch.Tensor) -> None:
+        """Count tokens: inputs of the refined layer, and the original's or the wanted outputs."""
+        self.moments.add(refined)
+        if self.wanted is not None:
+            self.wanted.addmm_(refined.T, other)
+
+    def wanted_for(self, weights: torch.Tensor) -> torch.Tensor | None:
+        """E[x̂ tᵀ] for a linear with the original `weights` (n_in, n_out)."""
+        if self.wanted is None:
+            return None
+        mean = self.wanted / max(self.moments.count, 1)
+        return mean if self.direct else mean @ weights
+
+    def miss(self, weights: torch.Tensor, original: torch.Tensor) -> float:
+        """‖x̂ W - t‖² / ‖t‖² over the tokens kept apart; both weights are (n_in, n_out). NaN without such tokens."""
+        missed, size = 0.0, 0.0
+        for refined, other in self.held_out:
+            wanted = other if self.direct else other @ original
+            missed += float((refined @ weights - wanted).square().sum())
+            size += float(wanted.square().sum())
+        return missed / size if size else float("nan")
+
+    def share(self, original: torch.Tensor, step: torch.Tensor) -> float:
+        """The share of `step`, from 0 to 1, that brings `original` nearest to t over the tokens kept apart."""
+        gain, size = 0.0, 0.0
+        for refined, other in self.held_out:
+            moved = refined @ step
+            wanted = other if self.direct else other @ original
+            gain += float((moved * (wanted - refined @ original)).sum())
+            size += float(moved.square().sum())
+        return min(max(gain / size, 0.0), 1.0) if size else 0.0
+
+    @property
+    def n_held_out(self) -> int:
+        """Tokens kept apart."""
+        return sum(len(refined) for refined, _ in self.held_out)
+
+
+class TwinLayer:
+    """One layer's two versions, and the hidden states that each is given.
+
+    `linears` are those to be refined, `others` those that are not.
+
+    Args:
+        hidden: of the original and of the refined model, before this layer; the same object if refinement is
+            to take no notice of itself.
+        n_samples: how many of them count; the samples after those are kept apart.
+        scratch: where the attention's outputs are kept between stages.
+        refines: whether a linear is to be refined.
+    """
+
+    def __init__(
+        self,
+        model: StreamedModel,
+        index: int,
+        hidden: tuple[HiddenStates, HiddenStates],
+        n_samples: int,
+        scratch: Path,
+        refines: Callable[[Linear], bool],
+    ) -> None:
+        self.model, self.index, self.hidden, self.n_samples = model, index, hidden, n_samples
+        self.original = model.load_layer(index)
+        self.sequential = hidden[0] is not hidden[1]
+        self.refined = copy.deepcopy(self.original) if self.sequential else self.original
+        every = model.linears(self.original, index)
+        self.linears, self.others = [x for x in every if refines(x)], [x for x in every if not refines(x)]
+        self._scratch = scratch
+        self._kept: tuple[HiddenStates, HiddenStates] | None = None
+
+    def stages(self) -> list[list[Linear]]:
+        """The linears in the order of their stages."""
+        if not self.sequential:
+            return [self.linears] if self.linears else []
+        ranks = sorted({_rank(x.input) for x in self.linears})
+        return [[x for x in self.linears if _rank(x.input) == rank] for rank in ranks]
+
+    def weight(self, linear: Linear) -> torch.Tensor:
+        """A linear's weight in the original, (out, in) in the checkpoint's order."""
+        weight: torch.Tensor = self.original.get_submodule(linear.module).weight.data  # type: ignore[assignment]
+        return weight
+
+    def set_weight(self, linear: Linear, weight: torch.Tensor) -> None:
+        """Give the refined layer, if there is one, a linear's weight, (out, in) in the checkpoint's order."""
+        if self.sequential:
+            self.refined.get_submodule(linear.module).weight.data.copy_(weight)  # type: ignore[operator]
+
+    def gather(
+        self,
+        linears: Sequence[Linear],
+        outputs: HiddenStates | None,
+        on_batch: Callable[[int], None] | None = None,
+    ) -> dict[str, Gathered]:
+        """Run both versions up to `linears`, the whole or a part of a stage.
+
+        Args:
+            outputs: receives the original's outputs, if given.
+
+        Raises:
+            InputError: an activation is not finite.
+        """
+        gathered = {x.input: self._empty(x) for x in linears}
+        keep = self._keep_attention(linears[0]) if _ATTENTION_OUTPUT in gathered and self.sequential else None
+        with torch.no_grad():
+            for start, first, second in self._batches():
+                of_original, output = self._run(0, first, start, self._taps(gathered, linears, 0, outputs is None))
+                of_refined = of_original
+                if self.sequential:
+                    of_refined, _ = self._run(1, second, start, self._taps(gathered, linears, 1, True))
+                if outputs is not None and output is not None:
+                    outputs.write(start, output)
+                if keep is not None:
+                    shape = (*first.shape[:2], -1)
+                    for file, seen in zip(keep, (of_original, of_refined), strict=True):
+                        file.write(start, seen.inputs[_ATTENTION_OUTPUT].view(shape))
+                self._count(gathered, of_original, of_refined, held_out=start >= self.n_samples)
+                if on_batch is not None:
+                    on_batch(start + len(first))
+        self._kept = keep or self._kept
+        return gathered
+
+    def finish(self, which: int, outputs: HiddenStates) -> None:
+        """Write the outputs of the original (0) or of the refined layer (1)."""
+        with torch.no_grad():
+            for start, *hidden in self._batches():
+                _, output = self._run(which, hidden[which], start, [])
+                if output is not None:
+                    outputs.write(start, output)
+
+    def close(self) -> None:
+        """Remove what was kept between stages."""
+        for file in self._kept or ():
+            file.remove()
+
+    def _batches(self) -> Iterator[tuple[int, torch.Tensor, torch.Tensor]]:
+        original, refined = self.hidden
+        step = batch_size(original)
+        for begin, end in ((0, self.n_samples), (self.n_samples, len(original))):
+            for start in range(begin, end, step):
+                stop = min(start + step, end)
+                first = original.read(start, stop).to(self.model.device)
+                yield start, first, refined.read(start, stop).to(self.model.device) if self.sequential else first
+
+    def _empty(self, linear: Linear) -> Gathered:
+        direct = self.sequential and self._is_direct(linear)
+        device, width = self.model.device, linear.n_in
+        out = len(self.weight(linear)) if direct else width
+        # An expert may be given other tokens than the original's: its inputs cannot be paired.
+        wanted = torch.zeros(width, out, device=device) if self.sequential and linear.expert is None else None
+        return Gathered(Moments(width, device), wanted, direct)
+
+    def _is_direct(self, linear: Linear) -> bool:
+        return self.model.model_type in _PLAIN_RESIDUAL and linear.input in (_ATTENTION_OUTPUT, "mlp_out")
+
+    def _keep_attention(self, linear: Linear) -> tuple[HiddenStates, HiddenStates]:
+        shape = (len(self.hidden[0]), self.hidden[0].n_tokens)
+        files = (self._scratch / f"attention.{name}" for name in ("original", "refined"))
+        first, second = (HiddenStates(file, shape, linear.n_in) for file in files)
+        return first, second
+
+    def _taps(self, gathered: dict[str, Gathered], linears: Sequence[Linear], which: int, stop: bool) -> list[Tap]:
+        first = {x.input: x.module for x in reversed(linears)}
+        last = stop and len(first) == 1
+        return [Tap(key, module, gathered[key].direct and which == 0, last) for key, module in first.items()]
+
+    def _run(
+        self, which: int, hidden: torch.Tensor, start: int, taps: Sequence[Tap]
+    ) -> tuple[Seen, torch.Tensor | None]:
+        """Run the original (0) or the refined layer (1) on one batch, as far as the taps want."""
+        layer, seen = (self.original, self.refined)[which], Seen(hidden)
+        kept = None
+        if self._kept is not None:
+            kept = self._kept[which].read(start, start + len(hidden)).to(self.model.device)
+        with tapped(layer, taps, seen), replayed(layer, kept):
+            try:
+                output = self.model.forward(self.index, layer, hidden)
+            except Enough:
+                return seen, None
+        if not bool(output.isfinite().all()):
+            message = f"Layer {self.index} of {self.model.path} gives NaN or infinite activations."
+            raise InputError(message, hint="Its weights are damaged, or overflow; check the checkpoint.")
+        return seen, output
+
+    def _count(self, gathered: dict[str, Gathered], first: Seen, second: Seen, *, held_out: bool) -> None:
+        for key, sums in gathered.items():
+            if key not in second.inputs:
+                continue  # an expert that no token of the batch was sent to
+            refined = second.inputs[key]
+            other = self._other(key, sums, first, second)
+            if held_out:
+                sums.held_out.append((refined, other))
+            else:
+                sums.add(refined, other)
+
+    def _other(self, key: str, sums: Gathered, first: Seen, second: Seen) -> torch.Tensor:
+        if sums.wanted is None:
+            return second.inputs[key]
+        if not sums.direct:
+            return first.inputs[key]
+        behind = first.hidden - second.hidden if key == _ATTENTION_OUTPUT else first.between - second.between
+        return first.outputs[key] + behind.flatten(0, 1)
+
+
+def _rank(key: str) -> int:
+    """The stage in which an input becomes known."""
+    return {"attn_in": 0, _ATTENTION_OUTPUT: 1}.get(key, 2 if key.endswith("in") else 3)

@@ -1,0 +1,79 @@
+"""The rows of a quantized GGUF and of its base, one matrix at a time from mapped files."""
+
+from __future__ import annotations
+
+import mmap
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from ggufkit.errors import GgufError
+from ggufkit.llama.gguf import FLOAT_TYPES, GgufHeader, read_header
+from ggufkit.records import Tensor
+from ggufkit.refine.codecs import CODECS, U8, Codec
+
+
+class Pair:
+    """A quantized GGUF and the high-precision one that it was made from.
+
+    Raises:
+        GgufError: a file is damaged, or the two are not of one model, or the base is itself quantized.
+    """
+
+    def __init__(self, quantized: Path, base: Path) -> None:
+        self.quantized, self.base = read_header(quantized), read_header(base)
+        self._maps = {h.path: _map(h.path) for h in (self.quantized, self.base)}
+        for tensor in self.quantized.tensors:
+            self._require_same(tensor)
+
+    def _require_same(self, tensor: Tensor) -> None:
+        own = self.base.by_name.get(tensor.name)
+        if own is None or own.shape != tensor.shape:
+            message = f"{self.base.path} has no {tensor.name} of the shape it has in {self.quantized.path}."
+            raise GgufError(message, hint="Give with --base the GGUF that this file was quantized from.")
+        if own.type not in FLOAT_TYPES:
+            message = f"{self.base.path} is quantized itself ({tensor.name} is {own.type})."
+            raise GgufError(message, hint="Give the F32, F16 or BF16 file with --base.")
+
+    def codec(self, name: str) -> Codec | None:
+        """How a tensor of the quantized file is stored; None if it cannot be refined."""
+        tensor = self.quantized.by_name.get(name)
+        return CODECS.get(tensor.type) if tensor else None
+
+    def raw(self, name: str, expert: int | None = None) -> U8:
+        """The bytes of a matrix of the quantized file, (rows, bytes of a row)."""
+        return self._rows(self.quantized, name, expert)
+
+    def weights(self, name: str, expert: int | None = None) -> torch.Tensor:
+        """A matrix of the base, (rows, columns) float32."""
+        return _dequantize(self._rows(self.base, name, expert), self.base.by_name[name].type)
+
+    def stored(self, name: str, expert: int | None = None) -> torch.Tensor:
+        """A matrix of the quantized file as llama.cpp reads it, (rows, columns) float32."""
+        return _dequantize(self.raw(name, expert), self.quantized.by_name[name].type)
+
+    def embedding(self, ids: torch.Tensor) -> torch.Tensor:
+        """Rows of the quantized file's token embedding, (ids, width) float32."""
+        name = "token_embd.weight"
+        return _dequantize(self.raw(name)[ids.cpu().numpy()], self.quantized.by_name[name].type)
+
+    def _rows(self, header: GgufHeader, name: str, expert: int | None = None) -> U8:
+        tensor = header.by_name[name]
+        view = np.frombuffer(self._maps[header.path], np.uint8, tensor.n_bytes, tensor.offset)
+        n_rows, n_slices = tensor.shape[1], int(np.prod(tensor.shape[2:], dtype=int))
+        matrix: U8 = view.reshape(n_slices, n_rows, -1)[expert or 0]
+        return matrix
+
+
+def _map(path: Path) -> mmap.mmap:
+    with path.open("rb") as file:
+        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+
+
+def _dequantize(raw: U8, type_name: str) -> torch.Tensor:
+    from gguf import GGMLQuantizationType
+    from gguf.quants import dequantize
+
+    values = dequantize(np.ascontiguousarray(raw), GGMLQuantizationType[type_name])
+    return torch.from_numpy(np.ascontiguousarray(values, np.float32))

@@ -1,0 +1,77 @@
+"""Tables and plots for people: `report.md` and `report.html`, beside `results.csv` and `results.json`."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from ggufkit import __version__
+from ggufkit.manifest import manifest_path, write_atomically
+from ggufkit.records import ResultRow
+from ggufkit.report.choose import Wish
+from ggufkit.steps import Workspace
+
+VERSION = 1
+FILES = ("results.csv", "results.json", "report.md", "report.html")
+
+
+def is_current(rows: Sequence[ResultRow], root: Path, wish: Wish | None = None) -> bool:
+    """Whether all tables and reports are there, unchanged, and say what was measured."""
+    try:
+        stamp = json.loads(_stamp(root).read_text(encoding="utf-8"))
+        return bool(stamp == _state(rows, root, wish or Wish()))
+    except (OSError, ValueError):
+        return False
+
+
+def write(rows: Sequence[ResultRow], root: Path, wish: Wish | None = None) -> None:
+    """Write the tables and reports of a result directory.
+
+    Args:
+        wish: the memory and context that the report names the best file for.
+    """
+    from ggufkit import tables
+    from ggufkit.report.data import load_entries
+    from ggufkit.report.html import render_html
+    from ggufkit.report.markdown import render_markdown
+    from ggufkit.report.summary import summarize
+
+    wish = wish or Wish()
+    tables.save(rows, root)
+    summary = summarize(load_entries(rows, root), wish)
+    write_atomically(root / "report.md", render_markdown(summary))
+    write_atomically(root / "report.html", render_html(summary))
+    write_atomically(_stamp(root), json.dumps(_state(rows, root, wish)) + "\n")
+
+
+def conclusions(rows: Sequence[ResultRow], root: Path, wish: Wish | None = None) -> list[str]:
+    """What to take away, in sentences: which variant helped, and which file to take for a given memory."""
+    from ggufkit.report.choose import answer
+    from ggufkit.report.data import load_entries
+    from ggufkit.report.verdict import verdicts
+
+    sentences = [verdict.sentence for verdict in verdicts(rows)]
+    if wish is None or wish.memory is None:
+        return sentences
+    return [*sentences, answer(load_entries(rows, root), wish)]
+
+
+def _stamp(root: Path) -> Path:
+    return Workspace(root).private / "report.json"
+
+
+def _state(rows: Sequence[ResultRow], root: Path, wish: Wish) -> dict[str, str]:
+    """Hashes of what the reports were made from, and of the reports."""
+    said = json.dumps([VERSION, __version__, asdict(wish), [asdict(row) for row in rows]])
+    beside = [
+        *(manifest_path(root / row.file) for row in rows),
+        *sorted(Workspace(root).measurements.glob("*.json")),
+    ]
+    inputs = hashlib.sha256(said.encode())
+    for file in beside:
+        inputs.update(file.read_bytes() if file.is_file() else b"")
+    made = {name: hashlib.sha256((root / name).read_bytes()).hexdigest() for name in FILES}
+    return {"inputs": inputs.hexdigest(), **made}

@@ -1,0 +1,153 @@
+"""`README.md`: a model card for a hub, with its front matter, the plot beside it, and the report.
+
+Licence, tags and languages come from the source model, as its GGUF carries them. What the user wrote into the front
+matter of an earlier card (`quantized_by`, or any field that is not made here) is kept.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ggufkit import __version__
+from ggufkit.hub import names
+from ggufkit.llama.gguf import read_header
+from ggufkit.manifest import read_manifest, write_atomically
+from ggufkit.records import ResultRow
+from ggufkit.report import choose
+from ggufkit.report.choose import Wish
+from ggufkit.report.data import Entry, load_entries
+from ggufkit.report.markdown import render_markdown
+from ggufkit.report.summary import Summary, summarize
+
+CARD, PLOT = "README.md", "quality.png"
+_TAGS = ("gguf", "llama.cpp", "quantized")
+_LICENSE_KEYS = {"license": "license", "license_name": "license.name", "license_link": "license.link"}
+_FRONT_MATTER = re.compile(r"\A---\n(.*?)^---\s*$", re.DOTALL | re.MULTILINE)
+_DPI = 160
+
+
+def write_card(rows: Sequence[ResultRow], root: Path, repo: str | None = None) -> list[Path]:
+    """Write the card, and its plot if there is something to draw; return what was written.
+
+    Args:
+        repo: the hub's repository that it is for, so that the commands in it can be copied.
+    """
+    entries = load_entries(rows, root)
+    summary = summarize(entries, Wish())
+    written = [root / CARD]
+    if _draw(summary, root / PLOT):
+        written.append(root / PLOT)
+    fields = {**_read_fields(root / CARD), **_fields(entries, root)}
+    write_atomically(root / CARD, _render(fields, summary, root, repo, plot=len(written) > 1))
+    return written
+
+
+def _render(fields: Mapping[str, Any], summary: Summary, root: Path, repo: str | None, *, plot: bool) -> str:
+    source, revision = _origin(root, summary.entries)
+    made = "".join(f" at commit `{revision[:12]}`" if revision else "")
+    of = (
+        f" of [{source}](https://huggingface.co/{source})" if _is_hf(source) else f" of {source}" if source else ""
+    )
+    intro = f"GGUF files{of}{made}, made and measured with ggufkit {__version__}."
+    body = render_markdown(summary).partition("\n\n")[2]
+    parts = [
+        _front_matter(fields),
+        f"# {summary.name} GGUF",
+        intro,
+        f"![Loss against file size]({PLOT})" if plot else "",
+        _usage(summary, repo) if repo else "",
+        body,
+    ]
+    return "\n\n".join(part.strip("\n") for part in parts if part) + "\n"
+
+
+def _front_matter(fields: Mapping[str, Any]) -> str:
+    import yaml  # type: ignore[import-untyped]
+
+    shown = {key: value for key, value in fields.items() if value not in (None, [], "")}
+    text = yaml.safe_dump(shown, sort_keys=False, allow_unicode=True, width=1000)
+    open_fields = {"base_model": "OWNER/NAME of the original", "quantized_by": "your name"}
+    yours = "".join(f"# {field}: {what}\n" for field, what in open_fields.items() if field not in shown)
+    return f"---\n{text}{yours}---"
+
+
+def _read_fields(card: Path) -> dict[str, Any]:
+    """The front matter of a card that is there already; nothing if it cannot be read."""
+    import yaml
+
+    try:
+        match = _FRONT_MATTER.match(card.read_text(encoding="utf-8"))
+        fields = yaml.safe_load(match[1]) if match else None
+    except (OSError, ValueError, yaml.YAMLError):
+        return {}
+    return fields if isinstance(fields, dict) else {}
+
+
+def _fields(entries: Sequence[Entry], root: Path) -> dict[str, Any]:
+    """The fields that follow from the source model; None for what it does not say."""
+    metadata = read_header(root / entries[0].row.file).metadata
+    source, _ = _origin(root, entries)
+    found: dict[str, Any] = {key: metadata.get(f"general.{name}") for key, name in _LICENSE_KEYS.items()}
+    found["language"] = metadata.get("general.languages")
+    found["base_model"] = names.on_huggingface(source) if "/" in source else None
+    found["base_model_relation"] = "quantized" if found["base_model"] else None
+    tags = metadata.get("general.tags")
+    found["tags"] = list(dict.fromkeys([*_TAGS, *(str(t) for t in (tags if isinstance(tags, list) else []))]))
+    return {
+        **{k: v for k, v in found.items() if v is not None},
+        "library_name": "gguf",
+        "pipeline_tag": "text-generation",
+    }
+
+
+def _origin(root: Path, entries: Sequence[Entry]) -> tuple[str, str]:
+    """The hub's name of the source and its commit; "" for what is not known."""
+    source = next((e.source for e in entries if e.source), "")
+    manifests = (read_manifest(root / e.row.file) for e in entries if e.source)
+    revision = next((str(m.notes.get("revision") or "") for m in manifests if m is not None), "")
+    return source.partition(" + ")[0], revision
+
+
+def _is_hf(source: str) -> bool:
+    return "/" in source and not source.startswith("ms:")
+
+
+def _usage(summary: Summary, repo: str) -> str:
+    """How to run the file that the report would take first: the smallest of the front with a small loss."""
+    front = [e for e in choose.pareto(summary.quality) if not e.is_base] or list(summary.entries)
+    kind = front[0].row.type
+    if repo.startswith("ms:"):
+        name = repo.removeprefix("ms:")
+        return f"```sh\nmodelscope download --model {name} {front[0].row.file}\nollama run modelscope.cn/{name}:{kind}\n```"
+    return f"```sh\nllama-cli -hf {repo}:{kind}\nollama run hf.co/{repo}:{kind}\n```"
+
+
+def _draw(summary: Summary, target: Path) -> bool:
+    """Loss against size, as PNG: hubs show no SVG. False if fewer than two files were measured."""
+    shown = [(e, loss) for e in summary.quality if not e.is_base and (loss := choose.loss(e)) is not None]
+    if len(shown) < 2:
+        return False
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6.4, 4.0), layout="constrained")
+    axes = figure.subplots()
+    with_kld = shown[0][0].row.kld_mean is not None
+    for entry, loss in shown:
+        row, error = entry.row, entry.row.kld_stderr if with_kld else entry.row.ppl_stderr
+        axes.errorbar(row.size_bytes / 1e6, loss, yerr=error, fmt="o", capsize=3)
+        axes.annotate(
+            entry.label, (row.size_bytes / 1e6, loss), xytext=(6, 5), textcoords="offset points", fontsize=9
+        )
+    front = [(e.row.size_bytes / 1e6, loss) for e, loss in shown if e.row.file in summary.front]
+    axes.plot(*zip(*front, strict=True), linewidth=0.8, zorder=0) if front else None
+    axes.set_xlabel("file size (MB)")
+    axes.set_ylabel("mean KL divergence from the base (nats)" if with_kld else "perplexity")
+    axes.margins(x=0.14)
+    axes.grid(alpha=0.3)
+    if with_kld:
+        axes.set_yscale("log")
+    figure.savefig(target, dpi=_DPI, metadata={"Software": None})
+    return True

@@ -1,0 +1,91 @@
+"""Which file to take: the Pareto front of quality against size, and what fits a memory. Pure functions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ggufkit.report.data import Entry
+
+MIB, GIB = 1 << 20, 1 << 30
+
+
+@dataclass(frozen=True)
+class Wish:
+    """Memory in bytes that a file may take when it runs, and the context in tokens that it runs with."""
+
+    memory: int | None = None
+    n_ctx: int = 4096
+
+
+def loss(entry: Entry) -> float | None:
+    """What a file loses, to be compared within one report: KL divergence, none for the base itself; else
+    perplexity. None where neither was measured."""
+    row = entry.row
+    if row.kld_mean is not None:
+        return row.kld_mean
+    return 0.0 if entry.is_base else row.ppl
+
+
+def pareto(entries: Sequence[Entry]) -> list[Entry]:
+    """The files that no other beats in both size and quality, the smallest first."""
+    front: list[Entry] = []
+    measured = [(e, value) for e in entries if (value := loss(e)) is not None]
+    best = float("inf")
+    for entry, value in sorted(measured, key=lambda pair: (pair[0].row.size_bytes, pair[1])):
+        if value < best:
+            front.append(entry)
+            best = value
+    return front
+
+
+def best_within(entries: Sequence[Entry], wish: Wish) -> Entry | None:
+    """The best file that runs in the memory; by bits per weight where no quality was measured."""
+    fitting = [e for e in entries if wish.memory is None or e.footprint.total(wish.n_ctx) <= wish.memory]
+    if not fitting:
+        return None
+    measured = [e for e in fitting if loss(e) is not None]
+    if measured:
+        return min(measured, key=lambda e: (loss(e), e.row.size_bytes))
+    return max(fitting, key=lambda e: e.row.bpw)
+
+
+def answer(entries: Sequence[Entry], wish: Wish) -> str:
+    """«Which one should I take?», in a sentence or two."""
+    if wish.memory is None:
+        return _ladder(entries, wish)
+    best = best_within(entries, wish)
+    if best is None:
+        least = min(e.footprint.total(wish.n_ctx) for e in entries)
+        return (
+            f"Nothing runs in {amount(wish.memory)} with a context of {wish.n_ctx:,} tokens: the smallest file "
+            f"needs {amount(least)}. Shorten the context, or make a smaller type."
+        )
+    f = best.footprint
+    return (
+        f"With {amount(wish.memory)} of memory take {best.row.file}{_why(best)}. At a context of {wish.n_ctx:,} "
+        f"tokens it needs {amount(f.total(wish.n_ctx))}: {amount(f.weights)} of weights, "
+        f"{amount(f.kv(wish.n_ctx))} of KV cache, {amount(f.compute(wish.n_ctx))} of compute buffers."
+    )
+
+
+def _ladder(entries: Sequence[Entry], wish: Wish) -> str:
+    """From which memory on each file of the Pareto front is the one to take."""
+    front = pareto(entries) or sorted(entries, key=lambda e: e.row.size_bytes)
+    steps = [f"from {amount(e.footprint.total(wish.n_ctx))} {e.row.file}{_why(e)}" for e in reversed(front)]
+    return f"The best that fits your memory, at a context of {wish.n_ctx:,} tokens: {'; '.join(steps)}."
+
+
+def _why(entry: Entry) -> str:
+    row = entry.row
+    if entry.is_base:
+        return " (the base itself)"
+    if row.kld_mean is None:
+        return f" (PPL {row.ppl:.4f})" if row.ppl is not None else ""
+    top = "" if row.same_top_p is None else f", same top token {row.same_top_p:.1%}"
+    return f" (KLD {row.kld_mean:.4g}{top})"
+
+
+def amount(n_bytes: float) -> str:
+    """Bytes of memory for people, in binary units as memory is sold: 430 MiB, 5.27 GiB."""
+    return f"{n_bytes / GIB:.2f} GiB" if n_bytes >= GIB else f"{n_bytes / MIB:.0f} MiB"

@@ -1,0 +1,153 @@
+"""What a report is made of: the rows, and what is known of each file besides them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ggufkit.errors import GgufError
+from ggufkit.llama import memory
+from ggufkit.llama.gguf import GgufHeader, ggml_type_by_name, read_header
+from ggufkit.manifest import read_manifest
+from ggufkit.records import Conditions, Measurement, ResultRow
+from ggufkit.report import commands
+from ggufkit.results import measurements_of
+from ggufkit.steps import Workspace
+
+PERCENTILES = {
+    "kld_p10": 0.1, "kld_median": 0.5, "kld_p90": 0.9, "kld_p95": 0.95, "kld_p99": 0.99, "kld_p999": 0.999,
+    "kld_max": 1.0,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """Memory to run a file, in bytes: its weights, a token of KV cache, and what the compute buffers follow from."""
+
+    weights: int
+    kv_per_token: int
+    compute_fixed: int
+    compute_per_token: int
+
+    def kv(self, n_ctx: int) -> int:
+        """The F16 KV cache for a context."""
+        return self.kv_per_token * n_ctx
+
+    def compute(self, n_ctx: int) -> int:
+        """The compute buffers for a context."""
+        return self.compute_fixed + self.compute_per_token * n_ctx
+
+    def total(self, n_ctx: int) -> int:
+        """All of it."""
+        return self.weights + self.kv(n_ctx) + self.compute(n_ctx)
+
+
+@dataclass(frozen=True)
+class Extent:
+    """What was evaluated: the text's SHA-256, as many chunks of it (None for all), or until a precision."""
+
+    corpus_sha256: str | None = None
+    n_chunks: int | None = None
+    precision: float | None = None
+
+    @property
+    def whole(self) -> bool:
+        """Whether all of the text was evaluated."""
+        return self.corpus_sha256 is not None and self.n_chunks is None and self.precision is None
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One file: its row and how it was measured.
+
+    Args:
+        quality, speed: conditions of the measurements, None where nothing was measured.
+        extent: what part of which text was evaluated.
+        composition: bytes by tensor type, the most bits per weight first.
+        percentiles: nats of KL divergence by fraction of the tokens.
+        commands: what made and measured it.
+        source: what it was converted from, "" if it was not.
+    """
+
+    row: ResultRow
+    quality: Conditions | None
+    speed: Conditions | None
+    extent: Extent
+    composition: Mapping[str, int]
+    percentiles: Mapping[float, float]
+    footprint: Footprint
+    commands: Sequence[str] = ()
+    source: str = ""
+
+    @property
+    def label(self) -> str:
+        """Variant and type in a few characters."""
+        return self.row.type if self.row.variant == "plain" else f"{self.row.variant} {self.row.type}"
+
+    @property
+    def is_base(self) -> bool:
+        """Whether the others are compared with this file."""
+        return self.row.ppl_base is not None and self.row.kld_mean is None
+
+
+def load_entries(rows: Sequence[ResultRow], root: Path) -> list[Entry]:
+    """The entries of a result directory, in the order of its rows."""
+    workspace = Workspace(root)
+    return [_entry(row, workspace) for row in rows]
+
+
+def _entry(row: ResultRow, workspace: Workspace) -> Entry:
+    path = workspace.root / row.file
+    header, found = read_header(path), measurements_of(path, str(row.sha256), workspace)
+    return Entry(
+        row=row,
+        quality=_conditions(found, "kld_mean", "ppl"),
+        speed=_conditions(found, "tg_tps", "pp_tps"),
+        extent=_extent(path, workspace),
+        composition=_composition(header),
+        percentiles={p: m.value for m in found if (p := PERCENTILES.get(m.metric)) is not None},
+        footprint=footprint(header),
+        commands=commands.of_file(path, workspace),
+        source=commands.source_of(path),
+    )
+
+
+def _conditions(found: Sequence[Measurement], *metrics: str) -> Conditions | None:
+    return next((m.conditions for name in metrics for m in found if m.metric == name), None)
+
+
+def _extent(path: Path, workspace: Workspace) -> Extent:
+    for kind in ("divergence", "perplexity"):
+        made = read_manifest(workspace.measurements / f"{path.stem}.{kind}.json")
+        if made is not None:
+            n_chunks, precision = made.params.get("n_chunks"), made.params.get("precision")
+            return Extent(
+                made.inputs.get("corpus"),
+                n_chunks if isinstance(n_chunks, int) else None,
+                precision if isinstance(precision, float) else None,
+            )
+    return Extent()
+
+
+def _composition(header: GgufHeader) -> dict[str, int]:
+    sizes: dict[str, int] = {}
+    for tensor in header.tensors:
+        sizes[tensor.type] = sizes.get(tensor.type, 0) + tensor.n_bytes
+    return dict(sorted(sizes.items(), key=lambda item: -bits(item[0])))
+
+
+def bits(type_name: str) -> float:
+    """Bits per weight of a ggml type; 0 for one that is not known."""
+    try:
+        block, n_bytes = ggml_type_by_name(type_name)
+    except GgufError:
+        return 0.0
+    return 8 * n_bytes / block
+
+
+def footprint(header: GgufHeader) -> Footprint:
+    """What running a file takes, from its header."""
+    fixed, per_token = memory.compute_line(header)
+    weights = sum(tensor.n_bytes for tensor in header.tensors)
+    return Footprint(weights, memory.kv_bytes(header, 1), fixed, per_token)

@@ -1,0 +1,127 @@
+"""`report.html`: one file that opens offline, with its style, its drawings and its few lines of script inside."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import cache
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from ggufkit.report import plots
+from ggufkit.report.choose import amount, loss
+from ggufkit.report.data import Entry
+from ggufkit.report.markdown import MISSING
+from ggufkit.report.summary import Summary
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A table cell: what is shown, the number that it is sorted by (None sorts last), and its error."""
+
+    text: str
+    key: float | str | None
+    error: str = ""
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A drawing with its title and what it says."""
+
+    title: str
+    caption: str
+    svg: Markup
+
+
+COLUMNS = (
+    ("file", "File"), ("size", "Size"), ("bpw", "BPW"), ("ppl", "Perplexity"),
+    ("ratio", "ln(PPL/base)"), ("kld", "KLD"), ("p99", "KLD 99 %"), ("top", "Same top"),
+    ("pp", "pp512"), ("tg", "tg128"), ("memory", "Memory"),
+)  # fmt: skip
+
+
+def render_html(summary: Summary) -> str:
+    """The whole report."""
+    columns = [(key, head) for key, head in COLUMNS if _measured(summary, key)]
+    rows = [(entry, _cells(entry, summary, [key for key, _ in columns])) for entry in summary.entries]
+    template = _environment().get_template("report.html.j2")
+    return template.render(
+        s=summary,
+        columns=columns,
+        rows=rows,
+        figures=_figures(summary),
+        choices=_choices(summary),
+        missing=MISSING,
+    )
+
+
+@cache
+def _environment() -> Environment:
+    return Environment(loader=PackageLoader("ggufkit.report"), autoescape=True, undefined=StrictUndefined)
+
+
+def _measured(summary: Summary, key: str) -> bool:
+    return any(_cell(entry, key, summary).text != MISSING for entry in summary.entries)
+
+
+def _cells(entry: Entry, summary: Summary, keys: list[str]) -> list[Cell]:
+    return [_cell(entry, key, summary) for key in keys]
+
+
+def _cell(entry: Entry, key: str, summary: Summary) -> Cell:
+    row, total = entry.row, entry.footprint.total(summary.wish.n_ctx)
+    return {
+        "file": Cell(entry.label, row.file.lower()),
+        "size": Cell(f"{row.size_bytes / 1e6:,.1f} MB", row.size_bytes),
+        "bpw": Cell(f"{row.bpw:.2f}", row.bpw),
+        "ppl": _measurement(row.ppl, row.ppl_stderr, 4),
+        "ratio": _measurement(row.ln_ppl_ratio, row.ln_ppl_ratio_stderr, 5),
+        "kld": _measurement(row.kld_mean, row.kld_stderr, 6),
+        "p99": _measurement(row.kld_p99, None, 4),
+        "top": _percentage(row.same_top_p, row.same_top_p_stderr),
+        "pp": _measurement(row.pp_tps, row.pp_tps_stddev, 1),
+        "tg": _measurement(row.tg_tps, row.tg_tps_stddev, 1),
+        "memory": Cell(amount(total), total),
+    }[key]
+
+
+def _measurement(value: float | None, error: float | None, digits: int) -> Cell:
+    if value is None:
+        return Cell(MISSING, None)
+    return Cell(f"{value:,.{digits}f}", value, "" if error is None else f"± {error:,.{digits}f}")
+
+
+def _percentage(value: float | None, error: float | None) -> Cell:
+    if value is None:
+        return Cell(MISSING, None)
+    return Cell(f"{value:.2%}", value, "" if error is None else f"± {error:.2%}")
+
+
+def _figures(summary: Summary) -> list[Figure]:
+    drawn = (
+        ("Quality against size", "Lower and further left is better; the error bars are one standard error.",
+         plots.quality_by_size(summary.quality, summary.known)),
+        ("Quality against speed", "Lower and further right is better.",
+         plots.quality_by_speed([e for e in summary.speed if e in summary.quality])),
+        ("What each file really holds", "Tensors keep another type where the named one does not suit them.",
+         plots.composition(summary.entries)),
+        ("How the loss is spread", "Most tokens hardly change; the worst ones tell types apart.",
+         plots.percentiles(summary.quality)),
+    )  # fmt: skip
+    # Drawn here by matplotlib, with every name in it escaped.
+    return [Figure(title, caption, Markup(svg)) for title, caption, svg in drawn if svg is not None]
+
+
+def _choices(summary: Summary) -> str:
+    """What the memory calculator needs, as JSON for a script element."""
+    rows = [
+        {
+            "file": e.row.file, "loss": loss(e), "bpw": e.row.bpw, "weights": e.footprint.weights,
+            "kv": e.footprint.kv_per_token, "fixed": e.footprint.compute_fixed,
+            "perToken": e.footprint.compute_per_token,
+        }
+        for e in summary.quality
+    ]  # fmt: skip
+    # Inside a script element HTML ends only at "</": no name may contain it.
+    return Markup(json.dumps(rows).replace("<", "\\u003c"))

@@ -1,0 +1,130 @@
+"""`report.md`: the results as Hugging Face flavoured Markdown, to stand in a model card as they are."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Sequence
+
+from tabulate import tabulate
+
+from ggufkit.report.data import Entry
+from ggufkit.report.summary import Summary
+
+MISSING = "–"
+
+
+def render_markdown(summary: Summary) -> str:
+    """The whole report. Names come from files: what Markdown or HTML would act on is escaped."""
+    parts = [
+        f"# {_text(summary.name)}",
+        f"**Which one should I take?** {_text(summary.answer)}",
+        *(["\n".join(f"- {_text(v.sentence)}" for v in summary.verdicts)] if summary.verdicts else []),
+        results_table(summary),
+        _notes(summary),
+        "## What each type really holds",
+        composition_table(summary.entries),
+        "## How it was measured",
+        "\n".join(f"- {label}: {_text(value)}" for label, value in summary.facts),
+        "## Reproduce",
+        f"```sh\n{summary.command}\n```",
+        _commands(summary.entries),
+        _hashes(summary.entries),
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def results_table(summary: Summary) -> str:
+    """One line for each file; columns that nothing was measured for are left out."""
+    columns = [
+        ("File", [_file(e, summary) for e in summary.entries], True),
+        ("Size (MB)", [f"{e.row.size_bytes / 1e6:,.1f}" for e in summary.entries], True),
+        ("Bits/weight", [f"{e.row.bpw:.2f}" for e in summary.entries], True),
+        ("PPL", [with_error(e.row.ppl, e.row.ppl_stderr, 4) for e in summary.entries], False),
+        ("ln(PPL/base)", [with_error(e.row.ln_ppl_ratio, e.row.ln_ppl_ratio_stderr, 5) for e in summary.entries],
+         False),
+        ("KLD", [with_error(e.row.kld_mean, e.row.kld_stderr, 6) for e in summary.entries], False),
+        ("KLD 99 %", [with_error(e.row.kld_p99, None, 4) for e in summary.entries], False),
+        ("Same top", [percent(e.row.same_top_p, e.row.same_top_p_stderr) for e in summary.entries], False),
+        ("pp512 (t/s)", [with_error(e.row.pp_tps, e.row.pp_tps_stddev, 1) for e in summary.entries], False),
+        ("tg128 (t/s)", [with_error(e.row.tg_tps, e.row.tg_tps_stddev, 1) for e in summary.entries], False),
+    ]  # fmt: skip
+    shown = [(head, cells) for head, cells, always in columns if always or any(c != MISSING for c in cells)]
+    align = ["left"] + ["right"] * (len(shown) - 1)
+    body = list(zip(*(cells for _, cells in shown), strict=True))
+    return tabulate(body, [head for head, _ in shown], tablefmt="github", disable_numparse=True, colalign=align)
+
+
+def composition_table(entries: Sequence[Entry]) -> str:
+    """The share of each file's bytes by tensor type."""
+    rows = []
+    for entry in entries:
+        total = sum(entry.composition.values())
+        held = ", ".join(f"{kind} {100 * size / total:.1f} %" for kind, size in entry.composition.items())
+        rows.append([entry.label, held])
+    return tabulate(rows, ["Type", "Tensor types, by bytes"], tablefmt="github", disable_numparse=True)
+
+
+def _file(entry: Entry, summary: Summary) -> str:
+    row = entry.row
+    mark = " †" if row.file in summary.apart else ""
+    front = " ★" if row.file in summary.front and not entry.is_base else ""
+    return f"`{_code(row.file)}`{front}{mark}"
+
+
+def _notes(summary: Summary) -> str:
+    notes = ["★ no other file is both smaller and closer to the base."] if summary.front else []
+    if summary.published:
+        notes.append(
+            "Measured as published figures are (WikiText-2, 512 tokens, all chunks): " + _published(summary)
+        )
+    elif any(e.quality is not None for e in summary.entries):
+        notes.append(
+            "Not comparable with published figures: those need WikiText-2's test split, --ctx 512, all chunks."
+        )
+    notes += [f"† {_code(file)}: {reason}." for file, reason in summary.apart.items()]
+    return "\n".join(f"- {_text(note)}" for note in notes)
+
+
+def _published(summary: Summary) -> str:
+    names = [e.label for e in summary.entries if e.row.file in summary.published]
+    return ("all rows" if len(names) == len(summary.entries) else ", ".join(names)) + "."
+
+
+def _commands(entries: Sequence[Entry]) -> str:
+    lines = list(dict.fromkeys(command for entry in entries for command in entry.commands))
+    listing = "\n".join(line.replace("```", "") for line in lines)
+    return (
+        f"<details><summary>Every command that ran</summary>\n\n```sh\n{listing}\n```\n\n</details>"
+        if lines
+        else ""
+    )
+
+
+def _hashes(entries: Sequence[Entry]) -> str:
+    listing = "\n".join(f"{e.row.sha256}  {e.row.file}" for e in entries)
+    return f"<details><summary>SHA-256</summary>\n\n```\n{listing}\n```\n\n</details>"
+
+
+def _text(value: str) -> str:
+    escaped = html.escape(value, quote=False)
+    for sign in "\\`*_[]|":
+        escaped = escaped.replace(sign, "\\" + sign)
+    return " ".join(escaped.split())
+
+
+def _code(value: str) -> str:
+    return " ".join(value.replace("`", "'").replace("|", "¦").split())
+
+
+def with_error(value: float | None, error: float | None, digits: int) -> str:
+    """A value with its error, or a dash when it was not measured."""
+    if value is None:
+        return MISSING
+    return f"{value:.{digits}f}" if error is None else f"{value:.{digits}f} ± {error:.{digits}f}"
+
+
+def percent(value: float | None, error: float | None) -> str:
+    """A fraction as a percentage with its error."""
+    if value is None:
+        return MISSING
+    return f"{100 * value:.2f} %" if error is None else f"{100 * value:.2f} ± {100 * error:.2f} %"

@@ -1,0 +1,126 @@
+"""What both reports say, before it is laid out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ggufkit import __version__, compare
+from ggufkit.compare import Group, Sample
+from ggufkit.corpus import WIKITEXT2_TEST_SHA256
+from ggufkit.report import anchors, choose
+from ggufkit.report.anchors import Published
+from ggufkit.report.choose import Wish
+from ggufkit.report.commands import build_command
+from ggufkit.report.data import Entry, Extent
+from ggufkit.report.verdict import Verdict, verdicts
+
+
+@dataclass(frozen=True)
+class Summary:
+    """A report's content.
+
+    Args:
+        entries: all files, in the order of the table.
+        quality, speed: those of them that may be compared with each other.
+        apart: why others may not, by file name.
+        front: file names on the Pareto front.
+        answer: «which one should I take?».
+        facts: conditions of the measurements, as label and value.
+    """
+
+    name: str
+    entries: tuple[Entry, ...]
+    quality: tuple[Entry, ...]
+    speed: tuple[Entry, ...]
+    apart: dict[str, str]
+    front: frozenset[str]
+    verdicts: tuple[Verdict, ...]
+    answer: str
+    wish: Wish
+    known: Published | None
+    published: frozenset[str]
+    facts: tuple[tuple[str, str], ...]
+    command: str
+
+
+def summarize(entries: Sequence[Entry], wish: Wish) -> Summary:
+    """Everything that a report says of these files."""
+    samples = [Sample("", e) for e in entries]
+    quality = compare.groups(samples, compare.quality_facts)
+    speed = compare.groups(samples, compare.speed_facts)
+    together = _first(quality) or tuple(entries)
+    return Summary(
+        name=entries[0].row.name or "Results",
+        entries=tuple(entries),
+        quality=together,
+        speed=_first(speed),
+        apart=_apart(quality, "quality") | _apart(speed, "speed"),
+        front=frozenset(e.row.file for e in choose.pareto(together)),
+        verdicts=verdicts([e.row for e in together]),
+        answer=choose.answer(together, wish),
+        wish=wish,
+        known=anchors.find(entries),
+        published=frozenset(e.row.file for e in entries if anchors.comparable(e)),
+        facts=tuple(_facts(entries, together, _first(speed))),
+        command=_command(entries),
+    )
+
+
+def _first(groups: Sequence[Group]) -> tuple[Entry, ...]:
+    return tuple(s.entry for s in groups[0].samples) if groups else ()
+
+
+def _apart(groups: Sequence[Group], what: str) -> dict[str, str]:
+    return {
+        s.entry.row.file: f"{what} measured with {', '.join(group.reasons)}"
+        for group in groups[1:]
+        for s in group.samples
+    }
+
+
+def _facts(entries: Sequence[Entry], quality: Sequence[Entry], speed: Sequence[Entry]) -> list[tuple[str, str]]:
+    facts = []
+    measured = next((e for e in quality if e.quality is not None), None)
+    if measured is not None and measured.quality is not None:
+        q = measured.quality
+        facts += [("Text", _text(measured)), ("Evaluated", _evaluated(measured))]
+        facts += [("Quality on", f"{q.device} ({q.backend})")]
+    base = next((e for e in entries if e.is_base), None)
+    if base is not None:
+        facts.append(("Compared with", f"{base.row.file}, sha256 {str(base.row.sha256)[:16]}…"))
+    if speed and speed[0].speed is not None:
+        s = speed[0].speed
+        facts.append(("Speed on", f"{s.machine}; {s.device}; {s.backend}, {s.threads} threads"))
+    commits = sorted({e.row.llama_cpp_commit for e in entries if e.row.llama_cpp_commit})
+    return [*facts, ("llama.cpp", ", ".join(commits) or "–"), ("ggufkit", __version__)]
+
+
+def _text(entry: Entry) -> str:
+    digest = entry.extent.corpus_sha256
+    name = "WikiText-2 raw, test split, " if digest == WIKITEXT2_TEST_SHA256 else ""
+    return f"{name}sha256 {str(digest)[:16]}…"
+
+
+def _evaluated(entry: Entry) -> str:
+    row, extent = entry.row, entry.extent
+    if extent.whole:
+        part = "all of the text"
+    elif extent.precision is not None:
+        part = f"spread over the text, for a precision of {extent.precision:.3g} of mean KL divergence"
+    else:
+        part = "the first of the text"
+    return f"{row.n_chunks} chunks of {row.n_ctx} tokens, {part}"
+
+
+def _command(entries: Sequence[Entry]) -> str:
+    source = next((e.source for e in entries if e.source), entries[0].row.name)
+    types = dict.fromkeys(e.row.type for e in entries)
+    kinds = dict.fromkeys(e.row.variant for e in entries)
+    measured = next((e for e in entries if e.quality is not None), None)
+    extent = measured.extent if measured is not None else Extent()
+    n_ctx = measured.row.n_ctx if measured is not None else None
+    kld = any(e.row.kld_mean is not None for e in entries)
+    return build_command(
+        source, list(types), list(kinds), n_ctx, extent.n_chunks, extent.precision, kld or len(entries) == 1
+    )

@@ -1,0 +1,211 @@
+"""One step: is its result fresh, and why not; run it; publish the result atomically."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from ggufkit.errors import BusyError, InputError, ResourceError
+from ggufkit.hashing import remember, sha256_file
+from ggufkit.manifest import SCHEMA, read_manifest, write_manifest
+from ggufkit.process import ToolOutput
+from ggufkit.progress import Reporter
+from ggufkit.records import Json, Manifest
+
+PARTIAL = ".partial"
+PRIVATE = ".ggufkit"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """All that decides a step's result: equal recipes give equal results.
+
+    Args:
+        step, version: the step's name, and a number that grows when its way of working changes.
+        inputs: SHA-256 by role ("base", "corpus", "imatrix").
+        params: parameters that change the result; threads do not change a quantization.
+        toolchain: identity of the tools used, None if none is.
+    """
+
+    step: str
+    version: int
+    inputs: Mapping[str, str] = field(default_factory=dict)
+    params: Mapping[str, Json] = field(default_factory=dict)
+    toolchain: str | None = None
+
+
+@dataclass(frozen=True)
+class Made:
+    """What making an artefact left behind besides the file: the tools that ran, and facts worth keeping."""
+
+    runs: Sequence[ToolOutput] = ()
+    notes: Mapping[str, Json] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Result:
+    """A published artefact. `fresh` is true when it was there already; `reason` says why it was (not) made."""
+
+    path: Path
+    manifest: Manifest
+    fresh: bool
+    reason: str
+
+    @property
+    def sha256(self) -> str:
+        """The artefact's hash, as its manifest holds it."""
+        return str(self.manifest.output["sha256"])
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """An output directory: final files in the open, the rest in a private corner."""
+
+    root: Path
+
+    @property
+    def private(self) -> Path:
+        """Lock, measurements and scratch."""
+        return self.root / PRIVATE
+
+    @property
+    def scratch(self) -> Path:
+        """Files that only a running command needs."""
+        return self.private / "scratch"
+
+    @property
+    def measurements(self) -> Path:
+        """One file per GGUF and kind of measurement."""
+        return self.private / "measurements"
+
+    def log(self, name: str) -> Path:
+        """Where the whole output of a tool goes."""
+        return self.root / "logs" / f"{name}.log"
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the directory; one command at a time works in it. Leftovers of killed commands are removed.
+
+        Raises:
+            InputError: the directory cannot be written.
+            BusyError: another command is at work in it.
+        """
+        try:
+            self.private.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(self.private / "lock", timeout=0)
+            lock.acquire()
+        except Timeout:
+            hint = "Wait until it ends, or choose another --out."
+            raise BusyError(f"Another ggufkit is working in {self.root}.", hint=hint) from None
+        except OSError as error:
+            hint = "Choose a directory that you can write with --out."
+            raise InputError(f"{self.root} cannot be written: {error.strerror}.", hint=hint) from None
+        try:
+            self._sweep()
+            yield
+        finally:
+            lock.release()
+
+    def _sweep(self) -> None:
+        for leftover in [*self.root.glob(f"*{PARTIAL}"), *self.measurements.glob(f"*{PARTIAL}")]:
+            leftover.unlink(missing_ok=True)
+        for leftover in self.scratch.glob("*"):
+            leftover.unlink(missing_ok=True)
+
+
+def staleness(recipe: Recipe, output: Path) -> str | None:
+    """Why `output` must be made (again) for `recipe`, or None if it is fresh."""
+    if not output.is_file():
+        return "there is no result yet"
+    made = read_manifest(output)
+    if made is None:
+        return "its manifest is missing or unreadable"
+    if (made.step, made.step_version) != (recipe.step, recipe.version):
+        return (
+            f"it was made by {made.step} version {made.step_version}, now {recipe.step} version {recipe.version}"
+        )
+    if made.toolchain != recipe.toolchain:
+        return f"it was made with llama.cpp {made.toolchain}, now {recipe.toolchain}"
+    return (
+        _difference("input", made.inputs, recipe.inputs, "changed")
+        or _difference("parameter", made.params, recipe.params)
+        or _damage(output, made)
+    )
+
+
+def _difference(kind: str, before: Mapping[str, Json], now: Mapping[str, Json], verb: str = "") -> str | None:
+    for key in sorted({*before, *now}):
+        if before.get(key) != now.get(key):
+            return f"{kind} {key} {verb}" if verb else f"{kind} {key} was {before.get(key)}, now {now.get(key)}"
+    return None
+
+
+def _damage(output: Path, made: Manifest) -> str | None:
+    if output.stat().st_size != made.output.get("size_bytes") or sha256_file(output) != made.output.get("sha256"):
+        return "the file was changed since it was made"
+    return None
+
+
+def ensure(
+    recipe: Recipe,
+    output: Path,
+    make: Callable[[Path], Made],
+    *,
+    force: bool = False,
+    explain: Reporter | None = None,
+) -> Result:
+    """Return the artefact `output` for `recipe`, made now unless it is there already.
+
+    Args:
+        make: writes the artefact to the partial path that it is given, checks it, and raises if it is not right.
+        force: make it even if it is fresh.
+        explain: where to say why the step runs or is skipped.
+
+    Raises:
+        ResourceError: the disk is full.
+    """
+    stale = staleness(recipe, output)
+    reason = stale or ("asked for by --force" if force else "nothing changed")
+    if explain is not None:
+        explain.info(f"{output.name}: {'made' if stale or force else 'skipped'}, {reason}")
+    if stale is None and not force:
+        made = read_manifest(output)
+        if made is not None:
+            return Result(output, made, True, reason)
+    return Result(output, _make(recipe, output, make), False, reason)
+
+
+def _make(recipe: Recipe, output: Path, make: Callable[[Path], Made]) -> Manifest:
+    partial = output.with_name(output.name + PARTIAL)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    started, clock = datetime.now(timezone.utc), time.monotonic()
+    try:
+        made = make(partial)
+        digest, size = sha256_file(partial), partial.stat().st_size
+        _publish(partial, output)
+    except OSError as error:
+        raise ResourceError(f"{output} could not be written: {error}.", hint="Is the disk full?") from error
+    finally:
+        partial.unlink(missing_ok=True)
+    remember(output, digest)
+    manifest = Manifest(
+        SCHEMA, recipe.step, recipe.version, dict(recipe.inputs), dict(recipe.params), recipe.toolchain,
+        [list(run.argv) for run in made.runs], {"sha256": digest, "size_bytes": size},
+        started.isoformat(timespec="seconds"), round(time.monotonic() - clock, 3), dict(made.notes),
+    )  # fmt: skip
+    write_manifest(output, manifest)
+    return manifest
+
+
+def _publish(partial: Path, output: Path) -> None:
+    """Give a finished file its final name, after its bytes have reached the disk."""
+    with partial.open("rb") as file:
+        os.fsync(file.fileno())
+    os.replace(partial, output)  # noqa: PTH105 - atomic on every platform

@@ -1,0 +1,1 @@
+"""One process's output into others at once: named pipes, linked processes, and who gets which processors."""

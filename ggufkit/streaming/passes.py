@@ -1,0 +1,192 @@
+"""Base pass and comparison passes of llama-perplexity: one after the other through a file, or at once by pipes."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ggufkit import machine, process
+from ggufkit.corpus import Corpus
+from ggufkit.errors import ToolError, ToolOutputError
+from ggufkit.llama import argv, kld, logs
+from ggufkit.llama.argv import Compute, Evaluation
+from ggufkit.llama.kld import Divergence
+from ggufkit.llama.logs import Estimate
+from ggufkit.perplexity import EvalOptions, Share, one_processor, refuse_short, run_tool
+from ggufkit.process import ToolOutput
+from ggufkit.records import GgufFile
+from ggufkit.session import Session
+from ggufkit.streaming import cpus, pipes
+from ggufkit.streaming.group import Task, run_together
+
+
+@dataclass(frozen=True)
+class BasePass:
+    """A finished pass of the base."""
+
+    run: ToolOutput
+    estimate: Estimate
+
+
+@dataclass(frozen=True)
+class FilePass:
+    """A finished comparison of a file with the base."""
+
+    run: ToolOutput
+    result: Divergence
+
+
+OnFile = Callable[[GgufFile, FilePass], object]
+OnBase = Callable[[BasePass], object]
+
+
+def by_file(
+    base: GgufFile,
+    files: Sequence[GgufFile],
+    corpus: Corpus,
+    options: EvalOptions,
+    session: Session,
+    on_file: OnFile,
+    on_base: OnBase,
+    *,
+    calm: bool = False,
+) -> list[GgufFile]:
+    """Write the base's logits to a file, then compare each file with it; the file is gone afterwards.
+
+    Args:
+        calm: run on one processor, where the tool loses no output.
+
+    Returns:
+        The files whose statistics the tool lost: their pass must be repeated.
+    """
+    logits = session.workspace.scratch / "base.logits"
+    logits.parent.mkdir(parents=True, exist_ok=True)
+    whole = one_processor() if calm else Share(session.threads)
+    try:
+        run = _run_base(base, logits, corpus, options, session, whole, None)
+        process.require_success(run, f"evaluating the base {base.path.name}")
+        _take_base(run, corpus, on_base)
+        lost = []
+        for file in files:
+            run = _run_file(file, logits, options, session, whole, None)
+            process.require_success(run, f"comparing {file.path.name} with {base.path.name}")
+            lost += _take(file, run, on_file)
+        return lost
+    finally:
+        logits.unlink(missing_ok=True)
+
+
+def by_pipes(
+    base: GgufFile,
+    files: Sequence[GgufFile],
+    corpus: Corpus,
+    options: EvalOptions,
+    session: Session,
+    on_file: OnFile,
+    on_base: OnBase,
+    *,
+    calm: bool = False,
+) -> list[GgufFile]:
+    """Evaluate the base and compare all files with it at once, through named pipes.
+
+    Args:
+        calm: run each process on one processor, where the tool loses no output.
+
+    Returns:
+        The files whose statistics the tool lost.
+    """
+    shares = [one_processor(i) for i in range(len(files) + 1)] if calm else _shares(session, len(files) + 1)
+    with pipes.named_pipes(session.workspace.scratch, len(files) + 1) as (source, *sinks):
+        tasks = [
+            Task(
+                f"evaluating the base {base.path.name}",
+                lambda cancel: _run_base(base, source, corpus, options, session, shares[0], cancel),
+            ),
+            *(
+                _comparison(file, sink, base, options, session, share)
+                for file, sink, share in zip(files, sinks, shares[1:], strict=True)
+            ),
+        ]
+        run, *runs = _together(tasks, lambda cancel: pipes.pump(source, sinks, cancel), corpus)
+    _take_base(run, corpus, on_base)
+    return [lost for file, run in zip(files, runs, strict=True) for lost in _take(file, run, on_file)]
+
+
+def _comparison(
+    file: GgufFile, sink: Path, base: GgufFile, options: EvalOptions, session: Session, share: Share
+) -> Task:
+    doing = f"comparing {file.path.name} with {base.path.name}"
+    return Task(doing, lambda cancel: _run_file(file, sink, options, session, share, cancel))
+
+
+def _together(tasks: Sequence[Task], carry: Callable[[threading.Event], None], corpus: Corpus) -> list[ToolOutput]:
+    try:
+        return run_together(tasks, carry)
+    except ToolError as error:
+        if error.log is not None and error.log.is_file():
+            text = error.log.read_text(encoding="utf-8", errors="replace")
+            refuse_short(ToolOutput((), 0, text, "", 0.0, error.log), corpus)
+        raise
+
+
+def _shares(session: Session, n_processes: int) -> list[Share]:
+    """On a CPU each process gets processors of its own; beside a GPU they are idle most of the time."""
+    if session.tools.backend != "cpu":
+        return [Share(max(1, session.threads // n_processes))] * n_processes
+    parts = cpus.share(machine.usable_cpus(), n_processes)
+    return [Share(cpus.threads(part, session.threads, n_processes), part or None) for part in parts]
+
+
+def _run_base(
+    base: GgufFile,
+    logits: Path,
+    corpus: Corpus,
+    options: EvalOptions,
+    session: Session,
+    share: Share,
+    cancel: threading.Event | None,
+) -> ToolOutput:
+    compute = Compute(session.tools.backend, options.ngl, share.threads)
+    evaluation = Evaluation(corpus.path, options.n_ctx, options.n_chunks)
+    command = argv.base_logits(session.tools, base.path, logits, evaluation, compute)
+    title, log = f"Base pass of {base.path.name}", f"perplexity-{base.path.stem}"
+    return run_tool(command, title, log, session, cancel=cancel, cpus=share.cpus)
+
+
+def _run_file(
+    file: GgufFile,
+    logits: Path,
+    options: EvalOptions,
+    session: Session,
+    share: Share,
+    cancel: threading.Event | None,
+) -> ToolOutput:
+    compute = Compute(session.tools.backend, options.ngl, share.threads)
+    command = argv.divergence(session.tools, file.path, logits, options.n_ctx, compute)
+    title, log = f"KL divergence of {file.path.name}", f"divergence-{file.path.stem}"
+    return run_tool(command, title, log, session, cancel=cancel, cpus=share.cpus)
+
+
+def _take_base(run: ToolOutput, corpus: Corpus, on_base: OnBase) -> None:
+    """Hand over the base's estimate; one that was lost under load is measured again by whoever needs it."""
+    try:
+        estimate = logs.parse_perplexity(run)
+    except ToolOutputError:
+        refuse_short(run, corpus)
+        if not logs.lost_tail(run):
+            raise
+        return
+    on_base(BasePass(run, estimate))
+
+
+def _take(file: GgufFile, run: ToolOutput, on_file: OnFile) -> list[GgufFile]:
+    try:
+        result = kld.parse_divergence(run)
+    except ToolOutputError:
+        if kld.lost_statistics(run):
+            return [file]
+        raise
+    on_file(file, FilePass(run, result))
+    return []

@@ -1,0 +1,84 @@
+"""How base logits get from the base to the files that are compared with it: one plain rule."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+FILE, PIPE, FAN_OUT, FEWER = "file", "pipe", "fan-out", "fewer chunks"
+STRATEGIES = (FILE, PIPE, FAN_OUT)
+
+
+@dataclass(frozen=True)
+class Need:
+    """What an evaluation would take and what there is; all sizes in bytes.
+
+    Args:
+        fixed, per_chunk: the base logits are `fixed` + `per_chunk` for each chunk.
+        n_chunks: no more chunks than these.
+        scratch: the most disk that base logits may take: the limit, or what is free if that is less.
+        ram_base, ram_files: memory to evaluate the base, and each file.
+        pipes: whether named pipes can be made.
+    """
+
+    fixed: int
+    per_chunk: int
+    n_chunks: int
+    scratch: int
+    ram_base: int
+    ram_files: Sequence[int]
+    ram_free: int
+    pipes: bool
+
+    @property
+    def logits(self) -> int:
+        """Bytes of all base logits, at most."""
+        return self.fixed + self.n_chunks * self.per_chunk
+
+
+@dataclass(frozen=True)
+class Route:
+    """The strategy, how many files are compared at once, how many chunks at most, and why."""
+
+    strategy: str
+    at_once: int
+    n_chunks: int
+    why: str
+
+
+def choose(need: Need, wanted: str | None = None) -> Route:
+    """The strategy for an evaluation, or `wanted` if that is given.
+
+    A file when it fits the scratch limit: every process then has the whole machine. Else named pipes: the base
+    is evaluated once for as many files as memory holds beside it. Without named pipes, as many chunks as fit.
+    """
+    at_once = _at_once(need)
+    fits = need.logits <= need.scratch
+    size = f"{_size(need.logits)} of base logits at most"
+    if wanted == FILE or (wanted is None and fits):
+        return Route(FILE, 1, need.n_chunks, f"{size}, which fits the scratch limit")
+    if wanted == PIPE:
+        return Route(PIPE, 1, need.n_chunks, "as asked for")
+    if need.pipes and at_once > 1:
+        why = f"{size} exceed the scratch limit; memory holds {at_once} files beside the base"
+        return Route(FAN_OUT, at_once, need.n_chunks, "as asked for" if wanted else why)
+    if need.pipes:
+        why = f"{size} exceed the scratch limit; one file is evaluated beside the base"
+        return Route(PIPE, 1, need.n_chunks, why)
+    fitting = max(0, (need.scratch - need.fixed) // need.per_chunk)
+    return Route(FEWER, 1, fitting, f"{size} exceed the scratch limit, and there are no named pipes here")
+
+
+def _at_once(need: Need) -> int:
+    """How many files fit in memory beside the base, at least one; the largest are counted first."""
+    left, count = need.ram_free - need.ram_base, 0
+    for ram in sorted(need.ram_files, reverse=True):
+        left -= ram
+        if left < 0:
+            break
+        count += 1
+    return max(1, count)
+
+
+def _size(n_bytes: int) -> str:
+    return f"{n_bytes / 1e9:.1f} GB" if n_bytes >= 1e9 else f"{n_bytes / 1e6:.0f} MB"

@@ -1,0 +1,46 @@
+"""Fixtures: a quiet environment, small checkpoints, and the real toolchain where a test asks for it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from ggufkit.errors import ToolchainError
+from ggufkit.llama import toolchain
+from ggufkit.records import Toolchain
+from ggufkit.session import Session
+from ggufkit.steps import Workspace
+from tests import tiny
+
+
+@pytest.fixture
+def private_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cache of the test's own, so that it leaves nothing in the user's."""
+    cache = tmp_path / "cache"
+    monkeypatch.setenv("GGUFKIT_CACHE", str(cache))
+    return cache
+
+
+@pytest.fixture(scope="session")
+def tools() -> Toolchain:
+    """The real CPU toolchain: built on first use, then from the cache."""
+    try:
+        return toolchain.find("cpu")
+    except ToolchainError as error:
+        pytest.skip(f"no llama.cpp toolchain: {error.message}")
+
+
+@pytest.fixture
+def session(tools: Toolchain, tmp_path: Path) -> Iterator[Session]:
+    """A session that works in a directory of its own."""
+    work = Session(tools, Workspace(tmp_path / "work"), threads=2)
+    with work.workspace.locked():
+        yield work
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Path:
+    """A tiny random Llama checkpoint that llama.cpp converts."""
+    return tiny.write_llama(tmp_path / "tiny-llama")

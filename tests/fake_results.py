@@ -1,0 +1,134 @@
+"""A result directory as a build leaves it, made in milliseconds: real tiny GGUF files, invented measurements."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import gguf
+import numpy as np
+
+from ggufkit.manifest import SCHEMA, write_manifest
+from ggufkit.measurements import Value, measured, save
+from ggufkit.records import Conditions, Json, Manifest
+from ggufkit.steps import Workspace
+
+CONDITIONS = Conditions(
+    backend="cpu", device="Test CPU", ngl=0, threads=2, machine="Test CPU, 2 cores, Linux",
+    llama_cpp_commit="0c1e57098bba", corpus_sha256="ab" * 32, n_ctx=512, n_chunks=60,
+)  # fmt: skip
+_KINDS = {"Q8_0": (34, 32), "Q5_0": (22, 32), "Q4_0": (18, 32)}
+
+
+@dataclass(frozen=True)
+class Fake:
+    """One file: its loss in nats (None for the base), its error, and tokens/s of generation (None: not timed)."""
+
+    variant: str
+    type: str
+    kld: float | None
+    stderr: float = 0.0002
+    tg: float | None = 50.0
+    ppl: float = 30.6
+    n_chunks: int = 60
+    machine: str = CONDITIONS.machine
+
+
+FAKES = (
+    Fake("plain", "F16", None, tg=23.0),
+    Fake("plain", "Q8_0", 0.000418, 0.000005, 37.5),
+    Fake("plain", "Q5_0", 0.006134, 0.00008, 41.0),
+    Fake("plain", "Q4_0", 0.031426, 0.0004, 45.5),
+    Fake("imatrix", "Q5_0", 0.005786, 0.00008, 41.2),
+    Fake("imatrix", "Q4_0", 0.027633, 0.0003, 45.1),
+    Fake("awq", "Q4_0", 0.0317, 0.0004, 44.9),
+    Fake("gptq", "Q4_0", 0.0190, 0.0003, 45.3),
+)
+
+
+def write_results(root: Path, fakes: Sequence[Fake] = FAKES, name: str = "tiny") -> Path:
+    """Write the directory and return it."""
+    workspace = Workspace(root)
+    workspace.measurements.mkdir(parents=True)
+    base = ""
+    for fake in fakes:
+        infix = "" if fake.variant == "plain" else fake.variant.replace("+", "-") + "-"
+        path = root / f"{name}-{infix}{fake.type}.gguf"
+        _write_gguf(path, fake.type)
+        digest = hashlib.sha256(f"{path.name}".encode()).hexdigest()
+        base = base or digest
+        notes: dict[str, Json] = {"name": name, "variant": fake.variant, "type": fake.type, "n_fallback": 0}
+        argv = ["/somewhere/bin/llama-quantize", str(root / f"{name}-F16.gguf"), f"{path}.partial", fake.type, "2"]
+        _note(path, "quantize", notes, argv, digest, {})
+        _measure(workspace, path, fake, digest, base)
+    return root
+
+
+def _note(
+    path: Path, step: str, notes: dict[str, Json], argv: list[str], digest: str, params: dict[str, Json]
+) -> None:
+    output: dict[str, Json] = {"sha256": digest, "size_bytes": path.stat().st_size}
+    started = "2026-01-01T00:00:00+00:00"
+    write_manifest(
+        path,
+        Manifest(
+            SCHEMA,
+            step,
+            1,
+            {"corpus": str(CONDITIONS.corpus_sha256)},
+            params,
+            "0c1e570",
+            [argv],
+            output,
+            started,
+            1.0,
+            notes,
+        ),
+    )
+
+
+def _write_gguf(path: Path, kind: str) -> None:
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_block_count(2)
+    writer.add_embedding_length(256)
+    writer.add_feed_forward_length(512)
+    writer.add_head_count(4)
+    writer.add_head_count_kv(2)
+    writer.add_tensor("output_norm.weight", np.ones(256, np.float32))
+    writer.add_tensor("token_embd.weight", np.zeros((512, 256), np.float16))
+    for i in range(2):
+        if kind in _KINDS:
+            n_bytes, block = _KINDS[kind]
+            data = np.zeros((512, 256 // block * n_bytes), np.uint8)
+            writer.add_tensor(f"blk.{i}.ffn_up.weight", data, raw_dtype=gguf.GGMLQuantizationType[kind])
+        else:
+            writer.add_tensor(f"blk.{i}.ffn_up.weight", np.zeros((512, 256), np.float16))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+def _measure(workspace: Workspace, path: Path, fake: Fake, digest: str, base: str) -> None:
+    where = replace(CONDITIONS, n_chunks=fake.n_chunks, machine=fake.machine, base_sha256=base)
+    values: dict[str, Value] = {"ppl": (fake.ppl, 0.6), "eval_tps": (900.0, None)}
+    kind = "perplexity"
+    if fake.kld is not None:
+        kind = "divergence"
+        values |= {
+            "ppl_base": (30.6, None), "ln_ppl_ratio": (fake.kld / 2, 0.002), "kld_mean": (fake.kld, fake.stderr),
+            "same_top_p": (1 - fake.kld**0.6, 0.002), "rms_dp": (fake.kld, 0.001),
+            "kld_p10": (fake.kld / 9, None), "kld_median": (fake.kld * 0.7, None), "kld_p90": (fake.kld * 2.1, None),
+            "kld_p95": (fake.kld * 2.9, None), "kld_p99": (fake.kld * 5.4, None),
+            "kld_p999": (fake.kld * 12, None), "kld_max": (fake.kld * 25, None),
+        }  # fmt: skip
+    file = workspace.measurements / f"{path.stem}.{kind}.json"
+    save(file, measured(digest, values, where))
+    _note(file, kind, {}, ["/x/llama-perplexity", "-m", str(path)], "0" * 64, {"n_chunks": fake.n_chunks})
+    if fake.tg is not None:
+        file = workspace.measurements / f"{path.stem}.bench.json"
+        speeds: dict[str, Value] = {"pp_tps": (fake.tg * 9, 4.0), "tg_tps": (fake.tg, 0.4)}
+        save(file, measured(digest, speeds, where))
+        _note(file, "bench", {}, ["/x/llama-bench", "-m", str(path)], "0" * 64, {})

@@ -1,0 +1,360 @@
+"""AWQ on real models, with the real quantizers: proved equal, resumable, and better where it should be."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from gguf.constants import GGMLQuantizationType
+from gguf.quants import dequantize as gguf_dequantize
+from numpy.typing import NDArray
+
+from ggufkit import process
+from ggufkit.awq import autoawq
+from ggufkit.awq.apply import plan_folds, publishing, write_checkpoint
+from ggufkit.awq.archs import folds_of
+from ggufkit.awq.autoawq import scale_with_autoawq
+from ggufkit.awq.compat import AutoAwqObjective
+from ggufkit.awq.engine import AwqOptions, Scaled, scale_checkpoint
+from ggufkit.awq.native import search_scales
+from ggufkit.awq.proof import prove, rewritten_layers
+from ggufkit.awq.search import Goal, Types
+from ggufkit.calibration import Calibration, draw, load_tokenizer, read_texts
+from ggufkit.checkpoint import open_checkpoint
+from ggufkit.convert import ConvertOptions, convert
+from ggufkit.errors import Interrupted, TokenizerError, ToolError, UnsupportedArchitecture
+from ggufkit.layers import StreamedModel
+from ggufkit.llama import argv, logs
+from ggufkit.llama.argv import Compute, Evaluation
+from ggufkit.llama.gguf import read_header
+from ggufkit.llama.libggml import LibGgml
+from ggufkit.process import ToolOutput
+from ggufkit.progress import SilentReporter
+from ggufkit.records import Toolchain
+from ggufkit.session import Session
+from tests import tiny
+from tests.shared import CALIBRATION, LLAMA, QWEN2, WIKI_TEST, needs_shared
+
+QUIET = SilentReporter()
+MIB = 1 << 20
+
+
+def calibrate(model: Path, samples: int, length: int = 512, held_out: int = 2) -> Calibration:
+    """A few samples of the shared calibration text."""
+    texts = read_texts(CALIBRATION)
+    return draw(texts, load_tokenizer(model), samples=samples, length=length, held_out=held_out)
+
+
+def raw(command: list[str]) -> ToolOutput:
+    """Run a raw tool to a good end."""
+    output = process.run(command)
+    assert output.returncode == 0, output.text[-2000:]
+    return output
+
+
+def types_of(base: Path, kind: str, tools: Toolchain) -> Types:
+    """What llama-quantize will make of each tensor."""
+    plan = logs.parse_quantize(raw(argv.quantize_plan(tools, base, kind)))
+    return {t.name: t.after for t in plan.tensors}
+
+
+def to_gguf(checkpoint: Path, session: Session) -> Path:
+    """The F16 GGUF of a checkpoint."""
+    output = session.workspace.root / f"{checkpoint.name}-F16.gguf"
+    convert(open_checkpoint(checkpoint, name="model"), output, ConvertOptions(), session)
+    return output
+
+
+def imatrix_of(gguf: Path, chunks: int, tools: Toolchain) -> Path:
+    """The importance matrix of a GGUF on the shared calibration text."""
+    made = gguf.with_suffix(".imatrix")
+    raw(argv.imatrix(tools, gguf, made, Evaluation(CALIBRATION, 512, chunks), Compute("cpu", None, 2)))
+    return made
+
+
+def quantized(gguf: Path, kind: str, tools: Toolchain, imatrix: Path | None = None) -> Path:
+    """A GGUF quantized to a type."""
+    made = gguf.with_name(f"{gguf.stem}-{'imatrix-' if imatrix else ''}{kind}.gguf")
+    raw(argv.quantize(tools, gguf, made, kind, 2, imatrix=imatrix))
+    return made
+
+
+def kld_of(gguf: Path, logits: Path, tools: Toolchain) -> tuple[float, float]:
+    """Mean KL divergence of a GGUF from base logits, and its standard error."""
+    for _ in range(3):  # the tool's last lines get lost at times
+        text = logs.plain(raw(argv.divergence(tools, gguf, logits, 512, Compute("cpu", None, 2))).text)
+        found = re.search(r"Mean\s+KLD:\s+([\d.]+) ±\s+([\d.]+)", text)
+        if found:
+            return float(found[1]), float(found[2])
+    raise AssertionError(text[-2000:])
+
+
+def scale(
+    source: Path, goals: list[Goal], calibration: Calibration, tools: Toolchain, work: Path, **options: object
+) -> list[Scaled]:
+    """Scale a checkpoint for some goals."""
+    return scale_checkpoint(
+        source,
+        [(goal, work / f"scaled-{goal.name}") for goal in goals],
+        calibration,
+        AwqOptions(**options),  # type: ignore[arg-type]
+        library=tools.dir,
+        state=work / "state",
+        log=work / "autoawq.log",
+        reporter=QUIET,
+    )
+
+
+def test_the_library_quantizes_as_the_tool_does(checkpoint: Path, session: Session) -> None:
+    tools = session.tools
+    base = to_gguf(checkpoint, session)
+    text = tiny.text_file(base.with_name("text.txt"))
+    imatrix = base.with_name("imatrix.gguf")
+    raw(argv.imatrix(tools, base, imatrix, Evaluation(text, 64, 4), Compute("cpu", None, 2)))
+    for kind in ("Q4_0", "Q5_1", "Q2_K", "Q3_K_M", "Q4_K_M", "IQ4_NL", "IQ4_XS"):
+        compare_blocks(base, quantized(base, kind, tools), None, tools)
+        compare_blocks(base, quantized(base, kind, tools, imatrix), imatrix, tools)
+
+
+def compare_blocks(base: Path, made: Path, imatrix: Path | None, tools: Toolchain) -> None:
+    """Require that the library gives the bytes of a file that llama-quantize made."""
+    lib, compared = LibGgml(tools.dir), 0
+    before = read_header(base).by_name
+    for tensor in read_header(made).tensors:
+        if tensor.name.startswith("blk.") and tensor.name.endswith(("_q.weight", "_down.weight", "_v.weight")):
+            stored = before[tensor.name]
+            n = stored.shape[0]
+            weights = np.fromfile(base, np.float16, stored.n_elements, offset=stored.offset)
+            rows = weights.reshape(-1, n).astype(np.float32)
+            importance = importance_in(imatrix, tensor.name) if imatrix else None
+            blocks = lib.quantize(rows, tensor.type, importance)
+            wanted = np.fromfile(made, np.uint8, tensor.n_bytes, offset=tensor.offset)
+            assert np.array_equal(blocks.reshape(-1), wanted), (made.name, tensor.name)
+            assert np.array_equal(lib.rounded(rows, tensor.type, importance), dequantize(blocks, tensor.type))
+            compared += 1
+    assert compared == 6
+
+
+def dequantize(blocks: NDArray[np.uint8], kind: str) -> NDArray[np.float32]:
+    """Blocks as the `gguf` package reads them."""
+    read: NDArray[np.float32] = gguf_dequantize(blocks, GGMLQuantizationType[kind])
+    return read
+
+
+def importance_in(imatrix: Path, name: str) -> NDArray[np.float32]:
+    """E[x²] of a tensor's input, as an importance matrix holds it."""
+    header = read_header(imatrix)
+    sums, counts = (header.by_name[f"{name}.{part}"] for part in ("in_sum2", "counts"))
+    values = np.fromfile(imatrix, np.float32, sums.n_elements, offset=sums.offset)
+    count = np.fromfile(imatrix, np.float32, 1, offset=counts.offset)
+    return np.asarray(values / count, np.float32)
+
+
+def plant_outliers(source: Path, out: Path) -> None:
+    """The same function with outlier channels: a few of each fold carry 40 times more, their weights 40 times less."""
+    model = StreamedModel(source, "cpu")
+    generator = torch.Generator().manual_seed(3)
+    scales = {}
+    for index in range(model.n_layers):
+        for fold in folds_of(model.architecture):
+            name = model.prefix(index) + fold.source
+            planted = torch.ones(model.shards.info(f"{name}.weight").shape[0])
+            planted[torch.randperm(len(planted), generator=generator)[: len(planted) // 32]] = 1 / 40
+            scales[name] = planted
+    with publishing(source, out) as unfinished:
+        rewrites = plan_folds(model, scales, torch.float32)
+        write_checkpoint(source, unfinished, rewrites, QUIET, dtype=torch.float32)
+
+
+@needs_shared
+def test_planted_outliers_are_undone(session: Session) -> None:
+    tools, work = session.tools, session.workspace.root
+    planted = work / "planted"
+    plant_outliers(LLAMA, planted)
+    base = to_gguf(planted, session)
+    logits = work / "logits.bin"
+    raw(argv.base_logits(tools, base, logits, Evaluation(WIKI_TEST, 512, 6), Compute("cpu", None, 2)))
+    types = types_of(base, "Q4_K_M", tools)
+    goals = [Goal("awq", (types,)), Goal("both", (types,), importance=True)]
+    awq, both = scale(planted, goals, calibrate(planted, 16), tools, work, threads=2)
+    assert awq.proof.written.max_delta == awq.proof.folded.max_delta
+
+    kld = {"plain": kld_of(quantized(base, "Q4_K_M", tools), logits, tools)}
+    kld["awq"] = kld_of(quantized(to_gguf(awq.path, session), "Q4_K_M", tools), logits, tools)
+    kld["imatrix"] = kld_of(quantized(base, "Q4_K_M", tools, imatrix_of(base, 16, tools)), logits, tools)
+    scaled = to_gguf(both.path, session)
+    kld["both"] = kld_of(quantized(scaled, "Q4_K_M", tools, imatrix_of(scaled, 16, tools)), logits, tools)
+    print(kld)
+    assert kld["plain"][0] > 5 * kld["awq"][0]
+    assert kld["both"][0] <= kld["imatrix"][0] + kld["imatrix"][1]
+
+
+_CHILD = """
+import json, resource, sys
+from pathlib import Path
+from ggufkit.awq.engine import AwqOptions, scale_checkpoint
+from ggufkit.awq.search import Goal
+from ggufkit.calibration import draw, load_tokenizer, read_texts
+from ggufkit.progress import SilentReporter
+
+source, text, out, types, library, samples = sys.argv[1:]
+source, out = Path(source), Path(out)
+calibration = draw(read_texts(Path(text)), load_tokenizer(source), samples=int(samples), length=512, held_out=2)
+goal = Goal("awq", (json.loads(types),), importance=True)
+scaled = scale_checkpoint(
+    source, [(goal, out / "scaled")], calibration, AwqOptions(device="cpu"), library=Path(library),
+    state=out / "state", log=out / "log", reporter=SilentReporter(),
+)
+peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+print(json.dumps({"peak": peak * (1 if sys.platform == "darwin" else 1024), "ratio": scaled[0].searched.mean_gain}))
+"""
+
+
+def child(source: Path, types: Types, tools: Toolchain, out: Path, samples: int) -> list[str]:
+    """The command of a process that scales a checkpoint."""
+    arguments = [source, CALIBRATION, out, json.dumps(types), tools.dir, samples]
+    return [sys.executable, "-c", _CHILD, *map(str, arguments)]
+
+
+@needs_shared
+@pytest.mark.parametrize("model", [LLAMA, QWEN2], ids=lambda m: m.name)
+def test_memory_is_one_layer_and_the_embeddings(model: Path, session: Session) -> None:
+    base = to_gguf(model, session)
+    types = types_of(base, "Q4_K_M", session.tools)
+    run = raw(child(model, types, session.tools, session.workspace.root, 8))
+    stored = StreamedModel(model, "cpu").shards.tensors.values()
+    layer = 4 * sum(t.n_elements for t in stored if t.name.startswith("model.layers.0."))
+    embeddings = 4 * sum(t.n_elements for t in stored if t.name.startswith(("lm_head", "model.embed_tokens")))
+    made = json.loads(run.stdout)
+    assert made["peak"] <= layer + embeddings + 500 * MIB
+    assert made["ratio"] < 1
+
+
+@needs_shared
+def test_a_killed_run_goes_on_by_layer(session: Session) -> None:
+    base = to_gguf(LLAMA, session)
+    work = session.workspace.root
+    command = child(LLAMA, types_of(base, "Q8_0", session.tools), session.tools, work, 4)
+    stop, first = threading.Event(), work / "state" / "layer-0.safetensors"
+
+    def wait_for_a_layer() -> None:
+        while not first.exists():
+            threading.Event().wait(0.02)
+        stop.set()
+
+    threading.Thread(target=wait_for_a_layer, daemon=True).start()
+    with pytest.raises(Interrupted):
+        process.run(command, cancel=stop)
+    done = {f.name: f.stat().st_mtime_ns for f in first.parent.glob("layer-*.safetensors")}
+    kept = {}
+    finished = threading.Event()
+
+    def watch() -> None:
+        while not finished.is_set():
+            for name in done:
+                if (first.parent / name).exists():
+                    kept[name] = (first.parent / name).stat().st_mtime_ns
+            threading.Event().wait(0.02)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    raw(command)
+    finished.set()
+    watcher.join()
+    assert kept == done
+    assert not (work / "state").exists()
+    assert StreamedModel(work / "scaled", "cpu").n_layers == 6
+
+
+def test_another_models_tokenizer_is_refused(tmp_path: Path, tools: Toolchain) -> None:
+    source = tiny.write_llama(tmp_path / "tiny", width=64)
+    calibration = draw(tiny.TEXT, load_tokenizer(source), samples=4, length=24, held_out=1)
+    tiny.train_tokenizer(vocab_size=300).save(str(source / "tokenizer.json"))
+    calibration.samples[0, 0] = 100_000
+    with pytest.raises(TokenizerError):
+        scale(source, [Goal("awq", ({},))], calibration, tools, tmp_path)
+    assert not (tmp_path / "scaled-awq").exists()
+
+
+def test_float_types_leave_every_weight_as_it_is(tmp_path: Path, tools: Toolchain) -> None:
+    source = tiny.write_llama(tmp_path / "tiny", width=64)
+    calibration = draw(tiny.TEXT, load_tokenizer(source), samples=4, length=24, held_out=1)
+    (made,) = scale(source, [Goal("awq", ({},))], calibration, tools, tmp_path)
+    assert (made.path / "model.safetensors").stat().st_size > 0
+    before, after = (StreamedModel(p, "cpu").shards for p in (source, made.path))
+    assert all(torch.equal(before.read(n), after.read(n)) for n in before.tensors)
+    assert made.proof.written.max_delta == 0
+
+
+@pytest.fixture(scope="session")
+def autoawq_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """AutoAWQ's environment, made on first use."""
+    try:
+        return autoawq.environment(tmp_path_factory.mktemp("autoawq") / "install.log", QUIET)
+    except ToolError as error:
+        pytest.skip(f"AutoAWQ's environment cannot be made: {error.message}")
+
+
+@needs_shared
+@pytest.mark.usefixtures("autoawq_python")
+@pytest.mark.parametrize("model", [LLAMA, QWEN2], ids=lambda m: m.name)
+def test_native_scales_are_those_of_autoawq(model: Path, tmp_path: Path) -> None:
+    streamed, calibration = StreamedModel(model, "cpu"), calibrate(model, 4, 128)
+    made = scale_with_autoawq(streamed, calibration, tmp_path / "autoawq", tmp_path / "log", QUIET)
+    found = search_scales(streamed, calibration, AutoAwqObjective(), tmp_path / "state", QUIET)["awq"].scales
+    assert len(found) == 3 * streamed.n_layers
+    assert set(found) == set(made.scales)
+    for name, scales in made.scales.items():
+        assert torch.allclose(found[name], scales, rtol=1e-5, atol=0), name
+
+
+@needs_shared
+@pytest.mark.usefixtures("autoawq_python")
+def test_the_autoawq_engine_leaves_the_function_as_it_was(tmp_path: Path, tools: Toolchain) -> None:
+    (made,) = scale(QWEN2, [Goal("awq", ())], calibrate(QWEN2, 4, 128), tools, tmp_path, engine="autoawq")
+    assert made.proof.holds
+    assert made.proof.folded.max_delta > 0
+    names = {f.name for f in made.path.iterdir()}
+    assert names == {f.name for f in QWEN2.iterdir()}
+    assert (made.path / "config.json").read_bytes() == (QWEN2 / "config.json").read_bytes()
+    before, after = (StreamedModel(p, "cpu").shards.tensors for p in (QWEN2, made.path))
+    assert {n: (t.dtype, t.shape) for n, t in before.items()} == {n: (t.dtype, t.shape) for n, t in after.items()}
+
+
+@needs_shared
+@pytest.mark.usefixtures("autoawq_python")
+def test_without_its_backup_mended_autoawq_breaks_the_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken = tmp_path / "driver.py"
+    driver = autoawq._DRIVER.read_text(encoding="utf-8")
+    assert driver.count("def _compute_best_scale") == 1
+    broken.write_text(driver.replace("def _compute_best_scale", "def _not_called"), encoding="utf-8")
+    monkeypatch.setattr(autoawq, "_DRIVER", broken)
+    model, calibration = StreamedModel(LLAMA, "cpu"), calibrate(LLAMA, 2, 64)
+    made = scale_with_autoawq(model, calibration, tmp_path / "autoawq", tmp_path / "log", QUIET)
+    with publishing(LLAMA, tmp_path / "scaled") as unfinished:
+        write_checkpoint(LLAMA, unfinished, made.rewrites, QUIET, dtype=torch.float32)
+        written = StreamedModel(unfinished, "cpu")
+        with pytest.raises(ToolError, match="changed the function"):
+            prove(model, rewritten_layers(model, made.rewrites), written, calibration.held_out, QUIET)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "kv", "message"),
+    [("Phi3ForCausalLM", 2, "breaks Phi-3"), ("Gemma3ForCausalLM", 2, "cannot scale Gemma3")],
+)
+def test_what_autoawq_breaks_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, architecture: str, kv: int, message: str
+) -> None:
+    model = StreamedModel(tiny.write_llama(tmp_path / "tiny", width=64), "cpu")
+    model.config.architectures = [architecture]
+    with pytest.raises(UnsupportedArchitecture, match=message) as refused:
+        autoawq.require_supported(model)
+    assert "--awq-engine native" in (refused.value.hint or "")

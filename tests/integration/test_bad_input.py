@@ -1,0 +1,285 @@
+"""Bad input ends with one clear message and the right exit code, and nothing is lost."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import stat
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from ggufkit.records import Toolchain
+from ggufkit.steps import Workspace
+from tests import tiny
+from tests.integration.run_cli import fails, ggufkit
+from tests.unit.test_gguf import write
+
+INPUT, USAGE, TOOLCHAIN, TOOL, RESOURCES = 3, 2, 4, 5, 6
+
+
+@pytest.fixture
+def corpus(tmp_path: Path) -> Path:
+    return tiny.text_file(tmp_path / "text.txt")
+
+
+def build(model: Path, corpus: Path, out: Path, *more: object) -> tuple[object, ...]:
+    return ("build", model, "--corpus", corpus, "--ctx", 64, "--chunks", 4, "--types", "q8_0", "--no-bench",
+            "--out", out, *more)  # fmt: skip
+
+
+def test_no_config(tmp_path: Path, corpus: Path) -> None:
+    (tmp_path / "model").mkdir()
+    assert "has no config.json" in fails(INPUT, *build(tmp_path / "model", corpus, tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_nothing_of_that_name(tmp_path: Path, corpus: Path) -> None:
+    assert "no-such-model" in fails(INPUT, *build(tmp_path / "no-such-model", corpus, tmp_path / "out"))
+
+
+@pytest.mark.parametrize("damage", ["truncated", "missing"])
+def test_a_broken_shard_is_found_before_conversion(tmp_path: Path, corpus: Path, damage: str) -> None:
+    model = tiny.write_llama(tmp_path / "model", shards=2)
+    shard = model / "model-00002-of-00002.safetensors"
+    if damage == "missing":
+        shard.unlink()
+    else:
+        shard.write_bytes(shard.read_bytes()[:-100])
+    message = fails(INPUT, *build(model, corpus, tmp_path / "out"))
+    assert shard.name in message
+    assert not (tmp_path / "out").exists()
+
+
+def test_nan_weights_are_named(checkpoint: Path, corpus: Path, tmp_path: Path, tools: Toolchain) -> None:
+    shard = checkpoint / "model.safetensors"
+    tensors = load_file(shard)
+    tensors["model.layers.0.self_attn.k_proj.weight"][1, 1] = np.nan
+    save_file(tensors, shard)
+    message = fails(INPUT, *build(checkpoint, corpus, tmp_path / "out"))
+    assert "model.layers.0.self_attn.k_proj.weight" in message
+    assert not list((tmp_path / "out").glob("*.gguf"))
+
+
+def test_weights_beyond_f16(checkpoint: Path, corpus: Path, tmp_path: Path, tools: Toolchain) -> None:
+    shard = checkpoint / "model.safetensors"
+    tensors = {name: t.astype(np.float32) for name, t in load_file(shard).items()}
+    tensors["lm_head.weight"][0, 0] = 1e5
+    save_file(tensors, shard)
+    assert "--base-type bf16" in fails(INPUT, *build(checkpoint, corpus, tmp_path / "out"))
+
+
+def test_an_architecture_that_the_converter_lacks(
+    checkpoint: Path, corpus: Path, tmp_path: Path, tools: Toolchain
+) -> None:
+    config = json.loads((checkpoint / "config.json").read_text())
+    (checkpoint / "config.json").write_text(json.dumps({**config, "architectures": ["FooBarForCausalLM"]}))
+    assert "does not know the architecture FooBarForCausalLM" in fails(
+        INPUT, *build(checkpoint, corpus, tmp_path / "out")
+    )
+
+
+def test_an_unknown_splitting(tmp_path: Path, corpus: Path, tools: Toolchain) -> None:
+    model = tiny.write_llama(tmp_path / "model", family="whitespace")
+    message = fails(INPUT, *build(model, corpus, tmp_path / "out"))
+    assert "--pre NAME" in message
+    wrong = fails(INPUT, *build(model, corpus, tmp_path / "out", "--pre", "qwen2"))
+    assert "tokenizes" in wrong
+    assert "differently from the original" in wrong
+    assert not list((tmp_path / "out").glob("*.gguf"))
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [("empty", "is empty"), ("cut", "is truncated"), ("text", "is not a GGUF"), ("big", "big-endian")],
+)
+def test_a_broken_gguf(tmp_path: Path, corpus: Path, damage: str, message: str) -> None:
+    model = write(tmp_path / "model-F16.gguf", big=damage == "big")
+    content = {
+        "empty": b"",
+        "cut": model.read_bytes()[:-50],
+        "text": b"hello world, no gguf",
+        "big": model.read_bytes(),
+    }
+    model.write_bytes(content[damage])
+    assert message in fails(INPUT, *build(model, corpus, tmp_path / "out"))
+    assert message in fails(INPUT, "inspect", model)
+
+
+def test_requantizing_is_refused(checkpoint: Path, tmp_path: Path, tools: Toolchain) -> None:
+    assert ggufkit("convert", checkpoint, "--out", tmp_path / "out").code == 0
+    base = tmp_path / "out" / "tiny-llama-F16.gguf"
+    assert ggufkit("quantize", base, "--types", "q8_0").code == 0
+    done = base.with_name("tiny-llama-Q8_0.gguf")
+    before = done.read_bytes()
+    assert "quantized already" in fails(INPUT, "quantize", done, "--types", "q4_0")
+    assert "quantized already" in fails(
+        INPUT, "build", done, "--types", "q4_0", "--no-eval", "--out", tmp_path / "o"
+    )
+    assert "is the input" in fails(INPUT, "quantize", done, "--types", "q8_0", "--allow-requantize")
+    assert done.read_bytes() == before
+    assert ggufkit("quantize", done, "--types", "q4_0", "--allow-requantize").code == 0
+
+
+def test_an_unknown_type(checkpoint: Path, corpus: Path, tmp_path: Path, tools: Toolchain) -> None:
+    message = fails(INPUT, *build(checkpoint, corpus, tmp_path / "out", "--types", "q4_k_x"))
+    assert "no type 'q4_k_x'" in message
+    assert "Q4_K_M" in message
+
+
+def test_a_type_that_needs_an_importance_matrix(
+    checkpoint: Path, corpus: Path, tmp_path: Path, tools: Toolchain
+) -> None:
+    message = fails(INPUT, *build(checkpoint, corpus, tmp_path / "out", "--types", "iq2_xs"))
+    assert "--variants imatrix" in message
+
+
+def test_usage(tmp_path: Path) -> None:
+    assert ggufkit("build").code == USAGE
+    assert ggufkit("nonsense").code == USAGE
+    assert ggufkit("build", "x", "--chunks", "1").code == USAGE
+    assert ggufkit("build", "x", "--variants", "shiny").code == USAGE
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root can write everywhere")
+def test_an_output_directory_that_cannot_be_written(checkpoint: Path, corpus: Path, tmp_path: Path) -> None:
+    locked = tmp_path / "locked"
+    locked.mkdir(mode=stat.S_IRUSR | stat.S_IXUSR)
+    assert "cannot be written" in fails(INPUT, *build(checkpoint, corpus, locked / "out"))
+
+
+def test_an_output_directory_below_a_file(
+    checkpoint: Path, corpus: Path, tmp_path: Path, tools: Toolchain
+) -> None:
+    (tmp_path / "file").write_text("")
+    assert "cannot be written" in fails(INPUT, *build(checkpoint, corpus, tmp_path / "file" / "out"))
+
+
+def test_an_output_directory_inside_the_input(checkpoint: Path, corpus: Path) -> None:
+    assert "lies inside the checkpoint" in fails(INPUT, *build(checkpoint, corpus, checkpoint / "out"))
+    assert "lies inside the checkpoint" in fails(INPUT, "convert", checkpoint, "--out", checkpoint)
+    assert not (checkpoint / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("none.txt", None, "is not there"),
+        ("empty.txt", b"", "is empty"),
+        ("latin.txt", "é".encode("latin-1") * 9, "is not UTF-8: byte 0"),
+        ("x.arrow", b"ARROW1\0\0....", "Extract its text column"),
+        ("wiki.parquet", b"PAR1....", "Extract its text column"),
+        ("disguised.txt", b"ARROW1\0\0....", "binary framing"),
+    ],
+)
+def test_a_corpus_that_cannot_be_read(
+    checkpoint: Path, tmp_path: Path, name: str, content: bytes | None, message: str
+) -> None:
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    assert message in fails(INPUT, *build(checkpoint, tmp_path / name, tmp_path / "out"))
+
+
+def test_a_corpus_that_is_too_short(checkpoint: Path, tmp_path: Path, tools: Toolchain) -> None:
+    short = tmp_path / "short.txt"
+    short.write_text("Too short to say anything.")
+    message = fails(INPUT, *build(checkpoint, short, tmp_path / "out"))
+    assert "too short" in message
+    assert (tmp_path / "out" / "tiny-llama-Q8_0.gguf").is_file(), "what was finished stays"
+
+
+def test_a_disk_that_is_too_small(checkpoint: Path, corpus: Path, tmp_path: Path, tools: Toolchain) -> None:
+    code = (
+        "import sys; from ggufkit import machine; machine.free_disk = lambda path: 1_000_000; "
+        "from ggufkit.cli import main; main(sys.argv[1:])"
+    )
+    from ggufkit import process
+
+    argv = [*map(str, build(checkpoint, corpus, tmp_path / "out"))]
+    import sys
+
+    ended = process.run([sys.executable, "-c", code, *argv])
+    assert ended.returncode == RESOURCES, ended.stderr
+    assert "of disk at its peak" in ended.stderr
+    assert not list((tmp_path / "out").glob("*.gguf"))
+
+
+def fake_tools(tools: Toolchain, directory: Path, name: str, script: str) -> dict[str, str]:
+    """A toolchain of the real one's files, one of them replaced."""
+    shutil.copytree(tools.dir, directory / "bin", symlinks=True)
+    (directory / "bin" / name).unlink()
+    (directory / "bin" / name).write_text(f"#!/bin/sh\n{script}\n")
+    (directory / "bin" / name).chmod(0o755)
+    stamp = tools.dir.parent / "ggufkit-toolchain.json"
+    if stamp.is_file():
+        shutil.copy(stamp, directory)
+    return {"GGUFKIT_LLAMA_CPP": str(directory)}
+
+
+@pytest.mark.parametrize(
+    ("script", "message"),
+    [
+        ("kill -9 $$", "killed by SIGKILL"),
+        ("kill -11 $$", "killed by SIGSEGV"),
+        ("exit 0", "printed no size"),
+        ("echo 'failed to quantize'; exit 1", "failed to quantize"),
+    ],
+)
+def test_a_tool_that_dies_or_does_nothing(
+    checkpoint: Path, tmp_path: Path, tools: Toolchain, script: str, message: str
+) -> None:
+    assert ggufkit("convert", checkpoint, "--out", tmp_path / "out").code == 0
+    base = tmp_path / "out" / "tiny-llama-F16.gguf"
+    real = f'case "$*" in *--help*|*--version*|*--dry-run*) exec {tools.dir}/llama-quantize "$@";; esac; {script}'
+    env = fake_tools(tools, tmp_path / "fake", "llama-quantize", real)
+    said = fails(TOOL, "quantize", base, "--types", "q8_0", env=env)
+    assert message in said
+    assert "Log: " in said
+    assert not base.with_name("tiny-llama-Q8_0.gguf").exists()
+
+
+def test_a_perplexity_without_an_estimate(
+    checkpoint: Path, corpus: Path, tmp_path: Path, tools: Toolchain
+) -> None:
+    """llama-perplexity can exit with 0 and no result."""
+    env = fake_tools(tools, tmp_path / "fake", "llama-perplexity", "echo loading; exit 0")
+    message = fails(TOOL, *build(checkpoint, corpus, tmp_path / "out", "--force-toolchain"), env=env)
+    assert "estimate" in message or "statistics" in message
+
+
+def test_two_builds_in_one_directory(checkpoint: Path, corpus: Path, tmp_path: Path, tools: Toolchain) -> None:
+    release = threading.Event()
+
+    def hold() -> None:
+        with Workspace(tmp_path / "out").locked():
+            release.wait(60)
+
+    holder = threading.Thread(target=hold)
+    holder.start()
+    time.sleep(0.3)
+    try:
+        assert "Another ggufkit is working in" in fails(1, *build(checkpoint, corpus, tmp_path / "out"))
+    finally:
+        release.set()
+        holder.join()
+
+
+def test_a_toolchain_that_is_none(checkpoint: Path, corpus: Path, tmp_path: Path) -> None:
+    env = {"GGUFKIT_LLAMA_CPP": str(tmp_path)}
+    assert "neither llama.cpp's tools nor its source" in fails(
+        TOOLCHAIN, *build(checkpoint, corpus, tmp_path / "out"), env=env
+    )
+
+
+def test_a_converter_of_another_commit(checkpoint: Path, tmp_path: Path, tools: Toolchain) -> None:
+    env = fake_tools(tools, tmp_path / "fake", "llama-imatrix", "exit 1")
+    stamp = tmp_path / "fake" / "ggufkit-toolchain.json"
+    stamp.write_text(json.dumps({**json.loads(stamp.read_text()), "commit": "f" * 40}))
+    message = fails(TOOLCHAIN, "convert", checkpoint, "--out", tmp_path / "out", env=env)
+    assert "may not be understood by the other" in message
+    assert ggufkit("convert", checkpoint, "--out", tmp_path / "out", "--force-toolchain", env=env).code == 0

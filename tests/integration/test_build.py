@@ -1,0 +1,172 @@
+"""`ggufkit build` against the raw tools: the same bytes, the same digits."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+import ggufkit
+from ggufkit import process
+from ggufkit.llama import argv, logs
+from ggufkit.manifest import read_manifest
+from ggufkit.records import Toolchain
+from tests import tiny
+from tests.integration.run_cli import ggufkit as cli
+from tests.shared import LLAMA, QWEN2, WIKI_TEST, needs_shared
+
+TYPES = "q4_k_m,q5_k_m,q8_0,f16"
+CHUNKS = "6"
+
+
+@pytest.fixture(scope="module", params=[LLAMA, QWEN2], ids=lambda p: p.name)
+def built(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, tools: Toolchain
+) -> tuple[Path, Path]:
+    """A model and the directory of its build."""
+    out = tmp_path_factory.mktemp("built")
+    done = cli("build", request.param, "--types", TYPES, "--corpus", WIKI_TEST, "--chunks", CHUNKS, "--no-bench",
+               "--no-kld", "--threads", "2", "--out", out)  # fmt: skip
+    assert done.code == 0, done.err
+    return request.param, out
+
+
+def raw(*command: object) -> process.ToolOutput:
+    """Run a raw tool to a good end."""
+    output = process.run([str(part) for part in command])
+    assert output.returncode == 0, output.text[-2000:]
+    return output
+
+
+@needs_shared
+def test_every_file_is_what_the_raw_tools_make(built: tuple[Path, Path], tmp_path: Path, tools: Toolchain) -> None:
+    model, out = built
+    base = tmp_path / "base.gguf"
+    launcher = argv.convert(Path(str(tools.source)), model, base, "f16", model.name)
+    if model == LLAMA:
+        converter = [sys.executable, tools.source / "convert_hf_to_gguf.py", model]  # type: ignore[operator]
+        raw(*converter, "--outfile", base, "--outtype", "f16", "--model-name", model.name)
+    else:
+        raw(*launcher)  # the bare converter refuses this tokenizer
+    assert (out / f"{model.name}-F16.gguf").read_bytes() == base.read_bytes()
+    for kind in ("Q4_K_M", "Q5_K_M", "Q8_0"):
+        made = tmp_path / f"{kind}.gguf"
+        raw(tools.binary("llama-quantize"), base, made, kind, 2)
+        assert (out / f"{model.name}-{kind}.gguf").read_bytes() == made.read_bytes()
+
+
+@needs_shared
+def test_perplexity_and_bpw_in_every_printed_digit(built: tuple[Path, Path], tools: Toolchain) -> None:
+    model, out = built
+    table = ggufkit.load_results(out).set_index("type")
+    for kind in ("F16", "Q8_0", "Q4_K_M"):
+        file = out / f"{model.name}-{kind}.gguf"
+        shown = raw(tools.binary("llama-perplexity"), "-m", file, "-f", WIKI_TEST, "-c", 512, "--chunks", CHUNKS,
+                    "-t", 2, "-lv", 4)  # fmt: skip
+        estimate = logs.parse_perplexity(shown)
+        assert f"{table.loc[kind, 'ppl']:.4f}" == f"{estimate.ppl:.4f}"
+        assert f"{table.loc[kind, 'ppl_stderr']:.5f}" == f"{estimate.stderr:.5f}"
+        (bpw,) = set(re.findall(r"print_info: file size .*\(([\d.]+) BPW\)", logs.plain(shown.text)))
+        assert table.loc[kind, "bpw"] == pytest.approx(float(bpw), abs=0.01)
+
+
+@needs_shared
+def test_the_table_keeps_the_contract(built: tuple[Path, Path]) -> None:
+    model, out = built
+    table = ggufkit.load_results(out)
+    assert set(table["file"]) == {f"{model.name}-{k}.gguf" for k in ("F16", "Q8_0", "Q5_K_M", "Q4_K_M")}
+    assert table["pp_tps"].isna().all(), "what was not measured is missing, not 0"
+    assert (table["n_chunks"] == int(CHUNKS)).all()
+    assert (table["corpus_sha256"] == ggufkit.corpus.WIKITEXT2_TEST_SHA256).all()
+    assert table["backend"].unique().tolist() == ["cpu"]
+    for row in table.itertuples():
+        manifest = read_manifest(out / str(row.file))
+        assert manifest is not None
+        assert manifest.output["sha256"] == row.sha256
+        assert manifest.output["size_bytes"] == row.size_bytes == (out / str(row.file)).stat().st_size
+    assert json.loads((out / "results.json").read_text())[0]["pp_tps"] is None
+    expected = 36 if model == QWEN2 else 0
+    assert table.set_index("type")["n_fallback"]["Q4_K_M"] == expected
+
+
+@needs_shared
+def test_nothing_to_do_starts_no_tool(built: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    model, out = built
+    before = {f.name: f.stat().st_mtime_ns for f in out.glob("*.gguf")}
+
+    def refuse(*args: object, **_: object) -> None:
+        raise AssertionError(f"a tool was started: {args}")
+
+    monkeypatch.setattr(process, "run", refuse)
+    request = ggufkit.BuildRequest(
+        str(model), out, tuple(TYPES.split(",")), corpus=str(WIKI_TEST), n_chunks=int(CHUNKS), bench=False, kld=False,
+        threads=2, backend="cpu",
+    )  # fmt: skip
+    result = ggufkit.build(request)
+    assert result.made == 0
+    assert {f.name: f.stat().st_mtime_ns for f in out.glob("*.gguf")} == before
+
+
+def test_every_type_that_the_tool_lists(checkpoint: Path, tmp_path: Path, tools: Toolchain) -> None:
+    """With an importance matrix for those that need one; what the tool cannot do for a shape, it says."""
+    corpus = tiny.text_file(tmp_path / "text.txt", 2000)
+    listed = logs.parse_types(process.run(argv.list_types(tools)).text)
+    names = [t.name for t in listed if t.name != "COPY" and "alias" not in t.description]
+    out = tmp_path / "out"
+    done = cli("build", checkpoint, "--types", ",".join(names), "--variants", "imatrix,plain", "--no-eval",
+               "--no-bench", "--calibration", corpus, "--calibration-samples", 8, "--out", out, "--dry-run")  # fmt: skip
+    assert done.code == 3
+    assert "needs an importance matrix" in done.err
+    done = cli("build", checkpoint, "--types", ",".join(names), "--variants", "imatrix", "--no-eval", "--no-bench",
+               "--calibration", corpus, "--calibration-samples", 8, "--out", out)  # fmt: skip
+    assert done.code == 0, done.err
+    made = set(ggufkit.load_results(out)["type"])
+    assert set(names) - {"F16", "BF16", "F32"} <= made
+
+
+def test_a_gguf_as_the_model(checkpoint: Path, tmp_path: Path, tools: Toolchain) -> None:
+    corpus = tiny.text_file(tmp_path / "text.txt")
+    assert cli("convert", checkpoint, "--type", "bf16", "--out", tmp_path / "a").code == 0
+    base = tmp_path / "a" / "tiny-llama-BF16.gguf"
+    done = cli("build", base, "--types", "q8_0", "--corpus", corpus, "--ctx", "64", "--chunks", "4", "--no-bench",
+               "--out", tmp_path / "b", "--json")  # fmt: skip
+    assert done.code == 0, done.err
+    assert [row["file"] for row in json.loads(done.out)] == ["tiny-llama-BF16.gguf", "tiny-llama-Q8_0.gguf"]
+    assert (tmp_path / "b" / "tiny-llama-BF16.gguf").read_bytes() == base.read_bytes()
+
+
+def test_a_dry_run_writes_nothing_and_tells_the_exact_bytes(
+    checkpoint: Path, tmp_path: Path, tools: Toolchain
+) -> None:
+    out = tmp_path / "out"
+    arguments = ("build", checkpoint, "--types", "q4_k_m,q8_0", "--no-eval", "--no-bench", "--out", out)
+    planned = cli(*arguments, "--dry-run", "--json")
+    assert planned.code == 0, planned.err
+    assert not out.exists()
+    assert cli(*arguments).code == 0
+    files = {f["file"]: f["size_bytes"] for f in json.loads(planned.out)["files"]}
+    assert files == {name: (out / name).stat().st_size for name in files}
+    assert len(files) == 2
+
+
+@needs_shared
+def test_a_type_that_does_not_fit_the_shape_is_pointed_out(tmp_path: Path, tools: Toolchain) -> None:
+    done = cli(
+        "build", QWEN2, "--types", "q4_k_m", "--no-eval", "--no-bench", "--out", tmp_path / "out", "--dry-run"
+    )
+    assert done.code == 0, done.err
+    assert "promises 4.90" in done.out
+    assert re.search(r"\w+ has \d\.\d\d", done.out)
+    assert max(map(len, done.out.splitlines())) <= 80
+
+
+def test_explain_and_force(checkpoint: Path, tmp_path: Path, tools: Toolchain) -> None:
+    arguments = ("build", checkpoint, "--types", "q8_0", "--no-eval", "--no-bench", "--out", tmp_path / "out")
+    assert cli(*arguments).code == 0
+    assert "tiny-llama-Q8_0.gguf: skipped, nothing changed" in cli(*arguments, "--explain").err
+    assert "asked for by --force" in cli(*arguments, "--explain", "--force").err
+    (checkpoint / "config.json").write_text((checkpoint / "config.json").read_text() + "\n")
+    assert "input checkpoint changed" in cli(*arguments, "--explain").err

@@ -1,0 +1,139 @@
+"""Files speak: through the toolchain's own libraries, with their own templates, quickly."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from ggufkit import chat, convert, quantize, sources
+from ggufkit.chat import ChatOptions
+from ggufkit.convert import ConvertOptions
+from ggufkit.errors import GgufError, ToolchainError, ToolError
+from ggufkit.llama import binding
+from ggufkit.llama.gguf import read_gguf
+from ggufkit.progress import SilentReporter
+from ggufkit.quantize import QuantizeOptions
+from ggufkit.records import Checkpoint, GgufFile, Toolchain
+from ggufkit.session import Session
+from ggufkit.steps import Workspace
+from tests import tiny
+from tests.integration.run_cli import fails, ggufkit
+from tests.shared import LLAMA, QWEN2, needs_shared
+
+GREEDY = ChatOptions(max_tokens=12, temperature=0.0)
+
+
+@pytest.fixture(scope="module")
+def speech() -> None:
+    """The binding: in this Python, or installed into the cache now."""
+    try:
+        binding.find(SilentReporter())
+    except ToolchainError as error:
+        pytest.skip(f"no llama-cpp-python: {error.message}")
+
+
+def convert_here(path: Path, root: Path, tools: Toolchain) -> GgufFile:
+    """The F16 file of a checkpoint."""
+    checkpoint = sources.resolve(str(path))
+    assert isinstance(checkpoint, Checkpoint)
+    made = convert.convert(
+        checkpoint, root / f"{path.name}-F16.gguf", ConvertOptions(), Session(tools, Workspace(root))
+    )
+    return read_gguf(made.path, made.sha256)
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory, tools: Toolchain) -> GgufFile:
+    """A file of random weights, without a chat template."""
+    home = tmp_path_factory.mktemp("small")
+    return convert_here(tiny.write_llama(home / "tiny-llama"), home, tools)
+
+
+def quantized(base: GgufFile, kind: str, session: Session) -> GgufFile:
+    known = {t.name: t for t in quantize.known_types(session.tools)}
+    output = session.workspace.root / base.path.name.replace("F16", kind)
+    made = quantize.quantize(base, output, known[kind], QuantizeOptions(), session)
+    return read_gguf(made.path, made.sha256)
+
+
+@needs_shared
+def test_a_base_model_completes_and_streams(speech: None, session: Session) -> None:
+    file = quantized(convert_here(LLAMA, session.workspace.root, session.tools), "Q4_K_M", session)
+    pieces: list[str] = []
+    reply = chat.chat(file.path, GREEDY, session.tools, session.reporter, threads=2, on_text=pieces.append)
+    assert "".join(pieces) == reply.text
+    assert len(pieces) > 1
+    assert len(reply.tokens) == 12
+    assert not reply.templated
+    assert reply.tokens_per_s is not None
+    shown = [ggufkit("chat", file.path, "The", "--max-tokens", 2, "--threads", 2).err for _ in range(3)]
+    seconds = min(float(re.findall(r"first after ([\d.]+) s", err)[0]) for err in shown)
+    if os.getloadavg()[0] < (os.cpu_count() or 1):
+        assert seconds < 1
+
+
+@needs_shared
+def test_the_file_s_own_template_is_used(speech: None, session: Session) -> None:
+    file = convert_here(QWEN2, session.workspace.root, session.tools)
+    plain = chat.chat(file.path, replace(GREEDY, prompt="Hi"), session.tools, session.reporter, threads=2)
+    assert plain.templated
+    system = replace(GREEDY, prompt="Hi", system="You are a very short-spoken llama.")
+    longer = chat.chat(file.path, system, session.tools, session.reporter, threads=2)
+    assert longer.n_prompt > plain.n_prompt > 5
+    again = chat.chat(file.path, replace(GREEDY, prompt="Hi"), session.tools, session.reporter, threads=2)
+    assert again.tokens == plain.tokens
+
+
+def test_the_command_line(speech: None, small: GgufFile) -> None:
+    ended = ggufkit("chat", small.path, "The quick", "--max-tokens", 4, "--temperature", 0, "--threads", 2)
+    assert ended.code == 0, ended.err
+    assert ended.out.strip()
+    assert re.search(r"\[4 tokens, [\d.]+ tokens/s; first after [\d.]+ s; no chat template", ended.err)
+
+
+def test_a_broken_file_is_an_input_error(tmp_path: Path) -> None:
+    (tmp_path / "x.gguf").write_bytes(b"GGUF" + b"\0" * 60)
+    assert "x.gguf" in fails(3, "chat", tmp_path / "x.gguf")
+
+
+def test_a_file_that_llama_cpp_cannot_load(speech: None, session: Session, tmp_path: Path) -> None:
+    from tests.unit.test_gguf import write
+
+    with pytest.raises((GgufError, ToolError)):
+        chat.chat(write(tmp_path / "x.gguf"), GREEDY, session.tools, session.reporter, threads=1)
+
+
+def test_without_shared_libraries_it_says_so(tmp_path: Path, tools: Toolchain) -> None:
+    with pytest.raises(ToolchainError, match="libllama"):
+        chat.chat(tmp_path / "x.gguf", GREEDY, replace(tools, dir=tmp_path / "bin"), SilentReporter(), threads=1)
+
+
+def test_a_binding_that_cannot_be_installed(private_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(binding, "VERSION", "0.0.0")
+    with pytest.raises(ToolchainError) as refused:
+        binding.find(SilentReporter())
+    assert "CMAKE_ARGS=-DLLAMA_BUILD=OFF" in str(refused.value.hint)
+    assert "llama-cpp-python==0.0.0" in str(refused.value.hint)
+
+
+def test_a_step_speaks_once(speech: None, small: GgufFile, session: Session) -> None:
+    first = chat.speak(small, session)
+    assert not first.fresh
+    assert chat.speak(small, session).fresh
+    reply = chat.read_reply(first.path)
+    assert len(reply.tokens) <= chat.SMOKE_TOKENS
+    assert json.loads(first.path.read_text())["text"] == reply.text
+
+
+def test_build_smoke(speech: None, small: GgufFile, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    wanted = ("build", small.path, "--types", "q8_0", "--no-eval", "--no-bench", "--smoke", "--out", out)
+    ended = ggufkit(*wanted)
+    assert ended.code == 0, ended.err
+    assert (out / ".ggufkit" / "measurements" / "tiny-llama-Q8_0.speak.json").is_file()
+    assert "Nothing had to be done again" in ggufkit(*wanted).out

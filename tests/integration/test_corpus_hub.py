@@ -1,0 +1,150 @@
+"""WikiText-2 from each of its sources, and data sets by name, from loopback hubs."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from ggufkit import corpus
+from ggufkit.errors import CorpusError
+from ggufkit.hub import rows, texts
+from ggufkit.hub.listing import RemoteFile
+from ggufkit.hub.texts import Text
+from ggufkit.progress import SilentReporter
+from tests import hubserver
+from tests.hubserver import HubServer
+from tests.shared import WIKI_TEST, needs_shared
+
+pa = pytest.importorskip("pyarrow", reason="reading tables needs pyarrow")
+
+LINES = [" \n", " = Heading = \n", " \n", *(f" Line number {i} . \n" for i in range(400)), " \n", " \n"]
+ORIGINAL = "".join(LINES)
+CARD = """---
+configs:
+- config_name: wikitext-2-raw-v1
+  data_files:
+  - split: test
+    path: wikitext-2-raw-v1/test-*
+---
+"""
+
+
+@pytest.fixture(autouse=True)
+def environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, private_cache: Path) -> None:
+    for name in ("HF_HUB_OFFLINE", "HF_HUB_CACHE", "HF_DATASETS_CACHE"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in {"HF_HOME": tmp_path / "hf", "MODELSCOPE_CACHE": tmp_path / "ms", "NO_PROXY": "*"}.items():
+        monkeypatch.setenv(name, str(value))
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
+    with hubserver.serve({}) as server:
+        monkeypatch.setenv("HF_ENDPOINT", server.url)
+        monkeypatch.setenv("MODELSCOPE_ENDPOINT", server.url)
+        yield server
+
+
+@pytest.fixture
+def text(monkeypatch: pytest.MonkeyPatch) -> Text:
+    """A small text in the place of WikiText-2's test split."""
+    digest = hashlib.sha256(ORIGINAL.encode()).hexdigest()
+    small = Text("wikitext2", "wiki.test.raw", "test", digest)
+    monkeypatch.setitem(texts.TEXTS, "wikitext2", small)
+    monkeypatch.setitem(rows.KNOWN, digest, small.file)
+    return small
+
+
+def archive(content: str, monkeypatch: pytest.MonkeyPatch) -> dict[str, bytes]:
+    """The zip, with its hash as the known one."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as file:
+        file.writestr("wikitext-2-raw/wiki.test.raw", content)
+    body = buffer.getvalue()
+    known = RemoteFile("wikitext-2-raw-v1.zip", len(body), hashlib.sha256(body).hexdigest())
+    monkeypatch.setattr(texts, "_ZIP", known)
+    return {known.path: body}
+
+
+def parquet(lines: list[str]) -> bytes:
+    import pyarrow.parquet as pq
+
+    sink = io.BytesIO()
+    pq.write_table(pa.table({"text": [line if line.strip() else "" for line in lines]}), sink)
+    return sink.getvalue()
+
+
+def rows_repo(lines: list[str]) -> dict[str, bytes]:
+    return {"README.md": CARD.encode(), "wikitext-2-raw-v1/test-00000-of-00001.parquet": parquet(lines)}
+
+
+def find(given: str = "wikitext2") -> corpus.Corpus:
+    return corpus.find(given, SilentReporter())
+
+
+def test_from_the_original_archive(hub: HubServer, text: Text, monkeypatch: pytest.MonkeyPatch) -> None:
+    hub.repos["datasets/ggml-org/ci"] = archive(ORIGINAL, monkeypatch)
+    assert find().path.read_text() == ORIGINAL
+    assert find().sha256 == text.sha256
+    assert len(hub.content_requests()) == 1
+
+
+def test_an_archive_with_another_text_is_refused(
+    hub: HubServer, text: Text, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub.repos["datasets/ggml-org/ci"] = archive(ORIGINAL + "x", monkeypatch)
+    with pytest.raises(CorpusError, match="not the known one"):
+        find()
+
+
+def test_from_rows_by_datasets(hub: HubServer, text: Text, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("datasets", reason="the datasets library is not installed")
+    hub.repos["datasets/Salesforce/wikitext"] = rows_repo(LINES)
+    assert find().path.read_text() == ORIGINAL
+    other = find("Salesforce/wikitext/wikitext-2-raw-v1:test:text")
+    assert other.sha256 == text.sha256
+    assert other.path != find().path
+
+
+def test_from_rows_on_modelscope(hub: HubServer, text: Text, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("modelscope_hub", reason="ModelScope's client is not installed")
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    hub.repos["datasets/modelscope/wikitext"] = rows_repo(LINES)
+    assert find().path.read_text() == ORIGINAL
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [[x for x in LINES if x.strip()], [x.replace("\n", "\r\n") for x in LINES]],
+    ids=["no blank lines", "CRLF"],
+)
+def test_rows_that_lost_something_are_an_error(
+    lines: list[str], hub: HubServer, text: Text, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("modelscope_hub", reason="ModelScope's client is not installed")
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    hub.repos["datasets/modelscope/wikitext"] = rows_repo(lines)
+    with pytest.raises(CorpusError, match="dropped or changed"):
+        find()
+
+
+def test_nothing_answers(text: Text, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(CorpusError) as refused:
+        find()
+    assert "hf-mirror.com" in str(refused.value.hint)
+
+
+@needs_shared
+def test_the_real_split_from_rows(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("datasets", reason="the datasets library is not installed")
+    lines = WIKI_TEST.read_text(encoding="utf-8").splitlines(keepends=True)
+    hub.repos["datasets/Salesforce/wikitext"] = rows_repo(lines)
+    found = find()
+    assert found.is_wikitext2_test
+    assert found.path.read_bytes() == WIKI_TEST.read_bytes()

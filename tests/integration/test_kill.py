@@ -1,0 +1,109 @@
+"""SIGKILL at any moment: the same command finishes the work, and no final name was ever on half a file."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from ggufkit.errors import GgufError
+from ggufkit.llama.gguf import read_gguf
+from ggufkit.manifest import read_manifest
+from ggufkit.records import Toolchain
+from tests import tiny
+from tests.integration.run_cli import ggufkit as cli
+
+MOMENTS = 20
+
+
+def command(model: Path, corpus: Path, out: Path) -> list[str]:
+    options = ["--types", "q4_k_m,q8_0", "--corpus", str(corpus), "--ctx", "64", "--chunks", "8", "--no-bench"]
+    return [sys.executable, "-m", "ggufkit", "build", str(model), *options, "--threads", "2", "--out", str(out)]
+
+
+def contents(out: Path) -> dict[str, bytes]:
+    """What a build leaves that does not depend on when or how fast it ran."""
+    files = {f.name: f.read_bytes() for f in out.glob("*.gguf")}
+    import ggufkit
+
+    table = ggufkit.load_results(out).drop(columns=["eval_tps"])
+    return files | {"results": table.to_csv(index=False).encode()}
+
+
+class Watcher(threading.Thread):
+    """Looks at every final name, all the time: each must be whole whenever it is there."""
+
+    def __init__(self, out: Path) -> None:
+        super().__init__(daemon=True)
+        self.out = out
+        self.broken: list[str] = []
+        self.done = threading.Event()
+
+    def run(self) -> None:
+        while not self.done.wait(0.005):
+            for file in self.out.glob("*.gguf"):
+                try:
+                    read_gguf(file)
+                except FileNotFoundError:
+                    continue
+                except GgufError as error:
+                    self.broken.append(str(error))
+
+
+@pytest.mark.timeout(900)
+def test_killed_at_random_moments(tmp_path: Path, tools: Toolchain) -> None:
+    model = tiny.write_llama(tmp_path / "model", width=512, layers=4)
+    corpus = tiny.text_file(tmp_path / "text.txt", 1500)
+    started = time.monotonic()
+    undisturbed = subprocess.run(command(model, corpus, tmp_path / "whole"), capture_output=True, check=True)
+    duration = time.monotonic() - started
+    assert undisturbed.returncode == 0
+    expected = contents(tmp_path / "whole")
+
+    moments = random.Random(7)
+    killed = 0
+    for number in range(MOMENTS):
+        out = tmp_path / f"out{number}"
+        watcher = Watcher(out)
+        watcher.start()
+        running = subprocess.Popen(
+            command(model, corpus, out), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        time.sleep(moments.uniform(0.05, 0.97) * duration)
+        if running.poll() is None:
+            os.kill(running.pid, signal.SIGKILL)
+            killed += 1
+        running.wait()
+        again = subprocess.run(command(model, corpus, out), capture_output=True, text=True, check=False)
+        watcher.done.set()
+        watcher.join()
+        assert again.returncode == 0, again.stderr
+        assert watcher.broken == []
+        assert contents(out) == expected
+        assert not list(out.glob("*.partial"))
+        assert all(read_manifest(f) is not None for f in out.glob("*.gguf"))
+    assert killed >= MOMENTS // 2
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_polite_stop(tmp_path: Path, tools: Toolchain, number: int) -> None:
+    model = tiny.write_llama(tmp_path / "model")
+    corpus = tiny.text_file(tmp_path / "text.txt", 4000)
+    argv = command(model, corpus, tmp_path / "out")
+    running = subprocess.Popen(argv, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while not (tmp_path / "out" / "logs").is_dir() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    running.send_signal(number)
+    _, err = running.communicate(timeout=20)
+    assert running.returncode == 130
+    assert "the same command goes on from there" in err
+    assert not list((tmp_path / "out").glob("*.partial"))
+    assert cli(*argv[3:]).code == 0

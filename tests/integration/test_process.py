@@ -1,0 +1,136 @@
+"""Tools are streamed, logged, and never outlive the command that started them."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from ggufkit import process
+from ggufkit.errors import Interrupted, ResourceError, ToolError
+
+PRINT_BOTH = "import sys; sys.stdout.write('out é\\n'); sys.stdout.flush(); sys.stderr.write('err\\n')"
+SLEEP = "import time; print('up', flush=True); time.sleep(60)"
+
+
+def python(code: str, **options: object) -> process.ToolOutput:
+    return process.run([sys.executable, "-c", code], **options)  # type: ignore[arg-type]
+
+
+def test_both_streams_are_kept_apart_and_logged(tmp_path: Path) -> None:
+    seen: list[tuple[str, str]] = []
+    output = python(PRINT_BOTH, log=tmp_path / "x.log", on_text=lambda stream, text: seen.append((stream, text)))
+    assert (output.stdout, output.stderr, output.returncode) == ("out é\n", "err\n", 0)
+    log = (tmp_path / "x.log").read_text()
+    assert log.startswith("$ ")
+    assert "out é\n" in log
+    assert "err\n" in log
+    assert {stream for stream, _ in seen} == {"stdout", "stderr"}
+
+
+def test_characters_split_between_reads() -> None:
+    code = "import sys, time\nfor b in 'é€🙂'.encode(): sys.stdout.buffer.write(bytes([b])); sys.stdout.flush(); time.sleep(.01)"
+    assert python(code).stdout == "é€🙂"
+
+
+def test_input_environment_and_directory(tmp_path: Path) -> None:
+    code = "import os, sys; print(sys.stdin.read(), os.environ['X'], os.getcwd())"
+    output = python(code, stdin=b"in", env={"X": "y"}, cwd=tmp_path)
+    assert output.stdout.split() == ["in", "y", str(tmp_path.resolve())]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="processor affinity is Linux's")
+def test_processors_can_be_given() -> None:
+    cpu = min(os.sched_getaffinity(0))
+    assert python("import os; print(os.sched_getaffinity(0))", cpus=[cpu]).stdout.strip() == str({cpu})
+
+
+def test_a_program_that_is_not_there() -> None:
+    with pytest.raises(ToolError, match="cannot be run"):
+        process.run(["/no/such/tool"])
+
+
+@pytest.mark.parametrize(
+    ("code", "kind", "message"),
+    [
+        ("import sys; print('error: bad weights'); sys.exit(3)", ToolError, r"exit code 3\): error: bad weights"),
+        ("import os; os.kill(os.getpid(), 9)", ToolError, "killed by SIGKILL"),
+        ("import os; os.kill(os.getpid(), 11)", ToolError, "killed by SIGSEGV"),
+        ("import sys; sys.exit('write: No space left on device')", ResourceError, "disk filled up"),
+        ("import sys; sys.exit(1)", ToolError, "it printed nothing"),
+    ],
+)
+def test_bad_ends_are_explained(tmp_path: Path, code: str, kind: type[Exception], message: str) -> None:
+    output = python(code, log=tmp_path / "x.log")
+    with pytest.raises(kind, match=message) as caught:
+        process.require_success(output, "testing a.gguf")
+    assert "testing a.gguf" in str(caught.value)
+    assert caught.value.log == tmp_path / "x.log"  # type: ignore[attr-defined]
+
+
+def test_cancel_ends_a_tool_at_once() -> None:
+    cancel = threading.Event()
+    threading.Timer(0.3, cancel.set).start()
+    started = time.monotonic()
+    with pytest.raises(Interrupted):
+        python(SLEEP, cancel=cancel)
+    assert time.monotonic() - started < 5
+
+
+def test_stop_all_ends_every_tool_and_its_children() -> None:
+    """A tool's own children die with it: the whole process group is signalled."""
+    family = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'import time; time.sleep(61)'])"
+    errors: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            python(family)
+        except Interrupted as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    wait_for(lambda: len(sleepers("time.sleep(61)")) >= 1)
+    try:
+        process.stop_all()
+        thread.join(timeout=10)
+        assert len(errors) == 1
+        wait_for(lambda: not sleepers("time.sleep(61)"))
+        with pytest.raises(Interrupted):
+            python("print()")
+    finally:
+        process.resume()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the parent-death signal is Linux's")
+def test_a_tool_dies_with_a_killed_ggufkit() -> None:
+    code = f"from ggufkit import process; import sys; process.run([sys.executable, '-c', {SLEEP.replace('60', '62')!r}])"
+    parent = subprocess.Popen([sys.executable, "-c", code])
+    wait_for(lambda: bool(sleepers("time.sleep(62)", besides=parent.pid)))
+    parent.send_signal(signal.SIGKILL)
+    parent.wait()
+    wait_for(lambda: not sleepers("time.sleep(62)"))
+
+
+def sleepers(mark: str, besides: int = 0) -> list[int]:
+    """Processes whose command line holds `mark`."""
+    found = []
+    for candidate in psutil.process_iter(["pid", "cmdline"]):
+        line = candidate.info["cmdline"] or []
+        if mark in " ".join(line) and candidate.pid not in (besides, os.getpid()):
+            found.append(candidate.pid)
+    return found
+
+
+def wait_for(condition: object, timeout: float = 10.0) -> None:
+    deadline = time.monotonic() + timeout
+    while not condition():  # type: ignore[operator]
+        assert time.monotonic() < deadline
+        time.sleep(0.05)

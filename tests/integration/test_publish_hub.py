@@ -1,0 +1,98 @@
+"""Uploads to loopback hubs: a look first, then each file once, going on after a failure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from ggufkit.hashing import sha256_file
+from ggufkit.manifest import read_manifest, write_manifest
+from ggufkit.records import Manifest
+from tests import hubserver
+from tests.fake_results import FAKES, write_results
+from tests.hubserver import HubServer
+from tests.integration.run_cli import Ended, fails, ggufkit
+
+
+@pytest.fixture
+def root(tmp_path: Path, private_cache: Path) -> Path:
+    root = write_results(tmp_path / "out", FAKES[:3])
+    for file in root.glob("*.gguf"):
+        made = read_manifest(file)
+        assert made is not None
+        write_manifest(file, Manifest(**{**vars(made), "output": {"sha256": sha256_file(file), "size_bytes": 1}}))
+    return root
+
+
+@pytest.fixture
+def hub() -> Iterator[HubServer]:
+    with hubserver.serve({}) as server:
+        yield server
+
+
+@pytest.fixture(params=["", "ms:"], ids=["hf", "ms"])
+def repo(request: pytest.FixtureRequest) -> str:
+    if request.param:
+        pytest.importorskip("modelscope_hub", reason="ModelScope's client is not installed")
+    return f"{request.param}me/tiny-GGUF"
+
+
+@pytest.fixture
+def env(hub: HubServer, tmp_path: Path) -> dict[str, str]:
+    return {
+        "HF_ENDPOINT": hub.url, "MODELSCOPE_ENDPOINT": hub.url, "HF_TOKEN": "hf_x", "MODELSCOPE_API_TOKEN": "ms-x",
+        "HF_HOME": str(tmp_path / "hf"), "MODELSCOPE_HOME": str(tmp_path / "ms-home"), "NO_PROXY": "*",
+    }  # fmt: skip
+
+
+def publish(root: Path, repo: str, env: dict[str, str], *more: str) -> Ended:
+    ended = ggufkit("publish", root, repo, *more, env=env)
+    assert ended.code == 0, ended.err
+    return ended
+
+
+def writes(hub: HubServer) -> list[str]:
+    return [request.path for request in hub.asked if request.method in ("POST", "PUT")]
+
+
+def test_without_yes_nothing_is_sent(root: Path, repo: str, hub: HubServer, env: dict[str, str]) -> None:
+    shown = publish(root, repo, env).out
+    assert "tiny-Q8_0.gguf" in shown
+    assert "Nothing was uploaded" in shown
+    assert writes(hub) == []
+
+
+def test_everything_is_sent_once(root: Path, repo: str, hub: HubServer, env: dict[str, str]) -> None:
+    assert "Uploaded:" in publish(root, repo, env, "--yes").out
+    there = hub.repos["me/tiny-GGUF"]
+    assert there.keys() >= {"README.md", *(f.name for f in root.glob("*.gguf"))}
+    assert all((root / name).read_bytes() == body for name, body in there.items())
+    assert not any(name.endswith((".manifest.json", ".log")) for name in there)
+    hub.asked.clear()
+    assert "all of it already" in publish(root, repo, env, "--yes").out
+    assert writes(hub) == []
+
+
+def test_an_interrupted_upload_goes_on(root: Path, repo: str, hub: HubServer, env: dict[str, str]) -> None:
+    hub.faults.lost_uploads = 99
+    message = fails(3, "publish", root, repo, "--yes", env=env)
+    assert "did not take" in message
+    done = dict(hub.repos["me/tiny-GGUF"])
+    assert "README.md" in done
+    assert not any(name.endswith(".gguf") for name in done)
+    hub.faults.lost_uploads = 0
+    hub.asked.clear()
+    publish(root, repo, env, "--yes")
+    assert hub.repos["me/tiny-GGUF"].keys() > done.keys()
+    sent = sum(request.sent[0] for request in hub.asked if request.path.startswith("lfs/"))
+    assert sent == sum(f.stat().st_size for f in root.glob("*.gguf"))
+
+
+@pytest.mark.parametrize("status", [401, 403])
+def test_a_token_that_may_not_write(
+    root: Path, repo: str, status: int, hub: HubServer, env: dict[str, str]
+) -> None:
+    hub.faults.refuse_writes = (status, {})
+    assert "token that may write" in fails(3, "publish", root, repo, "--yes", env=env)

@@ -1,0 +1,36 @@
+"""Start-up is light and quick."""
+
+from __future__ import annotations
+
+import statistics
+import sys
+from pathlib import Path
+
+import pytest
+
+from ggufkit import process
+from tests.unit.test_gguf import write
+
+HEAVY = {"torch", "transformers", "pandas", "matplotlib", "numpy", "huggingface_hub", "datasets"}
+
+
+@pytest.mark.parametrize("code", ["import ggufkit", "from ggufkit.cli import _run\n_run(['--help'], False)"])
+def test_start_up_loads_nothing_heavy(code: str) -> None:
+    shown = process.run([sys.executable, "-c", f"import sys\n{code}\nprint(*sorted(sys.modules))"]).stdout
+    assert not {name.split(".")[0] for name in shown.splitlines()[-1].split()} & HEAVY
+
+
+def seconds(*arguments: str) -> float:
+    """The median wall time of a command over five runs."""
+    runs = [process.run([sys.executable, "-m", "ggufkit", *arguments]) for _ in range(5)]
+    assert all(run.returncode == 0 for run in runs)
+    return statistics.median(run.duration_s for run in runs)
+
+
+def test_help_is_instant() -> None:
+    assert seconds("--help") < 0.3
+
+
+def test_inspect_is_quick(tmp_path: Path) -> None:
+    tokens = {"tokenizer.ggml.tokens": [f"token{i}" for i in range(50_000)]}
+    assert seconds("inspect", str(write(tmp_path / "a.gguf", tokens))) < 0.6

@@ -1,0 +1,149 @@
+"""Named pipes and linked processes, with small programs in place of llama-perplexity."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from ggufkit import process
+from ggufkit.errors import ToolError
+from ggufkit.process import ToolOutput
+from ggufkit.streaming import pipes
+from ggufkit.streaming.group import Task, run_together
+
+pytestmark = pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
+
+WRITE = """
+import hashlib, os, sys
+seen = hashlib.sha256()
+with open(sys.argv[1], "wb", buffering=0) as out:
+    for i in range(int(sys.argv[2])):
+        block = os.urandom(1 << 20)
+        seen.update(block)
+        view = memoryview(block)
+        while view: view = view[out.write(view):]
+print(seen.hexdigest())
+"""
+READ = """
+import hashlib, sys, time
+seen = hashlib.sha256()
+with open(sys.argv[1], "rb", buffering=0) as src:
+    while block := src.read(1 << 18):
+        seen.update(block)
+        time.sleep(float(sys.argv[2]))
+print(seen.hexdigest())
+"""
+
+
+def python(doing: str, code: str, *arguments: object) -> Task:
+    """A task that runs a few lines of Python."""
+    command = [sys.executable, "-c", code, *map(str, arguments)]
+    return Task(doing, lambda cancel: process.run(command, cancel=cancel))
+
+
+def stream(directory: Path, megabytes: int, delays: Sequence[float]) -> list[ToolOutput]:
+    """Write random bytes to as many readers as there are delays."""
+    with pipes.named_pipes(directory, len(delays) + 1) as (source, *sinks):
+        readers = [
+            python(f"reading {i}", READ, sink, d) for i, (sink, d) in enumerate(zip(sinks, delays, strict=True))
+        ]
+        tasks = [python("writing", WRITE, source, megabytes), *readers]
+        return run_together(tasks, lambda cancel: pipes.pump(source, sinks, cancel))
+
+
+@pytest.mark.parametrize("n_readers", [1, 2, 4])
+@pytest.mark.parametrize("copying", [False, True])
+def test_every_reader_gets_every_byte(
+    tmp_path: Path, n_readers: int, copying: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if copying:
+        monkeypatch.setattr(pipes, "_carry", lambda src, outs, _: pipes._copy(src, outs))
+    outputs = stream(tmp_path, 24, [0.0] * n_readers)
+    assert len({output.stdout for output in outputs}) == 1
+    assert outputs[0].stdout.strip() != hashlib.sha256().hexdigest()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_slow_reader_holds_the_others_back_and_nothing_piles_up(tmp_path: Path) -> None:
+    import psutil
+
+    me, before = psutil.Process(), psutil.Process().memory_info().rss
+    started = time.monotonic()
+    outputs = stream(tmp_path, 64, [0.0, 0.002])
+    assert len({output.stdout for output in outputs}) == 1
+    assert time.monotonic() - started > 64 * 4 * 0.002  # the fast one waited
+    assert me.memory_info().rss - before < 48 << 20
+
+
+def test_a_pump_that_is_cancelled_before_anybody_came(tmp_path: Path) -> None:
+    cancel = threading.Event()
+    with pipes.named_pipes(tmp_path, 2) as (source, sink):
+        pump = threading.Thread(target=pipes.pump, args=(source, [sink], cancel))
+        pump.start()
+        time.sleep(0.1)
+        cancel.set()
+        pump.join(timeout=2)
+        assert not pump.is_alive()
+
+
+DIE = "import os, signal, sys, time; time.sleep(float(sys.argv[1])); os.kill(os.getpid(), signal.SIGKILL)"
+SLEEP = "import time; time.sleep(60)"
+
+
+@pytest.mark.parametrize("victim", ["writing", "reading 0", "reading 1"])
+def test_the_one_that_died_is_named_and_the_others_end(tmp_path: Path, victim: str) -> None:
+    def task(doing: str, code: str, *arguments: object) -> Task:
+        mortal = code.replace("seen.update(block)", "seen.update(block); n = globals().get('n', 0) + 1\n"
+                              "        if n > 20: import os, signal; os.kill(os.getpid(), signal.SIGKILL)")  # fmt: skip
+        return python(doing, mortal if doing == victim else code, *arguments)
+
+    started = time.monotonic()
+    with pipes.named_pipes(tmp_path, 3) as (source, *sinks):
+        tasks = [
+            task("writing", WRITE, source, 2000),
+            task("reading 0", READ, sinks[0], 0),
+            task("reading 1", READ, sinks[1], 0),
+        ]
+        with pytest.raises(ToolError, match=f"killed by SIGKILL while {victim}"):
+            run_together(tasks, lambda cancel: pipes.pump(source, sinks, cancel))
+    assert time.monotonic() - started < 15
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("reader_first", [True, False])
+def test_a_death_before_the_pipes_are_open(tmp_path: Path, reader_first: bool) -> None:
+    started = time.monotonic()
+    with pipes.named_pipes(tmp_path, 2) as (source, sink):
+        dead, waiting = python("dying", DIE, 0.1), python("waiting", SLEEP)
+        tasks = [waiting, dead] if reader_first else [dead, waiting]
+        with pytest.raises(ToolError, match="while dying") as error:
+            run_together(tasks, lambda cancel: pipes.pump(source, [sink], cancel))
+    assert error.value.exit_code == 5
+    assert time.monotonic() - started < 5
+
+
+def test_a_reader_that_leaves_early_is_an_error(tmp_path: Path) -> None:
+    leave = "import sys; src = open(sys.argv[1], 'rb', buffering=0); src.read(1000); print('I have seen enough')"
+    with pipes.named_pipes(tmp_path, 2) as (source, sink):
+        tasks = [python("writing", WRITE, source, 500), python("reading", leave, sink)]
+        with pytest.raises(ToolError, match=r"while (reading|writing)"):
+            run_together(tasks, lambda cancel: pipes.pump(source, [sink], cancel))
+
+
+def test_no_named_pipes_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert pipes.supported(tmp_path / "new")
+
+    def refuse(*_: object) -> None:
+        raise OSError(95, "Operation not supported")
+
+    monkeypatch.setattr(os, "mkfifo", refuse)
+    assert not pipes.supported(tmp_path)
+    monkeypatch.delattr(os, "mkfifo")
+    assert not pipes.supported(tmp_path)

@@ -1,0 +1,1 @@
+"""Chat templates of our own making, in the shapes of well-known public ones."""

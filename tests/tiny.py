@@ -1,0 +1,118 @@
+"""Tiny checkpoints written without torch: random weights, real formats."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors.numpy import save_file
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+
+QWEN2_SPLIT = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+LLAMA3_SPLIT = QWEN2_SPLIT.replace(r"\p{N}| ?", r"\p{N}{1,3}| ?")
+TEXT = [
+    "The quick brown fox jumps over the lazy dog. It's 12 o'clock; we'll see 345 of them!",
+    "def f(x):\n    return x ** 2  # squares\n\n",
+    "naïve café, 你好 мир, emoji 🙂 and tabs\t\tand  spaces   everywhere.",
+] * 20
+
+
+def pre_tokenizer(family: str) -> pre_tokenizers.PreTokenizer:
+    """The pre-tokenizer of a family, as its models' tokenizer.json has it."""
+    if family == "gpt-2":
+        return pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
+    if family == "smollm":
+        digits = pre_tokenizers.Digits(individual_digits=True)
+        return pre_tokenizers.Sequence([digits, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)])
+    pattern = {"qwen2": QWEN2_SPLIT, "llama-bpe": LLAMA3_SPLIT}.get(family, r"\S+|\s+")
+    split = pre_tokenizers.Split(Regex(pattern), behavior="isolated")
+    return pre_tokenizers.Sequence([split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
+
+
+def train_tokenizer(family: str = "gpt-2", vocab_size: int = 512) -> Tokenizer:
+    """A byte-level BPE with a vocabulary that nobody has seen, and two control tokens."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizer(family)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=["<|endoftext|>", "<|im_end|>"],
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(TEXT, trainer)
+    return tokenizer
+
+
+def llama_tensors(config: dict[str, Any], seed: int = 0) -> dict[str, NDArray[np.float16]]:
+    """Random weights for a Llama config, half precision."""
+    rng = np.random.default_rng(seed)
+    width, inner, vocab = config["hidden_size"], config["intermediate_size"], config["vocab_size"]
+    kv = width // config["num_attention_heads"] * config["num_key_value_heads"]
+    shapes = {"model.embed_tokens.weight": (vocab, width), "lm_head.weight": (vocab, width)}
+    for i in range(config["num_hidden_layers"]):
+        layer = f"model.layers.{i}."
+        shapes |= {
+            layer + "self_attn.q_proj.weight": (width, width),
+            layer + "self_attn.k_proj.weight": (kv, width),
+            layer + "self_attn.v_proj.weight": (kv, width),
+            layer + "self_attn.o_proj.weight": (width, width),
+            layer + "mlp.gate_proj.weight": (inner, width),
+            layer + "mlp.up_proj.weight": (inner, width),
+            layer + "mlp.down_proj.weight": (width, inner),
+        }
+    tensors = {name: (rng.standard_normal(shape) * 0.05).astype(np.float16) for name, shape in shapes.items()}
+    norms = ["model.norm.weight"]
+    for i in range(config["num_hidden_layers"]):
+        norms += [f"model.layers.{i}.{n}.weight" for n in ("input_layernorm", "post_attention_layernorm")]
+    return tensors | {name: np.ones(width, np.float16) for name in norms}
+
+
+def write_llama(path: Path, *, width: int = 256, layers: int = 2, family: str = "gpt-2", shards: int = 1) -> Path:
+    """Write a whole Llama checkpoint directory and return it."""
+    path.mkdir(parents=True)
+    tokenizer = train_tokenizer(family)
+    config = {
+        "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": width,
+        "intermediate_size": 2 * width, "num_hidden_layers": layers, "num_attention_heads": 4,
+        "num_key_value_heads": 2, "vocab_size": tokenizer.get_vocab_size(), "max_position_embeddings": 512,
+        "rms_norm_eps": 1e-6, "rope_theta": 10000.0, "hidden_act": "silu", "tie_word_embeddings": False,
+        "torch_dtype": "float16", "bos_token_id": 0, "eos_token_id": 1,
+    }  # fmt: skip
+    (path / "config.json").write_text(json.dumps(config))
+    tokenizer.save(str(path / "tokenizer.json"))
+    settings = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "eos_token": "<|im_end|>",
+        "bos_token": "<|endoftext|>",
+    }
+    (path / "tokenizer_config.json").write_text(json.dumps(settings))
+    save_shards(path, llama_tensors(config), shards)
+    return path
+
+
+def save_shards(path: Path, tensors: dict[str, NDArray[Any]], shards: int) -> None:
+    """Write weights as one file, or as several with their index."""
+    if shards == 1:
+        save_file(tensors, path / "model.safetensors")
+        return
+    names = sorted(tensors)
+    weight_map = {}
+    for number in range(shards):
+        file = f"model-{number + 1:05d}-of-{shards:05d}.safetensors"
+        part = names[number::shards]
+        save_file({name: tensors[name] for name in part}, path / file)
+        weight_map |= dict.fromkeys(part, file)
+    (path / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
+
+
+def text_file(path: Path, lines: int = 400) -> Path:
+    """A text long enough for several chunks of a small context."""
+    rng = np.random.default_rng(1)
+    words = " ".join(TEXT).split()
+    rows = (" ".join(rng.choice(words, 12)) for _ in range(lines))
+    path.write_text("\n".join(rows) + "\n", encoding="utf-8")
+    return path

@@ -1,0 +1,18 @@
+"""Unit tests are pure: a real process may not start here."""
+
+from __future__ import annotations
+
+import subprocess
+from typing import Any
+
+import pytest
+
+
+@pytest.fixture(autouse=True)
+def no_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make starting a process an error."""
+
+    def refuse(*args: Any, **_kwargs: Any) -> None:
+        raise AssertionError(f"a unit test started a process: {args}")
+
+    monkeypatch.setattr(subprocess.Popen, "__init__", refuse)

@@ -1,0 +1,304 @@
+"""The scale search: its candidates, its score, and that it goes on where it was interrupted."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import Executor, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from ggufkit.awq import compat
+from ggufkit.awq.archs import Divide, Fold
+from ggufkit.awq.compat import AutoAwqObjective, candidates, group_size, rounded
+from ggufkit.awq.fold import Heads, column_scales
+from ggufkit.awq.native import GgmlObjective, LayerWork, search_scales
+from ggufkit.awq.search import IDENTITY, Found, Goal, Target, best_scales, targets_of
+from ggufkit.awq.search import candidates as ggml_candidates
+from ggufkit.calibration import Calibration, Tokens, draw, load_tokenizer
+from ggufkit.errors import UnsupportedArchitecture
+from ggufkit.layers import Linear, Moments, StreamedModel
+from ggufkit.llama.libggml import LibGgml
+from ggufkit.progress import SilentReporter
+from tests import tiny
+
+Floats = NDArray[np.float32]
+FOLD = Fold("norm", ("a", "b"), Divide.NORM)
+ONE = Heads(1, 1)
+
+
+class Rounding:
+    """Stands in for the toolchain's library: 16 levels for each 32 weights, whatever the type."""
+
+    def __init__(self) -> None:
+        self.importances: list[Floats | None] = []
+
+    def rounded(self, weights: Floats, type_name: str, importance: Floats | None = None) -> Floats:
+        """Weights after rounding."""
+        self.importances.append(importance)
+        blocks = weights.reshape(-1, 32)
+        step = np.abs(blocks).max(1, keepdims=True) / 7.5 + 1e-12
+        return cast(Floats, (np.round(blocks / step) * step).reshape(weights.shape).astype(np.float32))
+
+
+@pytest.fixture
+def lib() -> Any:
+    """A stand-in for the library."""
+    return Rounding()
+
+
+@pytest.fixture
+def pool() -> Iterator[Executor]:
+    """Two threads."""
+    with ThreadPoolExecutor(2) as threads:
+        yield threads
+
+
+def problem(scale: torch.Tensor, seed: int = 0) -> list[Target]:
+    """Two linears on one input, whose channels are multiplied by `scale` and the weights divided by it."""
+    generator = torch.Generator().manual_seed(seed)
+    width = len(scale)
+    x = torch.randn(400, width, generator=generator) * scale
+    moments = Moments(width)
+    moments.add(x)
+    linears = [Linear(m, f"blk.0.{m}.weight", "in", width) for m in ("a", "b")]
+    weights = {m: torch.randn(48, width, generator=generator) / scale for m in ("a", "b")}
+    return targets_of(FOLD, weights, linears, {"in": moments})
+
+
+TYPES = {"blk.0.a.weight": "q4_0", "blk.0.b.weight": "Q4_K"}
+
+
+def test_the_identity_is_the_first_candidate_and_none_changes_the_size_of_things() -> None:
+    found = ggml_candidates(FOLD, problem(torch.ones(64)), ONE)
+    assert next(iter(found)) == IDENTITY
+    assert all(torch.allclose(s.log().mean(), torch.tensor(0.0), atol=1e-5) for s in found.values())
+    assert all((s > 0).all() for s in found.values())
+
+
+def test_candidates_of_full_strength_undo_an_earlier_scaling() -> None:
+    planted = torch.ones(64)
+    planted[5], planted[40] = 50.0, 0.02
+    plain, changed = (ggml_candidates(FOLD, problem(s), ONE) for s in (torch.ones(64), planted))
+    for name in plain:
+        if name.startswith("1·"):
+            ratio = changed[name] / (plain[name] * planted)
+            assert torch.allclose(ratio, ratio.mean().expand(64), rtol=1e-4)
+
+
+def test_planted_outliers_are_scaled_away(lib: Any, pool: Executor) -> None:
+    planted = torch.ones(64)
+    planted[5], planted[40] = 60.0, 30.0
+    goal = Goal("awq", (TYPES,))
+    clean = best_scales(FOLD, problem(torch.ones(64)), goal, ONE, lib, pool)
+    found = best_scales(FOLD, problem(planted), goal, ONE, lib, pool)
+    assert found.before > 4 * clean.before
+    assert found.after < 1.2 * clean.before
+    assert found.scales is not None
+    assert found.scales[5] > 5 * found.scales[6]
+
+
+def test_the_identity_wins_where_nothing_is_better(pool: Executor) -> None:
+    class Exact(Rounding):
+        def rounded(self, weights: Floats, type_name: str, importance: Floats | None = None) -> Floats:
+            return cast(Floats, weights + np.float32(0.01) * np.abs(weights).max())
+
+    found = best_scales(FOLD, problem(torch.ones(64)), Goal("awq", (TYPES,)), ONE, cast(LibGgml, Exact()), pool)
+    assert found.after <= found.before
+
+
+def test_importance_is_that_of_the_scaled_input(lib: Any, pool: Executor) -> None:
+    targets = problem(torch.ones(64))
+    best_scales(FOLD, targets, Goal("plain", (TYPES,)), ONE, lib, pool)
+    assert set(map(type, lib.importances)) == {type(None)}
+    lib.importances.clear()
+    best_scales(FOLD, targets, Goal("awq+imatrix", (TYPES,), importance=True), ONE, lib, pool)
+    options = ggml_candidates(FOLD, targets, ONE)
+    wanted = [(targets[0].power / s.square()).numpy() for s in options.values()]
+    assert all(any(np.allclose(w, g) for g in lib.importances) for w in wanted)
+
+
+def test_several_types_count_by_their_mean(lib: Any, pool: Executor) -> None:
+    both = best_scales(FOLD, problem(torch.ones(64)), Goal("awq", (TYPES, TYPES)), ONE, lib, pool)
+    one = best_scales(FOLD, problem(torch.ones(64)), Goal("awq", (TYPES,)), ONE, lib, pool)
+    mixed = best_scales(FOLD, problem(torch.ones(64)), Goal("awq", (TYPES, {})), ONE, lib, pool)
+    assert both.before == pytest.approx(one.before)
+    assert mixed.before == pytest.approx(one.before / 2)
+
+
+@pytest.mark.parametrize("types", [{}, {"blk.0.a.weight": "F16", "blk.0.b.weight": "bf16"}])
+def test_float_types_need_no_scales(lib: Any, pool: Executor, types: dict[str, str]) -> None:
+    found = best_scales(FOLD, problem(torch.ones(64)), Goal("awq", (types,)), ONE, lib, pool)
+    assert found == Found(None, IDENTITY, 0.0, 0.0)
+    assert not lib.importances
+
+
+def test_experts_that_no_token_reached_are_left_out() -> None:
+    linears = [Linear("a", "t", "seen", 4), Linear("b", "t", "unseen", 4)]
+    moments = {"seen": Moments(4, full=False), "unseen": Moments(4, full=False)}
+    moments["seen"].add(torch.ones(3, 4))
+    targets = targets_of(FOLD, {"a": torch.eye(4), "b": torch.eye(4)}, linears, moments)
+    assert [t.linear.module for t in targets] == ["a"]
+    assert targets[0].output_power(torch.eye(4)) == pytest.approx(12)
+
+
+def test_dead_channels_do_not_get_scales_of_their_own(lib: Any, pool: Executor) -> None:
+    targets = problem(torch.ones(64))
+    dead = Target(targets[0].linear, targets[0].weight.clone(), targets[0].gram.clone())
+    dead.weight[:, 3] = 0
+    dead.gram[7, :] = dead.gram[:, 7] = 0
+    found = ggml_candidates(FOLD, [dead], ONE)
+    assert all(torch.isfinite(s).all() for s in found.values())
+    assert max(float(s.max() / s.min()) for s in found.values()) < 1e5
+
+
+def test_kv_channels_share_their_scales() -> None:
+    fold = Fold("v", ("o",), Divide.LAST_ROWS, per_kv_channel=True)
+    heads = Heads(query=4, kv=2)
+    moments = Moments(64)
+    moments.add(torch.randn(100, 64) * torch.linspace(1, 9, 64))
+    linear = Linear("o", "blk.0.o.weight", "out", 64)
+    found = ggml_candidates(fold, targets_of(fold, {"o": torch.randn(8, 64)}, [linear], {"out": moments}), heads)
+    scales = found["1·(0.5)"]
+    assert scales.shape == (32,)
+    columns = column_scales(fold, scales, heads).view(2, 2, 16)
+    assert torch.equal(columns[:, 0], columns[:, 1])
+
+
+def calibration_of(path: Path, samples: int = 6) -> Calibration:
+    """A few short samples of the tiny tokenizer's own text."""
+    return draw(tiny.TEXT, load_tokenizer(path), samples=samples, length=24, held_out=2)
+
+
+class Recording:
+    """An objective that answers with the layer's number, and may fail at one."""
+
+    key = "recording"
+
+    def __init__(self, fails_at: int = -1) -> None:
+        self.asked: list[int] = []
+        self._fails_at = fails_at
+
+    def search(self, work: LayerWork) -> dict[str, dict[str, Found]]:
+        """One fold, scaled by the mean power of its input."""
+        if work.index == self._fails_at:
+            raise KeyboardInterrupt
+        self.asked.append(work.index)
+        value = work.moments["attn_in"].diagonal().mean()
+        found = {"input_layernorm": Found(torch.full((3,), float(value)), "x", 2.0, 1.0)}
+        return {"awq": found | {"mlp.up_proj": Found(None, IDENTITY, 1.0, 1.0)}}
+
+
+def test_an_interrupted_search_goes_on_after_its_last_whole_layer(tmp_path: Path) -> None:
+    path = tiny.write_llama(tmp_path / "tiny", width=64, layers=3)
+    model, calibration = StreamedModel(path, "cpu"), calibration_of(path)
+    whole = search_scales(model, calibration, Recording(), tmp_path / "whole", SilentReporter())["awq"]
+    with pytest.raises(KeyboardInterrupt):
+        search_scales(model, calibration, Recording(2), tmp_path / "state", SilentReporter())
+    resumed = Recording()
+    again = search_scales(model, calibration, resumed, tmp_path / "state", SilentReporter())["awq"]
+    assert resumed.asked == [2]
+    assert list(again.scales) == [f"model.layers.{i}.input_layernorm" for i in range(3)]
+    assert all(torch.equal(again.scales[n], s) for n, s in whole.scales.items())
+    assert again.mean_gain == pytest.approx(0.75)
+
+
+def test_lost_hidden_states_are_made_again(tmp_path: Path) -> None:
+    path = tiny.write_llama(tmp_path / "tiny", width=64, layers=3)
+    model, calibration = StreamedModel(path, "cpu"), calibration_of(path)
+    whole = search_scales(model, calibration, Recording(), tmp_path / "whole", SilentReporter())["awq"]
+    with pytest.raises(KeyboardInterrupt):
+        search_scales(model, calibration, Recording(2), tmp_path / "state", SilentReporter())
+    (tmp_path / "state" / "hidden-2.f32").write_bytes(b"short")
+    again = search_scales(model, calibration, Recording(), tmp_path / "state", SilentReporter())["awq"]
+    assert all(torch.equal(again.scales[n], s) for n, s in whole.scales.items())
+
+
+def test_another_calibration_starts_anew(tmp_path: Path) -> None:
+    path = tiny.write_llama(tmp_path / "tiny", width=64)
+    model = StreamedModel(path, "cpu")
+    search_scales(model, calibration_of(path), Recording(), tmp_path / "state", SilentReporter())
+    other = Recording()
+    search_scales(model, calibration_of(path, samples=5), other, tmp_path / "state", SilentReporter())
+    assert other.asked == [0, 1]
+
+
+def test_all_goals_are_searched_in_one_run(tmp_path: Path, lib: Any) -> None:
+    path = tiny.write_llama(tmp_path / "tiny", width=64)
+    model = StreamedModel(path, "cpu")
+    types = {f"blk.{i}.{n}.weight": "Q4_0" for i in range(2) for n in ("attn_q", "attn_output", "ffn_down")}
+    goals = [Goal("awq", (types,)), Goal("awq+imatrix", (types,), importance=True)]
+    found = search_scales(
+        model, calibration_of(path), GgmlObjective(goals, lib, 2), tmp_path / "s", SilentReporter()
+    )
+    assert list(found) == ["awq", "awq+imatrix"]
+    names = [n.removeprefix("model.layers.0.") for n in found["awq"].found if ".0." in n]
+    assert names == ["input_layernorm", "self_attn.v_proj", "post_attention_layernorm", "mlp.up_proj"]
+    assert found["awq"].found["model.layers.0.post_attention_layernorm"].scales is None
+    assert 0 < found["awq"].mean_gain <= 1
+
+
+def test_awq_rounding_keeps_what_16_levels_hold() -> None:
+    levels = torch.arange(16.0).repeat(4, 2) * 0.25 - 1.0
+    assert torch.allclose(rounded(levels, 32), levels, atol=1e-6)
+    noise = torch.randn(8, 64)
+    error = (rounded(noise, 32) - noise).abs().view(-1, 32)
+    step = (noise.view(-1, 32).amax(1) - noise.view(-1, 32).amin(1)) / 15
+    assert (error.amax(1) <= 1.01 * step).all()
+
+
+def test_autoawq_candidates_are_balanced() -> None:
+    found = candidates(torch.rand(64) + 0.1, torch.randn(32, 64), 32)
+    assert len(found) == 20
+    assert all(float(s.max() * s.min()) == pytest.approx(1, rel=1e-4) for s in found)
+
+
+@pytest.mark.parametrize(("widths", "size"), [((512, 1536), 128), ((320, 1536), 64), ((96, 64), 32)])
+def test_the_group_divides_every_width(widths: tuple[int, ...], size: int) -> None:
+    assert group_size(*widths) == size
+
+
+def test_widths_without_a_group_are_refused() -> None:
+    with pytest.raises(UnsupportedArchitecture, match="do not divide"):
+        group_size(64, 100)
+
+
+def test_block_losses_are_what_the_whole_block_puts_out(tmp_path: Path) -> None:
+    path = tiny.write_llama(tmp_path / "tiny", width=64)
+    model = StreamedModel(path, "cpu")
+    tokens: Tokens = calibration_of(path).samples
+    seen: dict[str, float] = {}
+
+    class Probe(AutoAwqObjective):
+        def search(self, work: LayerWork) -> dict[str, dict[str, Found]]:
+            x = work.layer.get_submodule("input_layernorm")(work.hidden.read(0, 99))
+            attention = work.layer.get_submodule("self_attn")
+            kwargs = model.layer_kwargs(work.index, tokens.shape[1])
+            before = attention(x, **kwargs)[0]
+            weights = {t: rounded(work.layer.get_parameter(f"{t}.weight").data, 32) for t in work.folds[0].targets}
+            with compat._loss(work, work.folds[0]) as loss:
+                seen["loss"] = loss(weights)
+            for name, weight in weights.items():
+                work.layer.get_parameter(f"{name}.weight").data = weight
+            seen["wanted"] = float((attention(x, **kwargs)[0] - before).square().mean())
+            return {compat.GOAL: {}}
+
+    search_scales(model, calibration_of(path), Probe(), tmp_path / "state", SilentReporter())
+    assert seen["loss"] == pytest.approx(seen["wanted"], rel=1e-4)
+    assert seen["wanted"] > 0
+
+
+def test_the_autoawq_objective_searches_every_fold_that_autoawq_does(tmp_path: Path) -> None:
+    path = tiny.write_llama(tmp_path / "tiny", width=64)
+    model = StreamedModel(path, "cpu")
+    found = search_scales(model, calibration_of(path), AutoAwqObjective(), tmp_path / "state", SilentReporter())
+    scales = found[compat.GOAL].scales
+    assert {n.removeprefix("model.layers.0.") for n in scales if ".0." in n} == {
+        "input_layernorm",
+        "post_attention_layernorm",
+        "mlp.up_proj",
+    }

@@ -1,0 +1,138 @@
+"""The model card: front matter that a hub accepts, the user's own fields kept, commands without this machine."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml  # type: ignore[import-untyped]
+
+from ggufkit import results
+from ggufkit.llama.gguf import read_header
+from ggufkit.manifest import read_manifest, write_manifest
+from ggufkit.records import Manifest
+from ggufkit.report import card
+from ggufkit.report.card import CARD, PLOT, write_card
+from tests.fake_results import FAKES, write_results
+
+
+@pytest.fixture
+def root(tmp_path: Path, private_cache: Path) -> Path:
+    return write_results(tmp_path / "out")
+
+
+def front_matter(root: Path) -> dict[str, Any]:
+    match = re.match(r"---\n(.*?)\n---\n", (root / CARD).read_text(encoding="utf-8"), re.DOTALL)
+    assert match is not None
+    fields = yaml.safe_load(match[1])
+    assert isinstance(fields, dict)
+    return fields
+
+
+def note_source(root: Path, source: str, revision: str | None = None) -> None:
+    base = root / "tiny-F16.gguf"
+    made = read_manifest(base)
+    assert made is not None
+    notes = {**made.notes, "source": source, "revision": revision}
+    write_manifest(base, Manifest(**{**vars(made), "notes": notes}))
+
+
+def write(root: Path, repo: str | None = None) -> str:
+    write_card(results.collect(root), root, repo)
+    return (root / CARD).read_text(encoding="utf-8")
+
+
+def test_a_card_has_what_a_hub_asks_for(root: Path) -> None:
+    note_source(root, "acme/tiny", "c" * 40)
+    text = write(root)
+    fields = front_matter(root)
+    assert fields["base_model"] == "acme/tiny"
+    assert fields["base_model_relation"] == "quantized"
+    assert {"gguf", "llama.cpp", "quantized"} <= set(fields["tags"])
+    assert "quantized_by" not in fields
+    assert "# quantized_by: your name" in text
+    assert "[acme/tiny](https://huggingface.co/acme/tiny)" in text
+    assert "`cccccccccccc`" in text
+    assert f"]({PLOT})" in text
+    assert (root / PLOT).read_bytes().startswith(b"\x89PNG")
+    assert all(f"`tiny-{'' if f.variant == 'plain' else f.variant + '-'}{f.type}.gguf`" in text for f in FAKES)
+    assert "ggufkit build acme/tiny" in text
+
+
+def test_licence_and_tags_come_from_the_source(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    metadata = {
+        "general.license": "other", "general.license.name": "llama3.2", "general.license.link": "https://example.org/l",
+        "general.tags": ["llama-3", "gguf"], "general.languages": ["en", "de"],
+    }  # fmt: skip
+
+    def header(path: Path) -> Any:
+        found = read_header(path)
+        object.__setattr__(found, "metadata", {**found.metadata, **metadata})
+        return found
+
+    monkeypatch.setattr(card, "read_header", header)
+    write(root)
+    fields = front_matter(root)
+    assert (fields["license"], fields["license_name"]) == ("other", "llama3.2")
+    assert fields["license_link"] == "https://example.org/l"
+    assert fields["language"] == ["en", "de"]
+    assert fields["tags"] == ["gguf", "llama.cpp", "quantized", "llama-3"]
+
+
+def test_what_the_user_wrote_is_kept(root: Path) -> None:
+    note_source(root, "acme/tiny")
+    write(root)
+    edited = (
+        (root / CARD).read_text().replace("# quantized_by: your name", "quantized_by: me\nnew_version: acme/next")
+    )
+    (root / CARD).write_text(edited)
+    write(root)
+    assert front_matter(root)["quantized_by"] == "me"
+    assert front_matter(root)["new_version"] == "acme/next"
+    assert "# quantized_by" not in (root / CARD).read_text()
+
+
+@pytest.mark.parametrize("damage", ["", "no front matter", "---\n: [\n---\nx", "---\n- a\n---\n"])
+def test_a_card_that_cannot_be_read_is_replaced(damage: str, root: Path) -> None:
+    (root / CARD).write_text(damage)
+    write(root)
+    assert front_matter(root)["library_name"] == "gguf"
+
+
+def test_a_local_source_is_no_base_model(root: Path) -> None:
+    note_source(root, "/home/somebody/secret/tiny")
+    text = write(root)
+    assert "base_model" not in front_matter(root)
+    assert "# base_model: OWNER/NAME" in text
+    assert "somebody" not in text
+
+
+def test_a_modelscope_source_names_its_twin(root: Path) -> None:
+    note_source(root, "ms:LLM-Research/Llama-3.2-1B-Instruct")
+    write(root)
+    assert front_matter(root)["base_model"] == "meta-llama/Llama-3.2-1B-Instruct"
+
+
+@pytest.mark.parametrize(
+    ("repo", "command"),
+    [("me/x-GGUF", "ollama run hf.co/me/x-GGUF:"), ("ms:me/x", "modelscope download --model me/x")],
+)
+def test_commands_for_the_repository(repo: str, command: str, root: Path) -> None:
+    assert command in write(root, repo)
+
+
+def test_hostile_values_stay_values(root: Path) -> None:
+    note_source(root, "acme/tiny", None)
+    write(root)
+    (root / CARD).write_text('---\nquantized_by: "x\\n---\\nlicense: mit"\n---\n')
+    text = write(root)
+    assert front_matter(root)["quantized_by"] == "x\n---\nlicense: mit"
+    assert "license" not in front_matter(root)
+    assert text.count("\n---\n") == 1
+
+
+def test_one_file_has_no_plot(tmp_path: Path, private_cache: Path) -> None:
+    root = write_results(tmp_path / "one", FAKES[:1])
+    assert write_card(results.collect(root), root) == [root / CARD]

@@ -1,0 +1,84 @@
+"""Errors become one message and the contract's exit code; sizes and counts are read as people write them."""
+
+from __future__ import annotations
+
+import click
+import pytest
+
+from ggufkit import cli as command_line
+from ggufkit import errors
+from ggufkit.cli.options import SIZE, Count, NameList
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (errors.GgufkitError("x"), 1),
+        (errors.UsageError("x"), 2),
+        (errors.CheckpointError("x"), 3),
+        (errors.UnknownType("x"), 3),
+        (errors.ToolchainError("x"), 4),
+        (errors.ToolOutputError("x"), 5),
+        (errors.ResourceError("x"), 6),
+        (errors.Interrupted("x"), 130),
+        (KeyboardInterrupt(), 130),
+        (ZeroDivisionError("x"), 1),
+        (click.UsageError("x"), 2),
+    ],
+)
+def test_exit_codes(
+    error: BaseException, code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*_args: object, **_kwargs: object) -> None:
+        raise error
+
+    monkeypatch.setattr(command_line.cli, "main", fail)
+    monkeypatch.setattr("ggufkit.process.stop_all", lambda: None)
+    assert command_line._run(["build"], debug=False) == code
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert "Traceback" not in shown.err
+    assert shown.err.strip()
+
+
+def test_debug_shows_the_traceback(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def fail(*_args: object, **_kwargs: object) -> None:
+        raise errors.InputError("broken", hint="mend it")
+
+    monkeypatch.setattr(command_line.cli, "main", fail)
+    command_line._run([], debug=True)
+    shown = capsys.readouterr().err
+    assert "Traceback" in shown
+    assert "mend it" in shown
+
+
+@pytest.mark.parametrize(
+    ("text", "n_bytes"),
+    [
+        ("8GiB", 8 << 30),
+        ("100MB", 100_000_000),
+        ("1.5 gib", 3 << 29),
+        ("512", 512),
+        ("10k", 10_000),
+        ("2TiB", 2 << 40),
+    ],
+)
+def test_sizes(text: str, n_bytes: int) -> None:
+    assert SIZE.convert(text, None, None) == n_bytes
+
+
+@pytest.mark.parametrize("text", ["", "x", "8 apples", "-1GB", "GB"])
+def test_no_sizes(text: str) -> None:
+    with pytest.raises(click.BadParameter):
+        SIZE.convert(text, None, None)
+
+
+def test_counts_and_lists() -> None:
+    count = Count("all", 2)
+    assert (count.convert("all", None, None), count.convert("60", None, None)) == (None, 60)
+    for bad in ("1", "-3", "many"):
+        with pytest.raises(click.BadParameter):
+            count.convert(bad, None, None)
+    assert NameList().convert("a, b,,c", None, None) == ("a", "b", "c")
+    with pytest.raises(click.BadParameter):
+        NameList().convert(" , ", None, None)

@@ -1,0 +1,183 @@
+"""Rows of a data set -> the original bytes, or an error; and which names mean what."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ggufkit import corpus
+from ggufkit.errors import CorpusError
+from ggufkit.hub import rows, texts
+from tests.shared import WIKI_TEST, needs_shared
+
+pa = pytest.importorskip("pyarrow", reason="reading tables needs pyarrow")
+
+# In WikiText's way: a blank line holds one space, and every line ends with one too.
+ORIGINAL = (
+    " \n = Robert Boulter = \n \n Robert Boulter is an English actor . \n \n \n = = Career = = \n \n In 2000 . \n"
+)
+
+
+def as_rows(text: str) -> list[str]:
+    """As the datasets library's loader cuts the file: a blank line becomes an empty string."""
+    return [line if line.strip() else "" for line in text.splitlines(keepends=True)]
+
+
+@pytest.fixture(autouse=True)
+def own_cache(private_cache: Path) -> None:
+    pass
+
+
+@pytest.fixture
+def known(monkeypatch: pytest.MonkeyPatch) -> str:
+    digest = hashlib.sha256(ORIGINAL.encode()).hexdigest()
+    monkeypatch.setitem(rows.KNOWN, digest, "wiki.tiny.raw")
+    return digest
+
+
+@pytest.mark.parametrize("cut", [lambda r: r, lambda r: r.removesuffix("\n")], ids=["with line ends", "without"])
+def test_rows_make_the_original_file(known: str, cut: Callable[[str], str], tmp_path: Path) -> None:
+    rows.write_known(lambda: map(cut, as_rows(ORIGINAL)), tmp_path / "x", known)
+    assert (tmp_path / "x").read_text() == ORIGINAL
+
+
+@needs_shared
+def test_wikitext_is_rebuilt_to_the_last_byte(tmp_path: Path) -> None:
+    lines = as_rows(WIKI_TEST.read_text(encoding="utf-8"))
+    assert (len(lines), lines.count("")) == (4358, 1467)
+    rows.write_known(lambda: lines, tmp_path / "x", texts.TEXTS["wikitext2"].sha256)
+    assert (tmp_path / "x").read_bytes() == WIKI_TEST.read_bytes()
+    assert (tmp_path / "x").stat().st_size == 1_290_590
+
+
+DAMAGE: dict[str, Callable[[list[str]], list[str]]] = {
+    "blank lines dropped": lambda r: [x for x in r if x],
+    "CRLF": lambda r: [x.replace("\n", "\r\n") for x in r],
+    "one row dropped": lambda r: r[:-1],
+    "stripped": lambda r: [x.strip() for x in r],
+    "two rows swapped": lambda r: [r[1], r[0], *r[2:]],
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE.keys())
+def test_damaged_rows_are_an_error(damage: Callable[[list[str]], list[str]], known: str, tmp_path: Path) -> None:
+    with pytest.raises(CorpusError):
+        rows.write_known(lambda: damage(as_rows(ORIGINAL)), tmp_path / "x", known)
+    assert not (tmp_path / "x").exists()
+
+
+@needs_shared
+@pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE.keys())
+def test_damaged_wikitext_is_an_error(damage: Callable[[list[str]], list[str]], tmp_path: Path) -> None:
+    lines = as_rows(WIKI_TEST.read_text(encoding="utf-8"))
+    with pytest.raises(CorpusError, match="expected 173c87a5"):
+        rows.write_known(lambda: damage(lines), tmp_path / "x", texts.TEXTS["wikitext2"].sha256)
+
+
+@given(
+    st.lists(
+        st.text(alphabet=st.characters(codec="utf-8", exclude_characters="\r\n"), max_size=9),
+        min_size=1,
+        max_size=9,
+    )
+)
+def test_other_rows_are_lines(tmp_path_factory: pytest.TempPathFactory, lines: list[str]) -> None:
+    target = tmp_path_factory.mktemp("rows") / "x"
+    rows.write_text(lambda: lines, target)
+    assert target.read_bytes().decode() == "".join(f"{line}\n" for line in lines)
+
+
+def write_table(path: Path, kind: str, **columns: list[str] | list[int]) -> Path:
+    table = pa.table(columns)
+    if kind == "parquet":
+        import pyarrow.parquet as pq
+
+        pq.write_table(table, path)
+        return path
+    new = pa.ipc.new_stream if kind == "stream" else pa.ipc.new_file
+    with pa.OSFile(str(path), "wb") as sink, new(sink, table.schema) as writer:
+        writer.write_table(table, max_chunksize=3)
+    return path
+
+
+@pytest.mark.parametrize(("kind", "suffix"), [("parquet", ".parquet"), ("stream", ".arrow"), ("file", ".arrow")])
+def test_tables_are_read_as_corpora(kind: str, suffix: str, known: str, tmp_path: Path) -> None:
+    file = write_table(tmp_path / f"wiki{suffix}", kind, text=as_rows(ORIGINAL), label=list(range(9)))
+    found = corpus.find(str(file))
+    assert found.sha256 == known
+    assert found.path.read_text() == ORIGINAL
+    assert corpus.find(f"{file}:text").sha256 == known
+
+
+def test_a_column_must_be_clear(tmp_path: Path) -> None:
+    file = write_table(tmp_path / "two.parquet", "parquet", question=["a"], answer=["b"], n=[1])
+    with pytest.raises(CorpusError, match="question, answer"):
+        corpus.find(str(file))
+    with pytest.raises(CorpusError, match="'n'"):
+        corpus.find(f"{file}:n")
+    assert corpus.find(f"{file}:answer").path.read_text() == "b\n"
+
+
+def test_a_damaged_table_is_an_error(tmp_path: Path) -> None:
+    file = write_table(tmp_path / "x.parquet", "parquet", text=["a"] * 99)
+    file.write_bytes(file.read_bytes()[:-40])
+    with pytest.raises(CorpusError, match="cannot be read"):
+        corpus.find(str(file))
+
+
+@pytest.mark.parametrize("kind", ["parquet", "stream", "file"])
+def test_a_table_under_another_name_is_not_read_as_text(kind: str, tmp_path: Path) -> None:
+    file = write_table(tmp_path / "wiki.raw", kind, text=as_rows(ORIGINAL))
+    with pytest.raises(CorpusError, match="binary framing"):
+        corpus.find(str(file))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [(b"", "empty"), (b"caf\xe9 au lait", "byte 3"), (b"ok\0ok", "NUL"), ("é".encode()[:1], "byte 0|byte 1")],
+)
+def test_what_is_no_text_is_refused(content: bytes, message: str, tmp_path: Path) -> None:
+    (tmp_path / "x.txt").write_bytes(content)
+    with pytest.raises(CorpusError, match=message):
+        corpus.find(str(tmp_path / "x.txt"))
+
+
+def test_nothing_of_that_name(tmp_path: Path) -> None:
+    with pytest.raises(CorpusError) as refused:
+        corpus.find(str(tmp_path / "no.txt"))
+    assert "wikitext2" in str(refused.value.hint)
+
+
+@pytest.mark.parametrize(
+    ("given", "yes"),
+    [
+        ("Salesforce/wikitext/wikitext-2-raw-v1:test", True),
+        ("Salesforce/wikitext/wikitext-2-raw-v1:test:text", True),
+        ("ms:modelscope/wikitext:train", True),
+        ("acme/x", False),
+        ("/abs/path:test", False),
+        ("wikitext2", False),
+    ],
+)
+def test_names_of_data_sets(given: str, yes: bool) -> None:
+    assert texts.is_dataset(given) is yes
+
+
+def test_a_named_text_in_the_cache_is_used(
+    monkeypatch: pytest.MonkeyPatch, private_cache: Path, known: str
+) -> None:
+    text = texts.Text("wikitext2", "wiki.tiny.raw", "test", known)
+    monkeypatch.setitem(texts.TEXTS, "wikitext2", text)
+    assert corpus.inventory()["wikitext2"] is None
+    home = private_cache / "corpora"
+    home.mkdir(parents=True)
+    (home / text.file).write_text(ORIGINAL)
+    assert corpus.find("wikitext2").path == home / text.file
+    assert corpus.inventory()["wikitext2"] == home / text.file
+    (home / text.file).write_text(ORIGINAL + " ")
+    assert corpus.inventory()["wikitext2"] is None

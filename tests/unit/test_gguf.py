@@ -1,0 +1,114 @@
+"""The GGUF reader against the `gguf` package's writer, and against damage."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from ggufkit.errors import GgufError
+from ggufkit.llama.gguf import ggml_type_by_name, quantized_tensors, read_gguf, read_header, summarize
+
+
+def write(
+    path: Path, metadata: dict[str, Any] | None = None, *, quantized: bool = False, big: bool = False
+) -> Path:
+    endian = gguf.GGUFEndian.BIG if big else gguf.GGUFEndian.LITTLE
+    writer = gguf.GGUFWriter(path, "llama", endianess=endian)
+    writer.add_block_count(2)
+    for key, value in (metadata or {}).items():
+        if isinstance(value, list):
+            writer.add_array(key, value)
+        else:
+            writer.add_string(key, value)
+    rows = np.arange(64 * 3, dtype=np.float32).reshape(3, 64)
+    writer.add_tensor("token_embd.weight", rows.astype(np.float16))
+    writer.add_tensor("norm.weight", np.ones(64, np.float32))
+    if quantized:
+        blocks = gguf.quants.quantize(rows, gguf.GGMLQuantizationType.Q8_0)
+        writer.add_tensor("blk.0.w.weight", blocks, raw_dtype=gguf.GGMLQuantizationType.Q8_0)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+def test_reads_what_the_package_wrote(tmp_path: Path) -> None:
+    header = read_header(write(tmp_path / "a.gguf", {"tokenizer.ggml.tokens": ["a", "é", ""], "x.name": "naïve"}))
+    assert header.architecture == "llama"
+    assert header.hparam("block_count") == 2
+    assert header.metadata["tokenizer.ggml.tokens"] == ["a", "é", ""]
+    assert header.metadata["x.name"] == "naïve"
+    embedding = header.by_name["token_embd.weight"]
+    assert (embedding.shape, embedding.type, embedding.n_elements, embedding.n_bytes) == ((64, 3), "F16", 192, 384)
+    with header.path.open("rb") as file:
+        file.seek(embedding.offset)
+        data = np.frombuffer(file.read(embedding.n_bytes), np.float16)
+    assert np.array_equal(data, np.arange(192, dtype=np.float16))
+
+
+def test_bits_per_weight_counts_every_tensor(tmp_path: Path) -> None:
+    file = read_gguf(write(tmp_path / "a.gguf", quantized=True))
+    assert file.n_params == 192 + 64 + 192
+    assert file.tensor_bytes == 384 + 256 + 192 // 32 * 34
+    assert file.bpw == pytest.approx(8 * file.tensor_bytes / file.n_params)
+    assert file.tensor_types == {"F16": 1, "F32": 1, "Q8_0": 1}
+    assert [t.name for t in quantized_tensors(read_header(file.path))] == ["blk.0.w.weight"]
+
+
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    values=st.dictionaries(st.text("abcxyz.", min_size=3), st.lists(st.text(max_size=9), min_size=1), max_size=5)
+)
+def test_metadata_arrays_round_trip(tmp_path: Path, values: dict[str, list[str]]) -> None:
+    wanted = {f"test.{key}": value for key, value in values.items()}
+    metadata = read_header(write(tmp_path / "a.gguf", wanted)).metadata
+    assert {key: metadata[key] for key in wanted} == wanted
+    assert set(wanted) <= set(metadata)
+
+
+@pytest.mark.parametrize("keep", [0, 3, 4, 11, 24, 60, 200])
+def test_a_cut_header_is_refused(tmp_path: Path, keep: int) -> None:
+    path = write(tmp_path / "a.gguf", {"tokenizer.ggml.tokens": ["token"] * 50})
+    path.write_bytes(path.read_bytes()[:keep])
+    with pytest.raises(GgufError, match="truncated|empty|not a GGUF"):
+        read_header(path)
+
+
+def test_cut_data_is_refused(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.gguf")
+    path.write_bytes(path.read_bytes()[:-40])
+    with pytest.raises(GgufError, match=r"is truncated: it has [\d,]+ bytes, its tensors need"):
+        read_gguf(path)
+
+
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(position=st.integers(4, 300), value=st.integers(0, 255))
+def test_one_wrong_byte_never_crashes(tmp_path: Path, position: int, value: int) -> None:
+    path = write(tmp_path / "a.gguf", {"tokenizer.ggml.tokens": ["token"] * 5})
+    data = bytearray(path.read_bytes())
+    data[min(position, len(data) - 1)] = value
+    path.write_bytes(data)
+    try:
+        summarize(read_header(path))
+    except GgufError:
+        pass
+
+
+def test_big_endian_is_named(tmp_path: Path) -> None:
+    with pytest.raises(GgufError, match="big-endian"):
+        read_header(write(tmp_path / "a.gguf", big=True))
+
+
+def test_missing_file_and_unknown_type(tmp_path: Path) -> None:
+    with pytest.raises(GgufError, match="is not there"):
+        read_header(tmp_path / "none.gguf")
+    assert ggml_type_by_name("Q4_K") == (256, 144)
+    with pytest.raises(GgufError, match="Q9_Z"):
+        ggml_type_by_name("Q9_Z")

@@ -1,0 +1,104 @@
+"""What is uploaded: complete files only, and only those that the repository lacks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from ggufkit import publish
+from ggufkit.errors import InputError
+from ggufkit.hashing import sha256_file
+from ggufkit.hub import huggingface, modelscope
+from ggufkit.hub.listing import Listing, RemoteFile, Repo, RepoAbsent, git_sha1
+from ggufkit.manifest import manifest_path, read_manifest, write_manifest
+from ggufkit.records import Manifest
+from tests.fake_results import FAKES, write_results
+
+
+@pytest.fixture
+def root(tmp_path: Path, private_cache: Path) -> Path:
+    """Results whose manifests hold the right hashes, which the fake ones do not."""
+    root = write_results(tmp_path / "out", FAKES[:4])
+    for file in root.glob("*.gguf"):
+        made = read_manifest(file)
+        assert made is not None
+        write_manifest(file, Manifest(**{**vars(made), "output": {"sha256": sha256_file(file), "size_bytes": 1}}))
+    (root / "quality.png").write_bytes(b"a plot")
+    return root
+
+
+@pytest.fixture
+def remote(monkeypatch: pytest.MonkeyPatch) -> dict[str, RemoteFile]:
+    """What the repository holds."""
+    files: dict[str, RemoteFile] = {}
+
+    def list_files(repo: Repo) -> Listing:
+        if not files:
+            raise RepoAbsent("there is none")
+        return Listing("c" * 40, tuple(files.values()))
+
+    monkeypatch.setattr(huggingface, "list_files", list_files)
+    monkeypatch.setattr(modelscope, "list_files", list_files)
+    return files
+
+
+def names(parcel: publish.Parcel) -> list[str]:
+    return [upload.path.name for upload in parcel.missing]
+
+
+def test_all_that_is_complete_is_packed(root: Path, remote: dict[str, RemoteFile]) -> None:
+    (root / "Modelfile.Q4_0").write_text("FROM ./tiny-Q4_0.gguf\n")
+    (root / "logs").mkdir()
+    (root / "logs" / "x.log").write_text("private")
+    parcel = publish.pack(root, "me/x")
+    assert not parcel.exists
+    assert set(names(parcel)) == {
+        "tiny-F16.gguf", "tiny-Q8_0.gguf", "tiny-Q5_0.gguf", "tiny-Q4_0.gguf", "Modelfile.Q4_0", "README.md", "quality.png",
+    }  # fmt: skip
+    assert [u.size_bytes for u in parcel.missing] == sorted(u.size_bytes for u in parcel.missing)
+    assert parcel.left_out == ()
+
+
+def test_what_is_not_complete_is_left_out_with_the_reason(root: Path, remote: dict[str, RemoteFile]) -> None:
+    with (root / "tiny-Q8_0.gguf").open("ab") as file:
+        file.write(b"x")
+    manifest_path(root / "tiny-Q5_0.gguf").unlink()
+    (root / "tiny-Q2_K.gguf.partial").write_bytes(b"half")
+    parcel = publish.pack(root, "me/x")
+    reasons = dict(parcel.left_out)
+    assert "changed" in reasons["tiny-Q8_0.gguf"]
+    assert "manifest" in reasons["tiny-Q5_0.gguf"]
+    assert "not finished" in reasons["tiny-Q2_K.gguf.partial"]
+    assert not set(names(parcel)) & reasons.keys()
+
+
+def test_what_is_there_is_not_sent_again(root: Path, remote: dict[str, RemoteFile]) -> None:
+    publish.pack(root, "me/x")
+    for file in root.glob("*.gguf"):
+        remote[file.name] = RemoteFile(file.name, file.stat().st_size, sha256_file(file))
+    remote["README.md"] = RemoteFile(
+        "README.md", (root / "README.md").stat().st_size, None, git_sha1(root / "README.md")
+    )
+    parcel = publish.pack(root, "me/x")
+    assert parcel.exists
+    assert names(parcel) == ["quality.png"]
+    remote["tiny-Q4_0.gguf"] = RemoteFile("tiny-Q4_0.gguf", (root / "tiny-Q4_0.gguf").stat().st_size, "0" * 64)
+    assert names(publish.pack(root, "me/x")) == ["quality.png", "tiny-Q4_0.gguf"]
+
+
+def test_an_edited_card_is_not_overwritten(root: Path, remote: dict[str, RemoteFile]) -> None:
+    (root / "README.md").write_text("mine")
+    publish.pack(root, "ms:me/x")
+    assert (root / "README.md").read_text() == "mine"
+
+
+@pytest.mark.parametrize("repo", ["x", "", "a/b/c", "../x", "hf:me/x", "me/ x", "ms:x"])
+def test_no_repository(repo: str, root: Path) -> None:
+    with pytest.raises(InputError, match="no repository"):
+        publish.pack(root, repo)
+
+
+def test_no_results(tmp_path: Path, private_cache: Path) -> None:
+    with pytest.raises(InputError):
+        publish.pack(tmp_path, "me/x")

@@ -1,0 +1,161 @@
+"""The reports say what was measured, escape what names hold, and are made only when something changed."""
+
+from __future__ import annotations
+
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from ggufkit import report, results
+from ggufkit.corpus import WIKITEXT2_TEST_SHA256
+from ggufkit.report.anchors import anchor_for, comparable, find
+from ggufkit.report.choose import GIB, Wish
+from ggufkit.report.commands import build_command, shareable
+from ggufkit.report.data import Extent, load_entries
+from tests.fake_results import FAKES, Fake, write_results
+
+HOSTILE = 'a<script>alert(1)</script>&`|_*"'
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = write_results(tmp_path_factory.mktemp("report") / "out")
+    report.write(results.collect(root), root, Wish(GIB))
+    return root
+
+
+class _Checker(HTMLParser):
+    """Finds what a self-contained page must not have."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.outside: list[str] = []
+        self.tags: list[str] = []
+        self.ids: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        for key, value in attrs:
+            if key == "id":
+                self.ids.append(str(value))
+            if key in ("src", "href", "xlink:href") and not str(value).startswith(("#", "data:")):
+                self.outside.append(str(value))
+
+
+def test_the_page_is_whole_small_and_self_contained(made: Path) -> None:
+    page = (made / "report.html").read_text(encoding="utf-8")
+    checker = _Checker()
+    checker.feed(page)
+    assert checker.outside == []
+    assert checker.tags.count("svg") == 4
+    assert len(checker.ids) == len(set(checker.ids))
+    assert len(page.encode()) < 2_000_000
+    assert "@import" not in page
+    assert not re.search(r"url\(\s*['\"]?http", page)
+    assert "#0a00" not in page
+    assert "#01020" not in page
+
+
+def test_the_page_shows_every_number_and_no_invented_one(made: Path) -> None:
+    page = (made / "report.html").read_text(encoding="utf-8")
+    for fake in FAKES:
+        assert f">{fake.type}" in page or f"{fake.variant} {fake.type}" in page
+        if fake.kld is not None:
+            assert f"{fake.kld:.6f}" in page
+    base = page[page.index("tiny-F16.gguf</small>") :].split("</tr>")[0]
+    assert base.count("–") >= 3  # the base has no KL divergence
+    assert "Q4_0: gptq is best" in page
+
+
+def test_markdown_for_a_model_card(made: Path) -> None:
+    text = (made / "report.md").read_text(encoding="utf-8")
+    assert "| `tiny-imatrix-Q5_0.gguf` ★ |" in text
+    assert "0.005786 ± 0.000080" in text
+    assert "ggufkit build tiny --types f16,q8_0,q5_0,q4_0 --variants plain,awq,imatrix,gptq --chunks 60" in text
+    assert "**Which one should I take?** With 1.00 GiB of memory take tiny-F16.gguf" in text
+    assert "/somewhere" not in text
+    assert "<details>" in text
+
+
+def test_hostile_names_are_text(tmp_path: Path) -> None:
+    root = write_results(tmp_path / "out", FAKES[:3])
+    for manifest in root.glob("*.manifest.json"):
+        manifest.write_text(manifest.read_text().replace('"tiny"', '"' + HOSTILE.replace('"', '\\"') + '"'))
+    report.write(results.collect(root), root)
+    page, text = (root / "report.html").read_text(), (root / "report.md").read_text()
+    assert "<script>alert" not in page
+    assert "a&lt;script&gt;alert(1)" in page
+    assert "<script>" not in text.replace("```", "")[:200]
+
+
+def test_nothing_changed_nothing_is_made(made: Path, tmp_path: Path) -> None:
+    root = write_results(tmp_path / "out", FAKES[:3])
+    rows = results.collect(root)
+    assert not report.is_current(rows, root)
+    report.write(rows, root)
+    assert report.is_current(rows, root)
+    assert not report.is_current(rows, root, Wish(GIB))
+    assert not report.is_current(rows[:2], root)
+    (root / "report.html").write_text("touched")
+    assert not report.is_current(rows, root)
+
+
+def test_reports_are_reproducible(made: Path) -> None:
+    before = (made / "report.html").read_bytes()
+    report.write(results.collect(made), made, Wish(GIB))
+    assert (made / "report.html").read_bytes() == before
+
+
+def test_rows_measured_otherwise_stand_apart(tmp_path: Path) -> None:
+    fakes = [*FAKES[:4], Fake("imatrix", "Q4_0", 0.02, n_chunks=20), Fake("gptq", "Q4_0", 0.01, machine="Other")]
+    root = write_results(tmp_path / "out", fakes)
+    report.write(results.collect(root), root)
+    text = (root / "report.md").read_text()
+    assert "`tiny-imatrix-Q4_0.gguf` †" in text
+    assert "another chunks: 20, not 60" in text
+    assert "another machine: Other, not Test CPU" in text
+    assert "Q4_0: " not in text.split("## How")[0].split("| File")[0] or "imatrix" not in text.split("| File")[0]
+
+
+@pytest.mark.parametrize("fakes", [[Fake("plain", "Q8_0", None)], [Fake("plain", "F16", None, tg=None)]])
+def test_little_to_report(tmp_path: Path, fakes: list[Fake]) -> None:
+    root = write_results(tmp_path / "out", fakes)
+    report.write(results.collect(root), root)
+    assert (root / "report.html").stat().st_size > 5000
+
+
+def test_published_figures_need_the_same_model_and_conditions(tmp_path: Path) -> None:
+    root = write_results(tmp_path / "out", FAKES[:4], name="Qwen2.5-0.5B-Instruct")
+    entries = load_entries(results.collect(root), root)
+    assert find(entries) is None  # the name alone is not enough
+    object.__setattr__(entries[0].row, "n_params", 494_032_768)
+    known = find(entries)
+    assert known is not None
+    assert known.model == "Qwen2.5-0.5B-Instruct"
+    anchor = anchor_for(next(e for e in entries if e.row.type == "Q4_0"), known)
+    assert anchor is not None
+    assert anchor.ppl == 17.10
+    assert not comparable(entries[0])
+    object.__setattr__(entries[0].row, "corpus_sha256", WIKITEXT2_TEST_SHA256)
+    object.__setattr__(entries[0], "extent", Extent(WIKITEXT2_TEST_SHA256))
+    assert comparable(entries[0])
+
+
+def test_commands_carry_no_paths_of_this_machine() -> None:
+    argv = ["/home/me/llama/bin/llama-quantize", "/data/m-F16.gguf", "/data/m-Q4_0.gguf.partial", "Q4_0", "2"]
+    assert shareable(argv) == "llama-quantize m-F16.gguf m-Q4_0.gguf Q4_0 2"
+    argv = ["/x/python3", "-m", "ggufkit.llama.launcher", "/src", "/models/My Model", "--outfile", "/o/m.gguf.partial",
+            "--probes", "/o/p.json"]  # fmt: skip
+    assert shareable(argv) == "python convert_hf_to_gguf.py 'My Model' --outfile m.gguf"
+    assert shareable(["llama-perplexity", "--save-all-logits", "/o/.ggufkit/scratch/logits-0.pipe"]).endswith(
+        "base.logits"
+    )
+
+
+def test_the_build_command_leaves_out_defaults() -> None:
+    assert build_command("org/m", ["Q4_K_M"], ["plain"], 512) == "ggufkit build org/m --types q4_k_m"
+    long = build_command("org/m", ["Q4_K_M"], ["plain", "awq"], 2048, 40, kld=False)
+    assert long.endswith("--variants plain,awq --ctx 2048 --chunks 40 --no-kld")
+    assert build_command("m", ["Q8_0"], [], precision=0.02) == "ggufkit build m --types q8_0 --precision 2%"

@@ -1,0 +1,86 @@
+"""Measurements -> rows -> tables: the contract's columns, and missing values that stay missing."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from ggufkit import results, tables
+from ggufkit.errors import InputError
+from tests.fake_results import FAKES, Fake, write_results
+
+CONTRACT = [
+    "name", "variant", "type", "file", "size_bytes", "n_params", "bpw", "n_fallback", "ppl", "ppl_stderr",
+    "ppl_base", "ln_ppl_ratio", "ln_ppl_ratio_stderr", "kld_mean", "kld_stderr", "kld_median", "kld_p99",
+    "kld_max", "same_top_p", "same_top_p_stderr", "rms_dp", "rms_dp_stderr", "pp_tps", "pp_tps_stddev",
+    "tg_tps", "tg_tps_stddev", "eval_tps", "n_ctx", "n_chunks", "corpus_sha256", "backend", "device", "ngl",
+    "llama_cpp_commit", "sha256",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    made = write_results(
+        tmp_path_factory.mktemp("results") / "out", [*FAKES, Fake("plain", "Q4_1", None, tg=None)]
+    )
+    tables.save(results.collect(made), made)
+    return made
+
+
+def test_csv_has_the_contracts_columns_and_dtypes(root: Path) -> None:
+    plain = pd.read_csv(root / "results.csv")
+    assert list(plain.columns) == CONTRACT
+    typed = tables.load_results(root)
+    assert str(typed["size_bytes"].dtype) == "Int64"
+    assert str(typed["kld_mean"].dtype) == "float64"
+    assert str(typed["variant"].dtype) == "string"
+    for column in ("n_ctx", "n_chunks", "ngl", "n_fallback"):
+        assert str(typed[column].dtype) == "Int64"
+
+
+def test_missing_is_missing_and_never_zero(root: Path) -> None:
+    typed = tables.load_results(root).set_index("file")
+    base = typed.loc["tiny-F16.gguf"]
+    assert base[["kld_mean", "kld_stderr", "ln_ppl_ratio", "same_top_p", "rms_dp"]].isna().all()
+    assert base["ppl_base"] == base["ppl"]
+    assert pd.isna(typed.loc["tiny-Q4_1.gguf", "tg_tps"])
+    rows = {row["file"]: row for row in json.loads((root / "results.json").read_text())}
+    assert rows["tiny-F16.gguf"]["kld_mean"] is None
+    assert list(rows["tiny-F16.gguf"]) == CONTRACT
+
+
+def test_values_survive_the_round_trip(root: Path) -> None:
+    typed = tables.load_results(root).set_index("file")
+    assert typed.loc["tiny-imatrix-Q4_0.gguf", "kld_mean"] == 0.027633
+    assert typed.loc["tiny-imatrix-Q4_0.gguf", "kld_stderr"] == 0.0003
+    assert typed.loc["tiny-gptq-Q4_0.gguf", "variant"] == "gptq"
+
+
+def test_the_latest_way_of_measuring_quality_counts(tmp_path: Path) -> None:
+    """A --no-kld run after a KL divergence run: one row never mixes the two."""
+    made = write_results(tmp_path / "out", FAKES[:2])
+    private = made / ".ggufkit" / "measurements"
+    for suffix in ("json", "json.manifest.json"):
+        text = (private / f"tiny-Q8_0.divergence.{suffix}").read_text()
+        newer = text.replace("2026-01-01", "2026-01-02").replace('"value": 30.6,', '"value": 31.5,')
+        (private / f"tiny-Q8_0.perplexity.{suffix}").write_text(newer.replace('"kld_mean"', '"gone"'))
+    row = next(r for r in results.collect(made) if r.type == "Q8_0")
+    assert row.ppl == 31.5
+    assert row.kld_mean is None
+
+
+def test_measurements_of_another_file_are_not_taken(tmp_path: Path) -> None:
+    made = write_results(tmp_path / "out", FAKES[:2])
+    file = made / ".ggufkit" / "measurements" / "tiny-Q8_0.divergence.json"
+    file.write_text(file.read_text().replace(json.loads(file.read_text())[0]["file_sha256"], "0" * 64))
+    assert next(r for r in results.collect(made) if r.type == "Q8_0").kld_mean is None
+
+
+def test_an_empty_directory_has_no_results(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="holds no results"):
+        results.collect(tmp_path)
+    with pytest.raises(InputError, match="is not there"):
+        tables.load_results(tmp_path)

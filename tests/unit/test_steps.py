@@ -1,0 +1,138 @@
+"""Freshness by recipe, atomic publication, and the lock of an output directory."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from ggufkit.errors import BusyError, InputError, ResourceError, ToolError
+from ggufkit.manifest import manifest_path, read_manifest
+from ggufkit.progress import SilentReporter
+from ggufkit.steps import Made, Recipe, Workspace, ensure, staleness
+
+RECIPE = Recipe("quantize", 1, {"base": "aa"}, {"type": "Q4_0"}, "commit1")
+
+
+@pytest.fixture(autouse=True)
+def _cache(private_cache: Path) -> None:
+    """Hashes are remembered in the test's own cache."""
+
+
+def write_text(text: str):  # type: ignore[no-untyped-def]
+    def make(partial: Path) -> Made:
+        partial.write_text(text)
+        return Made(notes={"n": 1})
+
+    return make
+
+
+def test_an_artefact_is_made_once(tmp_path: Path) -> None:
+    output = tmp_path / "a.gguf"
+    first = ensure(RECIPE, output, write_text("one"))
+    second = ensure(RECIPE, output, write_text("two"))
+    assert (first.fresh, second.fresh) == (False, True)
+    assert output.read_text() == "one"
+    assert second.sha256 == first.sha256 == read_manifest(output).output["sha256"]  # type: ignore[union-attr]
+    assert not list(tmp_path.glob("*.partial"))
+
+
+@pytest.mark.parametrize(
+    ("changed", "reason"),
+    [
+        (replace(RECIPE, version=2), "made by quantize version 1, now quantize version 2"),
+        (replace(RECIPE, step="refine"), "made by quantize version 1, now refine"),
+        (replace(RECIPE, inputs={"base": "bb"}), "input base changed"),
+        (replace(RECIPE, inputs={"base": "aa", "imatrix": "cc"}), "input imatrix changed"),
+        (replace(RECIPE, params={"type": "Q8_0"}), "parameter type was Q4_0, now Q8_0"),
+        (replace(RECIPE, toolchain="commit2"), "made with llama.cpp commit1, now commit2"),
+    ],
+)
+def test_any_change_of_the_recipe_makes_it_stale(tmp_path: Path, changed: Recipe, reason: str) -> None:
+    output = tmp_path / "a.gguf"
+    ensure(RECIPE, output, write_text("one"))
+    assert staleness(RECIPE, output) is None
+    assert reason in str(staleness(changed, output))
+    assert not ensure(changed, output, write_text("two")).fresh
+    assert output.read_text() == "two"
+
+
+def test_a_changed_file_is_made_again(tmp_path: Path) -> None:
+    output = tmp_path / "a.gguf"
+    ensure(RECIPE, output, write_text("one"))
+    output.write_text("eno")
+    assert staleness(RECIPE, output) == "the file was changed since it was made"
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"schema": 99}', '{"schema": 1}', "null"])
+def test_an_unreadable_manifest_is_no_manifest(tmp_path: Path, content: str) -> None:
+    output = tmp_path / "a.gguf"
+    ensure(RECIPE, output, write_text("one"))
+    manifest_path(output).write_text(content)
+    assert staleness(RECIPE, output) == "its manifest is missing or unreadable"
+
+
+def test_force_and_explain(tmp_path: Path) -> None:
+    class Listener(SilentReporter):
+        said: list[str] = []  # noqa: RUF012
+
+        def info(self, text: str) -> None:
+            self.said.append(text)
+
+    listener, output = Listener(), tmp_path / "a.gguf"
+    for force in (False, False, True):
+        ensure(RECIPE, output, write_text("one"), force=force, explain=listener)
+    assert listener.said == [
+        "a.gguf: made, there is no result yet",
+        "a.gguf: skipped, nothing changed",
+        "a.gguf: made, asked for by --force",
+    ]
+
+
+def test_a_failure_leaves_nothing_behind(tmp_path: Path) -> None:
+    def fail(partial: Path) -> Made:
+        partial.write_text("half")
+        raise ToolError("it broke")
+
+    with pytest.raises(ToolError):
+        ensure(RECIPE, tmp_path / "a.gguf", fail)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_is_said_so(tmp_path: Path) -> None:
+    def fill(_partial: Path) -> Made:
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(ResourceError, match="No space left"):
+        ensure(RECIPE, tmp_path / "a.gguf", fill)
+
+
+def test_the_manifest_tells_how_it_was_made(tmp_path: Path) -> None:
+    ensure(RECIPE, tmp_path / "a.gguf", write_text("one"))
+    data = json.loads(manifest_path(tmp_path / "a.gguf").read_text())
+    assert data["inputs"] == {"base": "aa"}
+    assert data["output"]["size_bytes"] == 3
+    assert data["toolchain"] == "commit1"
+    assert data["duration_s"] >= 0
+
+
+def test_one_command_at_a_time_and_leftovers_go(tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path)
+    (tmp_path / "x.gguf.partial").write_text("half")
+    workspace.scratch.mkdir(parents=True)
+    (workspace.scratch / "logits").write_text("big")
+    with workspace.locked():
+        assert not (tmp_path / "x.gguf.partial").exists()
+        assert not (workspace.scratch / "logits").exists()
+        with pytest.raises(BusyError, match="Another ggufkit is working in"), Workspace(tmp_path).locked():
+            pass
+    with workspace.locked():
+        pass
+
+
+def test_a_directory_that_cannot_be_made(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="cannot be written"), Workspace(tmp_path / "file" / "out").locked():
+        pass
