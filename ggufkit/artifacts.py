@@ -3,27 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
-from ggufkit import convert, quantize, quants, variants
+from ggufkit import convert, quantize, quants, refining, scaling, variants
 from ggufkit.adopt import adopt
+from ggufkit.calibration import Calibration, draw, load_tokenizer, read_texts
 from ggufkit.errors import UsageError
 from ggufkit.imatrix import ImatrixOptions, make_imatrix, require_fits
 from ggufkit.job import Job
 from ggufkit.llama.gguf import read_gguf, read_header
 from ggufkit.llama.logs import QuantType
 from ggufkit.quantize import QuantizeOptions
-from ggufkit.records import GgufFile
+from ggufkit.records import Checkpoint, GgufFile
+from ggufkit.refining import RefiningOptions
+from ggufkit.scaling import Wanted
 from ggufkit.session import Session
 from ggufkit.steps import Result
 from ggufkit.variants import Variant
 
 T = TypeVar("T")
+_PLAIN = ""
 
 
 class Artifacts:
-    """Makers of a job's files. Asking twice for the same one makes it once."""
+    """Makers of a job's files. Asking twice for the same one makes it once.
+
+    A base is known by its `fold`: "" for the plain one, "awq" and so on for one of a scaled checkpoint.
+    """
 
     def __init__(self, job: Job, session: Session) -> None:
         self.job = job
@@ -35,9 +43,19 @@ class Artifacts:
             self._made[key] = make()
         return self._made[key]  # type: ignore[return-value]
 
-    def base(self, *, awq: bool) -> Result:
+    def base(self, fold: str = _PLAIN) -> Result:
         """The high-precision GGUF that quantizing starts from."""
-        return self._once(("base", awq), self._plain_base)
+        make = (lambda: self._scaled_base(fold)) if fold else self._plain_base
+        return self._once(("base", fold), make)
+
+    def base_file(self, fold: str = _PLAIN) -> GgufFile:
+        """The base as a record."""
+        made = self.base(fold)
+        return self._once(("base file", fold), lambda: read_gguf(made.path, made.sha256))
+
+    def quantized(self, variant: Variant, kind: QuantType) -> Result:
+        """One result: a type of a variant."""
+        return self._once(("quantized", variant, kind), lambda: self._quantized(variant, kind))
 
     def _plain_base(self) -> Result:
         job = self.job
@@ -46,37 +64,93 @@ class Artifacts:
             return adopt(job.model, job.name, job.base_output, self.session, allow_requantize=requantize)
         return convert.convert(job.model, job.base_output, job.convert_options, self.session)
 
-    def base_file(self, *, awq: bool) -> GgufFile:
-        """The base as a record."""
-        made = self.base(awq=awq)
-        return self._once(("base file", awq), lambda: read_gguf(made.path, made.sha256))
+    def _scaled_base(self, fold: str) -> Result:
+        options = replace(self.job.convert_options, variant="awq")
+        return convert.convert(self._scaled(fold), self.job.scaled_base_output(fold), options, self.session)
 
-    def imatrix(self, *, awq: bool) -> Path:
+    def _scaled(self, fold: str) -> Checkpoint:
+        """The scaled checkpoint: all that the job needs are made in one run over the calibration text."""
+        job, corner = self.job, self.session.workspace.private
+        wanted = [Wanted(s, corner / s.replace("+", "-"), self._types(s), "imatrix" in s) for s in job.scalings]
+        options = job.request.scaling_options
+        original = self._checkpoint()
+        done = self._once(
+            "scaled", lambda: scaling.scale(original, wanted, self.calibration(), options, self.session)
+        )
+        result = next(r for w, r in zip(wanted, done, strict=True) if w.label == fold)
+        return scaling.as_checkpoint(result, original)
+
+    def _types(self, fold: str) -> tuple[dict[str, str], ...]:
+        base = self.base_file().path
+        kinds = self.job.types_of_scaling(fold)
+        return tuple(scaling.planned_types(self.session.tools, base, kind) for kind in kinds)
+
+    def _checkpoint(self) -> Checkpoint:
+        model = self.job.model
+        if isinstance(model, GgufFile):
+            raise UsageError("This variant needs the checkpoint.", hint="Give its directory instead of the GGUF.")
+        return model
+
+    def calibration(self) -> Calibration:
+        """The samples that AWQ and GPTQ calibrate on."""
+        return self._once("calibration", self._draw)
+
+    def _draw(self) -> Calibration:
+        request, text = self.job.request, self.job.calibration_text
+        tokenizer = load_tokenizer(self._checkpoint().path)
+        return draw(
+            read_texts(text.path),
+            tokenizer,
+            samples=request.calibration_samples,
+            seed=request.seed,
+            source=text.name,
+        )
+
+    def imatrix(self, fold: str = _PLAIN) -> Path:
         """The importance matrix of a base: the user's own for the plain one, else computed."""
-        return self._once(("imatrix", awq), lambda: self._imatrix(awq))
+        return self._once(("imatrix", fold), lambda: self._imatrix(fold))
 
-    def _imatrix(self, awq: bool) -> Path:
-        base, request = self.base_file(awq=awq), self.job.request
-        if request.imatrix is not None and not awq:
+    def _imatrix(self, fold: str) -> Path:
+        base, request = self.base_file(fold), self.job.request
+        if request.imatrix is not None and not fold:
             require_fits(request.imatrix, read_header(base.path))
             return request.imatrix
-        if self.job.calibration is None:
-            raise UsageError("This variant needs calibration text.", hint="Give one with --calibration.")
         output = self.session.workspace.private / f"{base.path.stem}.imatrix"
         options = ImatrixOptions(n_chunks=request.calibration_samples, ngl=request.ngl)
-        return make_imatrix(base, self.job.calibration, output, options, self.session).path
-
-    def quantized(self, variant: Variant, kind: QuantType) -> Result:
-        """One result: a type of a variant."""
-        return self._once(("quantized", variant, kind), lambda: self._quantized(variant, kind))
+        return make_imatrix(base, self.job.calibration_text, output, options, self.session).path
 
     def _quantized(self, variant: Variant, kind: QuantType) -> Result:
-        matrix = self.imatrix(awq=variant.awq) if variant.imatrix and not quants.is_float(kind.name) else None
-        options = QuantizeOptions(matrix, self.job.request.allow_requantize, variant.name, self.job.name)
-        output = self.job.output(variant, kind.name)
-        return quantize.quantize(self.base_file(awq=variant.awq), output, kind, options, self.session)
+        job, fold = self.job, self.job.scaling_of(variant, kind)
+        output = job.output(variant, kind.name)
+        if fold and job.scaled_base_output(fold) == output:
+            return self.base(fold)
+        if variant.refined:
+            return self._refined(variant, kind, output)
+        matrix = self.imatrix(fold) if variant.imatrix and not quants.is_float(kind.name) else None
+        options = QuantizeOptions(matrix, job.request.allow_requantize, variant.name, job.name)
+        return quantize.quantize(self.base_file(fold), output, kind, options, self.session)
+
+    def _refined(self, variant: Variant, kind: QuantType, output: Path) -> Result:
+        job, fold = self.job, self.job.scaling_of(variant, kind)
+        rounded = self._unrefined(variant, kind)
+        options = RefiningOptions(variant=variant.name, type=kind.name, name=job.name)
+        checkpoint = self._scaled(fold) if fold else self._checkpoint()
+        quantized = read_gguf(rounded.path, rounded.sha256)
+        return refining.refine(
+            quantized, self.base_file(fold), checkpoint, output, self.calibration(), options, self.session
+        )
+
+    def _unrefined(self, variant: Variant, kind: QuantType) -> Result:
+        """What is refined: the same type from the importance matrix; out of sight unless it is asked for."""
+        plainer = variants.unrefined(variant)
+        if (plainer, kind) in self.job.targets:
+            return self.quantized(plainer, kind)
+        fold = self.job.scaling_of(variant, kind)
+        output = self.session.workspace.private / variants.file_name(self.job.name, plainer, kind.name)
+        options = QuantizeOptions(self.imatrix(fold), False, plainer.name, self.job.name)
+        return quantize.quantize(self.base_file(fold), output, kind, options, self.session)
 
 
 def outputs(job: Job) -> list[tuple[Variant, QuantType, Path]]:
     """Every result of a job besides the base, with its path."""
-    return [(v, t, job.out / variants.file_name(job.name, v, t.name)) for v, t in job.targets]
+    return [(v, t, job.output(v, t.name)) for v, t in job.targets]

@@ -29,6 +29,7 @@ Tokens = NDArray[np.int32]
 _TEXT, _JSON, _LINES = (".txt", ".md", ".raw"), ".json", (".jsonl", ".ndjson")
 # Long enough that cutting text there hardly matters, short enough that a huge text is sampled all over.
 _PIECE_CHARS = 1 << 16
+_PIECES_AT_ONCE = 8
 # Four times what English needs: the text of a sample is a small random part of a large corpus.
 _CHARS_PER_TOKEN = 16
 
@@ -105,6 +106,11 @@ def read_texts(path: Path, field: str = "text") -> list[str]:
         hint = "Give a text file, a directory of them, or JSON/JSONL, with --calibration."
         raise CorpusError(f"There is no calibration text in {path}.", hint=hint)
     return texts
+
+
+def is_structured(file: Path) -> bool:
+    """Whether a file holds texts as JSON or JSONL."""
+    return file.is_file() and file.suffix.lower() in (_JSON, *_LINES)
 
 
 def _read_file(file: Path, field: str) -> list[str]:
@@ -240,7 +246,7 @@ def draw(
     content = length - (bos is not None)
     wanted = samples + held_out
     pieces = _some_pieces(texts, wanted * content * _CHARS_PER_TOKEN, rng)
-    stream = np.concatenate([np.asarray(ids, dtype=np.int32) for ids in tokenizer.encode(pieces)])
+    stream = _tokenized(pieces, tokenizer)
     available = stream.size // content
     if available < wanted:
         raise _too_few(stream.size, available, samples, held_out, length)
@@ -252,6 +258,15 @@ def draw(
         drawn = np.concatenate([np.full((wanted, 1), bos, dtype=np.int32), drawn], axis=1)
     sha256 = hashlib.sha256("\0".join(texts).encode()).hexdigest()
     return Calibration(drawn[:samples], drawn[samples:], source, sha256, seed)
+
+
+def _tokenized(pieces: Sequence[str], tokenizer: Tokenizer) -> Tokens:
+    """The tokens of all pieces, a few at a time: a tokenizer notes far more of each token than its id."""
+    parts = [np.zeros(0, dtype=np.int32)]
+    for start in range(0, len(pieces), _PIECES_AT_ONCE):
+        encoded = tokenizer.encode(pieces[start : start + _PIECES_AT_ONCE])
+        parts += [np.asarray(ids, dtype=np.int32) for ids in encoded]
+    return np.concatenate(parts)
 
 
 def _too_few(tokens: int, available: int, samples: int, held_out: int, length: int) -> CorpusError:

@@ -115,10 +115,16 @@ def require_fits(path: Path, base: GgufHeader) -> tuple[str, ...]:
             raise InputError(f"The importance matrix {path} has {name}, which {base.path} lacks.", hint=hint)
         if tensor.shape[0] != entry.n_columns:
             sizes = f"{entry.n_columns} columns where the model has {tensor.shape[0]}"
-            raise InputError(f"The importance matrix {path} does not fit {base.path}: {name} has {sizes}.", hint=hint)
-    wanted = [t for t in base.tensors if len(t.shape) > 1 and _COLLECTED.match(t.name) and t.name != "output.weight"]
+            raise InputError(
+                f"The importance matrix {path} does not fit {base.path}: {name} has {sizes}.", hint=hint
+            )
+    wanted = [
+        t for t in base.tensors if len(t.shape) > 1 and _COLLECTED.match(t.name) and t.name != "output.weight"
+    ]
     lacking = [t.name for t in wanted if t.name not in entries]
-    return tuple(lacking + [f"{n} ({e.unseen} of {len(e.counts)} experts)" for n, e in entries.items() if e.unseen])
+    return tuple(
+        lacking + [f"{n} ({e.unseen} of {len(e.counts)} experts)" for n, e in entries.items() if e.unseen]
+    )
 
 
 def read_imatrix(path: Path) -> Mapping[str, Entry]:

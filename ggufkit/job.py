@@ -5,14 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ggufkit import corpus, lora, machine, quantize, quants, sources, variants
+from ggufkit import calibration_text, corpus, lora, machine, quantize, quants, sources, variants
 from ggufkit.convert import ConvertOptions
 from ggufkit.corpus import Corpus
-from ggufkit.errors import InputError
+from ggufkit.errors import InputError, UsageError
 from ggufkit.llama import toolchain
 from ggufkit.llama.logs import QuantType
 from ggufkit.progress import Reporter
 from ggufkit.records import Checkpoint, GgufFile, Toolchain
+from ggufkit.scaling import ScalingOptions
 from ggufkit.session import Session
 from ggufkit.sources import SourceOptions
 from ggufkit.steps import Workspace
@@ -35,6 +36,8 @@ class BuildRequest:
         lora: directory of a LoRA adapter that is merged into the checkpoint first.
         calibration: path or name of the text for importance matrices, AWQ and GPTQ: `calibration_samples`
             samples of 512 tokens, drawn with `seed` where they are drawn.
+        calibration_field: where that text is JSON or JSONL, the name of the field that holds it.
+        awq_engine, awq_objective, awq_dtype, awq_per_type: as in `scaling.ScalingOptions`.
         imatrix: an importance matrix of the user's own, instead of one computed from `calibration`.
         corpus: path or name of the evaluation text.
         n_chunks: chunks of `n_ctx` tokens to evaluate, None for all.
@@ -50,7 +53,12 @@ class BuildRequest:
     base_type: str = "f16"
     calibration: str = "wikitext2-train"
     calibration_samples: int = 128
+    calibration_field: str = "text"
     seed: int = 42
+    awq_engine: str = "native"
+    awq_objective: str = "ggml"
+    awq_dtype: str = "source"
+    awq_per_type: bool = False
     imatrix: Path | None = None
     corpus: str = "wikitext2"
     n_ctx: int = 512
@@ -76,6 +84,11 @@ class BuildRequest:
     force_toolchain: bool = False
     force: bool = False
     explain: bool = False
+
+    @property
+    def scaling_options(self) -> ScalingOptions:
+        """How AWQ scales are searched."""
+        return ScalingOptions(self.awq_engine, self.awq_objective, self.awq_dtype, self.awq_per_type)
 
 
 @dataclass(frozen=True)
@@ -116,6 +129,42 @@ class Job:
         """Where the base goes."""
         return self.output(variants.BY_NAME["plain"], self.base_type)
 
+    def scaling_of(self, variant: Variant, kind: QuantType) -> str:
+        """Which scaled checkpoint a result is made from, "" for none: "awq", "awq+imatrix", "awq-Q4_0"."""
+        if not variant.awq:
+            return ""
+        how = self.request.scaling_options
+        if quants.is_float(kind.name) or (how.engine, how.objective) != ("native", "ggml"):
+            return "awq"
+        label = "awq+imatrix" if variant.imatrix else "awq"
+        return f"{label}-{kind.name}" if how.per_type else label
+
+    @property
+    def scalings(self) -> list[str]:
+        """All scaled checkpoints that the results are made from."""
+        return list(dict.fromkeys(s for v, t in self.targets if (s := self.scaling_of(v, t))))
+
+    def types_of_scaling(self, scaling: str) -> list[QuantType]:
+        """The quantized types that a scaled checkpoint is for; Q4_K_M where only floats are asked for."""
+        kinds = [t for v, t in self.targets if self.scaling_of(v, t) == scaling and not quants.is_float(t.name)]
+        usual = [t for t in self.known_types if t.name == "Q4_K_M"]
+        return list(dict.fromkeys(kinds)) or [t for t in self.types if not quants.is_float(t.name)] or usual
+
+    def scaled_base_output(self, scaling: str) -> Path:
+        """Where the base of a scaled checkpoint goes: among the results if it is asked for, else out of sight."""
+        awq = variants.BY_NAME["awq"]
+        wanted = scaling == "awq" and any(v == awq and t.name == self.base_type for v, t in self.targets)
+        if wanted:
+            return self.output(awq, self.base_type)
+        return self.session.workspace.private / f"{self.name}-{scaling.replace('+', '-')}-{self.base_type}.gguf"
+
+    @property
+    def calibration_text(self) -> Corpus:
+        """The text to calibrate on. Raises UsageError where no variant needs any."""
+        if self.calibration is None:
+            raise UsageError("This variant needs calibration text.", hint="Give one with --calibration.")
+        return self.calibration
+
     @property
     def convert_options(self) -> ConvertOptions:
         """How this job converts checkpoints."""
@@ -140,7 +189,10 @@ def prepare(request: BuildRequest, reporter: Reporter) -> Job:
     out = (request.out or Path(name)).expanduser()
     _refuse_inside(out, model)
     text = corpus.find(request.corpus, reporter) if request.evaluate else None
-    calibration = corpus.find(request.calibration, reporter) if _calibrated(chosen, request) else None
+    _require_checkpoint(chosen, model)
+    calibration = None
+    if _calibrated(chosen, request):
+        calibration = calibration_text.find(request.calibration, request.calibration_field, reporter)
     tools = toolchain.find(request.backend, reporter)
     known = quantize.known_types(tools)
     kinds = quants.resolve(request.types, known)
@@ -152,13 +204,32 @@ def _model(request: BuildRequest, reporter: Reporter) -> Checkpoint | GgufFile:
     if request.lora is None:
         return found
     if isinstance(found, GgufFile):
-        raise InputError(f"{request.model} is a GGUF already.", hint="Give --lora with the checkpoint of its base.")
+        raise InputError(
+            f"{request.model} is a GGUF already.", hint="Give --lora with the checkpoint of its base."
+        )
     return lora.merge(found, request.lora, reporter)
 
 
 def _calibrated(chosen: tuple[Variant, ...], request: BuildRequest) -> bool:
     """Whether any variant needs calibration text: all do but plain, and an importance matrix that is given."""
     return any(v.awq or v.refined or (v.imatrix and request.imatrix is None) for v in chosen)
+
+
+def _require_checkpoint(chosen: tuple[Variant, ...], model: Checkpoint | GgufFile) -> None:
+    """AWQ and GPTQ run the checkpoint itself; AWQ needs to know how its norms and projections fit together.
+
+    Raises:
+        InputError: the model is a GGUF.
+        UnsupportedArchitecture: no fold table for it.
+    """
+    needing = [v.name for v in chosen if v.awq or v.refined]
+    if needing and isinstance(model, GgufFile):
+        hint = "Give its directory or its id instead of the .gguf file."
+        raise InputError(f"The variant {needing[0]} needs the Hugging Face checkpoint.", hint=hint)
+    if isinstance(model, Checkpoint) and any(v.awq for v in chosen):
+        from ggufkit.awq.archs import folds_of
+
+        folds_of(model.architecture)
 
 
 def _refuse_inside(out: Path, model: Checkpoint | GgufFile) -> None:

@@ -13,6 +13,7 @@ from ggufkit.divergence import Comparison
 from ggufkit.job import DEFAULT_TYPES, BuildRequest, Job, prepare
 from ggufkit.llama.gguf import read_gguf
 from ggufkit.modelfiles import ModelfileOptions, Writer
+from ggufkit.overlap import warn_of_overlap
 from ggufkit.perplexity import EvalOptions
 from ggufkit.planning import plan
 from ggufkit.progress import Reporter, SilentReporter
@@ -43,8 +44,9 @@ def build(request: BuildRequest, reporter: Reporter | None = None) -> BuildResul
     with session.workspace.locked():
         artifacts = Artifacts(job, session)
         planning.require_disk_for_base(job)
-        base = artifacts.base(awq=False)
+        base = artifacts.base()
         planning.require_room(job, base.path)
+        _warn_of_overlap(job, artifacts)
         made = [base, *(artifacts.quantized(variant, kind) for variant, kind in job.targets)]
         files = [read_gguf(result.path, result.sha256) for result in made]
         written = Writer(_modelfile_options(job), session).write_all(made)
@@ -53,6 +55,14 @@ def build(request: BuildRequest, reporter: Reporter | None = None) -> BuildResul
         rows = results.collect(job.out)
         _write_tables(job, rows)
     return BuildResult(job.out, tuple(rows), sum(not r.fresh for r in [*made, *written, *spoken, *measured]))
+
+
+def _warn_of_overlap(job: Job, artifacts: Artifacts) -> None:
+    if job.calibration is None or job.text is None:
+        return
+    drawn = artifacts.calibration() if any(v.awq or v.refined for v in job.variants) else None
+    n_tokens = 512 * job.request.calibration_samples if any(v.imatrix for v in job.variants) else 0
+    warn_of_overlap(job.calibration, job.text, job.model, n_tokens, drawn, job.reporter)
 
 
 def _modelfile_options(job: Job) -> ModelfileOptions:

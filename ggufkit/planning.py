@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
-from ggufkit import convert, machine, preflight, quantize, quants
+from ggufkit import convert, machine, preflight, quantize, quants, variants
 from ggufkit.artifacts import outputs
 from ggufkit.errors import InputError
 from ggufkit.job import BuildRequest, Job, prepare
@@ -22,7 +22,8 @@ def plan(request: BuildRequest, reporter: Reporter | None = None) -> Plan:
     job = prepare(request, reporter or SilentReporter())
     with tempfile.TemporaryDirectory(prefix="ggufkit-plan-") as temporary:
         base = _skeleton(job, Path(temporary))
-        return _plan(job, base, outputs(job), extra_disk=read_header(base).size_bytes)
+        extra = read_header(base).size_bytes + _out_of_sight(job, base)
+        return _plan(job, base, outputs(job), extra_disk=extra)
 
 
 def _skeleton(job: Job, directory: Path) -> Path:
@@ -56,11 +57,29 @@ def require_room(job: Job, base: Path) -> None:
     missing = [target for target in outputs(job) if not target[2].exists()]
     if not missing:
         return
-    whole = _plan(job, base, missing, extra_disk=0)
+    whole = _plan(job, base, missing, extra_disk=_out_of_sight(job, base))
     whole.require(job.out)
     for file in whole.files:
         if file.note:
             job.reporter.warn(f"{file.file}: {file.note}.")
+
+
+def _out_of_sight(job: Job, base: Path) -> int:
+    """Bytes of what is kept besides results: scaled checkpoints, their bases, and files that are refined."""
+    results = {path for _, _, path in outputs(job)}
+    bases = [p for s in job.scalings if (p := job.scaled_base_output(s)) not in results and not p.exists()]
+    n_bytes = len(bases) * read_header(base).size_bytes
+    if isinstance(job.model, Checkpoint):
+        corner = job.session.workspace.private
+        width = 4 * job.model.n_params if job.request.awq_dtype == "float32" else job.model.tensor_bytes
+        n_bytes += sum(width for s in job.scalings if not (corner / s.replace("+", "-")).exists())
+    hidden = [(v, t) for v, t in job.targets if v.refined and (variants.unrefined(v), t) not in job.targets]
+    header = read_header(base)
+    return n_bytes + sum(
+        preflight.planned_bytes(header, quantize.plan(job.tools, base, kind))
+        for variant, kind in hidden
+        if not job.output(variant, kind.name).exists()
+    )
 
 
 def _plan(job: Job, base: Path, targets: list[tuple[Variant, QuantType, Path]], extra_disk: int) -> Plan:

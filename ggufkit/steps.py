@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,7 +14,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from ggufkit.errors import BusyError, InputError, ResourceError
-from ggufkit.hashing import remember, sha256_file
+from ggufkit.hashing import remember, sha256_file, sha256_files
 from ggufkit.manifest import SCHEMA, read_manifest, write_manifest
 from ggufkit.process import ToolOutput
 from ggufkit.progress import Reporter
@@ -114,15 +115,14 @@ class Workspace:
             lock.release()
 
     def _sweep(self) -> None:
-        for leftover in [*self.root.glob(f"*{PARTIAL}"), *self.measurements.glob(f"*{PARTIAL}")]:
-            leftover.unlink(missing_ok=True)
-        for leftover in self.scratch.glob("*"):
-            leftover.unlink(missing_ok=True)
+        places = (self.root, self.private, self.measurements)
+        for leftover in [*(f for place in places for f in place.glob(f"*{PARTIAL}")), *self.scratch.glob("*")]:
+            _remove(leftover)
 
 
 def staleness(recipe: Recipe, output: Path) -> str | None:
     """Why `output` must be made (again) for `recipe`, or None if it is fresh."""
-    if not output.is_file():
+    if not output.exists():
         return "there is no result yet"
     made = read_manifest(output)
     if made is None:
@@ -148,9 +148,29 @@ def _difference(kind: str, before: Mapping[str, Json], now: Mapping[str, Json], 
 
 
 def _damage(output: Path, made: Manifest) -> str | None:
-    if output.stat().st_size != made.output.get("size_bytes") or sha256_file(output) != made.output.get("sha256"):
+    if _size(output) != made.output.get("size_bytes") or _digest(output) != made.output.get("sha256"):
         return "the file was changed since it was made"
     return None
+
+
+def _files(artefact: Path) -> list[Path]:
+    """The files of an artefact: itself, or all below it if it is a directory."""
+    return sorted(f for f in artefact.rglob("*") if f.is_file()) if artefact.is_dir() else [artefact]
+
+
+def _size(artefact: Path) -> int:
+    return sum(f.stat().st_size for f in _files(artefact))
+
+
+def _digest(artefact: Path) -> str:
+    return sha256_files(artefact, _files(artefact)) if artefact.is_dir() else sha256_file(artefact)
+
+
+def _remove(artefact: Path) -> None:
+    if artefact.is_dir():
+        shutil.rmtree(artefact, ignore_errors=True)
+    else:
+        artefact.unlink(missing_ok=True)
 
 
 def ensure(
@@ -164,7 +184,8 @@ def ensure(
     """Return the artefact `output` for `recipe`, made now unless it is there already.
 
     Args:
-        make: writes the artefact to the partial path that it is given, checks it, and raises if it is not right.
+        make: writes the artefact, a file or a directory, to the partial path that it is given, checks it, and raises
+            if it is not right.
         force: make it even if it is fresh.
         explain: where to say why the step runs or is skipped.
 
@@ -185,16 +206,18 @@ def ensure(
 def _make(recipe: Recipe, output: Path, make: Callable[[Path], Made]) -> Manifest:
     partial = output.with_name(output.name + PARTIAL)
     output.parent.mkdir(parents=True, exist_ok=True)
+    _remove(partial)
     started, clock = datetime.now(timezone.utc), time.monotonic()
     try:
         made = make(partial)
-        digest, size = sha256_file(partial), partial.stat().st_size
+        digest, size = _digest(partial), _size(partial)
         _publish(partial, output)
     except OSError as error:
         raise ResourceError(f"{output} could not be written: {error}.", hint="Is the disk full?") from error
     finally:
-        partial.unlink(missing_ok=True)
-    remember(output, digest)
+        _remove(partial)
+    if output.is_file():
+        remember(output, digest)
     manifest = Manifest(
         SCHEMA, recipe.step, recipe.version, dict(recipe.inputs), dict(recipe.params), recipe.toolchain,
         [list(run.argv) for run in made.runs], {"sha256": digest, "size_bytes": size},
@@ -205,7 +228,10 @@ def _make(recipe: Recipe, output: Path, make: Callable[[Path], Made]) -> Manifes
 
 
 def _publish(partial: Path, output: Path) -> None:
-    """Give a finished file its final name, after its bytes have reached the disk."""
-    with partial.open("rb") as file:
-        os.fsync(file.fileno())
+    """Give a finished artefact its final name, after its bytes have reached the disk."""
+    for part in _files(partial):
+        with part.open("rb") as file:
+            os.fsync(file.fileno())
+    if output.is_dir():
+        shutil.rmtree(output)
     os.replace(partial, output)  # noqa: PTH105 - atomic on every platform

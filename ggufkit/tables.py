@@ -20,7 +20,8 @@ _DTYPES = {name: {"int": "Int64", "float": "float64", "str": "string"}[kind] for
 
 def frame(rows: Sequence[ResultRow]) -> pd.DataFrame:
     """Rows as a DataFrame with the contract's columns and dtypes: Int64, float64 and string, missing as NA."""
-    return pd.DataFrame([asdict(row) for row in rows], columns=list(COLUMNS)).astype(_DTYPES)
+    table: pd.DataFrame = pd.DataFrame([asdict(row) for row in rows], columns=list(COLUMNS)).astype(_DTYPES)
+    return table
 
 
 def to_json(rows: Sequence[ResultRow]) -> str:
@@ -47,8 +48,9 @@ def load_results(directory: str | Path) -> pd.DataFrame:
     if not file.is_file():
         raise InputError(f"{file} is not there.", hint="Make it with `ggufkit build` or `ggufkit report`.")
     try:
-        return pd.read_csv(file, dtype=_DTYPES)[list(COLUMNS)]
+        table: pd.DataFrame = pd.read_csv(file, dtype=_DTYPES)[list(COLUMNS)]
     except (ValueError, KeyError) as error:
         raise InputError(
             f"{file} cannot be read: {error}.", hint="Make it again with `ggufkit report`."
         ) from error
+    return table

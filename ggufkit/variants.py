@@ -62,3 +62,8 @@ def resolve(names: tuple[str, ...]) -> tuple[Variant, ...]:
 def file_name(model: str, variant: Variant, type_name: str) -> str:
     """The name of a result: `<model>-<variant>-<TYPE>.gguf`."""
     return f"{model}-{variant.infix}{type_name}.gguf"
+
+
+def unrefined(variant: Variant) -> Variant:
+    """What a refined variant is refined from."""
+    return next(v for v in VARIANTS if (v.awq, v.imatrix, v.refined) == (variant.awq, variant.imatrix, False))

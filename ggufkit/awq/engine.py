@@ -16,7 +16,7 @@ from ggufkit.awq.native import GgmlObjective, Objective, Searched, search_scales
 from ggufkit.awq.proof import Proof, prove, rewritten_layers
 from ggufkit.awq.search import Goal
 from ggufkit.calibration import Calibration, load_tokenizer, require_vocabulary
-from ggufkit.layers import StreamedModel
+from ggufkit.layers import StreamedModel, return_freed_memory
 from ggufkit.llama.libggml import LibGgml
 from ggufkit.progress import Reporter
 from ggufkit.records import Json
@@ -89,6 +89,7 @@ def scale_checkpoint(
     """
     model = StreamedModel(source, options.device)
     require_vocabulary(load_tokenizer(source), model.n_vocab, calibration.samples)
+    return_freed_memory()
     dtype = torch.float32 if options.float32 else None
     if options.engine == "autoawq":
         made = scale_with_autoawq(model, calibration, state, log, reporter)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -14,14 +14,20 @@ from torch import nn
 from ggufkit.awq.apply import Rewrites
 from ggufkit.calibration import Tokens
 from ggufkit.errors import ToolError
-from ggufkit.layers import HiddenStates, StreamedModel, embed, run_layer
-from ggufkit.progress import Reporter
+from ggufkit.layers import HiddenStates, Shards, StreamedModel, embed, return_freed_memory, run_layer
+from ggufkit.layers.shards import DTYPES
+from ggufkit.progress import Progress, Reporter
 from ggufkit.records import Json
 
 TOLERANCE = 1e-3
 """The largest change of a logit allowed, in standard deviations of the logits."""
 
-_TOKENS = 64
+# Logits are compared at so many tokens: a large vocabulary makes them slow.
+_TOKENS = 1024
+_LOGITS_AT_ONCE = 1 << 19
+_ROWS = 1024
+# What the layers take of the time, roughly.
+_LAYERS_SHARE = 0.75
 # Rounding to bfloat16 costs some 1e-5; a tensor written wrongly costs nats.
 _MOST_WRITTEN_KL = 0.01
 
@@ -46,7 +52,7 @@ class Proof:
         folded: the scaled weights in float32, before they are stored.
         written: the checkpoint as it is on disk, with the rounding of its dtype.
         logit_std: standard deviation of the original's logits.
-        n_tokens: tokens that were compared.
+        n_tokens: tokens whose logits were compared.
     """
 
     folded: Difference
@@ -94,6 +100,7 @@ def prove(
     Raises:
         ToolError: a logit changed by more than `TOLERANCE`, or what was written is something else.
     """
+    _require_same_rest(original, written)
     with (
         TemporaryDirectory(prefix="ggufkit-proof-") as scratch,
         reporter.step("AWQ: proof of equality") as progress,
@@ -109,8 +116,12 @@ def prove(
                 run_layer(original, index, load(index), hidden[name], after)
                 hidden[name].remove()
                 hidden[name] = after
-            progress.update(index + 1, original.n_layers, f"layer {index + 1} of {original.n_layers}")
-        proof = _compare(original, hidden["original"], hidden["folded"], hidden["written"])
+            done = _LAYERS_SHARE * (index + 1) / original.n_layers
+            progress.update(done, 1.0, f"layer {index + 1} of {original.n_layers}")
+        return_freed_memory()
+        others = [hidden["folded"], hidden["written"]]
+        (in_float32, stored), std, n_tokens = _compare(original, hidden["original"], others, progress)
+    proof = Proof(in_float32, stored, std, n_tokens)
     _require(proof, original.path)
     return proof
 
@@ -129,46 +140,85 @@ def _require(proof: Proof, path: Path) -> None:
         raise ToolError(message, hint="Try --awq-dtype float32.")
 
 
-def _compare(model: StreamedModel, original: HiddenStates, *others: HiddenStates) -> Proof:
-    """Logits of all tokens, a few at a time."""
+def _require_same_rest(original: StreamedModel, written: StreamedModel) -> None:
+    """Require that all tensors outside the decoder layers are written as they were, up to their dtype."""
+    layers = original.prefix(0).partition("0")[0]
+    for name in (n for n in original.shards.tensors if not n.startswith(layers)):
+        if name not in written.shards or not _equal(name, original.shards, written.shards):
+            message = (
+                f"The scaled {original.path.name} was not written as it should be: {name} is not what it was."
+            )
+            raise ToolError(message, hint="This is a bug in the engine; use --variants imatrix.")
+
+
+def _equal(name: str, one: Shards, other: Shards) -> bool:
+    shape, dtype = one.info(name).shape, DTYPES.get(other.info(name).dtype)
+    if shape != other.info(name).shape or dtype is None:
+        return False
+    for start in range(0, shape[0], _ROWS):
+        ids = torch.arange(start, min(start + _ROWS, shape[0]))
+        if not torch.equal(one.rows(name, ids).to(dtype).float(), other.rows(name, ids)):
+            return False
+    return True
+
+
+def _compare(
+    model: StreamedModel, original: HiddenStates, others: Sequence[HiddenStates], progress: Progress
+) -> tuple[list[Difference], float, int]:
+    """Differences of others' logits from the original's, the standard deviation of these, and how many tokens had some.
+
+    A few tokens at a time; every layer has run on all of them, of the logits a part is enough.
+    """
     tallies = [_Tally() for _ in others]
     total, square, count = 0.0, 0.0, 0
+    step = max(1, _LOGITS_AT_ONCE // model.n_vocab)
+    stride = max(1, len(original) * original.n_tokens // _TOKENS)
     for sample in range(len(original)):
-        rows = [h.read(sample, sample + 1) for h in (original, *others)]
-        for start in range(0, original.n_tokens, _TOKENS):
-            reference = model.logits(rows[0][:, start : start + _TOKENS])
-            total += float(reference.sum(dtype=torch.float64))
-            square += float(reference.square().sum(dtype=torch.float64))
-            count += reference.numel()
+        rows = [h.read(sample, sample + 1)[:, ::stride] for h in (original, *others)]
+        for start in range(0, rows[0].shape[1], step):
+            reference = _Reference(model.logits(rows[0][:, start : start + step]))
+            total += float(reference.logits.sum(dtype=torch.float64))
+            square += float(torch.linalg.vector_norm(reference.logits)) ** 2
+            count += reference.logits.numel()
             for tally, other in zip(tallies, rows[1:], strict=True):
-                tally.add(reference, model.logits(other[:, start : start + _TOKENS]))
+                tally.add(reference, model.logits(other[:, start : start + step]))
+        progress.update(_LAYERS_SHARE + (1 - _LAYERS_SHARE) * (sample + 1) / len(original), 1.0, "logits")
     model.release_head()
     std = math.sqrt(max(square / count - (total / count) ** 2, 0.0))
-    folded, written = (tally.result() for tally in tallies)
-    return Proof(folded, written, std, len(original) * original.n_tokens)
+    return [tally.result() for tally in tallies], std, tallies[0].count
+
+
+class _Reference:
+    """The original's logits (1, tokens, vocabulary), with their log-probabilities and probabilities."""
+
+    def __init__(self, logits: torch.Tensor) -> None:
+        self.logits = logits
+        self.log_p = logits.log_softmax(-1)
+        self.p = self.log_p.exp()
 
 
 class _Tally:
     """Running differences of two models' logits."""
 
     def __init__(self) -> None:
-        self._delta, self._kl_sum, self._kl_max, self._count = 0.0, 0.0, 0.0, 0
+        self._delta, self._kl_sum, self._kl_max = 0.0, 0.0, 0.0
+        self.count = 0
 
-    def add(self, reference: torch.Tensor, other: torch.Tensor) -> None:
-        """Count logits (1, tokens, vocabulary) of both."""
-        self._delta = max(self._delta, _largest(other - reference))
-        log_p = reference.log_softmax(-1)
-        kl = (log_p.exp() * (log_p - other.log_softmax(-1))).sum(-1)
+    def add(self, reference: _Reference, other: torch.Tensor) -> None:
+        """Count another model's logits, which are overwritten: vocabularies are large."""
+        log_q = other.log_softmax(-1)
+        self._delta = max(self._delta, _largest(other.sub_(reference.logits)))
+        kl = log_q.neg_().add_(reference.log_p).mul_(reference.p).sum(-1)
         self._kl_sum += float(kl.sum(dtype=torch.float64))
         self._kl_max = max(self._kl_max, _largest(kl))
-        self._count += kl.numel()
+        self.count += kl.numel()
 
     def result(self) -> Difference:
         """What was found."""
-        return Difference(self._delta, self._kl_sum / self._count, self._kl_max)
+        return Difference(self._delta, self._kl_sum / self.count, self._kl_max)
 
 
 def _largest(values: torch.Tensor) -> float:
     """The largest magnitude; infinite if one is not a number."""
-    largest = float(values.abs().max())
-    return math.inf if math.isnan(largest) else largest
+    low, high = (float(v) for v in values.aminmax())
+    return math.inf if math.isnan(low) or math.isnan(high) else max(-low, high)

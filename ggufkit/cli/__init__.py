@@ -18,8 +18,10 @@ from ggufkit.errors import GgufkitError, Interrupted
 COMMANDS = {
     "build": "make",
     "convert": "make",
+    "awq": "improve",
     "imatrix": "make",
     "quantize": "make",
+    "refine": "improve",
     "demo": "make",
     "perplexity": "measure",
     "bench": "measure",
@@ -38,8 +40,10 @@ COMMANDS = {
 SUMMARIES = {
     "build": "Everything: convert, quantize, measure, report.",
     "convert": "HF checkpoint to one high-precision GGUF.",
+    "awq": "HF checkpoint to AWQ-scaled one, same function.",
     "imatrix": "Importance matrix from calibration text.",
     "quantize": "One GGUF to one per type.",
+    "refine": "The same file re-rounded by GPTQ, less loss.",
     "demo": "Build the embedded model: the first thing to run.",
     "perplexity": "Perplexity of GGUF files.",
     "bench": "Prompt-processing and generation tokens/s.",

@@ -7,7 +7,18 @@ from typing import Any
 
 import click
 
-from ggufkit import convert, corpus, machine, pipeline, quantize, quants, report, sources, steps, variants
+from ggufkit import (
+    calibration_text,
+    convert,
+    machine,
+    pipeline,
+    quantize,
+    quants,
+    report,
+    sources,
+    steps,
+    variants,
+)
 from ggufkit.cli import options, quality, show
 from ggufkit.cli.terminal import console, reporting
 from ggufkit.convert import ConvertOptions
@@ -50,6 +61,7 @@ BASE_TYPES = click.Choice(["f16", "bf16", "f32"])
 @click.option("--base-type", type=BASE_TYPES, default="f16", show_default=True, help="Type of the base.")
 @options.calibration_options
 @click.option("--imatrix", type=options.FILE, help="An importance matrix of your own.")
+@options.awq_options
 @options.eval_options
 @click.option("--no-eval", is_flag=True, help="Measure no quality.")
 @click.option("--no-bench", is_flag=True, help="Measure no speed.")
@@ -170,13 +182,16 @@ def _refuse_inside(where: Path, checkpoint: Checkpoint) -> None:
 @click.command("imatrix")
 @click.argument("gguf", type=options.FILE)
 @click.option("--calibration", default="wikitext2-train", show_default=True, metavar="PATH|NAME", help="The text.")
+@click.option("--calibration-field", default="text", show_default=True, metavar="NAME", help="In JSON and JSONL.")
 @click.option(
     "--chunks", type=click.IntRange(1), default=128, show_default=True, help="Chunks of 512 tokens of it."
 )
 @click.option("--out", type=options.PATH, help="Output directory.  [default: beside GGUF]")
 @options.backend_options
 @options.redo_options
-def imatrix_command(gguf: Path, calibration: str, chunks: int, out: Path | None, **rest: Any) -> None:
+def imatrix_command(
+    gguf: Path, calibration: str, calibration_field: str, chunks: int, out: Path | None, **rest: Any
+) -> None:
     """Compute the importance matrix of GGUF from calibration text.
 
     \b
@@ -187,7 +202,7 @@ def imatrix_command(gguf: Path, calibration: str, chunks: int, out: Path | None,
     where = out or gguf.resolve().parent
     sampling = ImatrixOptions(n_chunks=chunks, ngl=rest.pop("ngl"))
     with reporting() as reporter:
-        text = corpus.find(calibration, reporter)
+        text = calibration_text.find(calibration, calibration_field, reporter)
         session = _session(where, reporter, **rest)
         with session.workspace.locked():
             made = make_imatrix(base, text, where / f"{gguf.stem}.imatrix", sampling, session)

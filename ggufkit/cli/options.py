@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import click
 
-from ggufkit import backends, machine
+from ggufkit import backends, machine, scaling
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
@@ -104,13 +104,28 @@ def eval_options(command: Command) -> Command:
 
 
 def calibration_options(command: Command) -> Command:
-    """--calibration, --calibration-samples, --seed."""
+    """--calibration, --calibration-samples, --calibration-field, --seed."""
     return _all(
         click.option("--calibration", default="wikitext2-train", show_default=True, metavar="PATH|NAME",
                      help="Text for importance matrices, AWQ and GPTQ: like the use, unlike the corpus."),
         click.option("--calibration-samples", type=click.IntRange(1), default=128, show_default=True,
                      help="Samples of 512 tokens."),
+        click.option("--calibration-field", default="text", show_default=True, metavar="NAME",
+                     help="Field that holds the text, in JSON and JSONL."),
         click.option("--seed", type=int, default=42, show_default=True, help="Seed of the samples drawn."),
+    )(command)  # fmt: skip
+
+
+def awq_options(command: Command) -> Command:
+    """--awq-engine, --awq-objective, --awq-dtype, --awq-per-type."""
+    return _all(
+        click.option("--awq-engine", type=click.Choice(scaling.ENGINES), default="native", show_default=True,
+                     help="Ours, or AutoAWQ in an environment of its own."),
+        click.option("--awq-objective", type=click.Choice(scaling.OBJECTIVES), default="ggml", show_default=True,
+                     help="What our engine minimizes: the error under llama.cpp's types, or AutoAWQ's."),
+        click.option("--awq-dtype", type=click.Choice(scaling.DTYPES), default="source", show_default=True,
+                     help="Of the scaled checkpoint; float32 loses nothing."),
+        click.option("--awq-per-type", is_flag=True, help="Scales for each type, not for their mean."),
     )(command)  # fmt: skip
 
 

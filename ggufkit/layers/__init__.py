@@ -27,7 +27,7 @@ most `passes` at a time), and the workspace of one batch of tokens. Hidden state
 import ggufkit.layers.patient  # noqa: F401 - must be the first to import torch
 from ggufkit.layers.hidden import HiddenStates
 from ggufkit.layers.linears import Linear, from_file_rows, to_file_rows
-from ggufkit.layers.model import StreamedModel, choose_device
+from ggufkit.layers.model import StreamedModel, choose_device, return_freed_memory
 from ggufkit.layers.moments import Moments, embed, moments_for, passes, run_layer
 from ggufkit.layers.shards import Shards
 
@@ -42,6 +42,7 @@ __all__ = [
     "from_file_rows",
     "moments_for",
     "passes",
+    "return_freed_memory",
     "run_layer",
     "to_file_rows",
 ]

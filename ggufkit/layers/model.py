@@ -34,10 +34,12 @@ def choose_device(name: str = "auto") -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def _return_freed_memory() -> None:
-    """Let glibc hand large blocks back when they are freed: its heap would keep some 100 MB of them."""
+def return_freed_memory() -> None:
+    """Let glibc hand back what has been freed, and large blocks from now on: its heap would keep some 100 MB of them."""
     with contextlib.suppress(OSError, AttributeError, TypeError):
-        ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, 1 << 19)
+        libc = ctypes.CDLL(None)
+        libc.mallopt(_M_MMAP_THRESHOLD, 1 << 19)
+        libc.malloc_trim(0)
 
 
 class StreamedModel:
@@ -50,7 +52,7 @@ class StreamedModel:
     """
 
     def __init__(self, path: Path, device: str | torch.device = "auto") -> None:
-        _return_freed_memory()
+        return_freed_memory()
         self.path = path
         self.device = choose_device(device) if isinstance(device, str) else device
         self.shards = Shards(path)
@@ -166,6 +168,27 @@ class StreamedModel:
         with self._with_layers([_Give(hidden)]), torch.no_grad():
             result: torch.Tensor = self._model(inputs_embeds=torch.zeros_like(hidden), use_cache=False).logits
         return result
+
+    def normalized(self, hidden: torch.Tensor) -> torch.Tensor:
+        """The last layer's output (samples, tokens, width) -> what the output matrix is given, same shape."""
+        self._load_head()
+        hidden = hidden.to(self.device)
+        with self._with_layers([_Give(hidden)]), torch.no_grad():
+            base = self._model.model(inputs_embeds=torch.zeros_like(hidden), use_cache=False)
+        result: torch.Tensor = base.last_hidden_state
+        return result
+
+    def final_norm(self) -> nn.Module:
+        """The norm before the output matrix, with its weights."""
+        self._load_head()
+        norm: nn.Module = self._model.model.norm
+        return norm
+
+    def head(self) -> torch.Tensor:
+        """The output matrix, (vocabulary, width)."""
+        self._load_head()
+        weight: torch.Tensor = self._model.lm_head.weight.data
+        return weight
 
     @functools.cached_property
     def _head_name(self) -> str:

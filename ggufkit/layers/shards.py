@@ -14,6 +14,8 @@ from ggufkit.errors import CheckpointError
 DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 """The dtypes that weights may have, by their names in safetensors."""
 
+_AT_ONCE = 1 << 21
+
 
 class Shards:
     """The tensors of a checkpoint directory by name. Nothing is held open between reads.
@@ -38,10 +40,15 @@ class Shards:
             raise CheckpointError(message, hint="Is the checkpoint complete? Download it again.") from None
 
     def read(self, name: str) -> torch.Tensor:
-        """One weight in float32."""
+        """One weight in float32; beyond it, only a few megabytes of what is stored are in memory."""
         info = self.info(name)
-        raw = np.fromfile(info.file, np.uint8, info.end - info.start, offset=info.start)
-        return torch.from_numpy(raw).view(self._dtype(info)).reshape(info.shape).to(torch.float32)
+        dtype = self._dtype(info)
+        weight = torch.empty(info.n_elements)
+        for start in range(0, info.n_elements, _AT_ONCE):
+            part = weight[start : start + _AT_ONCE]
+            size, offset = len(part) * dtype.itemsize, info.start + start * dtype.itemsize
+            part.copy_(torch.from_numpy(np.fromfile(info.file, np.uint8, size, offset=offset)).view(dtype))
+        return weight.reshape(info.shape)
 
     def rows(self, name: str, ids: torch.Tensor) -> torch.Tensor:
         """Rows `ids` of a matrix in float32."""

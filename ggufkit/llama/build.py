@@ -126,7 +126,16 @@ def _build(source: Source, wanted: BuildFor, reporter: Reporter, target: Path) -
 
         all_flags = (*_FLAGS, *wanted.backend.flags, *wanted.flags)
         identity = [f"-DLLAMA_BUILD_COMMIT={source.commit[:9]}", "-DLLAMA_BUILD_NUMBER=0"]
-        argv = [cmake, "-S", source.path, "-B", work, "-G", "Ninja", f"-DCMAKE_MAKE_PROGRAM={ninja}"]
+        argv: list[str | Path] = [
+            cmake,
+            "-S",
+            source.path,
+            "-B",
+            work,
+            "-G",
+            "Ninja",
+            f"-DCMAKE_MAKE_PROGRAM={ninja}",
+        ]
         env = dict(wanted.env)
         configured = process.run([*argv, *all_flags, *identity], log=Path(f"{log}-configure.log"), env=env)
         _require(configured, "configuring llama.cpp")

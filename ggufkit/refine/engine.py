@@ -5,29 +5,29 @@ from __future__ import annotations
 import copy
 import json
 import math
-import resource
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from ggufkit import __version__
 from ggufkit.calibration import Calibration, overlapping_windows
 from ggufkit.errors import CheckpointError
 from ggufkit.hashing import sha256_file
-from ggufkit.layers import HiddenStates, Linear, Shards, StreamedModel, embed, from_file_rows, passes
-from ggufkit.llama.gguf import quantized_tensors
+from ggufkit.layers import HiddenStates, Linear, StreamedModel, embed, from_file_rows, passes
 from ggufkit.progress import Progress, Reporter
 from ggufkit.records import Tensor
-from ggufkit.refine.matrices import refine_matrices
-from ggufkit.refine.stages import TwinLayer
+from ggufkit.refine.matrices import Owner, refine_matrices
+from ggufkit.refine.norms import Tuning, tune_norms
+from ggufkit.refine.output import TENSOR as OUTPUT
+from ggufkit.refine.output import TwinHead
+from ggufkit.refine.report import Pace, RefineReport, peak_ram, untouched
+from ggufkit.refine.stages import Gathered, TwinLayer
 from ggufkit.refine.state import Outcome, State
-from ggufkit.refine.tensors import Pair
+from ggufkit.refine.tensors import Pair, QuantizedRows
 from ggufkit.refine.writer import Value, require_new, rewrite
 
 VERSION = 1
@@ -43,33 +43,17 @@ class RefineOptions:
     Args:
         sequential: each linear for the inputs that the refined model gives it; else all for the original's.
         device: "auto", "cpu", "cuda".
+        act_order: GPTQ's order of the columns: "on" by falling weight of their inputs, "off" as they are, "auto"
+            row by row whichever leaves less error.
+        include_output: refine `output.weight` too. A tied embedding, which is both, stays as it is.
+        tune_norms: then tune norms and biases (`refine.norms`). Takes the whole model in float32.
     """
 
     sequential: bool = True
     device: str = "auto"
-
-
-@dataclass(frozen=True)
-class RefineReport:
-    """What a refinement did.
-
-    Args:
-        outcomes: one for each matrix that was tried.
-        untouched: quantized tensors of which a part or all stays as it was, and why.
-        seconds, peak_ram_bytes: wall time, and the most memory that this process has had.
-    """
-
-    outcomes: tuple[Outcome, ...]
-    untouched: Mapping[str, str]
-    n_tokens: int
-    device: str
-    seconds: float
-    peak_ram_bytes: int
-
-    @property
-    def n_refined(self) -> int:
-        """Tensors that are better than they were, wholly or in part."""
-        return len({o.tensor for o in self.outcomes if o.kept})
+    act_order: str = "auto"
+    include_output: bool = False
+    tune_norms: bool = False
 
 
 def refine_gguf(
@@ -91,6 +75,10 @@ def refine_gguf(
         state_dir: where finished matrices and hidden states are kept; the same call goes on there. It takes
             4 * width * tokens bytes four times over, and is removed at the end.
 
+    Memory: two copies of a layer in float32; for the widest input, of n columns, 40 n² bytes of second moments
+    and their factors; 60 bytes for each weight of the largest matrices that share an input and a type (q and k,
+    gate and up); one batch of tokens, and the held-out tokens' inputs and outputs. Files are mapped or streamed.
+
     Raises:
         GgufError: the files are damaged, do not belong together, or have been refined already.
         CheckpointError: the checkpoint is not the one that the base was made from.
@@ -102,16 +90,19 @@ def refine_gguf(
     require_new(pair.quantized, _keys(calibration, ()))
     _require_layers(model, pair)
     state = State(state_dir, _key(pair, checkpoint, calibration, options))
+    refiner = _Refiner(pair, model, calibration, options, state)
     if _repeats_itself(calibration):
         reporter.warn("The calibration text repeats itself too much to prove a gain: the file stays as it is.")
     else:
-        _Refiner(pair, model, calibration, options, state).run(reporter)
+        refiner.run(reporter)
     outcomes = tuple(state.outcomes())
     data = _Replacements(pair, state, outcomes)
-    rewrite(pair.quantized, out, _keys(calibration, outcomes), data)
+    tuning = refiner.tune(data, reporter) if options.tune_norms and outcomes else None
+    data.vectors = tuning.vectors if tuning else {}
+    rewrite(pair.quantized, out, _keys(calibration, outcomes, len(data.vectors)), data)
     state.remove()
-    seconds, untouched = time.monotonic() - started, _untouched(pair, outcomes)
-    return RefineReport(outcomes, untouched, calibration.n_tokens, str(model.device), seconds, _peak_ram())
+    seconds, left = time.monotonic() - started, untouched(pair, outcomes)
+    return RefineReport(outcomes, left, calibration.n_tokens, str(model.device), seconds, peak_ram(), tuning)
 
 
 class _Refiner:
@@ -126,14 +117,35 @@ class _Refiner:
 
     def run(self, reporter: Reporter) -> None:
         """Refine what is not done yet."""
-        with reporter.step(f"Refining {self.pair.quantized.path.name}", self.model.n_layers) as progress:
-            for index in range(self.state.layer(), self.model.n_layers):
-                progress.update(index, note=f"layer {index}")
-                self._layer(index, progress)
+        first, n_layers = self.state.layer(), self.model.n_layers
+        with reporter.step(f"Refining {self.pair.quantized.path.name}", n_layers) as progress:
+            pace = Pace(progress, first, n_layers)
+            for index in range(first, n_layers):
+                self._layer(index, pace)
                 self.state.enter(index + 1)
                 for hidden in self._hidden(index):
                     hidden.remove()
-            progress.update(self.model.n_layers)
+            progress.update(n_layers)
+            if self.options.include_output:
+                self._output(progress)
+
+    def tune(self, data: _Replacements, reporter: Reporter) -> Tuning:
+        """Tune norms and biases of the refined file."""
+        refined = self.state.path / "refined.gguf"
+        rewrite(self.pair.quantized, refined, {}, data)
+        pair = Pair(refined, self.pair.base)
+        return tune_norms(self.model, pair, self.samples, self.n_samples, self._hidden(self.model.n_layers)[0], reporter)
+
+    def _output(self, progress: Progress) -> None:
+        """Refine the output matrix, where it is a tensor of its own."""
+        if self.pair.codec(OUTPUT) is not None:
+            progress.update(self.model.n_layers, note=OUTPUT)
+            head = TwinHead(self.model, self._hidden(self.model.n_layers), self.n_samples)
+            self._refine(head, [head.linear], head.gather())
+            self.model.release_head()
+
+    def _refine(self, owner: Owner, linears: Sequence[Linear], sums: Gathered) -> None:
+        refine_matrices(self.pair, self.state, owner, linears, sums, self.options.act_order)
 
     def _hidden(self, index: int) -> tuple[HiddenStates, HiddenStates]:
         """The inputs of a layer, of the original and of the refined model: one object if they are the same."""
@@ -144,7 +156,7 @@ class _Refiner:
         ]
         return files[0], files[-1]
 
-    def _layer(self, index: int, progress: Progress) -> None:
+    def _layer(self, index: int, pace: Pace) -> None:
         hidden, following = self._hidden(index), self._hidden(index + 1)
         if index == 0:
             self._embed(hidden)
@@ -154,10 +166,10 @@ class _Refiner:
         groups = [group for stage in twin.stages() for group in passes(stage, _MOMENTS_BUDGET)]
         for number, group in enumerate(groups):
             last = number == len(groups) - 1
-            progress.update(index + number / len(groups), note=group[0].tensor)
+            pace.at(index + number / len(groups), group[0].tensor)
             gathered = twin.gather(group, following[0] if last else None)
             for key, sums in gathered.items():
-                refine_matrices(self.pair, self.state, twin, [x for x in group if x.input == key], sums)
+                self._refine(twin, [x for x in group if x.input == key], sums)
         if not groups:
             twin.finish(0, following[0])
         if twin.sequential:
@@ -169,7 +181,7 @@ class _Refiner:
         embed(self.model, self.samples, original)
         if refined is not original:
             reader = copy.copy(self.model)
-            reader.shards = _QuantizedRows(self.model.path, self.pair)
+            reader.shards = QuantizedRows(self.model.path, self.pair)
             embed(reader, self.samples, refined)
 
     def _refines(self, linear: Linear) -> bool:
@@ -181,23 +193,12 @@ class _Refiner:
             twin.set_weight(linear, from_file_rows(stored, linear.row_heads))
 
 
-class _QuantizedRows(Shards):
-    """A checkpoint whose token embedding is the quantized file's."""
-
-    def __init__(self, path: Path, pair: Pair) -> None:
-        super().__init__(path)
-        self._pair = pair
-
-    def rows(self, name: str, ids: torch.Tensor) -> torch.Tensor:  # noqa: ARG002 - only the embedding is read by rows
-        """Rows `ids` of the token embedding, float32."""
-        return self._pair.embedding(ids)
-
-
 class _Replacements:
-    """New bytes for tensors of which at least one matrix is better."""
+    """New bytes for tensors of which at least one matrix is better, and for the `vectors` that were tuned."""
 
     def __init__(self, pair: Pair, state: State, outcomes: Sequence[Outcome]) -> None:
         self._pair, self._state = pair, state
+        self.vectors: Mapping[str, NDArray[np.float32]] = {}
         self._kept: dict[str, list[Outcome]] = {}
         for outcome in outcomes:
             if outcome.kept:
@@ -205,6 +206,8 @@ class _Replacements:
 
     def __call__(self, tensor: Tensor) -> bytes | None:
         """The tensor's new bytes; None if it stays."""
+        if tensor.name in self.vectors:
+            return self.vectors[tensor.name].tobytes()
         kept = self._kept.get(tensor.name, [])
         if not kept:
             return None
@@ -241,36 +244,13 @@ def _key(pair: Pair, checkpoint: Path, calibration: Calibration, options: Refine
     return json.dumps([VERSION, *files, str(checkpoint.resolve()), calibration.tokens_sha256, asdict(options)])
 
 
-def _keys(calibration: Calibration, outcomes: Sequence[Outcome]) -> dict[str, Value]:
+def _keys(calibration: Calibration, outcomes: Sequence[Outcome], n_tuned: int = 0) -> dict[str, Value]:
     n_samples, length = calibration.samples.shape
     return {
         "general.refined.by": f"ggufkit {__version__}",
         "general.refined.method": "GPTQ, coordinate descent and scale search within llama.cpp's own blocks",
         "general.refined.tensors": len({o.tensor for o in outcomes if o.kept}),
+        "general.refined.tuned_vectors": n_tuned,
         "general.refined.calibration": f"{n_samples} samples of {length} tokens, {Path(calibration.source).name}",
         "general.refined.calibration_sha256": calibration.tokens_sha256,
     }
-
-
-def _untouched(pair: Pair, outcomes: Sequence[Outcome]) -> dict[str, str]:
-    tried = {o.tensor for o in outcomes}
-    reasons = {t.name: _why_not(pair, t) for t in quantized_tensors(pair.quantized) if t.name not in tried}
-    for outcome in outcomes:
-        if not outcome.kept:
-            where = "" if outcome.expert is None else f"expert {outcome.expert}: "
-            before = reasons.get(outcome.tensor)
-            reasons[outcome.tensor] = "; ".join(filter(None, (before, where + outcome.reason)))
-    return reasons
-
-
-def _why_not(pair: Pair, tensor: Tensor) -> str:
-    if tensor.name in ("token_embd.weight", "output.weight"):
-        return "the embedding and the output stay as they are"
-    if pair.codec(tensor.name) is None:
-        return f"{tensor.type} is not among the types that can be refined"
-    return "not a linear of a decoder layer, or the calibration text repeats itself"
-
-
-def _peak_ram() -> int:
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024

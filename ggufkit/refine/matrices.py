@@ -5,19 +5,32 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 
 from ggufkit.errors import CheckpointError
-from ggufkit.layers import Linear, from_file_rows, to_file_rows
+from ggufkit.layers import Linear, StreamedModel, from_file_rows, to_file_rows
 from ggufkit.refine.grid import Grid, join, read_grid, write_grid
 from ggufkit.refine.solve import correction, solve
-from ggufkit.refine.stages import Gathered, TwinLayer
+from ggufkit.refine.stages import Gathered
 from ggufkit.refine.state import Outcome, State
 from ggufkit.refine.tensors import Pair
 
 # Another model's weights differ everywhere; the same in another precision by less than this share of the largest.
 _SAME = 1e-2
+
+
+class Owner(Protocol):
+    """Where matrices live in the running model: a layer, or the head."""
+
+    model: StreamedModel
+
+    def weight(self, linear: Linear) -> torch.Tensor:
+        """The original's weight, (out, in) in the checkpoint's order."""
+
+    def set_weight(self, linear: Linear, weight: torch.Tensor) -> None:
+        """Go on with this weight, (out, in) in the checkpoint's order, where the refined model is run."""
 
 
 @dataclass(frozen=True)
@@ -30,8 +43,18 @@ class _Job:
     target: torch.Tensor
 
 
-def refine_matrices(pair: Pair, state: State, twin: TwinLayer, linears: Sequence[Linear], sums: Gathered) -> None:
+def refine_matrices(
+    pair: Pair,
+    state: State,
+    twin: Owner,
+    linears: Sequence[Linear],
+    sums: Gathered,
+    act_order: str = "auto",
+) -> None:
     """Refine the linears of one input, those of a type together; note the outcomes and use the new weights.
+
+    Args:
+        act_order: as for `solve`.
 
     Raises:
         CheckpointError: the base's weights are not the checkpoint's.
@@ -46,14 +69,14 @@ def refine_matrices(pair: Pair, state: State, twin: TwinLayer, linears: Sequence
             solved = [job.grid for job in jobs]
         else:
             together = torch.cat([job.target for job in jobs], dim=1)
-            whole = solve(join([job.grid for job in jobs]), together, hessian, jobs[0].linear.tensor)
+            whole = solve(join([job.grid for job in jobs]), together, hessian, jobs[0].linear.tensor, act_order)
             ends = list(itertools.accumulate(job.grid.n_rows for job in jobs))
             solved = [whole.rows(end - job.grid.n_rows, end) for job, end in zip(jobs, ends, strict=True)]
         for job, grid in zip(jobs, solved, strict=True):
             _settle(state, twin, job, grid, sums, reason)
 
 
-def _is_done(pair: Pair, state: State, twin: TwinLayer, linear: Linear) -> bool:
+def _is_done(pair: Pair, state: State, twin: Owner, linear: Linear) -> bool:
     """Whether an earlier run finished this matrix; its weights are used then."""
     known, codec = state.load(linear.tensor, linear.expert), pair.codec(linear.tensor)
     if known is None or codec is None:
@@ -64,7 +87,7 @@ def _is_done(pair: Pair, state: State, twin: TwinLayer, linear: Linear) -> bool:
     return True
 
 
-def _job(pair: Pair, twin: TwinLayer, linear: Linear, sums: Gathered, hessian: torch.Tensor) -> _Job:
+def _job(pair: Pair, twin: Owner, linear: Linear, sums: Gathered, hessian: torch.Tensor) -> _Job:
     codec, device = pair.codec(linear.tensor), twin.model.device
     assert codec is not None
     grid = read_grid(codec, pair.raw(linear.tensor, linear.expert), device)
@@ -82,7 +105,7 @@ def _target(original: torch.Tensor, sums: Gathered, hessian: torch.Tensor, name:
     return original + sums.share(original, step) * step
 
 
-def _require_same(pair: Pair, twin: TwinLayer, linear: Linear, original: torch.Tensor) -> None:
+def _require_same(pair: Pair, twin: Owner, linear: Linear, original: torch.Tensor) -> None:
     own = to_file_rows(twin.weight(linear), linear.row_heads).T
     if own.shape != original.shape or float((own - original).abs().max()) > _SAME * float(own.abs().max()):
         message = f"{linear.tensor} of {pair.base.path} is not what {twin.model.path} holds."
@@ -97,7 +120,7 @@ def _hopeless(sums: Gathered) -> str:
     return "" if sums.n_held_out else "no held-out token reached it"
 
 
-def _settle(state: State, twin: TwinLayer, job: _Job, grid: Grid, sums: Gathered, reason: str) -> None:
+def _settle(state: State, twin: Owner, job: _Job, grid: Grid, sums: Gathered, reason: str) -> None:
     """Keep the new blocks if they are better on tokens kept apart, else the old ones."""
     before = sums.miss(job.grid.weights(), job.original)
     after = sums.miss(grid.weights(), job.original)
@@ -109,5 +132,5 @@ def _settle(state: State, twin: TwinLayer, job: _Job, grid: Grid, sums: Gathered
     _use(twin, linear, grid if kept else job.grid)
 
 
-def _use(twin: TwinLayer, linear: Linear, grid: Grid) -> None:
+def _use(twin: Owner, linear: Linear, grid: Grid) -> None:
     twin.set_weight(linear, from_file_rows(grid.weights().T, linear.row_heads))

@@ -14,6 +14,8 @@ _DAMPING, _RIDGE, _TINY = 0.01, 0.01, 1e-6
 _ROUNDS = 3
 _ROWS_AT_ONCE = {"cpu": 4096, "cuda": 32768}
 
+_Ordered = tuple[torch.Tensor | None, torch.Tensor]
+
 
 def damped(hessian: torch.Tensor, share: float, name: str) -> torch.Tensor:
     """H with `share` of its mean diagonal added; columns that are never used get a diagonal of their own.
@@ -44,15 +46,17 @@ def correction(weights: torch.Tensor, hessian: torch.Tensor, wanted: torch.Tenso
     return torch.cholesky_solve(slope, factor).float()
 
 
-def solve(grid: Grid, target: torch.Tensor, hessian: torch.Tensor, name: str) -> Grid:
+def solve(grid: Grid, target: torch.Tensor, hessian: torch.Tensor, name: str, act_order: str = "auto") -> Grid:
     """The best levels, scales and minima found for `target` (columns, rows) under H; `grid` stays as it is.
+
+    Args:
+        act_order: GPTQ's order of the columns. "on" is by falling diag(H), "off" their own; "auto" does both and
+            keeps for each row the one of less error.
 
     Raises:
         InputError: H is not finite, or not positive definite even when damped.
     """
-    order = hessian.diagonal().argsort(descending=True)
-    steady = damped(hessian, _DAMPING, name)
-    factors = [(None, inverse_factor(steady, name)), (order, inverse_factor(steady[order][:, order], name))]
+    factors = _factors(damped(hessian, _DAMPING, name), name, act_order)
     hessian = damped(hessian, _TINY, name)
     step = _ROWS_AT_ONCE.get(target.device.type, _ROWS_AT_ONCE["cpu"])
     parts = []
@@ -62,16 +66,31 @@ def solve(grid: Grid, target: torch.Tensor, hessian: torch.Tensor, name: str) ->
     return join(parts)
 
 
+def _factors(steady: torch.Tensor, name: str, act_order: str) -> list[_Ordered]:
+    """The orders to try, each with its factor of the inverse."""
+    factors: list[_Ordered] = []
+    if act_order != "on":
+        factors.append((None, inverse_factor(steady, name)))
+    if act_order != "off":
+        order = steady.diagonal().argsort(descending=True)
+        factors.append((order, inverse_factor(steady[order][:, order], name)))
+    return factors
+
+
+def _rounded(grid: Grid, target: torch.Tensor, ordered: _Ordered) -> Grid:
+    order, factor = ordered
+    rounded = grid.rows(0, grid.n_rows)
+    gptq(rounded, target, factor, order)
+    return rounded
+
+
 def _solve_rows(
-    grid: Grid,
-    target: torch.Tensor,
-    hessian: torch.Tensor,
-    factors: list[tuple[torch.Tensor | None, torch.Tensor]],
+    grid: Grid, target: torch.Tensor, hessian: torch.Tensor, factors: list[_Ordered]
 ) -> Grid:
-    natural, active = (grid.rows(0, grid.n_rows) for _ in factors)
-    for part, (order, factor) in zip((natural, active), factors, strict=True):
-        gptq(part, target, factor, order)
-    best = active.where(error(active, target, hessian) < error(natural, target, hessian), natural)
+    best = _rounded(grid, target, factors[0])
+    for factor in factors[1:]:
+        other = _rounded(grid, target, factor)
+        best = other.where(error(other, target, hessian) < error(best, target, hessian), best)
     descend(best, target, hessian, 3)
     refit(best, target, hessian)
     descend(best, target, hessian, 3)

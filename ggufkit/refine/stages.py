@@ -79,6 +79,22 @@ class Gathered:
         return sum(len(refined) for refined, _ in self.held_out)
 
 
+def batches(
+    hidden: tuple[HiddenStates, HiddenStates], n_samples: int, device: torch.device
+) -> Iterator[tuple[int, torch.Tensor, torch.Tensor]]:
+    """Read both hidden states, some samples at a time: (first sample, original, refined).
+
+    No batch holds samples from both sides of `n_samples`, where those kept apart begin.
+    """
+    original, refined = hidden
+    step = batch_size(original)
+    for begin, end in ((0, n_samples), (n_samples, len(original))):
+        for start in range(begin, end, step):
+            stop = min(start + step, end)
+            first = original.read(start, stop).to(device)
+            yield start, first, first if refined is original else refined.read(start, stop).to(device)
+
+
 class TwinLayer:
     """One layer's two versions, and the hidden states that each is given.
 
@@ -175,13 +191,7 @@ class TwinLayer:
             file.remove()
 
     def _batches(self) -> Iterator[tuple[int, torch.Tensor, torch.Tensor]]:
-        original, refined = self.hidden
-        step = batch_size(original)
-        for begin, end in ((0, self.n_samples), (self.n_samples, len(original))):
-            for start in range(begin, end, step):
-                stop = min(start + step, end)
-                first = original.read(start, stop).to(self.model.device)
-                yield start, first, refined.read(start, stop).to(self.model.device) if self.sequential else first
+        return batches(self.hidden, self.n_samples, self.model.device)
 
     def _empty(self, linear: Linear) -> Gathered:
         direct = self.sequential and self._is_direct(linear)

@@ -9,9 +9,14 @@ import numpy as np
 import torch
 
 from ggufkit.errors import GgufError
+from ggufkit.layers import Shards
 from ggufkit.llama.gguf import FLOAT_TYPES, GgufHeader, read_header
 from ggufkit.records import Tensor
 from ggufkit.refine.codecs import CODECS, U8, Codec
+
+
+# What the output matrix is called in a checkpoint; the embedding is read whole only where it is that matrix.
+_HEADS = ("lm_head.weight", "model.embed_tokens.weight")
 
 
 class Pair:
@@ -53,6 +58,16 @@ class Pair:
         """A matrix of the quantized file as llama.cpp reads it, (rows, columns) float32."""
         return _dequantize(self.raw(name, expert), self.quantized.by_name[name].type)
 
+    def vector(self, name: str) -> torch.Tensor:
+        """A float vector of the base, float32."""
+        tensor = self.base.by_name[name]
+        raw = np.frombuffer(self._maps[self.base.path], np.uint8, tensor.n_bytes, tensor.offset)
+        return _dequantize(raw, tensor.type)
+
+    def head(self) -> torch.Tensor:
+        """The output matrix of the quantized file, (vocabulary, width) float32: the embedding where they are one."""
+        return self.stored("output.weight" if "output.weight" in self.quantized.by_name else "token_embd.weight")
+
     def embedding(self, ids: torch.Tensor) -> torch.Tensor:
         """Rows of the quantized file's token embedding, (ids, width) float32."""
         name = "token_embd.weight"
@@ -64,6 +79,22 @@ class Pair:
         n_rows, n_slices = tensor.shape[1], int(np.prod(tensor.shape[2:], dtype=int))
         matrix: U8 = view.reshape(n_slices, n_rows, -1)[expert or 0]
         return matrix
+
+
+class QuantizedRows(Shards):
+    """A checkpoint whose token embedding and output matrix are the quantized file's."""
+
+    def __init__(self, path: Path, pair: Pair) -> None:
+        super().__init__(path)
+        self._pair = pair
+
+    def rows(self, name: str, ids: torch.Tensor) -> torch.Tensor:  # noqa: ARG002 - only the embedding is read by rows
+        """Rows `ids` of the token embedding, float32."""
+        return self._pair.embedding(ids)
+
+    def read(self, name: str) -> torch.Tensor:
+        """One weight in float32."""
+        return self._pair.head() if name in _HEADS else super().read(name)
 
 
 def _map(path: Path) -> mmap.mmap:

@@ -65,7 +65,7 @@ def _render(fields: Mapping[str, Any], summary: Summary, root: Path, repo: str |
 
 
 def _front_matter(fields: Mapping[str, Any]) -> str:
-    import yaml  # type: ignore[import-untyped]
+    import yaml
 
     shown = {key: value for key, value in fields.items() if value not in (None, [], "")}
     text = yaml.safe_dump(shown, sort_keys=False, allow_unicode=True, width=1000)

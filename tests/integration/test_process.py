@@ -36,7 +36,10 @@ def test_both_streams_are_kept_apart_and_logged(tmp_path: Path) -> None:
 
 
 def test_characters_split_between_reads() -> None:
-    code = "import sys, time\nfor b in 'é€🙂'.encode(): sys.stdout.buffer.write(bytes([b])); sys.stdout.flush(); time.sleep(.01)"
+    code = (
+        "import sys, time\n"
+        "for b in 'é€🙂'.encode(): sys.stdout.buffer.write(bytes([b])); sys.stdout.flush(); time.sleep(.01)"
+    )
     assert python(code).stdout == "é€🙂"
 
 

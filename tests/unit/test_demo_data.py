@@ -88,7 +88,8 @@ def attention(x: Array, layer: Weights) -> Array:
     scores = q @ k.swapaxes(1, 2) / math.sqrt(settings["head_dim"]) + np.triu(np.full((len(x), len(x)), -1e9), 1)
     shares = np.exp(scores - scores.max(axis=-1, keepdims=True))
     mixed: Array = (shares / shares.sum(axis=-1, keepdims=True)) @ v
-    return mixed.swapaxes(0, 1).reshape(len(x), -1) @ layer["self_attn.o_proj.weight"].T
+    attended: Array = mixed.swapaxes(0, 1).reshape(len(x), -1) @ layer["self_attn.o_proj.weight"].T
+    return attended
 
 
 def negative_log_likelihood(weights: Weights, ids: Array) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +78,7 @@ def test_metadata_arrays_round_trip(tmp_path: Path, values: dict[str, list[str]]
 def test_a_cut_header_is_refused(tmp_path: Path, keep: int) -> None:
     path = write(tmp_path / "a.gguf", {"tokenizer.ggml.tokens": ["token"] * 50})
     path.write_bytes(path.read_bytes()[:keep])
-    with pytest.raises(GgufError, match="truncated|empty|not a GGUF"):
+    with pytest.raises(GgufError, match=r"truncated|empty|not a GGUF"):
         read_header(path)
 
 
@@ -95,10 +96,8 @@ def test_one_wrong_byte_never_crashes(tmp_path: Path, position: int, value: int)
     data = bytearray(path.read_bytes())
     data[min(position, len(data) - 1)] = value
     path.write_bytes(data)
-    try:
+    with contextlib.suppress(GgufError):
         summarize(read_header(path))
-    except GgufError:
-        pass
 
 
 def test_big_endian_is_named(tmp_path: Path) -> None:

@@ -76,7 +76,7 @@ def test_an_archive_that_is_none(tmp_path: Path) -> None:
         source.unpack_archive(broken)
     with tarfile.open(tmp_path / "y.tar", "w") as tar:
         tar.add(broken, arcname="hello.txt")
-    with pytest.raises(ToolchainError, match="holds no llama.cpp source tree"):
+    with pytest.raises(ToolchainError, match=r"holds no llama.cpp source tree"):
         source.unpack_archive(tmp_path / "y.tar")
 
 

@@ -1,0 +1,192 @@
+"""Commands that make better files than rounding alone: awq, refine."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import click
+
+from ggufkit import calibration_text, convert, machine, quantize, quants, refining, scaling, sources, steps
+from ggufkit.calibration import Calibration, draw, load_tokenizer, read_texts
+from ggufkit.cli import options
+from ggufkit.cli.terminal import reporting
+from ggufkit.convert import ConvertOptions
+from ggufkit.errors import InputError
+from ggufkit.llama import toolchain
+from ggufkit.llama.logs import QuantType
+from ggufkit.lora import merge
+from ggufkit.paths import cache_dir
+from ggufkit.progress import Reporter
+from ggufkit.records import Checkpoint, GgufFile
+from ggufkit.refining import RefiningOptions
+from ggufkit.scaling import ScalingOptions, Wanted
+from ggufkit.session import Session
+from ggufkit.sources import SourceOptions
+
+DEVICES = click.Choice(["auto", "cpu", "cuda"])
+device_option = click.option("--device", type=DEVICES, default="auto", show_default=True, help="Of the search.")
+threads_option = click.option(
+    "--threads",
+    type=click.IntRange(1),
+    default=machine.physical_cores,
+    show_default="physical cores",
+    help="CPU threads.",
+)
+
+
+@click.command("awq")
+@click.argument("model")
+@click.option("--out", type=options.PATH, metavar="DIR", help="The scaled checkpoint.  [default: <MODEL>-awq]")
+@click.option(
+    "--types",
+    type=options.NAMES,
+    default="q4_k_m",
+    show_default=True,
+    metavar="LIST",
+    help="What it will be quantized to.",
+)
+@click.option("--for-imatrix", is_flag=True, help="It will be quantized with an importance matrix.")
+@options.calibration_options
+@options.awq_options
+@device_option
+@threads_option
+@options.source_options
+@options.redo_options
+def awq_command(
+    model: str, out: Path | None, types: tuple[str, ...], for_imatrix: bool, calibration: str,
+    calibration_samples: int, calibration_field: str, seed: int, awq_engine: str, awq_objective: str,
+    awq_dtype: str, awq_per_type: bool, device: str, threads: int, source: str, allow_pickle: bool,
+    lora: Path | None, force: bool, explain: bool,
+) -> None:  # fmt: skip
+    """Fold AWQ scales into the checkpoint MODEL; its function stays as it is.
+
+    The result is a Hugging Face checkpoint, ready for `ggufkit convert`.
+
+    \b
+    Example:
+        ggufkit awq ./Qwen2.5-0.5B --types q4_k_m,q4_0 --out ./Qwen2.5-0.5B-awq
+    """
+    how = ScalingOptions(awq_engine, awq_objective, awq_dtype, awq_per_type, device)
+    with reporting() as reporter:
+        checkpoint = _checkpoint(model, SourceOptions(source, allow_pickle), lora, reporter)
+        output = _scaled_path(model, checkpoint, out)
+        text = calibration_text.find(calibration, calibration_field, reporter)
+        corner = cache_dir() / "work" / hashlib.sha256(str(output.resolve()).encode()).hexdigest()[:16]
+        session = Session(
+            toolchain.find("auto", reporter), steps.Workspace(corner), reporter, threads, force, explain
+        )
+        kinds = quants.resolve(types, quantize.known_types(session.tools))
+        with session.workspace.locked():
+            wanted = _wanted(checkpoint, output, kinds, for_imatrix, how, session)
+            drawn = _draw(checkpoint, text.path, text.name, calibration_samples, seed)
+            made = scaling.scale(checkpoint, wanted, drawn, how, session)
+    for result in made:
+        _show_proof(result, reporter)
+        click.echo(result.path)
+
+
+def _checkpoint(model: str, where: SourceOptions, lora: Path | None, reporter: Reporter) -> Checkpoint:
+    found = sources.resolve(model, where, reporter)
+    if isinstance(found, GgufFile):
+        raise InputError(f"{model} is a GGUF already.", hint="Give the Hugging Face checkpoint it was made from.")
+    return merge(found, lora, reporter) if lora is not None else found
+
+
+def _scaled_path(model: str, checkpoint: Checkpoint, out: Path | None) -> Path:
+    beside = Path(model).expanduser().resolve().parent if sources.is_local(model) else Path()
+    output = out.expanduser() if out else beside / f"{checkpoint.name}-awq"
+    if output.resolve().is_relative_to(checkpoint.path.resolve()):
+        message = f"The output directory {output} lies inside the checkpoint {checkpoint.path}."
+        raise InputError(message, hint="Choose another --out.")
+    if output.is_dir() and any(output.iterdir()) and not (output / "config.json").is_file():
+        raise InputError(f"{output} holds other files.", hint="Choose a new directory with --out.")
+    return output
+
+
+def _wanted(
+    checkpoint: Checkpoint,
+    output: Path,
+    kinds: tuple[QuantType, ...],
+    importance: bool,
+    how: ScalingOptions,
+    session: Session,
+) -> list[Wanted]:
+    with TemporaryDirectory(prefix="ggufkit-plan-") as temporary:
+        empty = convert.skeleton(checkpoint, Path(temporary) / "plan.gguf", ConvertOptions(), session)
+        types = {kind.name: scaling.planned_types(session.tools, empty, kind) for kind in kinds}
+    label = "awq+imatrix" if importance else "awq"
+    if how.per_type:
+        beside = {name: output.with_name(f"{output.name}-{name}") for name in types}
+        return [Wanted(f"{label}-{name}", beside[name], (types[name],), importance) for name in types]
+    return [Wanted(label, output, tuple(types.values()), importance)]
+
+
+def _draw(checkpoint: Checkpoint, path: Path, name: str, samples: int, seed: int) -> Calibration:
+    return draw(read_texts(path), load_tokenizer(checkpoint.path), samples=samples, seed=seed, source=name)
+
+
+def _show_proof(result: steps.Result, reporter: Reporter) -> None:
+    equality = result.manifest.notes.get("equality")
+    if not isinstance(equality, dict):
+        return
+    for kind, what in (("folded", "as folded, in float32"), ("written", "as written")):
+        found = equality[kind]
+        if isinstance(found, dict):
+            reporter.info(
+                f"Equal {what}: max |Δlogit| {found['max_delta']:.2g}, mean KL divergence {found['kl_mean']:.2g} "
+                f"(logits' standard deviation {equality['logit_std']:.3g}, {equality['n_tokens']:,} held-out tokens)"
+            )
+
+
+@click.command("refine")
+@click.argument("quantized", type=options.FILE)
+@click.option("--base", type=options.FILE, required=True, help="The F16, BF16 or F32 GGUF that it was made from.")
+@click.option("--model", required=True, help="The checkpoint that the base was converted from.")
+@click.option("--out", type=options.PATH, metavar="FILE", help="The refined file.  [default: beside it, -gptq-]")
+@options.calibration_options
+@click.option("--sequential/--one-pass", default=True, show_default=True, help="Each layer after those before it.")
+@click.option(
+    "--act-order",
+    type=click.Choice(["auto", "on", "off"]),
+    default="auto",
+    show_default=True,
+    help="Columns by weight of their input; auto: as it measures better.",
+)
+@click.option("--include-output", is_flag=True, help="Refine the output matrix too.")
+@click.option("--tune-norms", is_flag=True, help="Tune norms and biases afterwards; wants 500 samples or more.")
+@device_option
+@threads_option
+@options.redo_options
+def refine_command(
+    quantized: Path, base: Path, model: str, out: Path | None, calibration: str, calibration_samples: int,
+    calibration_field: str, seed: int, sequential: bool, act_order: str, include_output: bool, tune_norms: bool,
+    device: str, threads: int, force: bool, explain: bool,
+) -> None:  # fmt: skip
+    """Round the weights of QUANTIZED again, by GPTQ: same bytes, less loss.
+
+    \b
+    Example:
+        ggufkit refine m-imatrix-Q4_K_M.gguf --base m-F16.gguf --model ./m
+    """
+    with reporting() as reporter:
+        rounded, original = _gguf(quantized), _gguf(base)
+        checkpoint = _checkpoint(model, SourceOptions(), None, reporter)
+        kind, name = refining.type_of(quantized), checkpoint.name
+        output = (out or quantized.parent / f"{name}-gptq-{kind}.gguf").expanduser()
+        text = calibration_text.find(calibration, calibration_field, reporter)
+        how = RefiningOptions(sequential, act_order, include_output, tune_norms, device, type=kind, name=name)
+        where = steps.Workspace(output.resolve().parent)
+        session = Session(toolchain.find("auto", reporter), where, reporter, threads, force, explain)
+        with session.workspace.locked():
+            drawn = _draw(checkpoint, text.path, text.name, calibration_samples, seed)
+            refining.refine(rounded, original, checkpoint, output, drawn, how, session)
+    click.echo(output)
+
+
+def _gguf(path: Path) -> GgufFile:
+    found = sources.resolve(str(path))
+    if isinstance(found, Checkpoint):
+        raise InputError(f"{path} is a checkpoint.", hint="Give the GGUF file.")
+    return found

@@ -1,0 +1,150 @@
+"""Step: a quantized GGUF -> the same file with better roundings."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ggufkit.calibration import Calibration
+from ggufkit.checkpoint import fingerprint
+from ggufkit.errors import InputError
+from ggufkit.llama.gguf import read_header
+from ggufkit.records import Checkpoint, GgufFile, Json
+from ggufkit.session import Session
+from ggufkit.steps import Made, Recipe, Result, ensure
+
+if TYPE_CHECKING:
+    from ggufkit.refine.engine import RefineReport
+
+STEP, VERSION = "refine", 1
+
+
+@dataclass(frozen=True)
+class RefiningOptions:
+    """How to refine, and what the result is called by.
+
+    Args:
+        sequential: each linear for the inputs that the refined model gives it.
+        act_order: order of the columns: auto (the one that measures better), on (by their weight), off.
+        include_output: refine the output matrix too.
+        tune_norms: tune the norms afterwards.
+        device: auto, cpu or cuda.
+        variant, type, name: of the result, as tables show them.
+    """
+
+    sequential: bool = True
+    act_order: str = "auto"
+    include_output: bool = False
+    tune_norms: bool = False
+    device: str = "auto"
+    variant: str = "gptq"
+    type: str = ""
+    name: str = ""
+
+
+def refine(
+    quantized: GgufFile,
+    base: GgufFile,
+    checkpoint: Checkpoint,
+    output: Path,
+    calibration: Calibration,
+    options: RefiningOptions,
+    session: Session,
+) -> Result:
+    """Refine `quantized` to `output` unless that is done already.
+
+    Args:
+        base: the F32, F16 or BF16 GGUF that `quantized` was made from.
+        checkpoint: what `base` was converted from.
+
+    Raises:
+        InputError: `output` is one of the inputs.
+        GgufError, CheckpointError: the files do not belong together.
+        ResourceError: a disk is full; what was finished is kept for the next run.
+    """
+    if output.exists() and any(output.samefile(f.path) for f in (quantized, base)):
+        raise InputError(f"{output} is an input: it must stay as it is.", hint="Choose another --out.")
+    how = asdict(options)
+    params: dict[str, Json] = {
+        key: how[key] for key in ("sequential", "act_order", "include_output", "tune_norms")
+    }
+    inputs = {
+        "quantized": str(quantized.sha256),
+        "base": str(base.sha256),
+        "checkpoint": fingerprint(checkpoint.path),
+        "calibration_tokens": calibration.tokens_sha256,
+    }
+    recipe = Recipe(STEP, VERSION, inputs, params)
+    return ensure(
+        recipe,
+        output,
+        lambda partial: _refine(quantized, base, checkpoint, partial, calibration, options, session),
+        force=session.force,
+        explain=session.explainer,
+    )
+
+
+def _refine(
+    quantized: GgufFile,
+    base: GgufFile,
+    checkpoint: Checkpoint,
+    partial: Path,
+    calibration: Calibration,
+    options: RefiningOptions,
+    session: Session,
+) -> Made:
+    from ggufkit.refine.engine import RefineOptions, refine_gguf
+
+    report = refine_gguf(
+        quantized.path,
+        base.path,
+        checkpoint.path,
+        partial,
+        calibration,
+        options=RefineOptions(sequential=options.sequential, device=options.device),
+        reporter=session.reporter,
+        state_dir=session.workspace.private / f"refine-{partial.name.removesuffix('.gguf.partial')}",
+    )
+    _tell(report, session)
+    facts: dict[str, Json] = {"name": options.name, "variant": options.variant, "type": options.type}
+    return Made(notes={**facts, "n_fallback": _fallbacks(quantized), **calibration.notes(), **_notes(report)})
+
+
+def _fallbacks(quantized: GgufFile) -> int | None:
+    """The count that the manifest of the unrefined file holds."""
+    from ggufkit.manifest import read_manifest
+
+    made = read_manifest(quantized.path)
+    count = made.notes.get("n_fallback") if made else None
+    return count if isinstance(count, int) else None
+
+
+def _tell(report: RefineReport, session: Session) -> None:
+    tried = len({o.tensor for o in report.outcomes})
+    session.reporter.info(
+        f"Refined {report.n_refined} of {tried} tensors in {report.seconds:.0f} s on {report.device}; "
+        f"{len(report.untouched)} wholly or partly as they were."
+    )
+
+
+def _notes(report: RefineReport) -> dict[str, Json]:
+    return {
+        "refined": report.n_refined,
+        "untouched": dict(report.untouched),
+        "device": report.device,
+        "peak_ram_bytes": report.peak_ram_bytes,
+    }
+
+
+def type_of(path: Path) -> str:
+    """The quantization type that a file was made as, by its own metadata ("Q4_K_M"), else by its tensors."""
+    from gguf.constants import LlamaFileType
+
+    header = read_header(path)
+    value = header.metadata.get("general.file_type")
+    try:
+        name = str(LlamaFileType(int(str(value))).name)
+    except ValueError:
+        return "REFINED"
+    return name.removeprefix("MOSTLY_").removeprefix("ALL_")
