@@ -53,6 +53,13 @@ class Artifacts:
         made = self.base(fold)
         return self._once(("base file", fold), lambda: read_gguf(made.path, made.sha256))
 
+    def prepare(self, variant: Variant, kind: QuantType) -> None:
+        """Make what a result needs and may share with others: its base, its importance matrix."""
+        fold = self.job.scaling_of(variant, kind)
+        self.base_file(fold)
+        if variant.imatrix and not quants.is_float(kind.name):
+            self.imatrix(fold)
+
     def quantized(self, variant: Variant, kind: QuantType) -> Result:
         """One result: a type of a variant."""
         return self._once(("quantized", variant, kind), lambda: self._quantized(variant, kind))

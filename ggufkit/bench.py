@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from ggufkit import machine, process
+from ggufkit import machine, offload, process
 from ggufkit.llama import argv, logs
 from ggufkit.llama.argv import Compute
 from ggufkit.llama.logs import Speed
 from ggufkit.measurements import Value, measured, save
+from ggufkit.process import ToolOutput
 from ggufkit.records import Conditions, GgufFile, Json
 from ggufkit.session import Session
 from ggufkit.steps import Made, Recipe, Result, ensure
@@ -48,19 +49,23 @@ def bench(gguf: GgufFile, options: BenchOptions, session: Session) -> Result:
 
 
 def _bench(gguf: GgufFile, options: BenchOptions, session: Session, partial: Path) -> Made:
-    compute = Compute(session.tools.backend, options.ngl, session.threads)
-    command = argv.bench(
-        session.tools, gguf.path, compute,
-        n_prompt=options.n_prompt, n_gen=options.n_gen, repetitions=options.repetitions,
-    )  # fmt: skip
-    with session.reporter.step(f"Speed of {gguf.path.name}"):
-        run = process.run(command, log=session.workspace.log(f"bench-{gguf.path.stem}"))
-    process.require_success(run, f"timing {gguf.path.name}")
+    run = offload.with_fewer(lambda ngl: _run(gguf, options, session, ngl), options.ngl, gguf, session)
     speeds = logs.parse_bench(run)
     values: dict[str, Value] = {"pp_tps" if s.n_prompt else "tg_tps": (s.tps, s.tps_stddev) for s in speeds}
     save(partial, measured(str(gguf.sha256), values, _conditions(speeds[0], session)))
     _warn_if_noisy(gguf, speeds, session)
     return Made([run])
+
+
+def _run(gguf: GgufFile, options: BenchOptions, session: Session, ngl: int | None) -> ToolOutput:
+    command = argv.bench(
+        session.tools, gguf.path, Compute(session.tools.backend, ngl, session.threads),
+        n_prompt=options.n_prompt, n_gen=options.n_gen, repetitions=options.repetitions,
+    )  # fmt: skip
+    with session.reporter.step(f"Speed of {gguf.path.name}"):
+        run = process.run(command, log=session.workspace.log(f"bench-{gguf.path.stem}"))
+    process.require_success(run, f"timing {gguf.path.name}")
+    return run
 
 
 def _conditions(speed: Speed, session: Session) -> Conditions:

@@ -13,10 +13,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from ggufkit import machine, perplexity
+from ggufkit import machine, offload, perplexity
 from ggufkit.corpus import Corpus
-from ggufkit.errors import ResourceError, ToolOutputError
-from ggufkit.llama import memory
+from ggufkit.errors import DeviceMemoryError, ResourceError, ToolOutputError
+from ggufkit.llama import cuda, logs, memory
 from ggufkit.llama.gguf import read_header
 from ggufkit.llama.kld import FEWEST_VALUES, Divergence, scored
 from ggufkit.manifest import read_manifest
@@ -89,7 +89,7 @@ def measure_all(
             f"{options.n_chunks} chunks of {options.n_ctx} tokens are too few for KL divergence: "
             "only perplexity is measured."
         )
-        return [perplexity.measure(file, corpus, options, session) for file in (base, *files)]
+        return perplexity.measure_all((base, *files), corpus, options, session)
     work = _Work(base, tuple(files), corpus, corpus, options, comparison, session).fitted()
     stale = work.stale()
     if stale and options.precision:
@@ -97,6 +97,15 @@ def measure_all(
     elif stale:
         work.run(stale)
     return work.collect()
+
+
+def at_once(
+    base: GgufFile, n_files: int, corpus: Corpus, options: EvalOptions, how: Comparison, session: Session
+) -> int:
+    """How many files at least will share one base pass, whatever their sizes: all, or so many."""
+    work = _Work(base, (base,) * n_files, corpus, corpus, options, how, session)
+    chosen = work._route(work.files, options.n_chunks)
+    return chosen.at_once if chosen.strategy in (route.PIPE, route.FAN_OUT) else n_files
 
 
 @dataclass(frozen=True)
@@ -198,8 +207,32 @@ class _Work:
     def _evaluate(self, todo: Sequence[GgufFile], n_chunks: int | None, on_file: OnFile, on_base: OnBase) -> None:
         chosen = self._route(todo, n_chunks)
         self.session.reporter.info(f"KL divergence by {chosen.strategy}: {chosen.why}.")
+        if chosen.at_once > 1:
+            try:
+                self._pass(chosen, todo, self.options.ngl, n_chunks, on_file, on_base)
+                return
+            except DeviceMemoryError as error:
+                self.session.reporter.warn(f"{error.message} One file at a time is evaluated beside the base.")
+                chosen = replace(chosen, strategy=route.PIPE, at_once=1)
+        offload.with_fewer(
+            lambda ngl: self._pass(chosen, todo, ngl, n_chunks, on_file, on_base),
+            self.options.ngl,
+            self.base,
+            self.session,
+        )
+
+    def _pass(
+        self,
+        chosen: Route,
+        todo: Sequence[GgufFile],
+        ngl: int | None,
+        n_chunks: int | None,
+        on_file: OnFile,
+        on_base: OnBase,
+    ) -> None:
+        """Evaluate by one strategy; statistics that the tool lost are measured again."""
         run = passes.by_pipes if chosen.strategy in (route.PIPE, route.FAN_OUT) else passes.by_file
-        how, left, calm = replace(self.options, n_chunks=n_chunks), list(todo), False
+        how, left, calm = replace(self.options, n_chunks=n_chunks, ngl=ngl), list(todo), False
         for _ in range(perplexity.ATTEMPTS):
             lost, started = [], time.monotonic()
             for group in _groups(left, chosen):
@@ -223,10 +256,15 @@ class _Work:
             fixed, per_chunk, min(n_chunks or possible, possible), min(self.comparison.scratch_limit, free),
             memory.evaluation_ram(header, self.base.size_bytes, n_ctx),
             [memory.evaluation_ram(header, f.size_bytes, n_ctx) for f in todo],
-            machine.free_memory(), pipes.supported(scratch),
+            machine.free_memory(), pipes.supported(scratch), self._device_free(),
         )  # fmt: skip
         chosen = route.choose(need, self.comparison.strategy)
         return replace(chosen, at_once=min(chosen.at_once, self.comparison.at_once or chosen.at_once))
+
+    def _device_free(self) -> int | None:
+        """Free memory of the GPUs; None where there are none, or nobody tells."""
+        gpus = cuda.gpus() if self.session.tools.backend == "cuda" else ()
+        return sum(gpu.memory_free for gpu in gpus) if gpus else None
 
     def _keep(self, file: GgufFile) -> Result:
         return self._ensure(file, lambda _: Made())
@@ -240,6 +278,7 @@ class _Work:
 
     def _write(self, partial: Path, file: GgufFile, done: FilePass) -> Made:
         d, base = done.result, str(self.base.sha256)
+        offload.tell(file, logs.parse_placement(done.run), self.session)
         where = perplexity.conditions(done.run, self.session, self.text, d.n_ctx, d.n_chunks, base)
         save(partial, measured(str(file.sha256), _values(d, done.run.duration_s), where))
         notes: dict[str, Json] = {"tool_s": round(done.run.duration_s, 3)}

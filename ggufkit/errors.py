@@ -73,6 +73,12 @@ class ToolchainError(GgufkitError):
     exit_code = 4
 
 
+class DeviceMemoryError(GgufkitError):
+    """A GPU's memory ran out."""
+
+    exit_code = 6
+
+
 class ToolError(GgufkitError):
     """A tool failed, or ended without a result."""
 

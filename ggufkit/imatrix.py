@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import re
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from ggufkit import process
+from ggufkit import offload, process
 from ggufkit.corpus import Corpus
 from ggufkit.errors import CorpusError, GgufError, InputError
 from ggufkit.llama import argv, logs
 from ggufkit.llama.argv import Compute, Evaluation
 from ggufkit.llama.gguf import GgufHeader, read_header
+from ggufkit.process import ToolOutput
 from ggufkit.records import GgufFile, Json
 from ggufkit.session import Session
 from ggufkit.steps import Made, Recipe, Result, ensure
@@ -69,8 +70,23 @@ def make_imatrix(base: GgufFile, text: Corpus, output: Path, options: ImatrixOpt
 def _make(base: GgufFile, text: Corpus, partial: Path, options: ImatrixOptions, session: Session) -> Made:
     # The tool writes the text's path into its result, and llama-quantize copies it: a bare name is enough.
     evaluation = Evaluation(Path(text.path.name), options.n_ctx, options.n_chunks)
-    compute = Compute(session.tools.backend, options.ngl, session.threads)
-    command = argv.imatrix(session.tools, base.path.resolve(), partial.resolve(), evaluation, compute)
+
+    def run_with(ngl: int | None) -> ToolOutput:
+        compute = Compute(session.tools.backend, ngl, session.threads)
+        command = argv.imatrix(session.tools, base.path.resolve(), partial.resolve(), evaluation, compute)
+        return _run(command, base, text, options, session)
+
+    run = offload.with_fewer(run_with, options.ngl, base, session)
+    if not partial.is_file():
+        raise process.failure(run, f"computing the importance matrix of {base.path.name}", "it wrote no file")
+    missing = require_fits(partial, read_header(base.path))
+    _name_missing(missing, session)
+    return Made([run], {"missing": list(missing)})
+
+
+def _run(
+    command: Sequence[str], base: GgufFile, text: Corpus, options: ImatrixOptions, session: Session
+) -> ToolOutput:
     with session.reporter.step(f"Importance matrix of {base.path.name}") as progress:
 
         def watch(_stream: str, printed: str) -> None:
@@ -79,17 +95,14 @@ def _make(base: GgufFile, text: Corpus, partial: Path, options: ImatrixOptions, 
                 progress.update(float(counted[-1]), options.n_chunks, "chunks")
 
         log = session.workspace.log(f"imatrix-{base.path.stem}")
-        run = process.run(command, log=log, on_text=watch, cwd=text.path.resolve().parent)
+        where = text.path.resolve().parent
+        run = process.run(command, log=log, on_text=watch, cwd=where, env=offload.environment())
     if "you need at least" in run.text:
         reason = logs.explain_missing(run.text)
         hint = "Give a longer text with --calibration."
         raise CorpusError(f"The calibration text {text.path} is too short: {reason}", hint=hint, log=run.log)
     process.require_success(run, f"computing the importance matrix of {base.path.name}")
-    if not partial.is_file():
-        raise process.failure(run, f"computing the importance matrix of {base.path.name}", "it wrote no file")
-    missing = require_fits(partial, read_header(base.path))
-    _name_missing(missing, session)
-    return Made([run], {"missing": list(missing)})
+    return run
 
 
 def _name_missing(missing: tuple[str, ...], session: Session) -> None:

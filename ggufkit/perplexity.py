@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
-from ggufkit import machine, process
+from ggufkit import machine, offload, process
 from ggufkit.corpus import Corpus
 from ggufkit.errors import CorpusError, ToolOutputError
-from ggufkit.llama import argv, logs
-from ggufkit.llama.argv import Compute, Evaluation
+from ggufkit.llama import argv, cuda, logs, memory
+from ggufkit.llama.argv import Evaluation
+from ggufkit.llama.gguf import read_header
 from ggufkit.llama.logs import Estimate
 from ggufkit.measurements import Value, measured, save
 from ggufkit.process import ToolOutput
 from ggufkit.records import Conditions, GgufFile, Json
 from ggufkit.session import Session
 from ggufkit.steps import Made, Recipe, Result, ensure
+from ggufkit.together import run_all
 
 STEP, VERSION = "perplexity", 1
 ATTEMPTS = 3
@@ -25,6 +28,7 @@ ATTEMPTS = 3
 run in twenty under load, and of every second that is over in no time."""
 
 _SHORT_S = 60.0
+_GPU_SHARE = 0.8
 
 
 def calm(seconds: float) -> bool:
@@ -34,10 +38,16 @@ def calm(seconds: float) -> bool:
 
 @dataclass(frozen=True)
 class Share:
-    """What a process may use: its threads, and its processors (None: all)."""
+    """What a process may use: its threads, its processors (None: all), and its GPU's UUID (None: any)."""
 
     threads: int
     cpus: Sequence[int] | None = None
+    gpu: str | None = None
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What tells the process which GPU is its own."""
+        return {} if self.gpu is None else {"CUDA_VISIBLE_DEVICES": self.gpu}
 
 
 def one_processor(number: int = 0) -> Share:
@@ -76,22 +86,55 @@ def recipe(gguf: GgufFile, corpus: Corpus, options: EvalOptions, session: Sessio
     return Recipe(STEP, VERSION, inputs, options.params(session), session.tools.identity)
 
 
+def measure_all(files: Sequence[GgufFile], corpus: Corpus, options: EvalOptions, session: Session) -> list[Result]:
+    """Measure the perplexity of several files, on GPUs as many at once as pays. Raises as `measure` does."""
+    jobs = [partial(_measure_in, file, corpus, options, session) for file in files]
+    return run_all(jobs, slots(files, options.n_ctx, session))
+
+
+def _measure_in(file: GgufFile, corpus: Corpus, options: EvalOptions, session: Session, share: Share) -> Result:
+    return measure(file, corpus, options, session, share=share)
+
+
+def slots(files: Sequence[GgufFile], n_ctx: int, session: Session) -> list[Share]:
+    """What may run at once: one process on a CPU; one on each GPU, and a second where both files fit in its memory.
+
+    With a large vocabulary one process leaves a GPU idle most of the time.
+    """
+    gpus = cuda.gpus() if session.tools.backend == "cuda" else ()
+    if not gpus or len(files) < 2:
+        return [Share(session.threads)]
+    need = max(memory.evaluation_ram(read_header(f.path), f.size_bytes, n_ctx) for f in files)
+    several = len(gpus) > 1
+    places = [gpu.uuid if several else None for gpu in gpus]
+    places += [p for gpu, p in zip(gpus, list(places), strict=True) if 2 * need < _GPU_SHARE * gpu.memory_free]
+    used = places[: len(files)]
+    return [Share(max(1, session.threads // len(used)), None, place) for place in used]
+
+
 def measure(
-    gguf: GgufFile, corpus: Corpus, options: EvalOptions, session: Session, text: Corpus | None = None
+    gguf: GgufFile,
+    corpus: Corpus,
+    options: EvalOptions,
+    session: Session,
+    text: Corpus | None = None,
+    share: Share | None = None,
 ) -> Result:
     """Measure a file's perplexity unless that is done already; the result is a file of measurements.
 
     Args:
         text: the sample of `corpus` that is evaluated in its place, where a precision was asked for.
+        share: what the process may use, all of the machine by default.
 
     Raises:
         CorpusError: the text has fewer than two chunks.
         ToolError: llama-perplexity failed, or gave no finite estimate.
     """
 
-    def make(partial: Path) -> Made:
-        run, estimate = _run_and_parse(gguf, text or corpus, options, session)
-        return write(partial, gguf, run, estimate, text or corpus, session)
+    def make(partial_path: Path) -> Made:
+        whole = share or Share(session.threads)
+        run, estimate = _run_and_parse(gguf, text or corpus, options, session, whole)
+        return write(partial_path, gguf, run, estimate, text or corpus, session)
 
     return ensure(
         recipe(gguf, corpus, options, session),
@@ -122,15 +165,25 @@ def write(
 
 
 def _run_and_parse(
-    gguf: GgufFile, corpus: Corpus, options: EvalOptions, session: Session
+    gguf: GgufFile, corpus: Corpus, options: EvalOptions, session: Session, share: Share
 ) -> tuple[ToolOutput, Estimate]:
     """Run until there is an estimate. A log that lost its tail is worth another try."""
-    share, evaluation = Share(session.threads), Evaluation(corpus.path, options.n_ctx, options.n_chunks)
+    run, estimate = offload.with_fewer(
+        lambda ngl: _attempt(gguf, corpus, replace(options, ngl=ngl), session, share), options.ngl, gguf, session
+    )
+    offload.tell(gguf, logs.parse_placement(run), session)
+    return run, estimate
+
+
+def _attempt(
+    gguf: GgufFile, corpus: Corpus, options: EvalOptions, session: Session, share: Share
+) -> tuple[ToolOutput, Estimate]:
+    evaluation = Evaluation(corpus.path, options.n_ctx, options.n_chunks)
     title, log = f"Perplexity of {gguf.path.name}", f"perplexity-{gguf.path.stem}"
     for attempt in range(1, ATTEMPTS + 1):
-        compute = Compute(session.tools.backend, options.ngl, share.threads)
+        compute = offload.compute(session, options.ngl, share.threads, options.n_ctx)
         command = argv.perplexity(session.tools, gguf.path, evaluation, compute)
-        run = run_tool(command, title, log, session, cpus=share.cpus)
+        run = run_tool(command, title, log, session, cpus=share.cpus, env=share.environment)
         process.require_success(run, f"evaluating {gguf.path.name}")
         try:
             return run, logs.parse_perplexity(run)
@@ -151,6 +204,7 @@ def run_tool(
     *,
     cancel: threading.Event | None = None,
     cpus: Sequence[int] | None = None,
+    env: Mapping[str, str] | None = None,
 ) -> ToolOutput:
     """Run llama-perplexity and report how many chunks it has done."""
     with session.reporter.step(title) as progress:
@@ -161,7 +215,9 @@ def run_tool(
             if counter.total:
                 progress.update(counter.done, counter.total, "chunks")
 
-        return process.run(command, log=session.workspace.log(log), on_text=watch, cancel=cancel, cpus=cpus)
+        whole = {**offload.environment(), **(env or {})}
+        where = session.workspace.log(log)
+        return process.run(command, log=where, on_text=watch, cancel=cancel, cpus=cpus, env=whole)
 
 
 def refuse_short(run: ToolOutput, corpus: Corpus) -> None:
@@ -179,7 +235,7 @@ def conditions(
 ) -> Conditions:
     """What a measurement of quality depends on, as the tool reported it."""
     placement = logs.parse_placement(run)
-    device = next((b for b in placement.buffers if not b.startswith("CPU")), machine.cpu_name())
+    device = placement.device or machine.cpu_name()
     return Conditions(
         backend=session.tools.backend if placement.layers_on_gpu else "cpu",
         device=device,

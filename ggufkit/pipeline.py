@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import Future, wait
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from ggufkit import bench, chat, divergence, perplexity, planning, results
@@ -12,6 +14,7 @@ from ggufkit.bench import BenchOptions
 from ggufkit.divergence import Comparison
 from ggufkit.job import DEFAULT_TYPES, BuildRequest, Job, prepare
 from ggufkit.llama.gguf import read_gguf
+from ggufkit.llama.logs import QuantType
 from ggufkit.modelfiles import ModelfileOptions, Writer
 from ggufkit.overlap import warn_of_overlap
 from ggufkit.perplexity import EvalOptions
@@ -20,8 +23,13 @@ from ggufkit.progress import Reporter, SilentReporter
 from ggufkit.records import Checkpoint, GgufFile, ResultRow
 from ggufkit.session import Session
 from ggufkit.steps import Result
+from ggufkit.together import Crew, crew, makers_at_once
+from ggufkit.variants import Variant
 
 __all__ = ["DEFAULT_TYPES", "BuildRequest", "BuildResult", "build", "plan", "prepare"]
+
+
+Target = tuple[Variant, QuantType]
 
 
 @dataclass(frozen=True)
@@ -47,11 +55,11 @@ def build(request: BuildRequest, reporter: Reporter | None = None) -> BuildResul
         base = artifacts.base()
         planning.require_room(job, base.path)
         _warn_of_overlap(job, artifacts)
-        made = [base, *(artifacts.quantized(variant, kind) for variant, kind in job.targets)]
+        made, measured = _make_and_evaluate(job, artifacts, session)
         files = [read_gguf(result.path, result.sha256) for result in made]
         written = Writer(_modelfile_options(job), session).write_all(made)
         spoken = _speak_all(job, files, session)
-        measured = _measure_all(job, files, session)
+        measured += _time_all(job, files, session)
         rows = results.collect(job.out)
         _write_tables(job, rows)
     return BuildResult(job.out, tuple(rows), sum(not r.fresh for r in [*made, *written, *spoken, *measured]))
@@ -79,20 +87,73 @@ def _speak_all(job: Job, files: Sequence[GgufFile], session: Session) -> list[Re
     return done
 
 
-def _measure_all(job: Job, files: Sequence[GgufFile], session: Session) -> list[Result]:
-    """Measure all files, the base first."""
-    request, done = job.request, []
-    if job.text is not None:
-        options = EvalOptions(request.n_ctx, request.n_chunks, request.ngl, request.precision)
-        if request.kld:
-            how = Comparison(request.scratch_limit)
-            done += divergence.measure_all(files[0], files[1:], job.text, options, how, session)
-        else:
-            done += [perplexity.measure(file, job.text, options, session) for file in files]
-    if request.bench:
-        timing = BenchOptions(repetitions=request.bench_reps, ngl=request.ngl)
-        done += [bench.bench(file, timing, session) for file in files]
-    return done
+def _make_and_evaluate(job: Job, artifacts: Artifacts, session: Session) -> tuple[list[Result], list[Result]]:
+    """Make all files and measure their quality: on a GPU those that are there, while the CPU makes the next.
+
+    Returns:
+        The files, the base first, and their measurements.
+    """
+    base = artifacts.base_file()
+    with crew(makers_at_once(session.threads)) as workers:
+        coming = _begin(job, artifacts, workers)
+        if session.tools.backend == "cpu":
+            wait(coming)  # the same processors cannot do both well
+        measured: list[Result] = []
+        for group in _groups(job, base, coming, session):
+            files = [read_gguf(made.path, made.sha256) for made in (future.result() for future in group)]
+            measured += _evaluate(job, base, files, session)
+        return [artifacts.base(), *(future.result() for future in coming)], measured
+
+
+def _begin(job: Job, artifacts: Artifacts, workers: Crew) -> list[Future[Result]]:
+    """Have every file made; what several of them need is made here, and refined ones come last."""
+    plainer = [(v, t) for v, t in job.targets if not v.refined]
+    coming: dict[Target, Future[Result]] = {}
+    for variant, kind in plainer:
+        artifacts.prepare(variant, kind)
+        coming[variant, kind] = workers.give(partial(artifacts.quantized, variant, kind))
+    refined = [(v, t) for v, t in job.targets if v.refined]
+    if refined:
+        wait(coming.values())
+    for variant, kind in refined:
+        made: Future[Result] = Future()
+        made.set_result(artifacts.quantized(variant, kind))
+        coming[variant, kind] = made
+    return [coming[target] for target in job.targets]
+
+
+def _groups(
+    job: Job, base: GgufFile, coming: Sequence[Future[Result]], session: Session
+) -> list[Sequence[Future[Result]]]:
+    """The files that are evaluated together: all at once, or as many as one base pass serves."""
+    size = max(1, len(coming))
+    if job.text is not None and job.request.kld and session.tools.backend != "cpu" and coming:
+        how = Comparison(job.request.scratch_limit)
+        size = divergence.at_once(base, len(coming), job.text, _eval_options(job), how, session)
+    return [coming[i : i + size] for i in range(0, len(coming), size)] or [()]
+
+
+def _evaluate(job: Job, base: GgufFile, files: Sequence[GgufFile], session: Session) -> list[Result]:
+    """Measure the quality of files, and of their base."""
+    if job.text is None:
+        return []
+    if not job.request.kld:
+        return perplexity.measure_all((base, *files), job.text, _eval_options(job), session)
+    how = Comparison(job.request.scratch_limit)
+    return divergence.measure_all(base, files, job.text, _eval_options(job), how, session)
+
+
+def _eval_options(job: Job) -> EvalOptions:
+    request = job.request
+    return EvalOptions(request.n_ctx, request.n_chunks, request.ngl, request.precision)
+
+
+def _time_all(job: Job, files: Sequence[GgufFile], session: Session) -> list[Result]:
+    """Measure the speed of all files, one after the other and beside nothing else."""
+    if not job.request.bench:
+        return []
+    timing = BenchOptions(repetitions=job.request.bench_reps, ngl=job.request.ngl)
+    return [bench.bench(file, timing, session) for file in files]
 
 
 def _write_tables(job: Job, rows: Sequence[ResultRow]) -> None:

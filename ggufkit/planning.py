@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 from ggufkit import convert, machine, preflight, quantize, quants, variants
@@ -11,9 +12,10 @@ from ggufkit.errors import InputError
 from ggufkit.job import BuildRequest, Job, prepare
 from ggufkit.llama.gguf import GgufHeader, read_header
 from ggufkit.llama.logs import QuantType
-from ggufkit.preflight import Plan, PlannedFile
+from ggufkit.preflight import Plan, PlannedFile, PlannedStep
 from ggufkit.progress import Reporter, SilentReporter
 from ggufkit.records import Checkpoint, GgufFile
+from ggufkit.together import makers_at_once
 from ggufkit.variants import Variant
 
 
@@ -23,7 +25,31 @@ def plan(request: BuildRequest, reporter: Reporter | None = None) -> Plan:
     with tempfile.TemporaryDirectory(prefix="ggufkit-plan-") as temporary:
         base = _skeleton(job, Path(temporary))
         extra = read_header(base).size_bytes + _out_of_sight(job, base)
-        return _plan(job, base, outputs(job), extra_disk=extra)
+        return replace(_plan(job, base, outputs(job), extra_disk=extra), steps=tuple(_steps(job)))
+
+
+def _steps(job: Job) -> list[PlannedStep]:
+    """What runs when, and on what."""
+    request, device = job.request, "CPU" if job.tools.backend == "cpu" else f"GPU ({job.tools.backend})"
+    makers, beside = makers_at_once(request.threads), job.tools.backend != "cpu"
+    steps = [PlannedStep(f"convert to {job.base_type}", "CPU")] if isinstance(job.model, Checkpoint) else []
+    if any(v.awq for v, _ in job.targets):
+        steps.append(PlannedStep(f"AWQ scales: {', '.join(job.scalings)}", "CPU or GPU", "one run for all"))
+    if any(v.imatrix for v, _ in job.targets):
+        steps.append(PlannedStep("importance matrix of each base", device))
+    rounded = [t.name for v, t in job.targets if not v.refined]
+    if rounded:
+        uses = "CPU" if makers == 1 else f"CPU, {makers} at once"
+        steps.append(PlannedStep(f"quantize: {', '.join(dict.fromkeys(rounded))}", uses))
+    if any(v.refined for v, _ in job.targets):
+        steps.append(PlannedStep("refine", "GPU or CPU", "one file after the other"))
+    if job.text is not None:
+        what = "KL divergence and perplexity" if request.kld else "perplexity"
+        note = "as files are there; several at once where the GPU's memory holds them" if beside else ""
+        steps.append(PlannedStep(what, device, note))
+    if request.bench:
+        steps.append(PlannedStep("speed", device, "alone, one file after the other"))
+    return steps
 
 
 def _skeleton(job: Job, directory: Path) -> Path:

@@ -42,6 +42,15 @@ class PlannedFile:
 
 
 @dataclass(frozen=True)
+class PlannedStep:
+    """A step, what it keeps busy ("CPU", "GPU", "CPU, 4 at once"), and what it waits for besides the one before."""
+
+    doing: str
+    uses: str
+    note: str = ""
+
+
+@dataclass(frozen=True)
 class Plan:
     """All outputs of a build, and what they need of this machine, in bytes."""
 
@@ -50,6 +59,7 @@ class Plan:
     disk_free: int
     ram_needed: int
     ram_free: int
+    steps: tuple[PlannedStep, ...] = ()
 
     def require(self, where: Path) -> None:
         """Raise ResourceError when the plan does not fit this machine."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import contextlib
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -17,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from ggufkit.errors import GgufkitError, Interrupted, ResourceError, ToolError
+from ggufkit.errors import DeviceMemoryError, GgufkitError, Interrupted, ResourceError, ToolError
 
 OnText = Callable[[str, str], None]
 """Called with ("stdout" | "stderr", text) as it arrives; text ends anywhere, not only at line ends."""
@@ -125,6 +126,12 @@ def resume() -> None:
     _stopping.clear()
 
 
+_DEVICE_MEMORY = re.compile(
+    r"cudamalloc failed|(cuda|hip|rocm|musa) error: out of memory|unable to allocate (cuda|rocm|vulkan|metal|sycl)"
+    r"|failed to allocate (cuda|rocm|vulkan|metal|sycl)\S* buffer|erroroutofdevicememory"
+)
+
+
 def require_success(output: ToolOutput, doing: str) -> None:
     """Raise the error that explains a tool's bad end; return if it ended well."""
     if output.returncode != 0:
@@ -143,6 +150,10 @@ def failure(output: ToolOutput, doing: str, why: str | None = None) -> GgufkitEr
     if "no space left" in text or "errno 28" in text:
         message = f"The disk filled up while {doing} ({tool})."
         return ResourceError(message, hint="Free some space and repeat the command.", log=output.log)
+    if _DEVICE_MEMORY.search(text):
+        message = f"The GPU ran out of memory while {doing} ({tool})."
+        hint = "Free its memory (nvidia-smi lists who holds it), or put fewer layers on it with --ngl."
+        return DeviceMemoryError(message, hint=hint, log=output.log)
     if output.returncode < 0:
         return _killed(output, f"{tool} was killed by {_signal_name(-output.returncode)} while {doing}.")
     reason = why or _last_words(output)

@@ -221,7 +221,7 @@ def _make(recipe: Recipe, output: Path, make: Callable[[Path], Made]) -> Manifes
     manifest = Manifest(
         SCHEMA, recipe.step, recipe.version, dict(recipe.inputs), dict(recipe.params), recipe.toolchain,
         [list(run.argv) for run in made.runs], {"sha256": digest, "size_bytes": size},
-        started.isoformat(timespec="seconds"), round(time.monotonic() - clock, 3), dict(made.notes),
+        started.isoformat(timespec="milliseconds"), round(time.monotonic() - clock, 3), dict(made.notes),
     )  # fmt: skip
     write_manifest(output, manifest)
     return manifest

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -44,6 +45,7 @@ class AutoAwqObjective:
     """AutoAWQ's objective, on the machinery of the native engine."""
 
     key = "autoawq 1"
+    widest_gram = sys.maxsize
 
     def search(self, work: LayerWork) -> dict[str, dict[str, Found]]:
         """The best scales of a layer's folds by AutoAWQ's loss."""
@@ -52,7 +54,8 @@ class AutoAwqObjective:
             raise UnsupportedArchitecture(message, hint="Use --awq-objective ggml.")
         size = group_size(*(x.n_in for x in work.linears))
         found = {}
-        for fold in work.folds:
+        for number, fold in enumerate(work.folds):
+            work.tell(number / len(work.folds))
             if fold.per_kv_channel and work.heads.query != work.heads.kv:
                 found[fold.source] = Found(None, IDENTITY, 0.0, 0.0)
             else:

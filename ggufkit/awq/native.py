@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from hashlib import sha256
+from itertools import product
 from pathlib import Path
 from typing import Protocol
 
@@ -26,7 +27,8 @@ from ggufkit.layers import HiddenStates, Linear, Moments, StreamedModel, embed, 
 from ggufkit.llama.libggml import LibGgml
 from ggufkit.progress import Progress, Reporter
 
-VERSION = 1
+VERSION = 2
+_WIDEST_GRAM = 8192
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,7 @@ class LayerWork:
         layer: with its original weights.
         hidden: its input.
         moments: of the inputs of its linears, by `Linear.input`.
+        tell: takes the fraction of the layer's search that is done.
     """
 
     model: StreamedModel
@@ -47,6 +50,7 @@ class LayerWork:
     heads: Heads
     hidden: HiddenStates
     moments: Mapping[str, Moments]
+    tell: Callable[[float], None]
 
 
 class Objective(Protocol):
@@ -55,6 +59,10 @@ class Objective(Protocol):
     @property
     def key(self) -> str:
         """Changes whenever its results may."""
+
+    @property
+    def widest_gram(self) -> int:
+        """Inputs up to this width have x xᵀ accumulated, wider ones x² only."""
 
     def search(self, work: LayerWork) -> dict[str, dict[str, Found]]:
         """The best scales of each of a layer's folds, by goal and `Fold.source`."""
@@ -123,22 +131,26 @@ def _one_layer(
     present = folds_in_layer(folds, {n.rpartition(".")[0] for n, _ in layer.named_parameters()})
     wanted = {target for fold in present for target in fold.targets}
     linears = [x for x in model.linears(layer, index) if x.module in wanted]
-    moments = {x.input: Moments(x.n_in, model.device, full=x.expert is None) for x in linears}
+    widest = objective.widest_gram
+    moments = {x.input: Moments(x.n_in, model.device, full=x.expert is None and x.n_in <= widest) for x in linears}
     after = _hidden_file(hidden.path.parent, index + 1, (len(hidden), hidden.n_tokens), model.width)
-    total = model.n_layers * len(hidden)
 
-    def on_batch(samples: int) -> None:
-        # Searching takes about as long as running the layer.
-        progress.update(index * len(hidden) + samples / 2, total, f"layer {index + 1} of {model.n_layers}")
+    def tell(done: float) -> None:
+        progress.update((index + done) / model.n_layers, 1.0, f"layer {index + 1} of {model.n_layers}")
 
-    run_layer(model, index, layer, hidden, after, moments=moments, on_batch=on_batch)
-    work = LayerWork(model, index, layer, linears, present, Heads(*model.heads), hidden, moments)
+    # Searching takes about as long as running the layer.
+    share = 0.5 / len(hidden)
+    run_layer(model, index, layer, hidden, after, moments=moments, on_batch=lambda samples: tell(share * samples))
+    heads = Heads(*model.heads)
+    work = LayerWork(
+        model, index, layer, linears, present, heads, hidden, moments, lambda done: tell(0.5 + 0.5 * done)
+    )
     found = objective.search(work)
     prefix = model.prefix(index)
     named = {goal: {prefix + source: f for source, f in of.items()} for goal, of in found.items()}
     _store(_layer_file(hidden.path.parent, index), named)
     hidden.remove()
-    progress.update((index + 1) * len(hidden), total, f"layer {index + 1} of {model.n_layers}")
+    tell(1.0)
     return after
 
 
@@ -214,21 +226,19 @@ class GgmlObjective:
         described = json.dumps([(g.name, g.importance, [sorted(t.items()) for t in g.types]) for g in self._goals])
         return f"ggml {VERSION} {sha256(described.encode()).hexdigest()}"
 
+    @property
+    def widest_gram(self) -> int:
+        """What memory and time allow: the matrix of a wider input costs more than the layer itself."""
+        return _WIDEST_GRAM
+
     def search(self, work: LayerWork) -> dict[str, dict[str, Found]]:
         """Judge all candidates of each fold for each goal."""
         weights = {x.module: work.layer.get_parameter(f"{x.module}.weight").data for x in work.linears}
+        found: dict[str, dict[str, Found]] = {goal.name: {} for goal in self._goals}
+        steps = len(work.folds) * len(self._goals)
         with ThreadPoolExecutor(self._threads) as pool:
-            return {
-                goal.name: {
-                    fold.source: best_scales(
-                        fold,
-                        targets_of(fold, weights, work.linears, work.moments),
-                        goal,
-                        work.heads,
-                        self._lib,
-                        pool,
-                    )
-                    for fold in work.folds
-                }
-                for goal in self._goals
-            }
+            for number, (fold, goal) in enumerate(product(work.folds, self._goals), start=1):
+                targets = targets_of(fold, weights, work.linears, work.moments)
+                found[goal.name][fold.source] = best_scales(fold, targets, goal, work.heads, self._lib, pool)
+                work.tell(number / steps)
+        return found

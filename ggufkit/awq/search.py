@@ -31,8 +31,9 @@ STRENGTHS = (0.5, 1.0)
 SHARES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.7)
 IDENTITY = "identity"
 
-# Rows are rounded independently: so many of a large tensor tell the candidates apart.
-_MOST_ROWS = 1024
+# Rows are rounded independently: so many weights of a large tensor, in whole rows, tell the candidates apart.
+_MOST_WEIGHTS = 1 << 19
+_FEWEST_ROWS = 128
 _JOB_WEIGHTS = 1 << 19
 # Channels that carry next to nothing must not get scales of their own.
 _FLOOR = 1e-4
@@ -168,9 +169,10 @@ def _errors(
 
 
 def _some_rows(weight: torch.Tensor) -> torch.Tensor:
-    if len(weight) <= _MOST_ROWS:
+    wanted = max(_FEWEST_ROWS, _MOST_WEIGHTS // weight.shape[1])
+    if len(weight) <= wanted:
         return weight
-    chosen = torch.linspace(0, len(weight) - 1, _MOST_ROWS, device=weight.device).round().long()
+    chosen = torch.linspace(0, len(weight) - 1, wanted, device=weight.device).round().long()
     return weight[chosen]
 
 

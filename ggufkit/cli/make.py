@@ -117,6 +117,7 @@ def _show_plan(plan: Plan, as_json: bool) -> None:
         return
     screen = console(stderr=False)
     screen.print(show.plan_table(plan))
+    screen.print(show.steps_table(plan))
     screen.print(f"Disk at the peak: {size(plan.disk_needed)} of {size(plan.disk_free)} free.")
     screen.print(f"Memory: about {size(plan.ram_needed)} of {size(plan.ram_free)} free.")
     for file in plan.files:

@@ -47,3 +47,13 @@ def plan_table(plan: Plan) -> Table:
             file.file.removesuffix(".gguf"), size(file.size_bytes), bpw, nominal, size(file.ram_bytes), swaps
         )
     return table
+
+
+def steps_table(plan: Plan) -> Table:
+    """What runs when, and on what."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for title in ("step", "runs on", ""):
+        table.add_column(title, overflow="fold")
+    for number, step in enumerate(plan.steps, 1):
+        table.add_row(f"{number}. {step.doing}", step.uses, step.note)
+    return table

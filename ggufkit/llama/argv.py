@@ -108,9 +108,12 @@ def divergence(tools: Toolchain, model: Path, logits: Path, n_ctx: int, compute:
 
 
 def imatrix(tools: Toolchain, model: Path, output: Path, evaluation: Evaluation, compute: Compute) -> Argv:
-    """llama-imatrix without its perplexity, which nobody reads and which costs a pass over all logits."""
+    """llama-imatrix without its perplexity, which nobody reads and which costs a pass over all logits.
+
+    Without that it tells how far it is at verbosity 5 only.
+    """
     tool = str(tools.binary("llama-imatrix"))
-    options = [*evaluation.options(), *compute.options(), "--no-ppl", "--output-format", "gguf"]
+    options = [*evaluation.options(), *compute.options(), "--no-ppl", "--output-format", "gguf", "-lv", "5"]
     return [tool, "-m", str(model), "-o", str(output), *options]
 
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 import math
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import PurePath
 
 from ggufkit.errors import ToolOutputError
@@ -113,14 +114,25 @@ def explain_missing(text: str) -> str:
 
 @dataclass(frozen=True)
 class Placement:
-    """Where a tool ran: backend names as it printed them ("CPU", "CUDA0"), and layers on the GPU of how many."""
+    """Where a tool ran: buffers as it printed them ("CPU", "CUDA0"), and layers on the GPU of how many.
+
+    `devices` describes the devices that hold weights: {"CUDA0": "NVIDIA H200"}.
+    """
 
     buffers: tuple[str, ...]
     layers_on_gpu: int
     n_layers: int | None
+    devices: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def device(self) -> str | None:
+        """The GPUs that hold weights, by their own names where the tool gave them; None on a CPU."""
+        names = [self.devices.get(b, b) for b in self.buffers if not b.startswith("CPU") and "_Host" not in b]
+        return ", ".join(dict.fromkeys(names)) or None
 
 
 _BUFFER = re.compile(r"load_tensors:\s+(\S+) model buffer size =\s+([\d.]+) MiB")
+_DEVICE = re.compile(r"using device (\S+) \((.+?)\) \(.*\) - \d+ MiB free")
 _OFFLOADED = re.compile(r"offloaded (\d+)/(\d+) layers to GPU")
 
 
@@ -130,7 +142,7 @@ def parse_placement(output: ToolOutput) -> Placement:
     offloaded = _OFFLOADED.findall(text)
     held = {name for name, size in _BUFFER.findall(text) if float(size) > 0}
     done, total = (int(x) for x in offloaded[-1]) if offloaded else (0, None)
-    return Placement(tuple(sorted(held)), done, total)
+    return Placement(tuple(sorted(held)), done, total, dict(_DEVICE.findall(text)))
 
 
 @dataclass(frozen=True)

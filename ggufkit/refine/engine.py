@@ -30,6 +30,8 @@ from ggufkit.refine.state import Outcome, State
 from ggufkit.refine.tensors import Pair, QuantizedRows
 from ggufkit.refine.writer import Value, require_new, rewrite
 
+__all__ = ["RefineOptions", "RefineReport", "refine_gguf"]
+
 VERSION = 1
 # Held-out text that repeats the calibration text proves nothing. In prose hardly any window occurs twice.
 _WINDOW, _MOST_REPEATED = 16, 0.5
@@ -133,8 +135,10 @@ class _Refiner:
         """Tune norms and biases of the refined file."""
         refined = self.state.path / "refined.gguf"
         rewrite(self.pair.quantized, refined, {}, data)
-        pair = Pair(refined, self.pair.base)
-        return tune_norms(self.model, pair, self.samples, self.n_samples, self._hidden(self.model.n_layers)[0], reporter)
+        pair = Pair(refined, self.pair.base.path)
+        return tune_norms(
+            self.model, pair, self.samples, self.n_samples, self._hidden(self.model.n_layers)[0], reporter
+        )
 
     def _output(self, progress: Progress) -> None:
         """Refine the output matrix, where it is a tensor of its own."""

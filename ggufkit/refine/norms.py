@@ -103,11 +103,12 @@ class _Student:
         header = self.pair.base
         arch = {name: arch for arch, name in MODEL_ARCH_NAMES.items()}[header.architecture]
         names = get_tensor_name_map(arch, self.model.n_layers)
-        found = {}
+        found: dict[str, nn.Parameter] = {}
         for path, parameter in self._parameters():
             name = names.get_name(path, try_suffixes=(".weight", ".bias"))
             if parameter.dim() == 1 and name is not None and self._is_same(name, parameter):
-                found[name] = parameter.requires_grad_()
+                parameter.requires_grad_()
+                found[name] = parameter
         return found
 
     def _parameters(self) -> list[tuple[str, nn.Parameter]]:
@@ -145,7 +146,10 @@ class _Trainer:
         self, model: StreamedModel, student: _Student, samples: NDArray[np.int32], original: HiddenStates
     ) -> None:
         self.model, self.student, self.samples, self.original = model, student, samples, original
-        groups = [{"params": [v], "lr": _RATE * float(v.detach().square().mean().sqrt())} for v in student.vectors.values()]
+        groups = [
+            {"params": [v], "lr": _RATE * float(v.detach().square().mean().sqrt())}
+            for v in student.vectors.values()
+        ]
         self.adam = torch.optim.Adam(groups, betas=(0.9, 0.95))
         self.schedule = torch.optim.lr_scheduler.LambdaLR(self.adam, _half_cosine)
 
@@ -172,7 +176,7 @@ class _Trainer:
     def _learn(self, batch: list[int]) -> None:
         self.adam.zero_grad()
         for sample in batch:
-            (self._divergence(sample) / len(batch)).backward()
+            (self._divergence(sample) / len(batch)).backward()  # type: ignore[no-untyped-call]
         self.adam.step()
         self.schedule.step()
 

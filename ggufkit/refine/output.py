@@ -18,9 +18,7 @@ class TwinHead:
         n_samples: how many samples count; those after them are kept apart.
     """
 
-    def __init__(
-        self, model: StreamedModel, hidden: tuple[HiddenStates, HiddenStates], n_samples: int
-    ) -> None:
+    def __init__(self, model: StreamedModel, hidden: tuple[HiddenStates, HiddenStates], n_samples: int) -> None:
         self.model, self.hidden, self.n_samples = model, hidden, n_samples
         self.linear = Linear("lm_head", TENSOR, "output_in", model.width)
 

@@ -84,9 +84,7 @@ def _rounded(grid: Grid, target: torch.Tensor, ordered: _Ordered) -> Grid:
     return rounded
 
 
-def _solve_rows(
-    grid: Grid, target: torch.Tensor, hessian: torch.Tensor, factors: list[_Ordered]
-) -> Grid:
+def _solve_rows(grid: Grid, target: torch.Tensor, hessian: torch.Tensor, factors: list[_Ordered]) -> Grid:
     best = _rounded(grid, target, factors[0])
     for factor in factors[1:]:
         other = _rounded(grid, target, factor)

@@ -14,7 +14,6 @@ from ggufkit.llama.gguf import FLOAT_TYPES, GgufHeader, read_header
 from ggufkit.records import Tensor
 from ggufkit.refine.codecs import CODECS, U8, Codec
 
-
 # What the output matrix is called in a checkpoint; the embedding is read whole only where it is that matrix.
 _HEADS = ("lm_head.weight", "model.embed_tokens.weight")
 

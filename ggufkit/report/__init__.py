@@ -38,10 +38,11 @@ def write(rows: Sequence[ResultRow], root: Path, wish: Wish | None = None) -> No
     from ggufkit.report.html import render_html
     from ggufkit.report.markdown import render_markdown
     from ggufkit.report.summary import summarize
+    from ggufkit.report.timeline import spans
 
     wish = wish or Wish()
     tables.save(rows, root)
-    summary = summarize(load_entries(rows, root), wish)
+    summary = summarize(load_entries(rows, root), wish, spans(root))
     write_atomically(root / "report.md", render_markdown(summary))
     write_atomically(root / "report.html", render_html(summary))
     write_atomically(_stamp(root), json.dumps(_state(rows, root, wish)) + "\n")

@@ -14,6 +14,7 @@ from typing import Any
 from ggufkit.report.anchors import Anchor, Published, anchor_for
 from ggufkit.report.choose import pareto
 from ggufkit.report.data import Entry
+from ggufkit.report.timeline import Span
 from ggufkit.report.verdict import ORDER, title
 
 INK, MUTED, GRID = "#010203", "#010204", "#010205"
@@ -101,6 +102,27 @@ def percentiles(entries: Sequence[Entry]) -> str | None:
     _style(axes, "x")
     _legend(axes, 5)
     return _svg(figure, "KL divergence percentiles")
+
+
+def timeline(spans: Sequence[Span]) -> str | None:
+    """When each step ran, and on what. None with too few to draw."""
+    if len(spans) < 2:
+        return None
+    resources = sorted({s.resource for s in spans})
+    figure, axes = _figure(height=1.0 + 0.26 * len(spans))
+    for y, span in enumerate(spans):
+        colour = _series(resources.index(span.resource))
+        known = any(s.resource == span.resource for s in spans[:y])
+        label = None if known else span.resource
+        width = max(span.seconds, 0.05)
+        bar = axes.barh(y, width, left=span.start, height=0.7, color=colour, edgecolor=GRID, label=label)
+        bar[0].set_gid(_tip(f"{span.label}: {span.seconds:.1f} s on {span.resource}, from {span.start:.1f} s"))
+    axes.set_yticks(range(len(spans)), [s.label for s in spans])
+    axes.set_ylim(len(spans) - 0.4, -0.6)
+    axes.set_xlabel("seconds since the first step began")
+    _style(axes, "x")
+    _legend(axes, len(resources))
+    return _svg(figure, "Timeline of the build")
 
 
 def _scatter(

@@ -13,6 +13,7 @@ from ggufkit.report.anchors import Published
 from ggufkit.report.choose import Wish
 from ggufkit.report.commands import build_command
 from ggufkit.report.data import Entry, Extent
+from ggufkit.report.timeline import Span
 from ggufkit.report.verdict import Verdict, verdicts
 
 
@@ -27,6 +28,7 @@ class Summary:
         front: file names on the Pareto front.
         answer: «which one should I take?».
         facts: conditions of the measurements, as label and value.
+        spans: the steps of the last build, for its timeline.
     """
 
     name: str
@@ -42,10 +44,11 @@ class Summary:
     published: frozenset[str]
     facts: tuple[tuple[str, str], ...]
     command: str
+    spans: tuple[Span, ...] = ()
 
 
-def summarize(entries: Sequence[Entry], wish: Wish) -> Summary:
-    """Everything that a report says of these files."""
+def summarize(entries: Sequence[Entry], wish: Wish, spans: Sequence[Span] = ()) -> Summary:
+    """Everything that a report says of these files; `spans` are the steps that made them."""
     samples = [Sample("", e) for e in entries]
     quality = compare.groups(samples, compare.quality_facts)
     speed = compare.groups(samples, compare.speed_facts)
@@ -64,6 +67,7 @@ def summarize(entries: Sequence[Entry], wish: Wish) -> Summary:
         published=frozenset(e.row.file for e in entries if anchors.comparable(e)),
         facts=tuple(_facts(entries, together, _first(speed))),
         command=_command(entries),
+        spans=tuple(spans),
     )
 
 

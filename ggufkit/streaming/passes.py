@@ -7,11 +7,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ggufkit import machine, process
+from ggufkit import machine, offload, process
 from ggufkit.corpus import Corpus
 from ggufkit.errors import ToolError, ToolOutputError
-from ggufkit.llama import argv, kld, logs
-from ggufkit.llama.argv import Compute, Evaluation
+from ggufkit.llama import argv, cuda, kld, logs
+from ggufkit.llama.argv import Evaluation
 from ggufkit.llama.kld import Divergence
 from ggufkit.llama.logs import Estimate
 from ggufkit.perplexity import EvalOptions, Share, one_processor, refuse_short, run_tool
@@ -20,6 +20,8 @@ from ggufkit.records import GgufFile
 from ggufkit.session import Session
 from ggufkit.streaming import cpus, pipes
 from ggufkit.streaming.group import Task, run_together
+
+_MOST_AHEAD, _AHEAD_SHARE = 256 << 20, 32
 
 
 @dataclass(frozen=True)
@@ -109,7 +111,7 @@ def by_pipes(
                 for file, sink, share in zip(files, sinks, shares[1:], strict=True)
             ),
         ]
-        run, *runs = _together(tasks, lambda cancel: pipes.pump(source, sinks, cancel), corpus)
+        run, *runs = _together(tasks, lambda cancel: pipes.pump(source, sinks, cancel, _ahead()), corpus)
     _take_base(run, corpus, on_base)
     return [lost for file, run in zip(files, runs, strict=True) for lost in _take(file, run, on_file)]
 
@@ -131,10 +133,17 @@ def _together(tasks: Sequence[Task], carry: Callable[[threading.Event], None], c
         raise
 
 
+def _ahead() -> int:
+    """Bytes that the base may be ahead of the slowest reader: a batch of a large vocabulary, if memory has room."""
+    return min(_MOST_AHEAD, machine.free_memory() // _AHEAD_SHARE)
+
+
 def _shares(session: Session, n_processes: int) -> list[Share]:
-    """On a CPU each process gets processors of its own; beside a GPU they are idle most of the time."""
+    """On a CPU each process gets processors of its own; GPUs are dealt out, and the processors shared."""
     if session.tools.backend != "cpu":
-        return [Share(max(1, session.threads // n_processes))] * n_processes
+        threads = max(1, session.threads // n_processes)
+        gpus = [gpu.uuid for gpu in cuda.gpus()] if session.tools.backend == "cuda" else []
+        return [Share(threads, None, gpus[i % len(gpus)] if len(gpus) > 1 else None) for i in range(n_processes)]
     parts = cpus.share(machine.usable_cpus(), n_processes)
     return [Share(cpus.threads(part, session.threads, n_processes), part or None) for part in parts]
 
@@ -148,11 +157,11 @@ def _run_base(
     share: Share,
     cancel: threading.Event | None,
 ) -> ToolOutput:
-    compute = Compute(session.tools.backend, options.ngl, share.threads)
+    compute = offload.compute(session, options.ngl, share.threads, options.n_ctx)
     evaluation = Evaluation(corpus.path, options.n_ctx, options.n_chunks)
     command = argv.base_logits(session.tools, base.path, logits, evaluation, compute)
     title, log = f"Base pass of {base.path.name}", f"perplexity-{base.path.stem}"
-    return run_tool(command, title, log, session, cancel=cancel, cpus=share.cpus)
+    return run_tool(command, title, log, session, cancel=cancel, cpus=share.cpus, env=share.environment)
 
 
 def _run_file(
@@ -163,10 +172,10 @@ def _run_file(
     share: Share,
     cancel: threading.Event | None,
 ) -> ToolOutput:
-    compute = Compute(session.tools.backend, options.ngl, share.threads)
+    compute = offload.compute(session, options.ngl, share.threads, options.n_ctx)
     command = argv.divergence(session.tools, file.path, logits, options.n_ctx, compute)
     title, log = f"KL divergence of {file.path.name}", f"divergence-{file.path.stem}"
-    return run_tool(command, title, log, session, cancel=cancel, cpus=share.cpus)
+    return run_tool(command, title, log, session, cancel=cancel, cpus=share.cpus, env=share.environment)
 
 
 def _take_base(run: ToolOutput, corpus: Corpus, on_base: OnBase) -> None:

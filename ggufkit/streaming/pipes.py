@@ -1,18 +1,19 @@
-"""One writer's stream to several readers, through named pipes and without a copy on disk or in memory.
+"""One writer's stream to several readers, through named pipes and without a copy on disk.
 
-On Linux the pages travel by `tee` and `splice`: reader after reader gets a reference to each, none is copied.
-A slow reader holds all others and the writer back; what is under way never exceeds a few pipe buffers.
+The tools compute and read in turns, and not in step with each other. So a bounded part of the stream waits in memory:
+the writer goes on while a reader computes, and a fast reader does not wait for a slow one. Only one that is behind by
+the whole bound holds the others and the writer back.
 """
 
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 import select
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -51,8 +52,11 @@ def named_pipes(directory: Path, count: int) -> Iterator[tuple[Path, ...]]:
             pipe.unlink(missing_ok=True)
 
 
-def pump(source: Path, sinks: Sequence[Path], cancel: threading.Event) -> None:
+def pump(source: Path, sinks: Sequence[Path], cancel: threading.Event, ahead: int = 0) -> None:
     """Carry all that is written to the pipe `source` into each pipe of `sinks`, until the writer closes it.
+
+    Args:
+        ahead: bytes that the writer may be ahead of the slowest reader.
 
     Returns early, with all pipes closed, when `cancel` is set before both sides are there.
 
@@ -64,7 +68,7 @@ def pump(source: Path, sinks: Sequence[Path], cancel: threading.Event) -> None:
         outs = [_open(sink, os.O_WRONLY, cancel, stack) for sink in sinks]
         if src is None or None in outs or not _wait_for_writer(src, cancel):
             return
-        _carry(src, [out for out in outs if out is not None], stack)
+        _carry(src, [out for out in outs if out is not None], ahead)
 
 
 def _wait_for_writer(src: int, cancel: threading.Event) -> bool:
@@ -101,73 +105,66 @@ def _widen(fd: int) -> None:
             fcntl.fcntl(fd, _F_SETPIPE_SZ, _BUFFER)
 
 
-def _carry(src: int, outs: Sequence[int], stack: contextlib.ExitStack) -> None:
-    if sys.platform != "linux" or not hasattr(os, "splice"):
-        _copy(src, outs)
-        return
-    hops = _hops(src, outs, stack)
-    failed: list[OSError] = []
-    threads = [threading.Thread(target=_hop, args=(*hop, failed), daemon=True) for hop in hops]
+def _carry(src: int, outs: Sequence[int], ahead: int) -> None:
+    stream = _Stream(len(outs), max(ahead, _BUFFER))
+    threads = [threading.Thread(target=_drain, args=(stream, i, out), daemon=True) for i, out in enumerate(outs)]
     for thread in threads:
         thread.start()
+    while (block := os.read(src, _BUFFER)) and stream.put(block):
+        pass
+    stream.put(b"")
     for thread in threads:
         thread.join()
-    if failed:
-        raise failed[0]
+    if stream.failed is not None:
+        raise stream.failed
 
 
-_Hop = tuple[int, int | None, int, bool]
-"""A source, a reader that gets a reference to all of it, where it goes on to, and whether that is private."""
+class _Stream:
+    """Blocks on their way from the writer to each of several readers; a block is dropped when all have taken it."""
+
+    def __init__(self, n_readers: int, most: int) -> None:
+        self._queues: list[deque[bytes]] = [deque() for _ in range(n_readers)]
+        self._most = most
+        self._waiting = [0] * n_readers
+        self._changed = threading.Condition()
+        self.failed: OSError | None = None
+
+    def put(self, block: bytes) -> bool:
+        """Hand a block to all readers once the slowest has room; an empty one is the end. False: a reader is gone."""
+        with self._changed:
+            self._changed.wait_for(lambda: self.failed is not None or max(self._waiting) < self._most)
+            if self.failed is not None:
+                return False
+            for i, queue in enumerate(self._queues):
+                queue.append(block)
+                self._waiting[i] += len(block)
+            self._changed.notify_all()
+            return True
+
+    def take(self, reader: int) -> bytes:
+        """The next block of a reader; empty at the end, and when another reader is gone."""
+        with self._changed:
+            self._changed.wait_for(lambda: self.failed is not None or len(self._queues[reader]) > 0)
+            if self.failed is not None:
+                return b""
+            block = self._queues[reader].popleft()
+            self._waiting[reader] -= len(block)
+            self._changed.notify_all()
+            return block
+
+    def fail(self, error: OSError) -> None:
+        """Note that a reader is gone: nobody waits any more."""
+        with self._changed:
+            self.failed = self.failed or error
+            self._changed.notify_all()
 
 
-def _hops(src: int, outs: Sequence[int], stack: contextlib.ExitStack) -> list[_Hop]:
-    """A chain: each reader but the last sees the stream pass by."""
-    if len(outs) == 1:
-        return [(src, None, outs[0], False)]
-    hops: list[_Hop] = []
-    for out in outs[:-2]:
-        read_end, write_end = os.pipe()
-        stack.callback(os.close, read_end)
-        _widen(read_end)
-        hops.append((src, out, write_end, True))
-        src = read_end
-    return [*hops, (src, outs[-2], outs[-1], False)]
-
-
-def _hop(src: int, beside: int | None, onward: int, private: bool, failed: list[OSError]) -> None:
-    """Move the stream one hop; a private pipe is closed at the end so that the next hop ends, too."""
+def _drain(stream: _Stream, reader: int, out: int) -> None:
+    """Write one reader's blocks to its pipe, and close it at the end."""
     try:
-        while left := (_tee(src, beside) if beside is not None else os.splice(src, onward, _BUFFER)):
-            while beside is not None and left:
-                left -= os.splice(src, onward, left)
-    except OSError as error:
-        failed.append(error)
-    finally:
-        if private:
-            os.close(onward)
-
-
-def _tee(src: int, out: int) -> int:
-    """Bytes of `src` duplicated into `out`; they stay in `src`. 0 at the end of the stream."""
-    while True:
-        count = int(_libc().tee(src, out, ctypes.c_size_t(_BUFFER), 0))
-        if count >= 0:
-            return count
-        number = ctypes.get_errno()
-        if number != 4:  # EINTR
-            raise OSError(number, os.strerror(number))
-
-
-def _libc() -> ctypes.CDLL:
-    libc = ctypes.CDLL(None, use_errno=True)
-    libc.tee.restype = ctypes.c_ssize_t
-    return libc
-
-
-def _copy(src: int, outs: Sequence[int]) -> None:
-    """The same by copying, where the system has no `tee`."""
-    while block := os.read(src, _BUFFER):
-        for out in outs:
+        while block := stream.take(reader):
             view = memoryview(block)
             while view:
                 view = view[os.write(out, view) :]
+    except OSError as error:
+        stream.fail(error)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 FILE, PIPE, FAN_OUT, FEWER = "file", "pipe", "fan-out", "fewer chunks"
 STRATEGIES = (FILE, PIPE, FAN_OUT)
+_DEVICE_SHARE = 0.8
 
 
 @dataclass(frozen=True)
@@ -19,6 +20,7 @@ class Need:
         scratch: the most disk that base logits may take: the limit, or what is free if that is less.
         ram_base, ram_files: memory to evaluate the base, and each file.
         pipes: whether named pipes can be made.
+        device_free: free memory of the GPUs, None on a CPU.
     """
 
     fixed: int
@@ -29,6 +31,7 @@ class Need:
     ram_files: Sequence[int]
     ram_free: int
     pipes: bool
+    device_free: int | None = None
 
     @property
     def logits(self) -> int:
@@ -49,12 +52,16 @@ class Route:
 def choose(need: Need, wanted: str | None = None) -> Route:
     """The strategy for an evaluation, or `wanted` if that is given.
 
-    A file when it fits the scratch limit: every process then has the whole machine. Else named pipes: the base
-    is evaluated once for as many files as memory holds beside it. Without named pipes, as many chunks as fit.
+    On a CPU a file when it fits the scratch limit: every process then has the whole machine. On a GPU, which one
+    process leaves idle most of the time, and where a file does not fit, named pipes: the base is evaluated once for
+    as many files as memory holds beside it. Without named pipes, as many chunks as fit.
     """
     at_once = _at_once(need)
     fits = need.logits <= need.scratch
     size = f"{_size(need.logits)} of base logits at most"
+    shared = need.device_free is not None and need.pipes and at_once > 1
+    if wanted is None and shared:
+        return Route(FAN_OUT, at_once, need.n_chunks, f"the GPU holds {at_once} files beside the base")
     if wanted == FILE or (wanted is None and fits):
         return Route(FILE, 1, need.n_chunks, f"{size}, which fits the scratch limit")
     if wanted == PIPE:
@@ -71,7 +78,8 @@ def choose(need: Need, wanted: str | None = None) -> Route:
 
 def _at_once(need: Need) -> int:
     """How many files fit in memory beside the base, at least one; the largest are counted first."""
-    left, count = need.ram_free - need.ram_base, 0
+    free = [need.ram_free] if need.device_free is None else [need.ram_free, int(_DEVICE_SHARE * need.device_free)]
+    left, count = min(free) - need.ram_base, 0
     for ram in sorted(need.ram_files, reverse=True):
         left -= ram
         if left < 0:

@@ -17,6 +17,7 @@ from ggufkit.errors import ToolError
 from ggufkit.process import ToolOutput
 from ggufkit.streaming import pipes
 from ggufkit.streaming.group import Task, run_together
+from ggufkit.streaming.pipes import _Stream
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
 
@@ -48,24 +49,20 @@ def python(doing: str, code: str, *arguments: object) -> Task:
     return Task(doing, lambda cancel: process.run(command, cancel=cancel))
 
 
-def stream(directory: Path, megabytes: int, delays: Sequence[float]) -> list[ToolOutput]:
+def stream(directory: Path, megabytes: int, delays: Sequence[float], ahead: int = 0) -> list[ToolOutput]:
     """Write random bytes to as many readers as there are delays."""
     with pipes.named_pipes(directory, len(delays) + 1) as (source, *sinks):
         readers = [
             python(f"reading {i}", READ, sink, d) for i, (sink, d) in enumerate(zip(sinks, delays, strict=True))
         ]
         tasks = [python("writing", WRITE, source, megabytes), *readers]
-        return run_together(tasks, lambda cancel: pipes.pump(source, sinks, cancel))
+        return run_together(tasks, lambda cancel: pipes.pump(source, sinks, cancel, ahead))
 
 
 @pytest.mark.parametrize("n_readers", [1, 2, 4])
-@pytest.mark.parametrize("copying", [False, True])
-def test_every_reader_gets_every_byte(
-    tmp_path: Path, n_readers: int, copying: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    if copying:
-        monkeypatch.setattr(pipes, "_carry", lambda src, outs, _: pipes._copy(src, outs))
-    outputs = stream(tmp_path, 24, [0.0] * n_readers)
+@pytest.mark.parametrize("ahead", [0, 8 << 20, 1 << 30])
+def test_every_reader_gets_every_byte(tmp_path: Path, n_readers: int, ahead: int) -> None:
+    outputs = stream(tmp_path, 24, [0.0] * n_readers, ahead)
     assert len({output.stdout for output in outputs}) == 1
     assert outputs[0].stdout.strip() != hashlib.sha256().hexdigest()
     assert list(tmp_path.iterdir()) == []
@@ -80,6 +77,24 @@ def test_a_slow_reader_holds_the_others_back_and_nothing_piles_up(tmp_path: Path
     assert len({output.stdout for output in outputs}) == 1
     assert time.monotonic() - started > 64 * 4 * 0.002  # the fast one waited
     assert me.memory_info().rss - before < 48 << 20
+
+
+def test_the_writer_may_be_ahead_by_a_bound(tmp_path: Path) -> None:
+    wait_free = _Stream(2, 4 << 20)
+    done = threading.Event()
+
+    def write() -> None:
+        for _ in range(6):
+            wait_free.put(bytes(1 << 20))
+        done.set()
+
+    threading.Thread(target=write, daemon=True).start()
+    for _ in range(4):
+        assert wait_free.take(0)  # the fast reader takes all there are
+    assert not done.wait(0.2)  # the slow one has taken none: the writer waits at the bound
+    assert wait_free.take(1)
+    assert wait_free.take(1)
+    assert done.wait(2)
 
 
 def test_a_pump_that_is_cancelled_before_anybody_came(tmp_path: Path) -> None:

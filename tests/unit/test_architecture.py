@@ -37,6 +37,7 @@ LAYERS = (
     ("scaling", "refining", "overlap"),
     ("calibration_text", "adopt", "convert", "quantize", "imatrix", "perplexity", "divergence", "bench",
      "lora", "modelfile", "streaming"),
+    ("offload", "together"),
     ("sources", "corpus", "hub", "demo", "tokens", "session"),
     ("awq", "refine", "layers", "calibration"),
     ("steps", "measurements", "checkpoint", "llama", "quants", "backends"),

@@ -178,6 +178,7 @@ class Recording:
     """An objective that answers with the layer's number, and may fail at one."""
 
     key = "recording"
+    widest_gram = 64
 
     def __init__(self, fails_at: int = -1) -> None:
         self.asked: list[int] = []

@@ -1,0 +1,72 @@
+"""Layers on the GPU: all that fit, and fewer when its memory runs out on the way."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from typing import TypeVar
+
+from ggufkit.errors import DeviceMemoryError
+from ggufkit.llama.argv import Compute
+from ggufkit.llama.gguf import read_header
+from ggufkit.llama.logs import Placement
+from ggufkit.records import GgufFile
+from ggufkit.session import Session
+
+T = TypeVar("T")
+_SHARES = (0.75, 0.5, 0.25, 0.0)
+_GPU_BATCH = 1024
+_WAITING = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
+
+
+def with_fewer(run: Callable[[int | None], T], ngl: int | None, gguf: GgufFile, session: Session) -> T:
+    """Run with `ngl` layers on the GPU; where that is None (llama.cpp fits them) and its memory runs out, with fewer.
+
+    Args:
+        run: does the work with so many layers on the GPU.
+
+    Raises:
+        DeviceMemoryError: the GPU's memory ran out with the layers that the user asked for, or even with none.
+    """
+    fallbacks = ladder(ngl, read_header(gguf.path).hparam("block_count")) if session.tools.backend != "cpu" else []
+    for fewer in fallbacks:
+        try:
+            return run(ngl)
+        except DeviceMemoryError as error:
+            session.reporter.warn(f"{error.message} Trying again with {fewer} layers on the GPU.")
+            ngl = fewer
+    return run(ngl)
+
+
+def ladder(ngl: int | None, n_layers: int) -> list[int]:
+    """Numbers of layers to try after "all that fit" has failed; none where the user gave the number."""
+    if ngl is not None:
+        return []
+    return list(dict.fromkeys(int(share * n_layers) for share in _SHARES))
+
+
+def compute(session: Session, ngl: int | None, threads: int, n_ctx: int = 512) -> Compute:
+    """How llama-perplexity computes.
+
+    On a GPU it gets batches of 1024 tokens instead of 2048: the digits are the same, and the host, which is what
+    waits with a large vocabulary, moves and sorts half as many logits at a time.
+    """
+    batch = _GPU_BATCH if session.tools.backend != "cpu" and n_ctx <= _GPU_BATCH else None
+    return Compute(session.tools.backend, ngl, threads, batch)
+
+
+def environment() -> Mapping[str, str]:
+    """Threads that wait give their processor back soon, unless the user has said how they wait.
+
+    GNU OpenMP lets them spin for milliseconds, which is what several processes on one machine lose most time to.
+    """
+    return {} if any(name in os.environ for name in _WAITING) else {"GOMP_SPINCOUNT": "1000"}
+
+
+def tell(gguf: GgufFile, placement: Placement, session: Session) -> None:
+    """Say how many layers went where, on a machine with a GPU."""
+    if session.tools.backend != "cpu" and placement.n_layers is not None:
+        where = placement.device or "the CPU"
+        session.reporter.info(
+            f"{gguf.path.name}: {placement.layers_on_gpu} of {placement.n_layers} layers on {where}."
+        )

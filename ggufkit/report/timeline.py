@@ -1,0 +1,71 @@
+"""When each step of a build ran and on what, from the manifests that it left."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from ggufkit.manifest import SUFFIX, read_manifest
+from ggufkit.records import Manifest
+from ggufkit.steps import Workspace
+
+_PAUSE_S = 1800.0
+_TITLES = {
+    "convert": "convert",
+    "adopt": "take over",
+    "awq": "AWQ scales",
+    "imatrix": "importance matrix",
+    "quantize": "quantize",
+    "refine": "refine",
+    "perplexity": "perplexity",
+    "divergence": "KL divergence",
+    "bench": "speed",
+}
+
+
+@dataclass(frozen=True)
+class Span:
+    """One step: on "CPU" or a GPU backend's name; `start` in seconds after the first step's."""
+
+    label: str
+    resource: str
+    start: float
+    seconds: float
+
+
+def spans(root: Path) -> list[Span]:
+    """The steps of the last build in a directory, by their start; what was made long before it is left out."""
+    found = sorted(_all(root))
+    last: list[tuple[float, float, str, str]] = []
+    for begun, ended, label, resource in found:
+        if last and begun - max(end for _, end, _, _ in last) > _PAUSE_S:
+            last = []
+        last.append((begun, ended, label, resource))
+    first = last[0][0] if last else 0.0
+    return [Span(label, resource, begun - first, ended - begun) for begun, ended, label, resource in last]
+
+
+def _all(root: Path) -> Iterator[tuple[float, float, str, str]]:
+    """Begin and end in seconds, label and resource of every step."""
+    workspace = Workspace(root)
+    for place in (root, workspace.private, workspace.measurements):
+        for file in place.glob(f"*{SUFFIX}"):
+            made = read_manifest(file.with_name(file.name.removesuffix(SUFFIX)))
+            if made is not None and made.step in _TITLES:
+                yield _span(made, file.name.removesuffix(SUFFIX))
+
+
+def _span(made: Manifest, name: str) -> tuple[float, float, str, str]:
+    # A measurement is written when its tool has ended; the tool's own seconds tell when it began.
+    ended = datetime.fromisoformat(made.started_at).timestamp() + made.duration_s
+    tool = made.notes.get("tool_s")
+    seconds = max(made.duration_s, float(tool) if isinstance(tool, (int, float)) else 0.0)
+    backend, device = made.params.get("backend"), made.notes.get("device")
+    on_gpu = isinstance(backend, str) and backend != "cpu"
+    resource = str(backend).upper() if on_gpu else ("CUDA" if device == "cuda" else "CPU")
+    label = f"{_TITLES[made.step]} {Path(name).name.removesuffix('.json').removesuffix('.gguf')}"
+    for kind in (".perplexity", ".divergence", ".bench", ".imatrix"):
+        label = label.removesuffix(kind)
+    return ended - seconds, ended, label, resource
