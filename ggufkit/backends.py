@@ -36,7 +36,7 @@ def _has(*programs: str) -> Callable[[], bool]:
 
 BACKENDS: tuple[Backend, ...] = (
     Backend(
-        "cuda", ("-DGGML_CUDA=ON",), (), lambda: bool(cuda.gpus()),
+        "cuda", ("-DGGML_CUDA=ON", "-DGGUFKIT_FAST_LOGITS=ON"), (), lambda: bool(cuda.gpus()),
         "Install the NVIDIA driver and the CUDA toolkit.", "CUDA",
     ),
     Backend(

@@ -12,6 +12,7 @@ from ggufkit.errors import InputError
 from ggufkit.job import BuildRequest, Job, prepare
 from ggufkit.llama.gguf import GgufHeader, read_header
 from ggufkit.llama.logs import QuantType
+from ggufkit.llama.memory import base_logits
 from ggufkit.preflight import Plan, PlannedFile, PlannedStep
 from ggufkit.progress import Reporter, SilentReporter
 from ggufkit.records import Checkpoint, GgufFile
@@ -113,7 +114,19 @@ def _plan(job: Job, base: Path, targets: list[tuple[Variant, QuantType, Path]], 
     quantize.require_base(header, allow_requantize=job.request.allow_requantize)
     files = [_plan_one(job, header, *target) for target in targets]
     ram = preflight.quantize_ram(header) if files else 0
-    return preflight.whole_plan(files, job.out, extra_disk, ram, evaluate=job.request.evaluate)
+    scratch = _scratch(job, header) if files else 0
+    return preflight.whole_plan(files, job.out, extra_disk + scratch, ram, evaluate=job.request.evaluate)
+
+
+def _scratch(job: Job, base: GgufHeader) -> int:
+    """The most disk that base logits will take: a file if it fits the limit, next to nothing by pipes."""
+    request = job.request
+    if job.text is None or not request.kld:
+        return 0
+    fixed, per_chunk = base_logits(base, request.n_ctx)
+    possible = job.text.n_bytes // request.n_ctx + 1  # a token is a byte at least
+    needed = fixed + per_chunk * min(request.n_chunks or possible, possible)
+    return needed if needed <= request.scratch_limit else 0
 
 
 def _plan_one(job: Job, base: GgufHeader, variant: Variant, kind: QuantType, path: Path) -> PlannedFile:

@@ -10,13 +10,13 @@ from ggufkit import machine, quantize, quants
 from ggufkit.errors import ResourceError
 from ggufkit.llama.gguf import GgufHeader, ggml_type_by_name
 from ggufkit.llama.logs import QuantizePlan, QuantType
+from ggufkit.llama.memory import evaluation_ram
 from ggufkit.records import Toolchain
 
 OVERSIZED = 1.15
 _CANDIDATES = 6
 _RESERVE = 256 << 20
 _FLOAT_BITS = {"F32": 32.0, "F16": 16.0, "BF16": 16.0}
-_EVAL_SEQUENCES_TOKENS = 2048
 
 
 @dataclass(frozen=True)
@@ -138,39 +138,10 @@ def _advice(tools: Toolchain, base: GgufHeader, planned: PlannedFile, known: Seq
     return f"{said}; {best[1]} has {best[0]:.2f}"
 
 
-def evaluation_ram(base: GgufHeader, n_bytes: int, n_ctx: int) -> int:
-    """Bytes that llama-perplexity needs: weights, KV cache, logits of one batch, and its compute buffers."""
-    tokens = max(_EVAL_SEQUENCES_TOKENS, n_ctx)
-    n_vocab = _n_vocab(base)
-    logits = tokens // 2 * n_vocab * 4
-    return n_bytes + kv_bytes(base, tokens) + logits + 512 * n_vocab * 4 + (64 << 20)
-
-
-def kv_bytes(base: GgufHeader, n_tokens: int) -> int:
-    """Bytes of an F16 KV cache for `n_tokens` tokens."""
-    heads = base.hparam("attention.head_count", 1)
-    kv_heads = base.hparam("attention.head_count_kv", heads)
-    per_head = base.hparam("embedding_length") // max(heads, 1)
-    width = base.hparam("attention.key_length", per_head) + base.hparam("attention.value_length", per_head)
-    return base.hparam("block_count") * kv_heads * width * 2 * n_tokens
-
-
-def _n_vocab(base: GgufHeader) -> int:
-    embedding = base.by_name.get("token_embd.weight")
-    return embedding.shape[-1] if embedding is not None else 0
-
-
 def quantize_ram(base: GgufHeader) -> int:
     """Bytes that llama-quantize needs besides the memory-mapped base: its largest tensor, before and after."""
     largest = max((t.n_elements for t in base.tensors), default=0)
     return largest * 8 + (64 << 20)
-
-
-def base_logits_bytes(base: GgufHeader, n_ctx: int, n_chunks: int) -> int:
-    """Bytes of the base's logits file: 2 per vocabulary entry, for the scored half of each chunk."""
-    n_vocab = _n_vocab(base)
-    row = 2 * (2 * ((n_vocab + 1) // 2) + 4)
-    return 20 + n_chunks * (n_ctx * 4 + (n_ctx - 1 - n_ctx // 2) * row)
 
 
 def whole_plan(

@@ -20,7 +20,7 @@ from ggufkit.awq.archs import Divide, Fold
 from ggufkit.awq.native import LayerWork
 from ggufkit.awq.search import IDENTITY, Found
 from ggufkit.errors import UnsupportedArchitecture
-from ggufkit.layers import HiddenStates, run_layer
+from ggufkit.layers import HiddenStates, keeping_freed_memory, run_layer
 from ggufkit.layers.moments import batch_size
 
 GRID = 20
@@ -59,7 +59,8 @@ class AutoAwqObjective:
             if fold.per_kv_channel and work.heads.query != work.heads.kv:
                 found[fold.source] = Found(None, IDENTITY, 0.0, 0.0)
             else:
-                found[fold.source] = _search(work, fold, size)
+                with keeping_freed_memory():
+                    found[fold.source] = _search(work, fold, size)
         return {GOAL: found}
 
 

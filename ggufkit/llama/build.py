@@ -31,6 +31,8 @@ _FLAGS = (
     "-DLLAMA_CURL=OFF", "-DLLAMA_OPENSSL=OFF", "-DLLAMA_BUILD_TESTS=OFF", "-DLLAMA_BUILD_EXAMPLES=OFF",
     "-DLLAMA_BUILD_SERVER=OFF", "-DLLAMA_BUILD_APP=OFF",
 )  # fmt: skip
+_ADDITIONS = Path(__file__).parent / "cmake" / "tools.cmake"
+"""What is compiled in addition; llama.cpp's own sources stay as they are."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,8 @@ class Stamp:
 
 def build_dir(source: Source, backend: Backend, flags: tuple[str, ...] = ()) -> Path:
     """Where a build of this commit, backend and flags is kept."""
-    key = hashlib.sha256(json.dumps([*_FLAGS, *backend.flags, *flags]).encode()).hexdigest()[:8]
+    ours = [f.read_text(encoding="utf-8") for f in sorted(_ADDITIONS.parent.iterdir())]
+    key = hashlib.sha256(json.dumps([*_FLAGS, *backend.flags, *flags, *ours]).encode()).hexdigest()[:8]
     commit = source.commit[:12]
     if source.commit == "unknown":
         commit = "tree-" + hashlib.sha256(str(source.path.resolve()).encode()).hexdigest()[:8]
@@ -126,6 +129,7 @@ def _build(source: Source, wanted: BuildFor, reporter: Reporter, target: Path) -
 
         all_flags = (*_FLAGS, *wanted.backend.flags, *wanted.flags)
         identity = [f"-DLLAMA_BUILD_COMMIT={source.commit[:9]}", "-DLLAMA_BUILD_NUMBER=0"]
+        identity += [f"-DCMAKE_PROJECT_llama.cpp_INCLUDE={_ADDITIONS}"]
         argv: list[str | Path] = [
             cmake,
             "-S",

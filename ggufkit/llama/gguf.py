@@ -280,6 +280,11 @@ def _place(infos: list[_Info], start: int, size: int) -> tuple[Tensor, ...]:
     return tuple(tensors)
 
 
+_NEWER = {42: ("Q2_0", 64, 18)}
+"""Types of the pinned llama.cpp that a release of the `gguf` package may lack: number -> name, elements and bytes of
+a block. Source: `ggml/include/ggml.h`, `gguf-py/gguf/constants.py`."""
+
+
 def ggml_type(kind: int) -> tuple[str, int, int]:
     """Name, elements per block and bytes per block of a ggml type; (name, 0, 0) for a type unknown to `gguf`."""
     from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
@@ -287,7 +292,7 @@ def ggml_type(kind: int) -> tuple[str, int, int]:
     try:
         known = GGMLQuantizationType(kind)
     except ValueError:
-        return f"type{kind}", 0, 0
+        return _NEWER.get(kind, (f"type{kind}", 0, 0))
     block, block_bytes = GGML_QUANT_SIZES[known]
     return str(known.name), int(block), int(block_bytes)
 
@@ -299,5 +304,8 @@ def ggml_type_by_name(name: str) -> tuple[int, int]:
     try:
         block, block_bytes = GGML_QUANT_SIZES[GGMLQuantizationType[name]]
     except KeyError:
+        newer = {known: (elements, n_bytes) for known, elements, n_bytes in _NEWER.values()}
+        if name in newer:
+            return newer[name]
         raise GgufError(f"The size of ggml type {name} is not known.", hint="Update the gguf package.") from None
     return int(block), int(block_bytes)

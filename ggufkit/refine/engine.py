@@ -75,7 +75,7 @@ def refine_gguf(
         base: the F32, F16 or BF16 GGUF that it was made from.
         checkpoint: the Hugging Face checkpoint that the base was converted from.
         state_dir: where finished matrices and hidden states are kept; the same call goes on there. It takes
-            4 * width * tokens bytes four times over, and is removed at the end.
+            4 * width * tokens bytes eight times over, and is removed at the end.
 
     Memory: two copies of a layer in float32; for the widest input, of n columns, 40 n² bytes of second moments
     and their factors; 60 bytes for each weight of the largest matrices that share an input and a type (q and k,

@@ -13,7 +13,7 @@ from ggufkit.errors import CheckpointError
 from ggufkit.layers import Linear, StreamedModel, from_file_rows, to_file_rows
 from ggufkit.refine.grid import Grid, join, read_grid, write_grid
 from ggufkit.refine.solve import correction, solve
-from ggufkit.refine.stages import Gathered
+from ggufkit.refine.stages import Apart, Gathered
 from ggufkit.refine.state import Outcome, State
 from ggufkit.refine.tensors import Pair
 
@@ -35,12 +35,12 @@ class Owner(Protocol):
 
 @dataclass(frozen=True)
 class _Job:
-    """A matrix: its present blocks, the original's weights (columns, rows), and the weights that it should have."""
+    """A matrix: its present blocks, the weights that it should have (columns, rows), and what to judge it by."""
 
     linear: Linear
     grid: Grid
-    original: torch.Tensor
     target: torch.Tensor
+    apart: Apart
 
 
 def refine_matrices(
@@ -73,7 +73,7 @@ def refine_matrices(
             ends = list(itertools.accumulate(job.grid.n_rows for job in jobs))
             solved = [whole.rows(end - job.grid.n_rows, end) for job, end in zip(jobs, ends, strict=True)]
         for job, grid in zip(jobs, solved, strict=True):
-            _settle(state, twin, job, grid, sums, reason)
+            _settle(state, twin, job, grid, reason)
 
 
 def _is_done(pair: Pair, state: State, twin: Owner, linear: Linear) -> bool:
@@ -93,16 +93,19 @@ def _job(pair: Pair, twin: Owner, linear: Linear, sums: Gathered, hessian: torch
     grid = read_grid(codec, pair.raw(linear.tensor, linear.expert), device)
     original = pair.weights(linear.tensor, linear.expert).to(device).T.contiguous()
     _require_same(pair, twin, linear, original)
-    return _Job(linear, grid, original, _target(original, sums, hessian, linear.tensor))
+    apart = sums.apart(original)
+    return _Job(linear, grid, _target(original, sums, hessian, apart, linear.tensor), apart)
 
 
-def _target(original: torch.Tensor, sums: Gathered, hessian: torch.Tensor, name: str) -> torch.Tensor:
+def _target(
+    original: torch.Tensor, sums: Gathered, hessian: torch.Tensor, apart: Apart, name: str
+) -> torch.Tensor:
     """The weights to come near to: corrected for what the refined inputs lack, as far as other tokens bear it out."""
     wanted = sums.wanted_for(original)
     if wanted is None:
         return original
     step = correction(original, hessian, wanted, name)
-    return original + sums.share(original, step) * step
+    return original + apart.share(original, step) * step
 
 
 def _require_same(pair: Pair, twin: Owner, linear: Linear, original: torch.Tensor) -> None:
@@ -120,10 +123,9 @@ def _hopeless(sums: Gathered) -> str:
     return "" if sums.n_held_out else "no held-out token reached it"
 
 
-def _settle(state: State, twin: Owner, job: _Job, grid: Grid, sums: Gathered, reason: str) -> None:
+def _settle(state: State, twin: Owner, job: _Job, grid: Grid, reason: str) -> None:
     """Keep the new blocks if they are better on tokens kept apart, else the old ones."""
-    before = sums.miss(job.grid.weights(), job.original)
-    after = sums.miss(grid.weights(), job.original)
+    before, after = job.apart.miss(job.grid.weights()), job.apart.miss(grid.weights())
     kept = not reason and after < before
     reason = reason or ("" if kept else "no better on held-out text")
     linear = job.linear

@@ -52,14 +52,15 @@ def descend(
     difference = grid.weights() - target
     steps = grid.steps().repeat_interleave(grid.codec.sub, 0)
     pull = _invert(steps * hessian.diagonal()[:, None])
-    before = float("inf")
+    left = float((difference * (hessian @ difference)).sum())
     for _ in range(passes):
-        now = float((difference * (hessian @ difference)).sum())
-        if now > before * (1 - least_gain):
-            return
-        before = now
+        gained = torch.zeros((), device=target.device)
         for start in range(0, grid.n_columns, _DESCENT_BLOCK):
-            _descend_block(grid, difference, hessian, steps, pull, slice(start, start + _DESCENT_BLOCK))
+            block = slice(start, start + _DESCENT_BLOCK)
+            gained += _descend_block(grid, difference, hessian, steps, pull, block)
+        left -= float(gained)
+        if float(gained) <= least_gain * left:
+            return
 
 
 def _descend_block(
@@ -69,7 +70,8 @@ def _descend_block(
     steps: torch.Tensor,
     pull: torch.Tensor,
     block: slice,
-) -> None:
+) -> torch.Tensor:
+    """Do some columns; returns by how much the error fell."""
     slope = hessian[block] @ difference
     near, level = hessian[block, block], grid.level[block]
     old, steps, pull = level.clone(), steps[block], pull[block]
@@ -77,7 +79,10 @@ def _descend_block(
         moved = grid.nearest(torch.addcmul(old[i], slope[i], pull[i], value=-1))
         level[i] = moved
         slope[i + 1 :].addr_(near[i, i + 1 :], moved.sub_(old[i]).mul_(steps[i]))
-    difference[block].addcmul_(level - old, steps)
+    change = (level - old).mul_(steps)
+    difference[block] += change
+    # Each slope is still what it was when its column moved.
+    return -(change * slope.mul_(2).addcmul_(near.diagonal()[:, None], change)).sum()
 
 
 def _invert(x: torch.Tensor) -> torch.Tensor:

@@ -14,6 +14,7 @@ from ggufkit.refine.grid import Grid
 _NEIGHBOURS = (-1, 0, 1)
 _FACTORS = (0.97, 1.0, 1.03)
 _SHIFT = 0.15  # of a step, for the offsets of such a block
+_STEADY = 1e-5
 
 
 def refit(grid: Grid, target: torch.Tensor, hessian: torch.Tensor) -> None:
@@ -93,6 +94,9 @@ def search(grid: Grid, target: torch.Tensor, hessian: torch.Tensor) -> None:
     difference = grid.weights() - target
     runs = range(grid.n_columns // codec.sub)
     near = torch.stack([hessian[_span(r, codec.sub), _span(r, codec.sub)] for r in runs]).double()
+    # Float32 sums of inputs that depend on each other can miss being positive definite by a rounding error.
+    diagonal = near.diagonal(dim1=1, dim2=2)
+    diagonal += _STEADY * diagonal.mean(1, keepdim=True)
     inverse = torch.linalg.inv(near)
     factors = torch.linalg.cholesky(inverse, upper=True).float()
     inverse = inverse.float()

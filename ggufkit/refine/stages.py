@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from ggufkit.errors import InputError
 from ggufkit.layers import HiddenStates, Linear, Moments, StreamedModel
@@ -23,6 +24,29 @@ from ggufkit.refine.taps import Enough, Seen, Tap, replayed, tapped
 # Model types whose attention and MLP outputs are added to the hidden states as they are.
 _PLAIN_RESIDUAL = frozenset({"llama", "mistral", "mixtral", "phi3", "qwen2", "qwen2_moe", "qwen3", "qwen3_moe"})
 _ATTENTION_OUTPUT = "attn_out"
+_MLP_INPUT = 2  # as a rank
+
+
+@dataclass(frozen=True)
+class Apart:
+    """Tokens that were kept apart: (x̂, t) by batch, inputs in the refined model and the outputs wanted for them."""
+
+    pairs: list[tuple[torch.Tensor, torch.Tensor]]
+
+    def miss(self, weights: torch.Tensor) -> float:
+        """‖x̂ W - t‖² / ‖t‖² for weights (n_in, n_out); NaN without tokens."""
+        missed = sum(float((x @ weights - wanted).square().sum()) for x, wanted in self.pairs)
+        size = sum(float(wanted.square().sum()) for _, wanted in self.pairs)
+        return missed / size if size else float("nan")
+
+    def share(self, original: torch.Tensor, step: torch.Tensor) -> float:
+        """The share of `step`, from 0 to 1, that brings the weights `original` nearest to t."""
+        gain, size = 0.0, 0.0
+        for x, wanted in self.pairs:
+            moved = x @ step
+            gain += float((moved * (wanted - x @ original)).sum())
+            size += float(moved.square().sum())
+        return min(max(gain / size, 0.0), 1.0) if size else 0.0
 
 
 @dataclass
@@ -54,24 +78,9 @@ class Gathered:
         mean = self.wanted / max(self.moments.count, 1)
         return mean if self.direct else mean @ weights
 
-    def miss(self, weights: torch.Tensor, original: torch.Tensor) -> float:
-        """‖x̂ W - t‖² / ‖t‖² over the tokens kept apart; both weights are (n_in, n_out). NaN without such tokens."""
-        missed, size = 0.0, 0.0
-        for refined, other in self.held_out:
-            wanted = other if self.direct else other @ original
-            missed += float((refined @ weights - wanted).square().sum())
-            size += float(wanted.square().sum())
-        return missed / size if size else float("nan")
-
-    def share(self, original: torch.Tensor, step: torch.Tensor) -> float:
-        """The share of `step`, from 0 to 1, that brings `original` nearest to t over the tokens kept apart."""
-        gain, size = 0.0, 0.0
-        for refined, other in self.held_out:
-            moved = refined @ step
-            wanted = other if self.direct else other @ original
-            gain += float((moved * (wanted - refined @ original)).sum())
-            size += float(moved.square().sum())
-        return min(max(gain / size, 0.0), 1.0) if size else 0.0
+    def apart(self, original: torch.Tensor) -> Apart:
+        """The tokens kept apart, for a linear with the original weights `original` (n_in, n_out)."""
+        return Apart([(x, other if self.direct else other @ original) for x, other in self.held_out])
 
     @property
     def n_held_out(self) -> int:
@@ -125,6 +134,7 @@ class TwinLayer:
         self.linears, self.others = [x for x in every if refines(x)], [x for x in every if not refines(x)]
         self._scratch = scratch
         self._kept: tuple[HiddenStates, HiddenStates] | None = None
+        self._between: tuple[HiddenStates, HiddenStates] | None = None
 
     def stages(self) -> list[list[Linear]]:
         """The linears in the order of their stages."""
@@ -159,6 +169,7 @@ class TwinLayer:
         """
         gathered = {x.input: self._empty(x) for x in linears}
         keep = self._keep_attention(linears[0]) if _ATTENTION_OUTPUT in gathered and self.sequential else None
+        between = self._keep_between() if self._may_split(linears) else None
         with torch.no_grad():
             for start, first, second in self._batches():
                 of_original, output = self._run(0, first, start, self._taps(gathered, linears, 0, outputs is None))
@@ -171,10 +182,13 @@ class TwinLayer:
                     shape = (*first.shape[:2], -1)
                     for file, seen in zip(keep, (of_original, of_refined), strict=True):
                         file.write(start, seen.inputs[_ATTENTION_OUTPUT].view(shape))
+                if between is not None:
+                    for file, seen in zip(between, (of_original, of_refined), strict=True):
+                        file.write(start, seen.between)
                 self._count(gathered, of_original, of_refined, held_out=start >= self.n_samples)
                 if on_batch is not None:
                     on_batch(start + len(first))
-        self._kept = keep or self._kept
+        self._kept, self._between = keep or self._kept, between or self._between
         return gathered
 
     def finish(self, which: int, outputs: HiddenStates) -> None:
@@ -187,11 +201,11 @@ class TwinLayer:
 
     def close(self) -> None:
         """Remove what was kept between stages."""
-        for file in self._kept or ():
+        for file in (*(self._kept or ()), *(self._between or ())):
             file.remove()
 
     def _batches(self) -> Iterator[tuple[int, torch.Tensor, torch.Tensor]]:
-        return batches(self.hidden, self.n_samples, self.model.device)
+        return batches(self._between or self.hidden, self.n_samples, self.model.device)
 
     def _empty(self, linear: Linear) -> Gathered:
         direct = self.sequential and self._is_direct(linear)
@@ -205,9 +219,20 @@ class TwinLayer:
         return self.model.model_type in _PLAIN_RESIDUAL and linear.input in (_ATTENTION_OUTPUT, "mlp_out")
 
     def _keep_attention(self, linear: Linear) -> tuple[HiddenStates, HiddenStates]:
+        return self._keep("attention", linear.n_in)
+
+    def _may_split(self, linears: Sequence[Linear]) -> bool:
+        """Whether the attention is done with, so that what follows may start from the states behind it."""
+        plain = self.sequential and self.model.model_type in _PLAIN_RESIDUAL
+        return plain and self._between is None and _rank(linears[0].input) == _MLP_INPUT
+
+    def _keep_between(self) -> tuple[HiddenStates, HiddenStates]:
+        return self._keep("between", self.model.width)
+
+    def _keep(self, what: str, width: int) -> tuple[HiddenStates, HiddenStates]:
         shape = (len(self.hidden[0]), self.hidden[0].n_tokens)
-        files = (self._scratch / f"attention.{name}" for name in ("original", "refined"))
-        first, second = (HiddenStates(file, shape, linear.n_in) for file in files)
+        files = (self._scratch / f"{what}.{name}" for name in ("original", "refined"))
+        first, second = (HiddenStates(file, shape, width) for file in files)
         return first, second
 
     def _taps(self, gathered: dict[str, Gathered], linears: Sequence[Linear], which: int, stop: bool) -> list[Tap]:
@@ -221,17 +246,28 @@ class TwinLayer:
         """Run the original (0) or the refined layer (1) on one batch, as far as the taps want."""
         layer, seen = (self.original, self.refined)[which], Seen(hidden)
         kept = None
-        if self._kept is not None:
+        if self._kept is not None and self._between is None:
             kept = self._kept[which].read(start, start + len(hidden)).to(self.model.device)
         with tapped(layer, taps, seen), replayed(layer, kept):
             try:
-                output = self.model.forward(self.index, layer, hidden)
+                output = self._second_half(layer, seen) if self._between else self._whole(layer, hidden)
             except Enough:
                 return seen, None
         if not bool(output.isfinite().all()):
             message = f"Layer {self.index} of {self.model.path} gives NaN or infinite activations."
             raise InputError(message, hint="Its weights are damaged, or overflow; check the checkpoint.")
         return seen, output
+
+    def _whole(self, layer: nn.Module, hidden: torch.Tensor) -> torch.Tensor:
+        return self.model.forward(self.index, layer, hidden)
+
+    @staticmethod
+    def _second_half(layer: nn.Module, seen: Seen) -> torch.Tensor:
+        """The layer's output from the states between attention and MLP."""
+        seen.between = seen.hidden
+        output = layer.get_submodule("mlp")(layer.get_submodule("post_attention_layernorm")(seen.hidden))
+        added: torch.Tensor = output[0] if isinstance(output, tuple) else output
+        return seen.hidden + added
 
     def _count(self, gathered: dict[str, Gathered], first: Seen, second: Seen, *, held_out: bool) -> None:
         for key, sums in gathered.items():
@@ -255,4 +291,4 @@ class TwinLayer:
 
 def _rank(key: str) -> int:
     """The stage in which an input becomes known."""
-    return {"attn_in": 0, _ATTENTION_OUTPUT: 1}.get(key, 2 if key.endswith("in") else 3)
+    return {"attn_in": 0, _ATTENTION_OUTPUT: 1}.get(key, _MLP_INPUT if key.endswith("in") else 3)

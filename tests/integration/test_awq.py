@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import sys
 import threading
 from pathlib import Path
@@ -14,6 +15,7 @@ import torch
 from gguf.constants import GGMLQuantizationType
 from gguf.quants import dequantize as gguf_dequantize
 from numpy.typing import NDArray
+from safetensors.torch import save_file
 
 from ggufkit import process
 from ggufkit.awq import autoawq
@@ -27,9 +29,9 @@ from ggufkit.awq.proof import prove, rewritten_layers
 from ggufkit.awq.search import Goal, Types
 from ggufkit.calibration import Calibration, draw, load_tokenizer, read_texts
 from ggufkit.checkpoint import open_checkpoint
-from ggufkit.convert import ConvertOptions, convert
+from ggufkit.convert import ConvertOptions, convert, skeleton
 from ggufkit.errors import Interrupted, TokenizerError, ToolError, UnsupportedArchitecture
-from ggufkit.layers import StreamedModel
+from ggufkit.layers import Shards, StreamedModel
 from ggufkit.llama import argv, logs
 from ggufkit.llama.argv import Compute, Evaluation
 from ggufkit.llama.gguf import read_header
@@ -42,7 +44,7 @@ from tests import tiny
 from tests.shared import CALIBRATION, LLAMA, QWEN2, WIKI_TEST, needs_shared
 
 QUIET = SilentReporter()
-MIB = 1 << 20
+MB = 1_000_000
 
 
 def calibrate(model: Path, samples: int, length: int = 512, held_out: int = 2) -> Calibration:
@@ -62,6 +64,13 @@ def types_of(base: Path, kind: str, tools: Toolchain) -> Types:
     """What llama-quantize will make of each tensor."""
     plan = logs.parse_quantize(raw(argv.quantize_plan(tools, base, kind)))
     return {t.name: t.after for t in plan.tensors}
+
+
+def types_for(checkpoint: Path, kind: str, session: Session) -> Types:
+    """The same from a GGUF without weights."""
+    empty = session.workspace.root / f"{checkpoint.name}-empty.gguf"
+    skeleton(open_checkpoint(checkpoint, name="model"), empty, ConvertOptions(), session)
+    return types_of(empty, kind, session.tools)
 
 
 def to_gguf(checkpoint: Path, session: Session) -> Path:
@@ -156,6 +165,21 @@ def importance_in(imatrix: Path, name: str) -> NDArray[np.float32]:
     return np.asarray(values / count, np.float32)
 
 
+def shorten(source: Path, out: Path, layers: int) -> Path:
+    """The first layers of a checkpoint: a model of its own, with real weights."""
+    out.mkdir(parents=True)
+    for file in source.iterdir():
+        if file.suffix != ".safetensors" and not file.name.endswith(".index.json"):
+            shutil.copyfile(file, out / file.name)
+    config = json.loads((source / "config.json").read_text(encoding="utf-8"))
+    config["num_hidden_layers"] = layers
+    (out / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    shards = Shards(source)
+    kept = [n for n in shards.tensors if not n.startswith("model.layers.") or int(n.split(".")[2]) < layers]
+    save_file({n: shards.read(n).bfloat16() for n in kept}, out / "model.safetensors")
+    return out
+
+
 def plant_outliers(source: Path, out: Path) -> None:
     """The same function with outlier channels: a few of each fold carry 40 times more, their weights 40 times less."""
     model = StreamedModel(source, "cpu")
@@ -176,7 +200,7 @@ def plant_outliers(source: Path, out: Path) -> None:
 def test_planted_outliers_are_undone(session: Session) -> None:
     tools, work = session.tools, session.workspace.root
     planted = work / "planted"
-    plant_outliers(LLAMA, planted)
+    plant_outliers(shorten(LLAMA, work / "short", 2), planted)
     base = to_gguf(planted, session)
     logits = work / "logits.bin"
     raw(argv.base_logits(tools, base, logits, Evaluation(WIKI_TEST, 512, 6), Compute("cpu", None, 2)))
@@ -206,7 +230,7 @@ from ggufkit.progress import SilentReporter
 source, text, out, types, library, samples = sys.argv[1:]
 source, out = Path(source), Path(out)
 calibration = draw(read_texts(Path(text)), load_tokenizer(source), samples=int(samples), length=512, held_out=2)
-goal = Goal("awq", (json.loads(types),), importance=True)
+goal = Goal("awq", (json.loads(types),))
 scaled = scale_checkpoint(
     source, [(goal, out / "scaled")], calibration, AwqOptions(device="cpu"), library=Path(library),
     state=out / "state", log=out / "log", reporter=SilentReporter(),
@@ -225,22 +249,20 @@ def child(source: Path, types: Types, tools: Toolchain, out: Path, samples: int)
 @needs_shared
 @pytest.mark.parametrize("model", [LLAMA, QWEN2], ids=lambda m: m.name)
 def test_memory_is_one_layer_and_the_embeddings(model: Path, session: Session) -> None:
-    base = to_gguf(model, session)
-    types = types_of(base, "Q4_K_M", session.tools)
+    types = types_for(model, "Q4_0", session)
     run = raw(child(model, types, session.tools, session.workspace.root, 8))
     stored = StreamedModel(model, "cpu").shards.tensors.values()
     layer = 4 * sum(t.n_elements for t in stored if t.name.startswith("model.layers.0."))
     embeddings = 4 * sum(t.n_elements for t in stored if t.name.startswith(("lm_head", "model.embed_tokens")))
     made = json.loads(run.stdout)
-    assert made["peak"] <= layer + embeddings + 500 * MIB
+    assert made["peak"] <= layer + embeddings + 500 * MB
     assert made["ratio"] < 1
 
 
 @needs_shared
 def test_a_killed_run_goes_on_by_layer(session: Session) -> None:
-    base = to_gguf(LLAMA, session)
     work = session.workspace.root
-    command = child(LLAMA, types_of(base, "Q8_0", session.tools), session.tools, work, 4)
+    command = child(LLAMA, types_for(LLAMA, "Q8_0", session), session.tools, work, 4)
     stop, first = threading.Event(), work / "state" / "layer-0.safetensors"
 
     def wait_for_a_layer() -> None:

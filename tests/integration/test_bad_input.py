@@ -169,11 +169,11 @@ def test_an_output_directory_inside_the_input(checkpoint: Path, corpus: Path) ->
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("none.txt", None, "is not there"),
+        ("none.txt", None, "There is no text"),
         ("empty.txt", b"", "is empty"),
         ("latin.txt", "é".encode("latin-1") * 9, "is not UTF-8: byte 0"),
-        ("x.arrow", b"ARROW1\0\0....", "Extract its text column"),
-        ("wiki.parquet", b"PAR1....", "Extract its text column"),
+        ("x.arrow", b"ARROW1\0\0....", "cannot be read as a table"),
+        ("wiki.parquet", b"PAR1....", "cannot be read as a table"),
         ("disguised.txt", b"ARROW1\0\0....", "binary framing"),
     ],
 )
