@@ -176,10 +176,13 @@ class StreamedModel:
             self._model.model.layers = own
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
-        """The last layer's output (samples, tokens, width) -> logits (samples, tokens, vocabulary), float32."""
+        """The last layer's output (samples, tokens, width) -> logits (samples, tokens, vocabulary), float32.
+
+        Gradients flow if they are enabled, and `hidden` or the final norm wants them.
+        """
         self._load_head()
         hidden = hidden.to(self.device)
-        with self._with_layers([_Give(hidden)]), torch.no_grad():
+        with self._with_layers([_Give(hidden)]):
             result: torch.Tensor = self._model(inputs_embeds=torch.zeros_like(hidden), use_cache=False).logits
         return result
 

@@ -25,6 +25,7 @@ Vectors = Mapping[str, NDArray[np.float32]]
 
 _STEPS, _CHECK_EVERY, _PATIENCE = 300, 50, 2
 _BATCH_TOKENS = 2048
+_AT_ONCE = 512  # tokens whose logits are held at a time
 # Of the root mean square of a vector, per step at the start; it falls to zero as half a cosine.
 _RATE = 1e-3
 _APART_EVERY = 12
@@ -175,21 +176,28 @@ class _Trainer:
 
     def _learn(self, batch: list[int]) -> None:
         self.adam.zero_grad()
-        for sample in batch:
-            (self._divergence(sample) / len(batch)).backward()  # type: ignore[no-untyped-call]
+        for part in self._parts(batch):
+            (self._divergence(part).sum() / len(batch)).backward()  # type: ignore[no-untyped-call]
         self.adam.step()
         self.schedule.step()
 
     def _judge(self, chosen: list[int]) -> torch.Tensor:
         """Mean KL divergence of each sample."""
         with torch.no_grad():
-            return torch.stack([self._divergence(sample) for sample in chosen]).double().cpu()
+            return torch.cat([self._divergence(part) for part in self._parts(chosen)]).double().cpu()
 
-    def _divergence(self, sample: int) -> torch.Tensor:
+    def _parts(self, chosen: list[int]) -> Iterator[list[int]]:
+        step = max(1, _AT_ONCE // self.samples.shape[1])
+        return (chosen[start : start + step] for start in range(0, len(chosen), step))
+
+    def _divergence(self, chosen: list[int]) -> torch.Tensor:
+        """Mean KL divergence of each of some samples that are run at once, nats a token."""
         with torch.no_grad():
-            wanted = self.model.logits(self.original.read(sample, sample + 1)).log_softmax(-1)
-        answers = self.student.logits(self.samples[sample : sample + 1]).log_softmax(-1)
-        return nn.functional.kl_div(answers, wanted, reduction="sum", log_target=True) / answers.shape[1]
+            hidden = torch.cat([self.original.read(i, i + 1) for i in chosen])
+            wanted = self.model.logits(hidden).log_softmax(-1)
+        answers = self.student.logits(self.samples[chosen]).log_softmax(-1)
+        each = nn.functional.kl_div(answers, wanted, reduction="none", log_target=True)
+        return each.sum(-1).mean(-1)
 
 
 def _half_cosine(step: int) -> float:

@@ -106,4 +106,4 @@ def _dequantize(raw: U8, type_name: str) -> torch.Tensor:
     from gguf.quants import dequantize
 
     values = dequantize(np.ascontiguousarray(raw), GGMLQuantizationType[type_name])
-    return torch.from_numpy(np.ascontiguousarray(values, np.float32))
+    return torch.from_numpy(np.array(values, np.float32))

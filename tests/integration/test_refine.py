@@ -17,9 +17,9 @@ from ggufkit.llama import argv
 from ggufkit.llama.argv import Compute, Evaluation
 from ggufkit.llama.gguf import read_header
 from ggufkit.progress import SilentReporter
-from ggufkit.refine import matrices
 from ggufkit.refine.engine import RefineOptions, RefineReport, refine_gguf
 from ggufkit.refine.grid import Grid
+from ggufkit.refine.solve import solve
 from ggufkit.session import Session
 from tests import tiny
 from tests.integration.test_awq import imatrix_of, kld_of, quantized, raw, to_gguf
@@ -112,7 +112,7 @@ def test_what_was_not_finished_is_done_and_nothing_twice(
     whole = case.out.read_bytes()
     case.out.unlink()
     solved: list[str] = []
-    real = matrices.solve
+    real = solve
 
     def dies_late(grid: Grid, target: torch.Tensor, hessian: torch.Tensor, name: str, order: str) -> Grid:
         if name == "blk.1.ffn_gate.weight" and name not in solved:

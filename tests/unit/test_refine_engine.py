@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+import time
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from ggufkit.layers import StreamedModel, to_file_rows
 from ggufkit.llama.gguf import read_header
 from ggufkit.progress import SilentReporter
 from ggufkit.refine.engine import RefineOptions, RefineReport, refine_gguf
+from ggufkit.refine.report import Pace
 from ggufkit.refine.solve import solve
 from ggufkit.refine.tensors import Pair
 from tests import tiny
@@ -41,6 +43,8 @@ def write_gguf(checkpoint: Path, path: Path, kind: str | None) -> Path:
             assert isinstance(weight, torch.Tensor)
             matrices_[linear.tensor] = to_file_rows(weight, linear.row_heads)
         writer.add_tensor(f"blk.{index}.attn_norm.weight", np.ones(model.width, np.float32))
+    writer.add_tensor("output_norm.weight", np.ones(model.width, np.float32))
+    writer.add_tensor("output.weight", model.shards.read("lm_head.weight").numpy().astype(np.float16))
     for name, weight in matrices_.items():
         values = weight.numpy().astype(np.float32)
         if kind:
@@ -76,7 +80,8 @@ class Case:
 
     def refine(self, calibration: Calibration = CALIBRATION, **changes: Any) -> RefineReport:
         """Refine it, with some of the arguments changed."""
-        options = RefineOptions(device="cpu", sequential=changes.pop("sequential", True))
+        names = [f.name for f in fields(RefineOptions)]
+        options = RefineOptions(device="cpu", **{n: changes.pop(n) for n in names if n in changes})
         given = {"quantized": self.quantized, "base": self.base, "checkpoint": self.checkpoint, "out": self.out}
         given |= changes
         return refine_gguf(
@@ -193,6 +198,27 @@ def test_inputs_that_few_tokens_reach_teach_nothing(case: Case) -> None:
     report = case.refine(replace(CALIBRATION, samples=CALIBRATION.samples[:1]))
     assert report.n_refined == 0
     assert "only 64 calibration tokens" in report.untouched["blk.0.attn_q.weight"]
+
+
+@pytest.mark.parametrize("act_order", ["on", "off"])
+def test_either_order_of_columns_serves(case: Case, act_order: str) -> None:
+    report = case.refine(act_order=act_order)
+    assert report.n_refined == 14
+    assert divergence(case, case.out) < 0.75 * divergence(case, case.quantized)
+
+
+def test_progress_says_how_long_it_will_take(case: Case) -> None:
+    notes: list[str] = []
+
+    class Watched:
+        def update(self, done: float, total: float | None = None, note: str = "") -> None:
+            notes.append(note)
+
+    pace = Pace(Watched(), first=1, total=5, started=time.monotonic() - 60)
+    pace.at(1, "blk.1.attn_q.weight")
+    pace.at(2, "blk.2.attn_q.weight")
+    pace.at(4, "blk.4.attn_q.weight")
+    assert notes == ["blk.1.attn_q.weight", "blk.2.attn_q.weight, 3 min left", "blk.4.attn_q.weight, 20 s left"]
 
 
 def test_another_checkpoint_is_refused(case: Case) -> None:

@@ -1,0 +1,144 @@
+"""Layers on the GPU, and what runs at once there: rules, without a GPU."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from ggufkit import offload, perplexity
+from ggufkit.errors import DeviceMemoryError, ToolError
+from ggufkit.llama import cuda, logs
+from ggufkit.llama.cuda import Gpu
+from ggufkit.llama.gguf import read_gguf
+from ggufkit.process import ToolOutput, failure
+from ggufkit.records import GgufFile, Toolchain
+from ggufkit.session import Session
+from ggufkit.steps import Workspace
+from ggufkit.streaming import passes, route
+from ggufkit.streaming.route import Need, choose
+from tests.fake_results import write_results
+
+MB, GIB = 1_000_000, 1 << 30
+ON_GPU = Need(20, 25 * MB, 60, 8000 * MB, 500 * MB, [300 * MB] * 3, 4000 * MB, True, device_free=10_000 * MB)
+GPUS = (
+    Gpu(0, "GPU-aaaa-1", "NVIDIA H200", "90", 140 * GIB, 139 * GIB),
+    Gpu(1, "GPU-bbbb-2", "NVIDIA H200", "90", 140 * GIB, 139 * GIB),
+)
+LOADED = """\
+0.00.301.001 I llama_model_load_from_file_impl: using device CUDA0 (NVIDIA H200) (0000:19:00.0) - 142000 MiB free
+0.00.438.949 I load_tensors: offloaded 25/25 layers to GPU
+0.00.438.953 I load_tensors:        CUDA0 model buffer size =     0.00 MiB
+0.00.675.109 I load_tensors: offloaded 20/25 layers to GPU
+0.00.675.111 I load_tensors:   CPU_Mapped model buffer size =   137.94 MiB
+0.00.675.113 I load_tensors:        CUDA0 model buffer size =   373.73 MiB
+"""
+OUT_OF_MEMORY = """\
+0.01.100 E ggml_backend_cuda_buffer_type_alloc_buffer: allocating 373.73 MiB on device 0: cudaMalloc failed: out of memory
+0.01.100.100 E alloc_tensor_range: failed to allocate CUDA0 buffer of size 391879680
+0.01.100.200 E llama_model_load: error loading model: unable to allocate CUDA0 buffer
+"""
+
+
+def ended(stderr: str, code: int = 0) -> ToolOutput:
+    return ToolOutput(("llama-perplexity",), code, "", stderr, 1.0, None)
+
+
+@pytest.fixture
+def gpu_session(tmp_path: Path) -> Session:
+    tools = Toolchain(tmp_path, "built", "0c1e57098bba", "cuda", "1", None)
+    return Session(tools, Workspace(tmp_path / "work"), threads=16)
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> list[GgufFile]:
+    return [read_gguf(f) for f in sorted(write_results(tmp_path / "results").glob("*.gguf"))]
+
+
+def test_the_device_is_called_by_its_name() -> None:
+    placement = logs.parse_placement(ended(LOADED))
+    assert (placement.layers_on_gpu, placement.n_layers, placement.device) == (20, 25, "NVIDIA H200")
+    assert logs.parse_placement(ended("")).device is None
+
+
+@pytest.mark.parametrize(
+    "text", [*OUT_OF_MEMORY.splitlines(), "CUDA error: out of memory", "ggml_vulkan: ErrorOutOfDeviceMemory"]
+)
+def test_a_full_gpu_is_told_from_other_failures(text: str) -> None:
+    error = failure(ended(text, 1), "evaluating x.gguf")
+    assert isinstance(error, DeviceMemoryError)
+    assert "--ngl" in str(error.hint)
+
+
+def test_other_failures_are_no_full_gpu() -> None:
+    assert isinstance(failure(ended("failed to allocate CPU buffer", 1), "x"), ToolError)
+    assert isinstance(failure(ended("killed: out of memory", 1), "x"), ToolError)
+
+
+def test_the_ladder_ends_on_the_cpu() -> None:
+    assert offload.ladder(None, 24) == [18, 12, 6, 0]
+    assert offload.ladder(None, 2) == [1, 0]
+    assert offload.ladder(12, 24) == []
+
+
+def test_fewer_layers_after_a_full_gpu(
+    gpu_session: Session, files: list[GgufFile], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(offload, "ladder", lambda ngl, _: [] if ngl is not None else [18, 12, 0])
+    tried: list[int | None] = []
+
+    def run(ngl: int | None) -> str:
+        tried.append(ngl)
+        if ngl is None or ngl > 12:
+            raise DeviceMemoryError("The GPU ran out of memory.")
+        return "done"
+
+    assert offload.with_fewer(run, None, files[0], gpu_session) == "done"
+    assert tried == [None, 18, 12]
+    with pytest.raises(DeviceMemoryError):
+        offload.with_fewer(run, 99, files[0], gpu_session)
+
+
+def test_on_a_gpu_files_share_one_base_pass_even_if_a_file_would_fit() -> None:
+    chosen = choose(ON_GPU)
+    assert (chosen.strategy, chosen.at_once) == (route.FAN_OUT, 3)
+    assert choose(replace(ON_GPU, device_free=1500 * MB)).at_once == 2
+    assert choose(replace(ON_GPU, device_free=0)).strategy == route.FILE
+    assert choose(replace(ON_GPU, pipes=False)).strategy == route.FILE
+    assert choose(ON_GPU, route.FILE).strategy == route.FILE
+
+
+def test_slots(gpu_session: Session, files: list[GgufFile], monkeypatch: pytest.MonkeyPatch) -> None:
+    def shares(*gpus: Gpu) -> list[tuple[int, str | None]]:
+        monkeypatch.setattr(cuda, "gpus", lambda: gpus)
+        return [(s.threads, s.gpu) for s in perplexity.slots(files, 512, gpu_session)]
+
+    assert shares(GPUS[0]) == [(8, None), (8, None)]  # two files share it
+    assert shares(replace(GPUS[0], memory_free=1 << 20)) == [(16, None)]
+    assert shares(*GPUS) == [(4, "GPU-aaaa-1"), (4, "GPU-bbbb-2"), (4, "GPU-aaaa-1"), (4, "GPU-bbbb-2")]
+    assert shares() == [(16, None)]
+
+
+def test_processes_are_dealt_out_over_gpus(gpu_session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cuda, "gpus", lambda: GPUS)
+    dealt = passes._shares(gpu_session, 4)
+    assert [s.gpu for s in dealt] == ["GPU-aaaa-1", "GPU-bbbb-2"] * 2
+    assert [s.environment for s in dealt[:1]] == [{"CUDA_VISIBLE_DEVICES": "GPU-aaaa-1"}]
+    monkeypatch.setattr(cuda, "gpus", lambda: GPUS[:1])
+    assert {s.gpu for s in passes._shares(gpu_session, 4)} == {None}
+
+
+def test_batches_on_a_gpu(gpu_session: Session) -> None:
+    assert "-b 1024" in " ".join(offload.compute(gpu_session, None, 4).options())
+    assert "-b" not in offload.compute(gpu_session, None, 4, n_ctx=2048).options()
+    cpu = replace(gpu_session, tools=replace(gpu_session.tools, backend="cpu"))
+    assert "-b" not in offload.compute(cpu, None, 4).options()
+
+
+def test_how_threads_wait_is_left_to_the_user(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    monkeypatch.delenv("GOMP_SPINCOUNT", raising=False)
+    assert offload.environment() == {"GOMP_SPINCOUNT": "1000"}
+    monkeypatch.setenv("OMP_WAIT_POLICY", "active")
+    assert offload.environment() == {}

@@ -1,0 +1,64 @@
+"""Jobs at once: in order, each in a slot of its own, and an error ends it."""
+
+from __future__ import annotations
+
+import threading
+import time
+from functools import partial
+
+import pytest
+
+from ggufkit.errors import ToolError
+from ggufkit.together import crew, makers_at_once, run_all
+
+
+def test_results_are_in_order_and_slots_are_never_shared() -> None:
+    busy: set[str] = set()
+    most: list[int] = []
+
+    def job(number: int, slot: str) -> int:
+        assert slot not in busy
+        busy.add(slot)
+        most.append(len(busy))
+        time.sleep(0.01)
+        busy.remove(slot)
+        return number
+
+    assert run_all([partial(job, i) for i in range(12)], ["a", "b", "c"]) == list(range(12))
+    assert max(most) == 3
+
+
+def test_an_error_is_raised_and_nothing_further_begins() -> None:
+    begun: list[int] = []
+
+    def job(number: int, _: None) -> None:
+        begun.append(number)
+        if number == 0:
+            raise ToolError("failed")
+        time.sleep(0.05)
+
+    with pytest.raises(ToolError, match="failed"):
+        run_all([partial(job, i) for i in range(50)], [None, None])
+    assert len(begun) < 10
+
+
+def test_what_runs_is_finished_when_the_main_thread_fails() -> None:
+    finished = threading.Event()
+
+    def slow() -> None:
+        time.sleep(0.1)
+        finished.set()
+
+    def fail() -> None:
+        with crew(1) as workers:
+            workers.give(slow)
+            time.sleep(0.02)
+            raise ValueError("other")
+
+    with pytest.raises(ValueError, match="other"):
+        fail()
+    assert finished.is_set()
+
+
+def test_makers() -> None:
+    assert [makers_at_once(n) for n in (1, 2, 4, 16)] == [1, 1, 1, 4]
