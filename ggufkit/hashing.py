@@ -27,7 +27,7 @@ def sha256_file(path: Path) -> str:
 
 def remember(path: Path, digest: str) -> None:
     """Note the hash of a file that was hashed under another name."""
-    with _memory() as memory:
+    with contextlib.suppress(sqlite3.Error), _memory() as memory:  # a full disk, say
         memory.execute("REPLACE INTO hashes VALUES (?, ?, ?, ?)", (*_key(path), digest))
 
 

@@ -24,7 +24,7 @@ from ggufkit import process
 from ggufkit.awq.apply import Rewrites
 from ggufkit.awq.compat import group_size
 from ggufkit.calibration import Calibration
-from ggufkit.errors import ToolError, UnsupportedArchitecture
+from ggufkit.errors import ResourceError, ToolError, UnsupportedArchitecture
 from ggufkit.layers import Shards, StreamedModel
 from ggufkit.paths import cache_dir
 from ggufkit.progress import Progress, Reporter
@@ -82,15 +82,13 @@ def scale_with_autoawq(
     Raises:
         UnsupportedArchitecture: AutoAWQ cannot do this model.
         ToolError: its environment could not be made, or it failed.
+        ResourceError: the disk is full.
     """
     require_supported(model)
     python = environment(log.with_name("autoawq-install.log"), reporter)
     config = model.config
     head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     size = group_size(config.hidden_size, config.intermediate_size, head * config.num_attention_heads)
-    shutil.rmtree(state, ignore_errors=True)
-    state.mkdir(parents=True)
-    np.save(state / "tokens.npy", calibration.samples)
     job = {
         "model": str(model.path.resolve()),
         "tokens": str(state / "tokens.npy"),
@@ -98,7 +96,14 @@ def scale_with_autoawq(
         "group_size": size,
         "batch": max(1, _BATCH_TOKENS // calibration.samples.shape[1]),
     }
-    (state / "job.json").write_text(json.dumps(job), encoding="utf-8")
+    try:
+        shutil.rmtree(state, ignore_errors=True)
+        state.mkdir(parents=True)
+        np.save(state / "tokens.npy", calibration.samples)
+        (state / "job.json").write_text(json.dumps(job), encoding="utf-8")
+    except OSError as error:
+        message = f"AutoAWQ's input cannot be written to {state}: {error.strerror}."
+        raise ResourceError(message, hint="Free some space and repeat the command.") from error
     with reporter.step("AutoAWQ: searching scales", model.n_layers) as progress:
         run = process.run([python, _DRIVER, state / "job.json"], log=log, on_text=_Watch(progress), env=_QUIET)
     process.require_success(run, f"scaling {model.path.name} with AutoAWQ")
@@ -171,7 +176,9 @@ def _make(home: Path, share: bool, log: Path) -> None:
     install: list[str | Path] = [_python(home), "-m", "pip", "install"]
     for packages in (["--no-deps", AUTOAWQ], [*PINS] if share else [*PINS, TORCH]):
         run = process.run([*install, *packages], log=log, env=_QUIET)
-        process.require_success(run, "installing AutoAWQ")
+        if run.returncode != 0:
+            why = process.failure(run, "installing AutoAWQ")
+            raise ToolError(why.message, hint=f"pip must reach a package index. {_HINT}", log=log)
 
 
 def _share_packages(home: Path) -> None:

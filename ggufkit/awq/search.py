@@ -31,10 +31,12 @@ STRENGTHS = (0.5, 1.0)
 SHARES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.7)
 IDENTITY = "identity"
 
-# Rows are rounded independently: so many weights of a large tensor, in whole rows, tell the candidates apart.
-_MOST_WEIGHTS = 1 << 19
-_FEWEST_ROWS = 128
-_JOB_WEIGHTS = 1 << 19
+# Rows are rounded independently: some of a large tensor tell the candidates apart. A few weights, in whole rows,
+# say which candidates are worth more.
+_FEW_WEIGHTS, _MOST_WEIGHTS = 1 << 17, 1 << 19
+_FEWEST_ROWS = 64
+_FINALISTS = 3
+_JOB_WEIGHTS = 1 << 18
 # Channels that carry next to nothing must not get scales of their own.
 _FLOOR = 1e-4
 _FLOATS = ("F32", "F16", "BF16")
@@ -107,14 +109,19 @@ def best_scales(
     if not judged:
         return Found(None, IDENTITY, 0.0, 0.0)
     options = candidates(fold, targets, heads)
-    columns = [column_scales(fold, s, heads) for s in options.values()]
-    totals = torch.zeros(len(columns), dtype=torch.float64)
-    for target, kind in judged:
-        totals += _errors(target, kind, columns, goal.importance, lib, pool) / len(judged)
-    scores = (totals / len(goal.types)).tolist()
-    best = min(range(len(scores)), key=scores.__getitem__)
-    name = list(options)[best]
-    return Found(None if name == IDENTITY else options[name], name, scores[0], scores[best])
+
+    def scores(names: Sequence[str], n_weights: int) -> dict[str, float]:
+        columns = [column_scales(fold, options[name], heads) for name in names]
+        totals = torch.zeros(len(names), dtype=torch.float64)
+        for target, kind in judged:
+            totals += _errors(target, kind, columns, n_weights, goal.importance, lib, pool)
+        return dict(zip(names, (totals / len(judged) / len(goal.types)).tolist(), strict=True))
+
+    rough = scores(list(options), _FEW_WEIGHTS)
+    challengers = sorted((n for n in options if n != IDENTITY), key=rough.__getitem__)[:_FINALISTS]
+    final = scores([IDENTITY, *challengers], _MOST_WEIGHTS)
+    best = min(final, key=final.__getitem__)
+    return Found(None if best == IDENTITY else options[best], best, final[IDENTITY], final[best])
 
 
 def _type_of(types: Types, target: Target) -> str | None:
@@ -142,12 +149,16 @@ def _errors(
     target: Target,
     kinds: Mapping[str, int],
     columns: Sequence[torch.Tensor],
+    n_weights: int,
     importance: bool,
     lib: LibGgml,
     pool: Executor,
 ) -> torch.Tensor:
-    """The relative output error of one target for each candidate, summed over its types: (candidates,)."""
-    rows = _some_rows(target.weight).cpu()
+    """The relative output error of one target for each candidate, summed over its types: (candidates,).
+
+    Judged on about `n_weights` of its weights.
+    """
+    rows = _some_rows(target.weight, n_weights).cpu()
     norm = target.output_power(rows)
     power = target.power.cpu()
     step = max(1, _JOB_WEIGHTS // rows.shape[1])
@@ -168,8 +179,8 @@ def _errors(
     return errors
 
 
-def _some_rows(weight: torch.Tensor) -> torch.Tensor:
-    wanted = max(_FEWEST_ROWS, _MOST_WEIGHTS // weight.shape[1])
+def _some_rows(weight: torch.Tensor, n_weights: int) -> torch.Tensor:
+    wanted = max(_FEWEST_ROWS, n_weights // weight.shape[1])
     if len(weight) <= wanted:
         return weight
     chosen = torch.linspace(0, len(weight) - 1, wanted, device=weight.device).round().long()

@@ -52,7 +52,6 @@ def perplexity_command(ggufs: tuple[Path, ...], base: Path | None, as_json: bool
         ggufkit perplexity model-Q4_K_M.gguf --corpus wiki.test.raw --chunks 100
         ggufkit perplexity model-*.gguf --base model-F16.gguf --precision 2%
     """
-    text = _open_corpus(rest.pop("corpus"))
     paths = [path for path in ggufs if base is None or path.resolve() != base.resolve()]
     files = [_hashed(path) for path in ([base] if base else []) + paths]
     precision, how = rest.pop("precision"), Comparison(rest.pop("scratch_limit"), rest.pop("strategy"))
@@ -60,17 +59,14 @@ def perplexity_command(ggufs: tuple[Path, ...], base: Path | None, as_json: bool
         raise UsageError("--precision is about KL divergence.", hint="Give the file to compare with as --base.")
     evaluation = EvalOptions(rest.pop("n_ctx"), rest.pop("n_chunks"), rest.pop("ngl"), precision)
     with reporting() as reporter:
+        text = corpus.find(rest.pop("corpus"), reporter)
         session = _session(ggufs[0], reporter, **rest)
         with session.workspace.locked():
             if base is None:
-                done = [perplexity.measure(file, text, evaluation, session) for file in files]
+                done = perplexity.measure_all(files, text, evaluation, session)
             else:
                 done = divergence.measure_all(files[0], files[1:], text, evaluation, how, session)
     _show(files, done, as_json)
-
-
-def _open_corpus(given: str) -> corpus.Corpus:
-    return corpus.find(given)
 
 
 def _session(first: Path, reporter: Any, backend: str, threads: int, force: bool, explain: bool) -> Session:

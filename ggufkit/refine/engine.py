@@ -160,8 +160,13 @@ class _Refiner:
         ]
         return files[0], files[-1]
 
+    def _wanted(self, index: int) -> tuple[HiddenStates, HiddenStates] | None:
+        """The inputs of a layer; those behind the last one only if something comes of them."""
+        behind = self.options.include_output or self.options.tune_norms
+        return self._hidden(index) if behind or index < self.model.n_layers else None
+
     def _layer(self, index: int, pace: Pace) -> None:
-        hidden, following = self._hidden(index), self._hidden(index + 1)
+        hidden, following = self._hidden(index), self._wanted(index + 1)
         if index == 0:
             self._embed(hidden)
         twin = TwinLayer(self.model, index, hidden, self.n_samples, self.state.path, self._refines)
@@ -169,14 +174,14 @@ class _Refiner:
             self._use_stored(twin, linear)
         groups = [group for stage in twin.stages() for group in passes(stage, _MOMENTS_BUDGET)]
         for number, group in enumerate(groups):
-            last = number == len(groups) - 1
+            outputs = following[0] if following and number == len(groups) - 1 else None
             pace.at(index + number / len(groups), group[0].tensor)
-            gathered = twin.gather(group, following[0] if last else None)
+            gathered = twin.gather(group, outputs)
             for key, sums in gathered.items():
                 self._refine(twin, [x for x in group if x.input == key], sums)
-        if not groups:
+        if following and not groups:
             twin.finish(0, following[0])
-        if twin.sequential:
+        if following and twin.sequential:
             twin.finish(1, following[1])
         twin.close()
 

@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 import torch
 
@@ -93,8 +92,8 @@ def read_grid(codec: Codec, raw: U8, device: torch.device | None = None) -> Grid
     blocks, n_rows = unpack(codec, raw), len(raw)
 
     def columns_first(values: npt.NDArray[Any]) -> torch.Tensor:
-        by_row = values.reshape(n_rows, -1, values.shape[-1])
-        return torch.from_numpy(by_row.transpose(1, 2, 0).astype(np.float32)).contiguous().to(device)
+        by_row = torch.from_numpy(values.reshape(n_rows, -1, values.shape[-1])).to(device)
+        return by_row.permute(1, 2, 0).to(torch.float32).contiguous()
 
     level = columns_first(blocks.level).flatten(0, 1)
     d, dmin = columns_first(blocks.d), columns_first(blocks.dmin)
@@ -105,16 +104,16 @@ def read_grid(codec: Codec, raw: U8, device: torch.device | None = None) -> Grid
 def write_grid(grid: Grid) -> U8:
     """The inverse of `read_grid`."""
 
-    def by_block(values: torch.Tensor, dtype: type) -> npt.NDArray[Any]:
-        rows_first = values.cpu().numpy().transpose(2, 0, 1)
-        return np.ascontiguousarray(rows_first.reshape(-1, values.shape[1]), dtype)
+    def by_block(values: torch.Tensor, dtype: torch.dtype) -> npt.NDArray[Any]:
+        rows_first = values.to(dtype).permute(2, 0, 1)
+        return rows_first.reshape(-1, values.shape[1]).contiguous().cpu().numpy()
 
     level = grid.level.view(-1, grid.codec.block, grid.n_rows)
     halves, integers = (grid.d, grid.dmin), (grid.scale, grid.least)
     blocks = Blocks(
         grid.codec,
-        by_block(level, np.int8),
-        *(by_block(t, np.float16) for t in halves),
-        *(by_block(t, np.int8) for t in integers),
+        by_block(level, torch.int8),
+        *(by_block(t, torch.float16) for t in halves),
+        *(by_block(t, torch.int8) for t in integers),
     )
     return pack(blocks).reshape(grid.n_rows, -1)

@@ -206,7 +206,7 @@ def test_planted_outliers_are_undone(session: Session) -> None:
     raw(argv.base_logits(tools, base, logits, Evaluation(WIKI_TEST, 512, 6), Compute("cpu", None, 2)))
     types = types_of(base, "Q4_K_M", tools)
     goals = [Goal("awq", (types,)), Goal("both", (types,), importance=True)]
-    awq, both = scale(planted, goals, calibrate(planted, 16), tools, work, threads=2)
+    awq, both = scale(planted, goals, calibrate(planted, 8), tools, work, threads=2)
     assert awq.proof.written.max_delta == awq.proof.folded.max_delta
 
     kld = {"plain": kld_of(quantized(base, "Q4_K_M", tools), logits, tools)}
@@ -250,7 +250,7 @@ def child(source: Path, types: Types, tools: Toolchain, out: Path, samples: int)
 @pytest.mark.parametrize("model", [LLAMA, QWEN2], ids=lambda m: m.name)
 def test_memory_is_one_layer_and_the_embeddings(model: Path, session: Session) -> None:
     types = types_for(model, "Q4_0", session)
-    run = raw(child(model, types, session.tools, session.workspace.root, 8))
+    run = raw(child(model, types, session.tools, session.workspace.root, 4))
     stored = StreamedModel(model, "cpu").shards.tensors.values()
     layer = 4 * sum(t.n_elements for t in stored if t.name.startswith("model.layers.0."))
     embeddings = 4 * sum(t.n_elements for t in stored if t.name.startswith(("lm_head", "model.embed_tokens")))
@@ -262,7 +262,8 @@ def test_memory_is_one_layer_and_the_embeddings(model: Path, session: Session) -
 @needs_shared
 def test_a_killed_run_goes_on_by_layer(session: Session) -> None:
     work = session.workspace.root
-    command = child(LLAMA, types_for(LLAMA, "Q8_0", session), session.tools, work, 4)
+    source = shorten(LLAMA, work / "short", 3)
+    command = child(source, types_for(source, "Q8_0", session), session.tools, work, 4)
     stop, first = threading.Event(), work / "state" / "layer-0.safetensors"
 
     def wait_for_a_layer() -> None:
@@ -291,7 +292,7 @@ def test_a_killed_run_goes_on_by_layer(session: Session) -> None:
     watcher.join()
     assert kept == done
     assert not (work / "state").exists()
-    assert StreamedModel(work / "scaled", "cpu").n_layers == 6
+    assert StreamedModel(work / "scaled", "cpu").n_layers == 3
 
 
 def test_another_models_tokenizer_is_refused(tmp_path: Path, tools: Toolchain) -> None:
@@ -359,10 +360,11 @@ def test_without_its_backup_mended_autoawq_breaks_the_model(
     assert driver.count("def _compute_best_scale") == 1
     broken.write_text(driver.replace("def _compute_best_scale", "def _not_called"), encoding="utf-8")
     monkeypatch.setattr(autoawq, "_DRIVER", broken)
-    model, calibration = StreamedModel(LLAMA, "cpu"), calibrate(LLAMA, 2, 64)
+    source = shorten(LLAMA, tmp_path / "short", 2)
+    model, calibration = StreamedModel(source, "cpu"), calibrate(source, 2, 64)
     made = scale_with_autoawq(model, calibration, tmp_path / "autoawq", tmp_path / "log", QUIET)
-    with publishing(LLAMA, tmp_path / "scaled") as unfinished:
-        write_checkpoint(LLAMA, unfinished, made.rewrites, QUIET, dtype=torch.float32)
+    with publishing(source, tmp_path / "scaled") as unfinished:
+        write_checkpoint(source, unfinished, made.rewrites, QUIET, dtype=torch.float32)
         written = StreamedModel(unfinished, "cpu")
         with pytest.raises(ToolError, match="changed the function"):
             prove(model, rewritten_layers(model, made.rewrites), written, calibration.held_out, QUIET)

@@ -22,7 +22,7 @@ from ggufkit.refine.grid import Grid
 from ggufkit.refine.solve import solve
 from ggufkit.session import Session
 from tests import tiny
-from tests.integration.test_awq import imatrix_of, kld_of, quantized, raw, to_gguf
+from tests.integration.test_awq import kld_of, quantized, raw, to_gguf
 from tests.shared import CALIBRATION, LLAMA, WIKI_TEST, needs_shared
 
 OPTIONS = RefineOptions(device="cpu")
@@ -174,13 +174,12 @@ def test_the_output_matrix_is_refined_if_asked(checkpoint: Path, session: Sessio
 def test_a_real_model_loses_less(session: Session) -> None:
     tools = session.tools
     base = to_gguf(LLAMA, session)
-    imatrix = imatrix_of(base, 4, tools)
-    before = quantized(base, "Q4_0", tools, imatrix)
+    before = quantized(base, "Q4_0", tools)
     logits = base.with_suffix(".logits")
     raw(argv.base_logits(tools, base, logits, Evaluation(WIKI_TEST, 512, 3), Compute("cpu", None, 2)))
     after = before.with_name("refined.gguf")
     tokenizer = load_tokenizer(LLAMA)
-    calibration = draw(read_texts(CALIBRATION), tokenizer, samples=8, length=512, held_out=2)
+    calibration = draw(read_texts(CALIBRATION), tokenizer, samples=6, length=512, held_out=2)
     refine_gguf(
         before, base, LLAMA, after, calibration,
         options=OPTIONS, reporter=SilentReporter(), state_dir=session.workspace.root / "state",

@@ -156,6 +156,13 @@ def test_what_is_written_must_be_what_was_proved(llama: StreamedModel, tmp_path:
         prove(llama, rewritten_layers(llama, planned), StreamedModel(tmp_path / "wrong", "cpu"), TOKENS, QUIET)
 
 
+@pytest.mark.parametrize("name", ["lm_head.weight", "model.embed_tokens.weight", "model.norm.weight"])
+def test_what_is_not_scaled_must_be_written_as_it_was(llama: StreamedModel, tmp_path: Path, name: str) -> None:
+    write(llama.path, tmp_path / "wrong", {name: lambda weight: weight * 1.001})
+    with pytest.raises(ToolError, match=f"{name} is not what it was"):
+        prove(llama, rewritten_layers(llama, {}), StreamedModel(tmp_path / "wrong", "cpu"), TOKENS, QUIET)
+
+
 def test_other_files_are_copied_and_the_source_is_untouched(llama: StreamedModel, tmp_path: Path) -> None:
     (llama.path / "tokenizer.json").write_text("{}")
     (llama.path / "pytorch_model.bin").write_bytes(b"pickle")

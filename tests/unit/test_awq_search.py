@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import numpy as np
@@ -226,6 +228,36 @@ def test_another_calibration_starts_anew(tmp_path: Path) -> None:
     other = Recording()
     search_scales(model, calibration_of(path, samples=5), other, tmp_path / "state", SilentReporter())
     assert other.asked == [0, 1]
+
+
+def test_wide_inputs_have_their_squares_summed_only(tmp_path: Path) -> None:
+    path = tiny.write_llama(tmp_path / "tiny", width=64)
+    seen: dict[str, bool] = {}
+
+    class Probe(Recording):
+        def search(self, work: LayerWork) -> dict[str, dict[str, Found]]:
+            seen.update({key: moments.full for key, moments in work.moments.items()})
+            return super().search(work)
+
+    search_scales(StreamedModel(path, "cpu"), calibration_of(path), Probe(), tmp_path / "s", SilentReporter())
+    assert seen == {"attn_in": True, "attn_out": True, "mlp_in": True, "mlp_out": False}
+
+
+def test_progress_grows_to_the_end(tmp_path: Path, lib: Any) -> None:
+    path = tiny.write_llama(tmp_path / "tiny", width=64)
+    told: list[float] = []
+
+    class Watched(SilentReporter):
+        @contextmanager
+        def step(self, title: str, total: float | None = None) -> Iterator[Any]:
+            yield SimpleNamespace(update=lambda done, total, note: told.append(done / total))
+
+    types = {"blk.0.attn_q.weight": "Q4_0"}
+    objective = GgmlObjective([Goal("awq", (types,))], lib, 2)
+    search_scales(StreamedModel(path, "cpu"), calibration_of(path), objective, tmp_path / "s", Watched())
+    assert told == sorted(told)
+    assert told[-1] == 1
+    assert len(told) > 10
 
 
 def test_all_goals_are_searched_in_one_run(tmp_path: Path, lib: Any) -> None:

@@ -37,17 +37,27 @@ def vectors(path: Path) -> dict[str, np.ndarray[tuple[int], np.dtype[np.float32]
     }
 
 
+def weaken_output(path: Path) -> None:
+    """Make the output matrix, which is not refined, smaller: a larger norm before it makes up for that."""
+    data, output = bytearray(path.read_bytes()), read_header(path).by_name["output.weight"]
+    weaker = np.frombuffer(data, np.float16, output.n_bytes // 2, output.offset) * np.float16(0.8)
+    data[output.offset : output.offset + output.n_bytes] = weaker.tobytes()
+    path.write_bytes(data)
+
+
 def test_tuned_norms_bring_the_answers_nearer(case: Case) -> None:
+    weaken_output(case.quantized)
     report = case.refine(tune_norms=True)
     assert report.tuning is not None
     assert report.tuning.steps > 0
-    assert report.tuning.after < report.tuning.before
+    assert report.tuning.after < 0.95 * report.tuning.before
     before, after = vectors(case.quantized), vectors(case.out)
     assert set(report.tuning.vectors) == set(before) == NAMES
     for name, values in after.items():
         assert np.array_equal(values, report.tuning.vectors[name])
         assert not np.array_equal(values, before[name])
         assert np.abs(values - before[name]).max() < 0.2
+    assert after["output_norm.weight"].mean() > 1.02
     assert read_header(case.out).metadata["general.refined.tuned_vectors"] == 3
     assert not (case.root / "state").exists()
 
@@ -80,4 +90,4 @@ def test_the_student_answers_as_the_quantized_file_does(case: Case) -> None:
     with torch.no_grad():
         assert torch.allclose(exact.logits(ids), logits(case, None), atol=1e-4)
         off = rounded.logits(ids) - exact.logits(ids)
-    assert 1e-4 < float(off.square().mean() / exact.logits(ids).square().mean()) < 0.2
+        assert 1e-4 < float(off.square().mean() / exact.logits(ids).square().mean()) < 0.2

@@ -1,0 +1,96 @@
+"""What a GPU changes in a build, run by the CPU build of the tools and a made-up list of devices.
+
+Nothing here runs CUDA, and no result says so.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+import ggufkit
+from ggufkit.errors import DeviceMemoryError
+from ggufkit.llama import cuda, toolchain
+from ggufkit.llama.cuda import Gpu
+from ggufkit.records import Toolchain
+from ggufkit.report.timeline import spans
+from ggufkit.streaming import passes
+from tests import tiny
+
+GIB = 1 << 30
+GPUS = tuple(Gpu(i, f"GPU-{i}", "Made-up GPU", "90", 80 * GIB, 79 * GIB) for i in range(2))
+TYPES = ("q4_0", "q5_0", "q8_0")
+
+
+def build(checkpoint: Path, out: Path, **more: object) -> pd.DataFrame:
+    text = tiny.text_file(out.with_suffix(".txt"), 600)
+    request = ggufkit.BuildRequest(
+        str(checkpoint), out, TYPES, corpus=str(text), n_ctx=64, n_chunks=12, bench=False, threads=8
+    )
+    ggufkit.build(replace(request, **more))  # type: ignore[arg-type]
+    return ggufkit.load_results(out).set_index("type")
+
+
+@pytest.fixture
+def on_gpu(tools: Toolchain, monkeypatch: pytest.MonkeyPatch) -> Toolchain:
+    """The CPU's tools, taken for a CUDA build on a machine with two GPUs."""
+    named = replace(tools, backend="cuda")
+    monkeypatch.setattr(toolchain, "find", lambda *_: named)
+    monkeypatch.setattr(cuda, "gpus", lambda: GPUS)
+    return named
+
+
+def test_the_same_figures(checkpoint: Path, tmp_path: Path, tools: Toolchain) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(toolchain, "find", lambda *_: tools)
+        serial = build(checkpoint, tmp_path / "cpu")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(toolchain, "find", lambda *_: replace(tools, backend="cuda"))
+        patch.setattr(cuda, "gpus", lambda: GPUS)
+        beside = build(checkpoint, tmp_path / "gpu")
+    same = ["ppl", "kld_mean", "kld_p99", "same_top_p", "n_chunks", "sha256"]
+    pd.testing.assert_frame_equal(serial[same], beside[same])
+    assert set(beside["backend"]) == {"cpu"}, "what really ran is said"
+    log = (tmp_path / "gpu" / "logs" / "divergence-tiny-llama-Q4_0.log").read_text()
+    assert "-b 1024" in log
+    assert "logits-" in log, "files are compared through named pipes"
+    assert {"KL divergence tiny-llama-Q4_0", "quantize tiny-llama-Q8_0"} <= {
+        s.label for s in spans(tmp_path / "gpu")
+    }
+
+
+@pytest.mark.usefixtures("on_gpu")
+def test_groups_when_memory_holds_few(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ggufkit.pipeline.divergence, "at_once", lambda *_: 2)  # type: ignore[attr-defined]
+    table = build(checkpoint, tmp_path / "out")
+    assert table["kld_mean"].drop("F16").notna().all()
+    assert table["ppl"].notna().all()
+
+
+@pytest.mark.usefixtures("on_gpu")
+def test_a_full_gpu_ends_in_one_file_at_a_time_and_fewer_layers(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, tried = passes.by_pipes, []
+
+    def full(base: object, files: list[object], *rest: object, **how: object) -> object:
+        options = rest[1]
+        tried.append((len(files), options.ngl))  # type: ignore[attr-defined]
+        if len(files) > 1 or options.ngl is None:  # type: ignore[attr-defined]
+            raise DeviceMemoryError("The GPU ran out of memory while evaluating.")
+        return real(base, files, *rest, **how)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(passes, "by_pipes", full)
+    table = build(checkpoint, tmp_path / "out")
+    assert table["kld_mean"].drop("F16").notna().all()
+    assert tried[:3] == [(3, None), (1, None), (1, 1)]
+
+
+@pytest.mark.usefixtures("on_gpu")
+def test_perplexity_alone_on_two_gpus(checkpoint: Path, tmp_path: Path) -> None:
+    table = build(checkpoint, tmp_path / "out", kld=False)
+    assert table["ppl"].notna().all()
+    assert table["kld_mean"].isna().all()
