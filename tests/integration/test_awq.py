@@ -328,7 +328,7 @@ def autoawq_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.usefixtures("autoawq_python")
 @pytest.mark.parametrize("model", [LLAMA, QWEN2], ids=lambda m: m.name)
 def test_native_scales_are_those_of_autoawq(model: Path, tmp_path: Path) -> None:
-    streamed, calibration = StreamedModel(model, "cpu"), calibrate(model, 4, 128)
+    streamed, calibration = StreamedModel(model, "cpu"), calibrate(model, 2, 128)
     made = scale_with_autoawq(streamed, calibration, tmp_path / "autoawq", tmp_path / "log", QUIET)
     found = search_scales(streamed, calibration, AutoAwqObjective(), tmp_path / "state", QUIET)["awq"].scales
     assert len(found) == 3 * streamed.n_layers

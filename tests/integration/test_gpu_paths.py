@@ -31,7 +31,8 @@ def build(checkpoint: Path, out: Path, **more: object) -> pd.DataFrame:
         str(checkpoint), out, TYPES, corpus=str(text), n_ctx=64, n_chunks=12, bench=False, threads=8
     )
     ggufkit.build(replace(request, **more))  # type: ignore[arg-type]
-    return ggufkit.load_results(out).set_index("type")
+    table: pd.DataFrame = ggufkit.load_results(out).set_index("type")
+    return table
 
 
 @pytest.fixture
