@@ -10,11 +10,12 @@ import argparse
 import importlib.util
 import json
 import sys
+import traceback
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from ggufkit.errors import GgufkitError, TokenizerError, UnsupportedArchitecture
+from ggufkit.errors import CheckpointError, GgufkitError, TokenizerError, UnsupportedArchitecture
 from ggufkit.llama import pretokenizers
 
 ERROR_MARK = "ggufkit-error: "
@@ -62,6 +63,17 @@ def _convert(args: argparse.Namespace) -> None:
     except SystemExit as ended:
         if ended.code:
             raise _refusal(args.checkpoint) from None
+    except NotImplementedError as error:
+        if "quant method" not in str(error).lower():
+            raise
+        message = f"{args.checkpoint} is quantized already: {error}."
+        raise CheckpointError(message, hint="Start from the original checkpoint in F32, F16 or BF16.") from error
+    except AssertionError as error:
+        if "max(" not in str(traceback.extract_tb(error.__traceback__)[-1].line):
+            raise
+        message = f"The tokenizer of {args.checkpoint} has ids that the model's vocabulary lacks."
+        hint = "The checkpoint holds another model's tokenizer; download it again."
+        raise TokenizerError(message, hint=hint) from error
 
 
 def _refusal(checkpoint: Path) -> GgufkitError:

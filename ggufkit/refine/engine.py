@@ -24,7 +24,7 @@ from ggufkit.refine.matrices import Owner, refine_matrices
 from ggufkit.refine.norms import Tuning, tune_norms
 from ggufkit.refine.output import TENSOR as OUTPUT
 from ggufkit.refine.output import TwinHead
-from ggufkit.refine.report import Pace, RefineReport, peak_ram, untouched
+from ggufkit.refine.report import Pace, Part, RefineReport, peak_ram, untouched
 from ggufkit.refine.stages import Gathered, TwinLayer
 from ggufkit.refine.state import Outcome, State
 from ggufkit.refine.tensors import Pair, QuantizedRows
@@ -36,6 +36,7 @@ VERSION = 1
 # Held-out text that repeats the calibration text proves nothing. In prose hardly any window occurs twice.
 _WINDOW, _MOST_REPEATED = 16, 0.5
 _MOMENTS_BUDGET = 4 << 30
+_GATHERING = 0.6  # of the time that a group of linears takes
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,7 @@ def refine_gguf(
         base: the F32, F16 or BF16 GGUF that it was made from.
         checkpoint: the Hugging Face checkpoint that the base was converted from.
         state_dir: where finished matrices and hidden states are kept; the same call goes on there. It takes
-            4 * width * tokens bytes eight times over, and is removed at the end.
+            4 * (8 * width + MLP width) * tokens bytes, and is removed at the end.
 
     Memory: two copies of a layer in float32; for the widest input, of n columns, 40 n² bytes of second moments
     and their factors; 60 bytes for each weight of the largest matrices that share an input and a type (q and k,
@@ -175,8 +176,10 @@ class _Refiner:
         groups = [group for stage in twin.stages() for group in passes(stage, _MOMENTS_BUDGET)]
         for number, group in enumerate(groups):
             outputs = following[0] if following and number == len(groups) - 1 else None
-            pace.at(index + number / len(groups), group[0].tensor)
-            gathered = twin.gather(group, outputs)
+            part = Part(
+                pace, index + number / len(groups), _GATHERING / len(groups) / len(self.samples), group[0].tensor
+            )
+            gathered = twin.gather(group, outputs, part.at)
             for key, sums in gathered.items():
                 self._refine(twin, [x for x in group if x.input == key], sums)
         if following and not groups:

@@ -88,6 +88,20 @@ class Pace:
         self.progress.update(done, self.total, note)
 
 
+@dataclass(frozen=True)
+class Part:
+    """A part of a step: it begins at `first` units, and each of its own is `worth` so much of them."""
+
+    pace: Pace
+    first: float
+    worth: float
+    what: str
+
+    def at(self, done: int) -> None:
+        """`done` of the part's own units are finished."""
+        self.pace.at(self.first + done * self.worth, self.what)
+
+
 def _duration(seconds: float) -> str:
     if seconds < 90:
         return f"{seconds:.0f} s"

@@ -11,7 +11,7 @@ from ggufkit.refine.scales import refit, search
 
 # Shares of the mean of diag(H), added to it: for GPTQ as in the paper, for the regression on refined inputs.
 _DAMPING, _RIDGE, _TINY = 0.01, 0.01, 1e-6
-_ROUNDS = 3
+_ROUNDS = 2
 _ROWS_AT_ONCE = {"cpu": 4096, "cuda": 32768}
 
 _Ordered = tuple[torch.Tensor | None, torch.Tensor]

@@ -9,6 +9,7 @@ other's errors, and for those of the layers before.
 from __future__ import annotations
 
 import copy
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,8 +24,9 @@ from ggufkit.refine.taps import Enough, Seen, Tap, replayed, tapped
 
 # Model types whose attention and MLP outputs are added to the hidden states as they are.
 _PLAIN_RESIDUAL = frozenset({"llama", "mistral", "mixtral", "phi3", "qwen2", "qwen2_moe", "qwen3", "qwen3_moe"})
-_ATTENTION_OUTPUT = "attn_out"
-_MLP_INPUT = 2  # as a rank
+_ATTENTION_OUTPUT, _MLP_OUTPUT = "attn_out", "mlp_out"
+_BETWEEN = "between"  # the hidden states between attention and MLP
+_MLP_RANK = 2
 
 
 @dataclass(frozen=True)
@@ -133,8 +135,7 @@ class TwinLayer:
         every = model.linears(self.original, index)
         self.linears, self.others = [x for x in every if refines(x)], [x for x in every if not refines(x)]
         self._scratch = scratch
-        self._kept: tuple[HiddenStates, HiddenStates] | None = None
-        self._between: tuple[HiddenStates, HiddenStates] | None = None
+        self._kept: dict[str, tuple[HiddenStates, HiddenStates]] = {}
 
     def stages(self) -> list[list[Linear]]:
         """The linears in the order of their stages."""
@@ -168,8 +169,7 @@ class TwinLayer:
             InputError: an activation is not finite.
         """
         gathered = {x.input: self._empty(x) for x in linears}
-        keep = self._keep_attention(linears[0]) if _ATTENTION_OUTPUT in gathered and self.sequential else None
-        between = self._keep_between() if self._may_split(linears) else None
+        keep = self._to_keep(linears[0], last=outputs is not None) if self.sequential else {}
         with torch.no_grad():
             for start, first, second in self._batches():
                 of_original, output = self._run(0, first, start, self._taps(gathered, linears, 0, outputs is None))
@@ -178,34 +178,32 @@ class TwinLayer:
                     of_refined, _ = self._run(1, second, start, self._taps(gathered, linears, 1, True))
                 if outputs is not None and output is not None:
                     outputs.write(start, output)
-                if keep is not None:
-                    shape = (*first.shape[:2], -1)
-                    for file, seen in zip(keep, (of_original, of_refined), strict=True):
-                        file.write(start, seen.inputs[_ATTENTION_OUTPUT].view(shape))
-                if between is not None:
-                    for file, seen in zip(between, (of_original, of_refined), strict=True):
-                        file.write(start, seen.between)
+                for what, files in keep.items():
+                    self._write_kept(what, files, start, (of_original, of_refined))
                 self._count(gathered, of_original, of_refined, held_out=start >= self.n_samples)
                 if on_batch is not None:
                     on_batch(start + len(first))
-        self._kept, self._between = keep or self._kept, between or self._between
+        self._kept |= keep
         return gathered
 
     def finish(self, which: int, outputs: HiddenStates) -> None:
         """Write the outputs of the original (0) or of the refined layer (1)."""
         with torch.no_grad():
             for start, *hidden in self._batches():
+                if which == 1 and _MLP_OUTPUT in self._kept:
+                    outputs.write(start, self._last_step(hidden[1], start))
+                    continue
                 _, output = self._run(which, hidden[which], start, [])
                 if output is not None:
                     outputs.write(start, output)
 
     def close(self) -> None:
         """Remove what was kept between stages."""
-        for file in (*(self._kept or ()), *(self._between or ())):
+        for file in itertools.chain.from_iterable(self._kept.values()):
             file.remove()
 
     def _batches(self) -> Iterator[tuple[int, torch.Tensor, torch.Tensor]]:
-        return batches(self._between or self.hidden, self.n_samples, self.model.device)
+        return batches(self._kept.get(_BETWEEN) or self.hidden, self.n_samples, self.model.device)
 
     def _empty(self, linear: Linear) -> Gathered:
         direct = self.sequential and self._is_direct(linear)
@@ -216,24 +214,34 @@ class TwinLayer:
         return Gathered(Moments(width, device), wanted, direct)
 
     def _is_direct(self, linear: Linear) -> bool:
-        return self.model.model_type in _PLAIN_RESIDUAL and linear.input in (_ATTENTION_OUTPUT, "mlp_out")
+        return self.model.model_type in _PLAIN_RESIDUAL and linear.input in (_ATTENTION_OUTPUT, _MLP_OUTPUT)
 
-    def _keep_attention(self, linear: Linear) -> tuple[HiddenStates, HiddenStates]:
-        return self._keep("attention", linear.n_in)
+    def _to_keep(self, linear: Linear, *, last: bool) -> dict[str, tuple[HiddenStates, HiddenStates]]:
+        """Files for what the stages after that of `linear` can start from; `last`: it is the layer's last."""
+        plain = self.model.model_type in _PLAIN_RESIDUAL
+        if linear.input == _ATTENTION_OUTPUT:
+            return self._files(_ATTENTION_OUTPUT, linear.n_in)
+        if plain and _rank(linear.input) == _MLP_RANK and _BETWEEN not in self._kept:
+            return self._files(_BETWEEN, self.model.width)
+        if linear.input == _MLP_OUTPUT and last and _BETWEEN in self._kept:
+            return self._files(_MLP_OUTPUT, linear.n_in)
+        return {}
 
-    def _may_split(self, linears: Sequence[Linear]) -> bool:
-        """Whether the attention is done with, so that what follows may start from the states behind it."""
-        plain = self.sequential and self.model.model_type in _PLAIN_RESIDUAL
-        return plain and self._between is None and _rank(linears[0].input) == _MLP_INPUT
-
-    def _keep_between(self) -> tuple[HiddenStates, HiddenStates]:
-        return self._keep("between", self.model.width)
-
-    def _keep(self, what: str, width: int) -> tuple[HiddenStates, HiddenStates]:
+    def _files(self, what: str, width: int) -> dict[str, tuple[HiddenStates, HiddenStates]]:
         shape = (len(self.hidden[0]), self.hidden[0].n_tokens)
         files = (self._scratch / f"{what}.{name}" for name in ("original", "refined"))
         first, second = (HiddenStates(file, shape, width) for file in files)
-        return first, second
+        return {what: (first, second)}
+
+    @staticmethod
+    def _write_kept(
+        what: str, files: tuple[HiddenStates, HiddenStates], start: int, both: tuple[Seen, Seen]
+    ) -> None:
+        for which, (file, seen) in enumerate(zip(files, both, strict=True)):
+            if what == _BETWEEN:
+                file.write(start, seen.between)
+            elif what == _ATTENTION_OUTPUT or which == 1:  # nobody runs the original's last linear again
+                file.write(start, seen.inputs[what].view(*seen.hidden.shape[:2], -1))
 
     def _taps(self, gathered: dict[str, Gathered], linears: Sequence[Linear], which: int, stop: bool) -> list[Tap]:
         first = {x.input: x.module for x in reversed(linears)}
@@ -246,17 +254,26 @@ class TwinLayer:
         """Run the original (0) or the refined layer (1) on one batch, as far as the taps want."""
         layer, seen = (self.original, self.refined)[which], Seen(hidden)
         kept = None
-        if self._kept is not None and self._between is None:
-            kept = self._kept[which].read(start, start + len(hidden)).to(self.model.device)
+        halfway = _BETWEEN in self._kept
+        if _ATTENTION_OUTPUT in self._kept and not halfway:
+            kept = self._kept[_ATTENTION_OUTPUT][which].read(start, start + len(hidden)).to(self.model.device)
         with tapped(layer, taps, seen), replayed(layer, kept):
             try:
-                output = self._second_half(layer, seen) if self._between else self._whole(layer, hidden)
+                output = self._second_half(layer, seen) if halfway else self._whole(layer, hidden)
             except Enough:
                 return seen, None
+        return seen, self._finite(output)
+
+    def _finite(self, output: torch.Tensor) -> torch.Tensor:
         if not bool(output.isfinite().all()):
             message = f"Layer {self.index} of {self.model.path} gives NaN or infinite activations."
             raise InputError(message, hint="Its weights are damaged, or overflow; check the checkpoint.")
-        return seen, output
+        return output
+
+    def _last_step(self, between: torch.Tensor, start: int) -> torch.Tensor:
+        """The refined layer's output from the known inputs of the MLP's last linear."""
+        known = self._kept[_MLP_OUTPUT][1].read(start, start + len(between)).to(self.model.device)
+        return self._finite(between + self.refined.get_submodule("mlp.down_proj")(known))
 
     def _whole(self, layer: nn.Module, hidden: torch.Tensor) -> torch.Tensor:
         return self.model.forward(self.index, layer, hidden)
@@ -291,4 +308,4 @@ class TwinLayer:
 
 def _rank(key: str) -> int:
     """The stage in which an input becomes known."""
-    return {"attn_in": 0, _ATTENTION_OUTPUT: 1}.get(key, _MLP_INPUT if key.endswith("in") else 3)
+    return {"attn_in": 0, _ATTENTION_OUTPUT: 1}.get(key, _MLP_RANK if key.endswith("in") else 3)

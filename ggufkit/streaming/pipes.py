@@ -13,7 +13,6 @@ import select
 import sys
 import threading
 import time
-from collections import deque
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -106,51 +105,64 @@ def _widen(fd: int) -> None:
 
 
 def _carry(src: int, outs: Sequence[int], ahead: int) -> None:
-    stream = _Stream(len(outs), max(ahead, _BUFFER))
-    threads = [threading.Thread(target=_drain, args=(stream, i, out), daemon=True) for i, out in enumerate(outs)]
+    ring = _Ring(len(outs), max(ahead, _BUFFER))
+    threads = [threading.Thread(target=_drain, args=(ring, i, out), daemon=True) for i, out in enumerate(outs)]
     for thread in threads:
         thread.start()
-    while (block := os.read(src, _BUFFER)) and stream.put(block):
-        pass
-    stream.put(b"")
+    n_bytes = -1
+    while n_bytes and (block := ring.free()) is not None:
+        n_bytes = os.readv(src, [block])
+        ring.filled(n_bytes)
     for thread in threads:
         thread.join()
-    if stream.failed is not None:
-        raise stream.failed
+    if ring.failed is not None:
+        raise ring.failed
 
 
-class _Stream:
-    """Blocks on their way from the writer to each of several readers; a block is dropped when all have taken it."""
+class _Ring:
+    """Blocks of memory on their way from the writer to each of several readers, used again when all have read them.
 
-    def __init__(self, n_readers: int, most: int) -> None:
-        self._queues: list[deque[bytes]] = [deque() for _ in range(n_readers)]
-        self._most = most
-        self._waiting = [0] * n_readers
+    Args:
+        size: bytes of all blocks.
+    """
+
+    def __init__(self, n_readers: int, size: int) -> None:
+        self._blocks: list[bytearray] = []
+        self._lengths = [0] * max(1, size // _BUFFER)
+        self._written, self._read = 0, [0] * n_readers
         self._changed = threading.Condition()
         self.failed: OSError | None = None
 
-    def put(self, block: bytes) -> bool:
-        """Hand a block to all readers once the slowest has room; an empty one is the end. False: a reader is gone."""
+    def free(self) -> memoryview | None:
+        """A block to fill, once the slowest reader has left one; None if a reader is gone."""
         with self._changed:
-            self._changed.wait_for(lambda: self.failed is not None or max(self._waiting) < self._most)
-            if self.failed is not None:
-                return False
-            for i, queue in enumerate(self._queues):
-                queue.append(block)
-                self._waiting[i] += len(block)
-            self._changed.notify_all()
-            return True
+            room = len(self._lengths)
+            self._changed.wait_for(lambda: self.failed is not None or self._written - min(self._read) < room)
+            if len(self._blocks) <= self._written % room:
+                self._blocks.append(bytearray(_BUFFER))
+            return None if self.failed is not None else memoryview(self._blocks[self._written % room])
 
-    def take(self, reader: int) -> bytes:
+    def filled(self, n_bytes: int) -> None:
+        """Hand the block to all readers; 0 bytes are the end."""
+        with self._changed:
+            self._lengths[self._written % len(self._lengths)] = n_bytes
+            self._written += 1
+            self._changed.notify_all()
+
+    def take(self, reader: int) -> memoryview:
         """The next block of a reader; empty at the end, and when another reader is gone."""
         with self._changed:
-            self._changed.wait_for(lambda: self.failed is not None or len(self._queues[reader]) > 0)
+            self._changed.wait_for(lambda: self.failed is not None or self._read[reader] < self._written)
             if self.failed is not None:
-                return b""
-            block = self._queues[reader].popleft()
-            self._waiting[reader] -= len(block)
+                return memoryview(b"")
+            number = self._read[reader] % len(self._lengths)
+            return memoryview(self._blocks[number])[: self._lengths[number]]
+
+    def done(self, reader: int) -> None:
+        """A reader has its block."""
+        with self._changed:
+            self._read[reader] += 1
             self._changed.notify_all()
-            return block
 
     def fail(self, error: OSError) -> None:
         """Note that a reader is gone: nobody waits any more."""
@@ -159,12 +171,12 @@ class _Stream:
             self._changed.notify_all()
 
 
-def _drain(stream: _Stream, reader: int, out: int) -> None:
-    """Write one reader's blocks to its pipe, and close it at the end."""
+def _drain(ring: _Ring, reader: int, out: int) -> None:
+    """Write one reader's blocks to its pipe."""
     try:
-        while block := stream.take(reader):
-            view = memoryview(block)
-            while view:
-                view = view[os.write(out, view) :]
+        while block := ring.take(reader):
+            while block:
+                block = block[os.write(out, block) :]
+            ring.done(reader)
     except OSError as error:
-        stream.fail(error)
+        ring.fail(error)

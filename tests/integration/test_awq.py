@@ -7,6 +7,7 @@ import re
 import shutil
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -41,6 +42,7 @@ from ggufkit.progress import SilentReporter
 from ggufkit.records import Toolchain
 from ggufkit.session import Session
 from tests import tiny
+from tests.integration.run_cli import fails
 from tests.shared import CALIBRATION, LLAMA, QWEN2, WIKI_TEST, needs_shared
 
 QUIET = SilentReporter()
@@ -293,6 +295,47 @@ def test_a_killed_run_goes_on_by_layer(session: Session) -> None:
     assert kept == done
     assert not (work / "state").exists()
     assert StreamedModel(work / "scaled", "cpu").n_layers == 3
+
+
+def edit_config(path: Path, **changes: object) -> None:
+    """Change settings of a checkpoint's config.json."""
+    config = json.loads((path / "config.json").read_text(encoding="utf-8"))
+    (path / "config.json").write_text(json.dumps(config | changes), encoding="utf-8")
+
+
+def other_tokenizer(path: Path) -> None:
+    """Give a checkpoint the tokenizer of a larger vocabulary."""
+    file = path / "tokenizer.json"
+    tokenizer = json.loads(file.read_text(encoding="utf-8"))
+    tokenizer["added_tokens"].append(tokenizer["added_tokens"][0] | {"id": 100_000, "content": "<|other|>"})
+    file.write_text(json.dumps(tokenizer), encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (
+            lambda path: edit_config(path, quantization_config={"quant_method": "awq", "bits": 4}),
+            "quantized already",
+        ),
+        (
+            lambda path: edit_config(path, architectures=["GraniteForCausalLM"], model_type="granite"),
+            "no fold table for Granite",
+        ),
+        (other_tokenizer, "another model's tokenizer"),
+    ],
+    ids=["quantized", "architecture", "tokenizer"],
+)
+@pytest.mark.usefixtures("tools")
+def test_what_cannot_be_scaled_is_refused(
+    tmp_path: Path, checkpoint: Path, damage: Callable[[Path], None], message: str
+) -> None:
+    damage(checkpoint)
+    text = tiny.text_file(tmp_path / "text.txt", lines=3000)
+    out = tmp_path / "out"
+    more = ("--calibration", text, "--calibration-samples", 2, "--out", out)
+    assert message in fails(3, "awq", checkpoint, *more).replace("\n", " ")
+    assert not out.exists()
 
 
 def test_another_models_tokenizer_is_refused(tmp_path: Path, tools: Toolchain) -> None:

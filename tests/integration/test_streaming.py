@@ -17,7 +17,7 @@ from ggufkit.errors import ToolError
 from ggufkit.process import ToolOutput
 from ggufkit.streaming import pipes
 from ggufkit.streaming.group import Task, run_together
-from ggufkit.streaming.pipes import _Stream
+from ggufkit.streaming.pipes import _Ring
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
 
@@ -79,22 +79,31 @@ def test_a_slow_reader_holds_the_others_back_and_nothing_piles_up(tmp_path: Path
     assert me.memory_info().rss - before < 48 << 20
 
 
-def test_the_writer_may_be_ahead_by_a_bound(tmp_path: Path) -> None:
-    wait_free = _Stream(2, 4 << 20)
+def test_the_writer_may_be_ahead_by_a_bound() -> None:
+    ring, written = _Ring(2, 4 << 20), []
     done = threading.Event()
 
     def write() -> None:
-        for _ in range(6):
-            wait_free.put(bytes(1 << 20))
+        for number in range(6):
+            block = ring.free()
+            assert block is not None
+            block[:1] = bytes([number])
+            ring.filled(1)
+            written.append(number)
         done.set()
 
+    def read(reader: int) -> int:
+        value = ring.take(reader)[0]
+        ring.done(reader)
+        return value
+
     threading.Thread(target=write, daemon=True).start()
-    for _ in range(4):
-        assert wait_free.take(0)  # the fast reader takes all there are
-    assert not done.wait(0.2)  # the slow one has taken none: the writer waits at the bound
-    assert wait_free.take(1)
-    assert wait_free.take(1)
+    assert [read(0) for _ in range(4)] == [0, 1, 2, 3]
+    assert not done.wait(0.2)  # the slow reader has taken none: the writer waits at the bound
+    assert written == [0, 1, 2, 3]
+    assert [read(1) for _ in range(2)] == [0, 1]
     assert done.wait(2)
+    assert [read(0), read(0), read(1)] == [4, 5, 2]
 
 
 def test_a_pump_that_is_cancelled_before_anybody_came(tmp_path: Path) -> None:

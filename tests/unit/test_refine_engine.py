@@ -21,7 +21,7 @@ from ggufkit.layers import StreamedModel, to_file_rows
 from ggufkit.llama.gguf import read_header
 from ggufkit.progress import SilentReporter
 from ggufkit.refine.engine import RefineOptions, RefineReport, refine_gguf
-from ggufkit.refine.report import Pace
+from ggufkit.refine.report import Pace, Part
 from ggufkit.refine.solve import solve
 from ggufkit.refine.tensors import Pair
 from tests import tiny
@@ -217,7 +217,7 @@ def test_progress_says_how_long_it_will_take(case: Case) -> None:
     pace = Pace(Watched(), first=1, total=5, started=time.monotonic() - 60)
     pace.at(1, "blk.1.attn_q.weight")
     pace.at(2, "blk.2.attn_q.weight")
-    pace.at(4, "blk.4.attn_q.weight")
+    Part(pace, first=3, worth=0.1, what="blk.4.attn_q.weight").at(10)
     assert notes == ["blk.1.attn_q.weight", "blk.2.attn_q.weight, 3 min left", "blk.4.attn_q.weight, 20 s left"]
 
 
