@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -89,12 +90,14 @@ def scale(
     """
     recipes = [_recipe(checkpoint, w, calibration, options, session) for w in wanted]
     stale = [w for w, r in zip(wanted, recipes, strict=True) if session.force or staleness(r, w.output)]
+    started = time.monotonic()
     made = _scale(checkpoint, stale, calibration, options, session) if stale else {}
+    seconds = round(time.monotonic() - started, 3)
 
     def publish(one: Wanted, partial: Path) -> Made:
         scaled = made[one.label]
         scaled.path.rename(partial)
-        return Made(notes={"label": one.label, **calibration.notes(), **scaled.notes()})
+        return Made(notes={"label": one.label, "tool_s": seconds, **calibration.notes(), **scaled.notes()})
 
     return [
         ensure(r, w.output, lambda p, w=w: publish(w, p), force=session.force, explain=session.explainer)  # type: ignore[misc]

@@ -27,7 +27,7 @@ from ggufkit.layers import HiddenStates, Linear, Moments, StreamedModel, embed, 
 from ggufkit.llama.libggml import LibGgml
 from ggufkit.progress import Progress, Reporter
 
-VERSION = 2
+VERSION = 3
 _WIDEST_GRAM = 8192
 
 

@@ -2,18 +2,18 @@
 
 A candidate is s = (rms of the input ^ share / rms of the weights' columns ^ (1 - share)) ^ strength, for each
 channel; at strength 1 it undoes any earlier scaling of the channels, whatever the share. The identity is a
-candidate too. A candidate's score is the mean, over tensors and requested types, of
+candidate too. A candidate's error under a type is the mean, over tensors, of
 
     tr(Δ H Δᵀ) / tr(W H Wᵀ),    Δ = Q(W · s) / s - W,    H = E[x xᵀ],
 
-with Q the toolchain's own quantizer, given E[x²] / s² as importance where the variant uses a matrix.
+with Q the toolchain's own quantizer, given E[x²] / s² as importance where the variant uses a matrix. Its score is
+the mean, over requested types, of that error relative to the identity's: a coarse type counts no more than a fine one.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 
@@ -48,7 +48,7 @@ class Goal:
 
     Args:
         name: what the result is called by: "awq", "awq+imatrix", "awq-Q4_0".
-        types: one mapping per requested type; their mean error counts.
+        types: one mapping per requested type; the mean of their errors, each relative to what it was, counts.
         importance: whether quantization will be given an importance matrix.
     """
 
@@ -104,24 +104,34 @@ def best_scales(
     fold: Fold, targets: Sequence[Target], goal: Goal, heads: Heads, lib: LibGgml, pool: Executor
 ) -> Found:
     """Search the scales of one fold; `pool` runs the quantizer on several candidates at once."""
-    kinds = [Counter(t for types in goal.types if (t := _type_of(types, x))) for x in targets]
-    judged = [(target, kind) for target, kind in zip(targets, kinds, strict=True) if kind]
+    kinds = [[_type_of(types, target) for types in goal.types] for target in targets]
+    judged = [(target, of) for target, of in zip(targets, kinds, strict=True) if any(of)]
     if not judged:
         return Found(None, IDENTITY, 0.0, 0.0)
     options = candidates(fold, targets, heads)
 
-    def scores(names: Sequence[str], n_weights: int) -> dict[str, float]:
+    def errors(names: Sequence[str], n_weights: int) -> torch.Tensor:
+        """By type and candidate: (types, names)."""
         columns = [column_scales(fold, options[name], heads) for name in names]
-        totals = torch.zeros(len(names), dtype=torch.float64)
-        for target, kind in judged:
-            totals += _errors(target, kind, columns, n_weights, goal.importance, lib, pool)
-        return dict(zip(names, (totals / len(judged) / len(goal.types)).tolist(), strict=True))
+        made = torch.zeros(len(goal.types), len(names), dtype=torch.float64)
+        for target, of in judged:
+            by_kind = _errors(target, {k for k in of if k}, columns, n_weights, goal.importance, lib, pool)
+            made += torch.stack([by_kind[k] if k else made.new_zeros(len(names)) for k in of])
+        return made / len(judged)
 
-    rough = scores(list(options), _FEW_WEIGHTS)
-    challengers = sorted((n for n in options if n != IDENTITY), key=rough.__getitem__)[:_FINALISTS]
-    final = scores([IDENTITY, *challengers], _MOST_WEIGHTS)
-    best = min(final, key=final.__getitem__)
-    return Found(None if best == IDENTITY else options[best], best, final[IDENTITY], final[best])
+    names = list(options)
+    rough = _relative(errors(names, _FEW_WEIGHTS))[1:]
+    finalists = [IDENTITY, *(names[1 + i] for i in rough.argsort(stable=True)[:_FINALISTS].tolist())]
+    final = errors(finalists, _MOST_WEIGHTS)
+    best = int(_relative(final).argmin())
+    before, after = final.mean(0)[[0, best]].tolist()
+    return Found(None if best == 0 else options[finalists[best]], finalists[best], before, after)
+
+
+def _relative(errors: torch.Tensor) -> torch.Tensor:
+    """Errors (types, candidates) -> their mean over types, each relative to the first candidate's: (candidates,)."""
+    identity = errors[:, :1]
+    return torch.where(identity > 0, errors / identity, 1.0).mean(0)
 
 
 def _type_of(types: Types, target: Target) -> str | None:
@@ -147,14 +157,14 @@ def candidates(fold: Fold, targets: Sequence[Target], heads: Heads) -> dict[str,
 
 def _errors(
     target: Target,
-    kinds: Mapping[str, int],
+    kinds: Collection[str],
     columns: Sequence[torch.Tensor],
     n_weights: int,
     importance: bool,
     lib: LibGgml,
     pool: Executor,
-) -> torch.Tensor:
-    """The relative output error of one target for each candidate, summed over its types: (candidates,).
+) -> dict[str, torch.Tensor]:
+    """The relative output error of one target for each candidate, (candidates,), by the types that it may get.
 
     Judged on about `n_weights` of its weights.
     """
@@ -170,12 +180,12 @@ def _errors(
         return target.output_power(rounded / scales - part)
 
     jobs = [(c, kind, start) for c in range(len(columns)) for kind in kinds for start in range(0, len(rows), step)]
-    errors = torch.zeros(len(columns), dtype=torch.float64)
+    errors = {kind: torch.zeros(len(columns), dtype=torch.float64) for kind in kinds}
     if norm > 0:
         with single_threaded():
-            made = pool.map(lambda job: kinds[job[1]] * error(columns[job[0]], job[1], job[2]), jobs)
-            for (candidate, _, _), value in zip(jobs, made, strict=True):
-                errors[candidate] += value / norm
+            made = pool.map(lambda job: error(columns[job[0]], job[1], job[2]), jobs)
+            for (candidate, kind, _), value in zip(jobs, made, strict=True):
+                errors[kind][candidate] += value / norm
     return errors
 
 

@@ -42,7 +42,7 @@ def write(rows: Sequence[ResultRow], root: Path, wish: Wish | None = None) -> No
 
     wish = wish or Wish()
     tables.save(rows, root)
-    summary = summarize(load_entries(rows, root), wish, spans(root))
+    summary = summarize(load_entries(rows, root), wish, spans(root, rows[0].name if rows else ""))
     write_atomically(root / "report.md", render_markdown(summary))
     write_atomically(root / "report.html", render_html(summary))
     write_atomically(_stamp(root), json.dumps(_state(rows, root, wish)) + "\n")

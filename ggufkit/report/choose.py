@@ -27,13 +27,21 @@ def loss(entry: Entry) -> float | None:
     return 0.0 if entry.is_base else row.ppl
 
 
+_SAME_SIZE = 1.001
+
+
 def pareto(entries: Sequence[Entry]) -> list[Entry]:
-    """The files that no other beats in both size and quality, the smallest first."""
+    """The files that no other beats in both size and quality, the smallest first.
+
+    Sizes that differ by less than a thousandth are equal: metadata alone makes such a difference.
+    """
     front: list[Entry] = []
     measured = [(e, value) for e in entries if (value := loss(e)) is not None]
     best = float("inf")
     for entry, value in sorted(measured, key=lambda pair: (pair[0].row.size_bytes, pair[1])):
         if value < best:
+            while front and entry.row.size_bytes <= _SAME_SIZE * front[-1].row.size_bytes:
+                front.pop()
             front.append(entry)
             best = value
     return front

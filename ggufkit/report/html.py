@@ -108,7 +108,7 @@ def _figures(summary: Summary) -> list[Figure]:
          plots.composition(summary.entries)),
         ("How the loss is spread", "Most tokens hardly change; the worst ones tell types apart.",
          plots.percentiles(summary.quality)),
-        ("Where the time went", "The steps of the last build, by their start.", plots.timeline(summary.spans)),
+        ("Where the time went", "The steps of the last build, from the start of the first.", plots.timeline(summary.spans)),
     )  # fmt: skip
     # Drawn here by matplotlib, with every name in it escaped.
     return [Figure(title, caption, Markup(svg)) for title, caption, svg in drawn if svg is not None]

@@ -119,7 +119,7 @@ def timeline(spans: Sequence[Span]) -> str | None:
         bar[0].set_gid(_tip(f"{span.label}: {span.seconds:.1f} s on {span.resource}, from {span.start:.1f} s"))
     axes.set_yticks(range(len(spans)), [s.label for s in spans])
     axes.set_ylim(len(spans) - 0.4, -0.6)
-    axes.set_xlabel("seconds since the first step began")
+    axes.set_xlabel("seconds")
     _style(axes, "x")
     _legend(axes, len(resources))
     return _svg(figure, "Timeline of the build")
@@ -151,11 +151,22 @@ def _scatter(
         axes.set_yscale("log")
         _plain_ticks(axes.yaxis)
     axes.margins(x=0.15, y=0.14)
+    axes.ticklabel_format(axis="x", useOffset=False)
+    if front:
+        _widen(axes, max(float(x_of(e) or 0) for e in shown))
     axes.set_xlabel(x_label)
     axes.set_ylabel("mean KL divergence (nats)" if with_kld else "perplexity")
     _style(axes, "both")
     _legend(axes, 3)
     return _svg(figure, f"Quality against {name}")
+
+
+def _widen(axes: Any, largest: float) -> None:
+    """Show files that differ by their metadata only as what they are: of one size."""
+    low, high = axes.get_xlim()
+    if high - low < 0.1 * largest:
+        middle = (low + high) / 2
+        axes.set_xlim(middle - 0.05 * largest, middle + 0.05 * largest)
 
 
 def _y(entry: Entry, with_kld: bool) -> float | None:

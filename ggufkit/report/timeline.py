@@ -35,9 +35,13 @@ class Span:
     seconds: float
 
 
-def spans(root: Path) -> list[Span]:
-    """The steps of the last build in a directory, by their start; what was made long before it is left out."""
-    found = sorted(_all(root))
+def spans(root: Path, model: str = "") -> list[Span]:
+    """The steps of the last build in a directory, by their start; what was made long before it is left out.
+
+    Args:
+        model: the name that the files' names begin with, which labels leave out.
+    """
+    found = sorted(_all(root, model))
     last: list[tuple[float, float, str, str]] = []
     for begun, ended, label, resource in found:
         if last and begun - max(end for _, end, _, _ in last) > _PAUSE_S:
@@ -47,14 +51,14 @@ def spans(root: Path) -> list[Span]:
     return [Span(label, resource, begun - first, ended - begun) for begun, ended, label, resource in last]
 
 
-def _all(root: Path) -> Iterator[tuple[float, float, str, str]]:
+def _all(root: Path, model: str) -> Iterator[tuple[float, float, str, str]]:
     """Begin and end in seconds, label and resource of every step."""
     workspace = Workspace(root)
     for place in (root, workspace.private, workspace.measurements):
         for file in place.glob(f"*{SUFFIX}"):
             made = read_manifest(file.with_name(file.name.removesuffix(SUFFIX)))
             if made is not None and made.step in _TITLES:
-                yield _span(made, file.name.removesuffix(SUFFIX))
+                yield _span(made, file.name.removesuffix(SUFFIX).removeprefix(f"{model}-"))
 
 
 def _span(made: Manifest, name: str) -> tuple[float, float, str, str]:

@@ -58,9 +58,7 @@ def test_the_same_figures(checkpoint: Path, tmp_path: Path, tools: Toolchain) ->
     log = (tmp_path / "gpu" / "logs" / "divergence-tiny-llama-Q4_0.log").read_text()
     assert "-b 1024" in log
     assert "logits-" in log, "files are compared through named pipes"
-    assert {"KL divergence tiny-llama-Q4_0", "quantize tiny-llama-Q8_0"} <= {
-        s.label for s in spans(tmp_path / "gpu")
-    }
+    assert {"KL divergence Q4_0", "quantize Q8_0"} <= {s.label for s in spans(tmp_path / "gpu", "tiny-llama")}
 
 
 @pytest.mark.usefixtures("on_gpu")

@@ -132,6 +132,22 @@ def test_several_types_count_by_their_mean(lib: Any, pool: Executor) -> None:
     assert mixed.before == pytest.approx(one.before / 2)
 
 
+def test_a_coarse_type_counts_no_more_than_a_fine_one(pool: Executor) -> None:
+    class Coarse(Rounding):
+        def rounded(self, weights: Floats, type_name: str, importance: Floats | None = None) -> Floats:
+            made = super().rounded(weights, type_name, importance)
+            fine, coarse = weights + np.float32(0.01) * (made - weights), weights * np.float32(0.5)
+            return cast(Floats, coarse if type_name == "Q2_K" else fine)
+
+    planted = torch.ones(64)
+    planted[5] = 60.0
+    coarse = dict.fromkeys(TYPES, "Q2_K")
+    goal = Goal("awq", (TYPES, coarse))
+    found = best_scales(FOLD, problem(planted), goal, ONE, cast(LibGgml, Coarse()), pool)
+    alone = best_scales(FOLD, problem(planted), Goal("awq", (TYPES,)), ONE, cast(LibGgml, Coarse()), pool)
+    assert found.candidate == alone.candidate != IDENTITY
+
+
 @pytest.mark.parametrize("types", [{}, {"blk.0.a.weight": "F16", "blk.0.b.weight": "bf16"}])
 def test_float_types_need_no_scales(lib: Any, pool: Executor, types: dict[str, str]) -> None:
     found = best_scales(FOLD, problem(torch.ones(64)), Goal("awq", (types,)), ONE, lib, pool)

@@ -49,7 +49,7 @@ def test_the_page_is_whole_small_and_self_contained(made: Path) -> None:
     checker = _Checker()
     checker.feed(page)
     assert checker.outside == []
-    assert checker.tags.count("svg") == 4
+    assert checker.tags.count("svg") == 5
     assert len(checker.ids) == len(set(checker.ids))
     assert len(page.encode()) < 2_000_000
     assert "@import" not in page

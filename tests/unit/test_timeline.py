@@ -30,16 +30,16 @@ def build(root: Path) -> Path:
 
 
 def test_spans_of_the_last_build(tmp_path: Path) -> None:
-    assert spans(build(tmp_path)) == [
-        Span("importance matrix m-F16", "CUDA", 0.0, 4.0),
-        Span("quantize m-Q4_0", "CPU", 0.5, 2.0),
-        Span("quantize m-Q8_0", "CPU", 1.0, 1.0),
-        Span("KL divergence m-Q4_0", "CUDA", 5.0, 10.0),
+    assert spans(build(tmp_path), "m") == [
+        Span("importance matrix F16", "CUDA", 0.0, 4.0),
+        Span("quantize Q4_0", "CPU", 0.5, 2.0),
+        Span("quantize Q8_0", "CPU", 1.0, 1.0),
+        Span("KL divergence Q4_0", "CUDA", 5.0, 10.0),
     ]
 
 
 def test_a_drawing(tmp_path: Path) -> None:
-    drawn = plots.timeline(spans(build(tmp_path)))
+    drawn = plots.timeline(spans(build(tmp_path), "m"))
     assert drawn is not None
-    assert "KL divergence m-Q4_0: 10.0 s on CUDA" in drawn
+    assert "KL divergence Q4_0: 10.0 s on CUDA" in drawn
     assert plots.timeline([]) is None
