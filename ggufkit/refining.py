@@ -102,7 +102,13 @@ def _refine(
         checkpoint.path,
         partial,
         calibration,
-        options=RefineOptions(sequential=options.sequential, device=options.device),
+        options=RefineOptions(
+            sequential=options.sequential,
+            device=options.device,
+            act_order=options.act_order,
+            include_output=options.include_output,
+            tune_norms=options.tune_norms,
+        ),
         reporter=session.reporter,
         state_dir=session.workspace.private / f"refine-{partial.name.removesuffix('.gguf.partial')}",
     )

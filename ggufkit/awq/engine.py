@@ -54,6 +54,7 @@ class Scaled:
         """What the manifest says about it."""
         notes = self.proof.notes()
         if self.searched is not None:
+            notes["types_scored_together"] = len(self.goal.types)
             notes["error_ratio"] = self.searched.mean_gain
             notes["folds"] = {n: [f.candidate, f.before, f.after] for n, f in self.searched.found.items()}
         return notes
