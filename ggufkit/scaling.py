@@ -22,7 +22,7 @@ from ggufkit.steps import Made, Recipe, Result, ensure, staleness
 if TYPE_CHECKING:
     from ggufkit.awq.engine import Scaled
 
-STEP, VERSION = "awq", 1
+STEP, VERSION = "awq", 2
 ENGINES = ("native", "autoawq")
 OBJECTIVES = ("ggml", "autoawq")
 DTYPES = ("source", "float32")

@@ -78,9 +78,10 @@ def refine_gguf(
         state_dir: where finished matrices and hidden states are kept; the same call goes on there. It takes
             4 * (8 * width + MLP width) * tokens bytes, and is removed at the end.
 
-    Memory: two copies of a layer in float32; for the widest input, of n columns, 40 n² bytes of second moments
-    and their factors; 60 bytes for each weight of the largest matrices that share an input and a type (q and k,
-    gate and up); one batch of tokens, and the held-out tokens' inputs and outputs. Files are mapped or streamed.
+    Memory, at most: two copies of a layer in float32; for the widest input, of n columns, 60 n² bytes of second
+    moments and their factors; 60 bytes for each weight of the largest matrices that share an input and a type (q
+    and k, gate and up); a batch of tokens, and the held-out tokens' inputs and outputs. Files are mapped.
+    `tune_norms` holds the whole model in float32.
 
     Raises:
         GgufError: the files are damaged, do not belong together, or have been refined already.
