@@ -23,9 +23,6 @@ if TYPE_CHECKING:
     from ggufkit.awq.engine import Scaled
 
 STEP, VERSION = "awq", 2
-ENGINES = ("native", "autoawq")
-OBJECTIVES = ("ggml", "autoawq")
-DTYPES = ("source", "float32")
 
 
 @dataclass(frozen=True)

@@ -45,6 +45,10 @@ VARIANTS = (
 
 BY_NAME = {variant.name: variant for variant in VARIANTS}
 
+AWQ_ENGINES = ("native", "autoawq")
+AWQ_OBJECTIVES = ("ggml", "autoawq")
+AWQ_DTYPES = ("source", "float32")
+
 
 def resolve(names: tuple[str, ...]) -> tuple[Variant, ...]:
     """The variants of a list of names, in the order of the table.

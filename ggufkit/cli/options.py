@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import click
 
-from ggufkit import backends, machine, scaling
+from ggufkit import backends, machine, variants
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
@@ -119,11 +119,11 @@ def calibration_options(command: Command) -> Command:
 def awq_options(command: Command) -> Command:
     """--awq-engine, --awq-objective, --awq-dtype, --awq-per-type."""
     return _all(
-        click.option("--awq-engine", type=click.Choice(scaling.ENGINES), default="native", show_default=True,
+        click.option("--awq-engine", type=click.Choice(variants.AWQ_ENGINES), default="native", show_default=True,
                      help="Ours, or AutoAWQ in an environment of its own."),
-        click.option("--awq-objective", type=click.Choice(scaling.OBJECTIVES), default="ggml", show_default=True,
+        click.option("--awq-objective", type=click.Choice(variants.AWQ_OBJECTIVES), default="ggml", show_default=True,
                      help="What our engine minimizes: the error under llama.cpp's types, or AutoAWQ's."),
-        click.option("--awq-dtype", type=click.Choice(scaling.DTYPES), default="source", show_default=True,
+        click.option("--awq-dtype", type=click.Choice(variants.AWQ_DTYPES), default="source", show_default=True,
                      help="Of the scaled checkpoint; float32 loses nothing."),
         click.option("--awq-per-type", is_flag=True, help="Scales for each type, not for their mean."),
     )(command)  # fmt: skip
