@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -68,18 +69,20 @@ def test_killed_at_random_moments(tmp_path: Path, tools: Toolchain) -> None:
     expected = contents(tmp_path / "whole")
 
     moments = random.Random(7)
-    killed = 0
-    for number in range(MOMENTS):
+    shares = [moments.uniform(0.05, 0.97) for _ in range(MOMENTS)]
+
+    def kill_and_repeat(number: int) -> bool:
+        """Whether the build was still running at its moment."""
         out = tmp_path / f"out{number}"
         watcher = Watcher(out)
         watcher.start()
         running = subprocess.Popen(
             command(model, corpus, out), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
-        time.sleep(moments.uniform(0.05, 0.97) * duration)
-        if running.poll() is None:
+        time.sleep(shares[number] * duration)
+        killed = running.poll() is None
+        if killed:
             os.kill(running.pid, signal.SIGKILL)
-            killed += 1
         running.wait()
         again = subprocess.run(command(model, corpus, out), capture_output=True, text=True, check=False)
         watcher.done.set()
@@ -89,7 +92,11 @@ def test_killed_at_random_moments(tmp_path: Path, tools: Toolchain) -> None:
         assert contents(out) == expected
         assert not list(out.glob("*.partial"))
         assert all(read_manifest(f) is not None for f in out.glob("*.gguf"))
-    assert killed >= MOMENTS // 2
+        return killed
+
+    with ThreadPoolExecutor(2) as pool:
+        killed = list(pool.map(kill_and_repeat, range(MOMENTS)))
+    assert sum(killed) >= MOMENTS // 2
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
