@@ -49,7 +49,7 @@ def compute(session: Session, ngl: int | None, threads: int, n_ctx: int = 512) -
     """How llama-perplexity computes.
 
     On a GPU it gets batches of 1024 tokens instead of 2048: the host, which is what waits with a large vocabulary,
-    moves and sorts half as many logits at a time. Perplexity stays as it is in F16 and moves by some 1e-5 of itself
+    moves and sorts half as many logits at a time. Perplexity moves in its tenth digit in F16 and by some 1e-5 of itself
     in quantized files, whose kernels depend on the batch.
     """
     batch = _GPU_BATCH if session.tools.backend != "cpu" and n_ctx <= _GPU_BATCH else None
