@@ -11,6 +11,7 @@ import pytest
 
 import ggufkit
 from ggufkit import process
+from ggufkit.corpus import WIKITEXT2_TEST_SHA256
 from ggufkit.llama import argv, logs
 from ggufkit.manifest import read_manifest
 from ggufkit.records import Toolchain
@@ -80,7 +81,7 @@ def test_the_table_keeps_the_contract(built: tuple[Path, Path]) -> None:
     assert set(table["file"]) == {f"{model.name}-{k}.gguf" for k in ("F16", "Q8_0", "Q5_K_M", "Q4_K_M")}
     assert table["pp_tps"].isna().all(), "what was not measured is missing, not 0"
     assert (table["n_chunks"] == int(CHUNKS)).all()
-    assert (table["corpus_sha256"] == ggufkit.corpus.WIKITEXT2_TEST_SHA256).all()
+    assert (table["corpus_sha256"] == WIKITEXT2_TEST_SHA256).all()
     assert table["backend"].unique().tolist() == ["cpu"]
     for row in table.itertuples():
         manifest = read_manifest(out / str(row.file))
