@@ -4,7 +4,8 @@
 
 Raw: convert, quantize each type, then llama-perplexity on each file. `ggufkit build` does the same, and measures KL
 divergence in addition. MODEL may be `qwen2.5-0.5b-shape`: random weights of that shape with llama.cpp's own copy of
-the Qwen2 vocabulary. The toolchain is built before anything is timed.
+the Qwen2 vocabulary. The toolchain is built before anything is timed. `--raw-tools` names llama.cpp as its own README
+builds it, which is what a script of raw commands runs; without it they run ggufkit's build, and gain by it, too.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -24,6 +26,7 @@ from ggufkit.llama import argv, cuda, logs, toolchain
 from ggufkit.llama.argv import Compute, Evaluation
 from ggufkit.progress import SilentReporter
 from ggufkit.records import Toolchain
+from ggufkit.report import timeline
 
 SHAPE = "qwen2.5-0.5b-shape"
 TYPES = ("Q8_0", "Q5_K_M", "Q4_K_M")
@@ -35,6 +38,7 @@ TYPES = ("Q8_0", "Q5_K_M", "Q4_K_M")
 @click.option("--chunks", type=int, help="Fewer chunks than the whole text has.")
 @click.option("--vocabulary", type=click.Path(path_type=Path), help="ggml-vocab-qwen2.gguf, for the random model.")
 @click.option("--backend", default="cuda", show_default=True)
+@click.option("--raw-tools", type=click.Path(exists=True, path_type=Path), help="Binaries for the raw commands.")
 @click.option("--keep", type=click.Path(path_type=Path), help="Work here, and leave the files.")
 @click.option("--save/--no-save", "record", default=True, show_default=True)
 def main(
@@ -43,6 +47,7 @@ def main(
     chunks: int | None,
     vocabulary: Path | None,
     backend: str,
+    raw_tools: Path | None,
     keep: Path | None,
     record: bool,
 ) -> None:
@@ -51,17 +56,26 @@ def main(
     root = keep or Path(tempfile.mkdtemp(prefix="ggufkit-gpu-"))
     checkpoint = _checkpoint(model, vocabulary, tools, root)
     evaluation = Evaluation(corpus.resolve(), n_chunks=chunks)
-    raw, estimates = _raw(tools, checkpoint, evaluation, root / "raw")
+    plain = tools if raw_tools is None else replace(tools, dir=raw_tools.resolve())
+    raw, estimates = _raw(plain, checkpoint, evaluation, root / "raw")
     ours = _ggufkit(checkpoint, evaluation, backend, root / "ours")
     _compare(root / "ours", estimates)
     total = sum(raw.values())
     for name, seconds in raw.items():
         click.echo(f"raw {name:<18} {seconds:7.1f} s")
+    spans = timeline.spans(root / "ours", checkpoint.name)
+    for span in spans:
+        click.echo(f"ggufkit {span.label:<22} {span.start:6.1f} s + {span.seconds:6.1f} s on {span.resource}")
     click.echo(f"raw total {total:17.1f} s\nggufkit build {ours:13.1f} s\nratio {ours / total:22.3f}")
     if record:
         device = ", ".join(gpu.name for gpu in cuda.gpus()) or machine.cpu_name()
         rows = [Row(checkpoint.name, round(total, 2), round(ours, 2))]
-        steps: dict[str, object] = {"raw_steps_s": {k: round(v, 2) for k, v in raw.items()}, "chunks": chunks}
+        steps: dict[str, object] = {
+            "raw_tools": "ggufkit's build" if raw_tools is None else "llama.cpp's own build",
+            "raw_steps_s": {k: round(v, 2) for k, v in raw.items()},
+            "ggufkit_steps_s": {s.label: [round(s.start, 2), round(s.start + s.seconds, 2)] for s in spans},
+            "chunks": chunks,
+        }
         click.echo(save("gpu", tools, device, rows, steps))
 
 

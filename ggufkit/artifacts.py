@@ -76,16 +76,16 @@ class Artifacts:
         return convert.convert(self._scaled(fold), self.job.scaled_base_output(fold), options, self.session)
 
     def _scaled(self, fold: str) -> Checkpoint:
-        """The scaled checkpoint: all that the job needs are made in one run over the calibration text."""
+        """The scaled checkpoint."""
+        return scaling.as_checkpoint(self._once("scaled", self._scale)[fold], self._checkpoint())
+
+    def _scale(self) -> dict[str, Result]:
+        """All scaled checkpoints that the job needs, by their label, made in one run over the calibration text."""
         job, corner = self.job, self.session.workspace.private
         wanted = [Wanted(s, corner / s.replace("+", "-"), self._types(s), "imatrix" in s) for s in job.scalings]
         options = job.request.scaling_options
-        original = self._checkpoint()
-        done = self._once(
-            "scaled", lambda: scaling.scale(original, wanted, self.calibration(), options, self.session)
-        )
-        result = next(r for w, r in zip(wanted, done, strict=True) if w.label == fold)
-        return scaling.as_checkpoint(result, original)
+        done = scaling.scale(self._checkpoint(), wanted, self.calibration(), options, self.session)
+        return {w.label: result for w, result in zip(wanted, done, strict=True)}
 
     def _types(self, fold: str) -> tuple[dict[str, str], ...]:
         base = self.base_file().path

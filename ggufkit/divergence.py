@@ -16,7 +16,7 @@ from pathlib import Path
 from ggufkit import machine, offload, perplexity
 from ggufkit.corpus import Corpus
 from ggufkit.errors import DeviceMemoryError, ResourceError, ToolOutputError
-from ggufkit.llama import cuda, logs, memory
+from ggufkit.llama import logs, memory
 from ggufkit.llama.gguf import read_header
 from ggufkit.llama.kld import FEWEST_VALUES, Divergence, scored
 from ggufkit.manifest import read_manifest
@@ -263,7 +263,7 @@ class _Work:
 
     def _device_free(self) -> int | None:
         """Free memory of the GPUs; None where there are none, or nobody tells."""
-        gpus = cuda.gpus() if self.session.tools.backend == "cuda" else ()
+        gpus = offload.gpus(self.session)
         return sum(gpu.memory_free for gpu in gpus) if gpus else None
 
     def _keep(self, file: GgufFile) -> Result:

@@ -187,7 +187,7 @@ def prepare(request: BuildRequest, reporter: Reporter) -> Job:
     model = _model(request, reporter)
     name = model.name if isinstance(model, Checkpoint) else sources.name_of(model.path)
     out = (request.out or Path(name)).expanduser()
-    _refuse_inside(out, model)
+    refuse_inside(out, model)
     text = corpus.find(request.corpus, reporter) if request.evaluate else None
     _require_checkpoint(chosen, model)
     calibration = None
@@ -232,7 +232,8 @@ def _require_checkpoint(chosen: tuple[Variant, ...], model: Checkpoint | GgufFil
         folds_of(model.architecture)
 
 
-def _refuse_inside(out: Path, model: Checkpoint | GgufFile) -> None:
+def refuse_inside(out: Path, model: Checkpoint | GgufFile) -> None:
+    """Raise InputError where results would go into the checkpoint that they are made from."""
     if isinstance(model, Checkpoint) and out.resolve().is_relative_to(model.path.resolve()):
         message = f"The output directory {out} lies inside the checkpoint {model.path}."
         raise InputError(message, hint="Choose another --out.")

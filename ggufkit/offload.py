@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
 from ggufkit.errors import DeviceMemoryError
+from ggufkit.llama import cuda
 from ggufkit.llama.argv import Compute
+from ggufkit.llama.cuda import Gpu
 from ggufkit.llama.gguf import read_header
 from ggufkit.llama.logs import Placement
 from ggufkit.records import GgufFile
@@ -43,6 +45,11 @@ def ladder(ngl: int | None, n_layers: int) -> list[int]:
     if ngl is not None:
         return []
     return list(dict.fromkeys(int(share * n_layers) for share in _SHARES))
+
+
+def gpus(session: Session) -> Sequence[Gpu]:
+    """The GPUs that the tools compute on, with their free memory now; none that ggufkit can ask but NVIDIA's."""
+    return cuda.gpus() if session.tools.backend == "cuda" else ()
 
 
 def compute(session: Session, ngl: int | None, threads: int, n_ctx: int = 512) -> Compute:

@@ -11,7 +11,7 @@ from pathlib import Path
 from ggufkit import machine, offload, process
 from ggufkit.corpus import Corpus
 from ggufkit.errors import CorpusError, ToolOutputError
-from ggufkit.llama import argv, cuda, logs, memory
+from ggufkit.llama import argv, logs, memory
 from ggufkit.llama.argv import Evaluation
 from ggufkit.llama.gguf import read_header
 from ggufkit.llama.logs import Estimate
@@ -88,12 +88,8 @@ def recipe(gguf: GgufFile, corpus: Corpus, options: EvalOptions, session: Sessio
 
 def measure_all(files: Sequence[GgufFile], corpus: Corpus, options: EvalOptions, session: Session) -> list[Result]:
     """Measure the perplexity of several files, on GPUs as many at once as pays. Raises as `measure` does."""
-    jobs = [partial(_measure_in, file, corpus, options, session) for file in files]
+    jobs = [partial(measure, file, corpus, options, session, None) for file in files]
     return run_all(jobs, slots(files, options.n_ctx, session))
-
-
-def _measure_in(file: GgufFile, corpus: Corpus, options: EvalOptions, session: Session, share: Share) -> Result:
-    return measure(file, corpus, options, session, share=share)
 
 
 def slots(files: Sequence[GgufFile], n_ctx: int, session: Session) -> list[Share]:
@@ -101,7 +97,7 @@ def slots(files: Sequence[GgufFile], n_ctx: int, session: Session) -> list[Share
 
     With a large vocabulary one process leaves a GPU idle most of the time.
     """
-    gpus = cuda.gpus() if session.tools.backend == "cuda" else ()
+    gpus = offload.gpus(session)
     if not gpus or len(files) < 2:
         return [Share(session.threads)]
     need = max(memory.evaluation_ram(read_header(f.path), f.size_bytes, n_ctx) for f in files)

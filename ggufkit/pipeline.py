@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import Future, wait
+from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -97,12 +97,12 @@ def _make_and_evaluate(job: Job, artifacts: Artifacts, session: Session) -> tupl
     with crew(makers_at_once(session.threads)) as workers:
         coming = _begin(job, artifacts, workers)
         if session.tools.backend == "cpu":
-            wait(coming)  # the same processors cannot do both well
+            _results(coming)  # the same processors cannot do both well
         measured: list[Result] = []
         for group in _groups(job, base, coming, session):
-            files = [read_gguf(made.path, made.sha256) for made in (future.result() for future in group)]
+            files = [read_gguf(made.path, made.sha256) for made in _results(group)]
             measured += _evaluate(job, base, files, session)
-        return [artifacts.base(), *(future.result() for future in coming)], measured
+        return [artifacts.base(), *_results(coming)], measured
 
 
 def _begin(job: Job, artifacts: Artifacts, workers: Crew) -> list[Future[Result]]:
@@ -114,12 +114,17 @@ def _begin(job: Job, artifacts: Artifacts, workers: Crew) -> list[Future[Result]
         coming[variant, kind] = workers.give(partial(artifacts.quantized, variant, kind))
     refined = [(v, t) for v, t in job.targets if v.refined]
     if refined:
-        wait(coming.values())
+        _results(list(coming.values()))
     for variant, kind in refined:
         made: Future[Result] = Future()
         made.set_result(artifacts.quantized(variant, kind))
         coming[variant, kind] = made
     return [coming[target] for target in job.targets]
+
+
+def _results(coming: Sequence[Future[Result]]) -> list[Result]:
+    """Wait for files; the error of the first that failed is raised as soon as it is reached."""
+    return [future.result() for future in coming]
 
 
 def _groups(

@@ -10,6 +10,7 @@ from ggufkit.calibration import Calibration
 from ggufkit.checkpoint import fingerprint
 from ggufkit.errors import InputError
 from ggufkit.llama.gguf import read_header
+from ggufkit.manifest import read_manifest
 from ggufkit.records import Checkpoint, GgufFile, Json
 from ggufkit.session import Session
 from ggufkit.steps import Made, Recipe, Result, ensure
@@ -119,8 +120,6 @@ def _refine(
 
 def _fallbacks(quantized: GgufFile) -> int | None:
     """The count that the manifest of the unrefined file holds."""
-    from ggufkit.manifest import read_manifest
-
     made = read_manifest(quantized.path)
     count = made.notes.get("n_fallback") if made else None
     return count if isinstance(count, int) else None

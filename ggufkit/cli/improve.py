@@ -8,12 +8,13 @@ from tempfile import TemporaryDirectory
 
 import click
 
-from ggufkit import calibration_text, convert, machine, quantize, quants, refining, scaling, sources, steps
+from ggufkit import calibration_text, convert, quantize, quants, refining, scaling, sources, steps
 from ggufkit.calibration import Calibration, draw, load_tokenizer, read_texts
 from ggufkit.cli import options
 from ggufkit.cli.terminal import reporting
 from ggufkit.convert import ConvertOptions
 from ggufkit.errors import InputError
+from ggufkit.job import refuse_inside
 from ggufkit.llama import toolchain
 from ggufkit.llama.logs import QuantType
 from ggufkit.lora import merge
@@ -27,13 +28,6 @@ from ggufkit.sources import SourceOptions
 
 DEVICES = click.Choice(["auto", "cpu", "cuda"])
 device_option = click.option("--device", type=DEVICES, default="auto", show_default=True, help="Of the search.")
-threads_option = click.option(
-    "--threads",
-    type=click.IntRange(1),
-    default=machine.physical_cores,
-    show_default="physical cores",
-    help="CPU threads.",
-)
 
 
 @click.command("awq")
@@ -51,7 +45,7 @@ threads_option = click.option(
 @options.calibration_options
 @options.awq_options
 @device_option
-@threads_option
+@options.threads_option
 @options.source_options
 @options.redo_options
 def awq_command(
@@ -97,9 +91,7 @@ def _checkpoint(model: str, where: SourceOptions, lora: Path | None, reporter: R
 def _scaled_path(model: str, checkpoint: Checkpoint, out: Path | None) -> Path:
     beside = Path(model).expanduser().resolve().parent if sources.is_local(model) else Path()
     output = out.expanduser() if out else beside / f"{checkpoint.name}-awq"
-    if output.resolve().is_relative_to(checkpoint.path.resolve()):
-        message = f"The output directory {output} lies inside the checkpoint {checkpoint.path}."
-        raise InputError(message, hint="Choose another --out.")
+    refuse_inside(output, checkpoint)
     if output.is_dir() and any(output.iterdir()) and not (output / "config.json").is_file():
         raise InputError(f"{output} holds other files.", hint="Choose a new directory with --out.")
     return output
@@ -157,7 +149,7 @@ def _show_proof(result: steps.Result, reporter: Reporter) -> None:
 @click.option("--include-output", is_flag=True, help="Refine the output matrix too.")
 @click.option("--tune-norms", is_flag=True, help="Tune norms and biases afterwards; wants 500 samples or more.")
 @device_option
-@threads_option
+@options.threads_option
 @options.redo_options
 def refine_command(
     quantized: Path, base: Path, model: str, out: Path | None, calibration: str, calibration_samples: int,

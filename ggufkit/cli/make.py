@@ -10,7 +10,6 @@ import click
 from ggufkit import (
     calibration_text,
     convert,
-    machine,
     pipeline,
     quantize,
     quants,
@@ -24,6 +23,7 @@ from ggufkit.cli.terminal import console, reporting
 from ggufkit.convert import ConvertOptions
 from ggufkit.errors import InputError, UsageError
 from ggufkit.imatrix import ImatrixOptions, make_imatrix, require_fits
+from ggufkit.job import refuse_inside
 from ggufkit.llama import toolchain
 from ggufkit.llama.gguf import read_header
 from ggufkit.lora import merge
@@ -163,7 +163,7 @@ def convert_command(
         where = out or (Path(model).resolve().parent if sources.is_local(model) else Path())
         if lora is not None:
             checkpoint = merge(checkpoint, lora, reporter)
-        _refuse_inside(where, checkpoint)
+        refuse_inside(where, checkpoint)
         session = Session(
             toolchain.find("auto", reporter), steps.Workspace(where), reporter, force=force, explain=explain
         )
@@ -172,12 +172,6 @@ def convert_command(
             done = ConvertOptions(out_type, pre, allow_token_mismatch, force_toolchain)
             convert.convert(checkpoint, output, done, session)
     click.echo(output)
-
-
-def _refuse_inside(where: Path, checkpoint: Checkpoint) -> None:
-    if where.resolve().is_relative_to(checkpoint.path.resolve()):
-        message = f"The output directory {where} lies inside the checkpoint {checkpoint.path}."
-        raise InputError(message, hint="Choose another --out.")
 
 
 @click.command("imatrix")
@@ -229,13 +223,7 @@ def _session(where: Path, reporter: Reporter, backend: str = "auto", **more: Any
 @click.option("--out", type=options.PATH, help="Output directory.  [default: beside GGUF]")
 @click.option("--allow-requantize", is_flag=True, help="Accept a file that is quantized already.")
 @click.option("--imatrix", type=options.FILE, help="An importance matrix.")
-@click.option(
-    "--threads",
-    type=click.IntRange(1),
-    default=machine.physical_cores,
-    show_default="physical cores",
-    help="CPU threads.",
-)
+@options.threads_option
 @options.redo_options
 def quantize_command(
     gguf: Path, types: tuple[str, ...], out: Path | None, allow_requantize: bool, imatrix: Path | None, **rest: Any

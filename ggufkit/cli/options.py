@@ -79,6 +79,12 @@ def _all(*options: Callable[[Command], Command]) -> Callable[[Command], Command]
     return decorate
 
 
+def threads_option(command: Command) -> Command:
+    """--threads."""
+    return click.option("--threads", type=click.IntRange(1), default=machine.physical_cores,
+                        show_default="physical cores", help="CPU threads.")(command)  # fmt: skip
+
+
 def backend_options(command: Command) -> Command:
     """--backend, --ngl, --threads."""
     return _all(
@@ -86,8 +92,7 @@ def backend_options(command: Command) -> Command:
                      help="What llama.cpp computes on."),
         click.option("--ngl", type=Count("auto", 0), default="auto", show_default=True,
                      help="Layers on the GPU; auto: all that fit."),
-        click.option("--threads", type=click.IntRange(1), default=machine.physical_cores,
-                     show_default="physical cores", help="CPU threads."),
+        threads_option,
     )(command)  # fmt: skip
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from ggufkit import machine, offload, process
 from ggufkit.corpus import Corpus
 from ggufkit.errors import ToolError, ToolOutputError
-from ggufkit.llama import argv, cuda, kld, logs
+from ggufkit.llama import argv, kld, logs
 from ggufkit.llama.argv import Evaluation
 from ggufkit.llama.kld import Divergence
 from ggufkit.llama.logs import Estimate
@@ -142,7 +142,7 @@ def _shares(session: Session, n_processes: int) -> list[Share]:
     """On a CPU each process gets processors of its own; GPUs are dealt out, and the processors shared."""
     if session.tools.backend != "cpu":
         threads = max(1, session.threads // n_processes)
-        gpus = [gpu.uuid for gpu in cuda.gpus()] if session.tools.backend == "cuda" else []
+        gpus = [gpu.uuid for gpu in offload.gpus(session)]
         return [Share(threads, None, gpus[i % len(gpus)] if len(gpus) > 1 else None) for i in range(n_processes)]
     parts = cpus.share(machine.usable_cpus(), n_processes)
     return [Share(cpus.threads(part, session.threads, n_processes), part or None) for part in parts]

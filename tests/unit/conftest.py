@@ -8,8 +8,14 @@ from typing import Any
 import pytest
 
 
+@pytest.fixture(scope="session")
+def known_fonts() -> None:
+    """matplotlib asks the system for its fonts once on a new machine, which takes a process."""
+    import matplotlib.font_manager  # noqa: F401
+
+
 @pytest.fixture(autouse=True)
-def no_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+def no_processes(known_fonts: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Make starting a process an error."""
 
     def refuse(*args: Any, **_kwargs: Any) -> None:
