@@ -55,7 +55,7 @@ function(ggufkit_fast_logits source to done)
     endif()
     string(REPLACE "${GGUFKIT_SEARCH_LOGITS}" "${GGUFKIT_FOUND_LOGITS}" text "${text}")
     string(REPLACE "${GGUFKIT_SEARCH_BASE}" "${GGUFKIT_FOUND_BASE}" text "${text}")
-    file(WRITE "${to}" "#include \"first_largest.h\"\n${text}")
+    file(WRITE "${to}" "#include \"${CMAKE_CURRENT_FUNCTION_LIST_DIR}/first_largest.h\"\n${text}")
     set(${done} TRUE PARENT_SCOPE)
 endfunction()
 

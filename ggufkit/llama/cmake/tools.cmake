@@ -14,8 +14,7 @@ if(GGUFKIT_FAST_LOGITS AND CMAKE_CXX_COMPILER_ID STREQUAL "GNU" AND CMAKE_SYSTEM
     set(GGUFKIT_FAST_SOURCE "${CMAKE_BINARY_DIR}/ggufkit/perplexity.cpp")
     ggufkit_fast_logits("${CMAKE_SOURCE_DIR}/tools/perplexity/perplexity.cpp" "${GGUFKIT_FAST_SOURCE}" GGUFKIT_REWRITTEN)
     if(GGUFKIT_REWRITTEN)
-        cmake_language(DEFER CALL set_target_properties llama-perplexity-impl
-            PROPERTIES SOURCES "${GGUFKIT_FAST_SOURCE}")
-        cmake_language(DEFER CALL target_include_directories llama-perplexity-impl PRIVATE "${CMAKE_CURRENT_LIST_DIR}")
+        cmake_language(DEFER CALL
+            set_target_properties llama-perplexity-impl PROPERTIES SOURCES "${GGUFKIT_FAST_SOURCE}")
     endif()
 endif()
