@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,7 +11,7 @@ from ggufkit.checkpoint import fingerprint
 from ggufkit.errors import InputError
 from ggufkit.llama.gguf import read_header
 from ggufkit.manifest import read_manifest
-from ggufkit.records import Checkpoint, GgufFile, Json
+from ggufkit.records import Checkpoint, GgufFile, Json, RefineOptions
 from ggufkit.session import Session
 from ggufkit.steps import Made, Recipe, Result, ensure
 
@@ -26,19 +26,10 @@ class RefiningOptions:
     """How to refine, and what the result is called by.
 
     Args:
-        sequential: each linear for the inputs that the refined model gives it.
-        act_order: order of the columns: auto (the one that measures better), on (by their weight), off.
-        include_output: refine the output matrix too.
-        tune_norms: tune the norms afterwards.
-        device: auto, cpu or cuda.
         variant, type, name: of the result, as tables show them.
     """
 
-    sequential: bool = True
-    act_order: str = "auto"
-    include_output: bool = False
-    tune_norms: bool = False
-    device: str = "auto"
+    how: RefineOptions = field(default_factory=RefineOptions)
     variant: str = "gptq"
     type: str = ""
     name: str = ""
@@ -66,10 +57,7 @@ def refine(
     """
     if output.exists() and any(output.samefile(f.path) for f in (quantized, base)):
         raise InputError(f"{output} is an input: it must stay as it is.", hint="Choose another --out.")
-    how = asdict(options)
-    params: dict[str, Json] = {
-        key: how[key] for key in ("sequential", "act_order", "include_output", "tune_norms")
-    }
+    params: dict[str, Json] = {key: value for key, value in asdict(options.how).items() if key != "device"}
     inputs = {
         "quantized": str(quantized.sha256),
         "base": str(base.sha256),
@@ -95,7 +83,7 @@ def _refine(
     options: RefiningOptions,
     session: Session,
 ) -> Made:
-    from ggufkit.refine.engine import RefineOptions, refine_gguf
+    from ggufkit.refine.engine import refine_gguf
 
     report = refine_gguf(
         quantized.path,
@@ -103,13 +91,7 @@ def _refine(
         checkpoint.path,
         partial,
         calibration,
-        options=RefineOptions(
-            sequential=options.sequential,
-            device=options.device,
-            act_order=options.act_order,
-            include_output=options.include_output,
-            tune_norms=options.tune_norms,
-        ),
+        options=options.how,
         reporter=session.reporter,
         state_dir=session.workspace.private / f"refine-{partial.name.removesuffix('.gguf.partial')}",
     )

@@ -20,7 +20,7 @@ from ggufkit.llama.logs import QuantType
 from ggufkit.lora import merge
 from ggufkit.paths import cache_dir
 from ggufkit.progress import Reporter
-from ggufkit.records import Checkpoint, GgufFile
+from ggufkit.records import Checkpoint, GgufFile, RefineOptions
 from ggufkit.refining import RefiningOptions
 from ggufkit.scaling import ScalingOptions, Wanted
 from ggufkit.session import Session
@@ -168,7 +168,8 @@ def refine_command(
         kind, name = refining.type_of(quantized), checkpoint.name
         output = (out or quantized.parent / f"{name}-gptq-{kind}.gguf").expanduser()
         text = calibration_text.find(calibration, calibration_field, reporter)
-        how = RefiningOptions(sequential, act_order, include_output, tune_norms, device, type=kind, name=name)
+        rounding = RefineOptions(sequential, act_order, include_output, tune_norms, device)
+        how = RefiningOptions(rounding, type=kind, name=name)
         where = steps.Workspace(output.resolve().parent)
         session = Session(toolchain.find("auto", reporter), where, reporter, threads, force, explain)
         with session.workspace.locked():

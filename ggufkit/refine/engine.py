@@ -7,7 +7,7 @@ import json
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +19,7 @@ from ggufkit.errors import CheckpointError
 from ggufkit.hashing import sha256_file
 from ggufkit.layers import HiddenStates, Linear, StreamedModel, embed, from_file_rows, passes
 from ggufkit.progress import Progress, Reporter
-from ggufkit.records import Tensor
+from ggufkit.records import RefineOptions, Tensor
 from ggufkit.refine.matrices import Owner, refine_matrices
 from ggufkit.refine.norms import Tuning, tune_norms
 from ggufkit.refine.output import TENSOR as OUTPUT
@@ -30,33 +30,13 @@ from ggufkit.refine.state import Outcome, State
 from ggufkit.refine.tensors import Pair, QuantizedRows
 from ggufkit.refine.writer import Value, require_new, rewrite
 
-__all__ = ["RefineOptions", "RefineReport", "refine_gguf"]
+__all__ = ["RefineReport", "refine_gguf"]
 
 VERSION = 1
 # Held-out text that repeats the calibration text proves nothing. In prose hardly any window occurs twice.
 _WINDOW, _MOST_REPEATED = 16, 0.5
 _MOMENTS_BUDGET = 4 << 30
 _GATHERING = 0.6  # of the time that a group of linears takes
-
-
-@dataclass(frozen=True)
-class RefineOptions:
-    """How to refine.
-
-    Args:
-        sequential: each linear for the inputs that the refined model gives it; else all for the original's.
-        device: "auto", "cpu", "cuda".
-        act_order: GPTQ's order of the columns: "on" by falling weight of their inputs, "off" as they are, "auto"
-            row by row whichever leaves less error.
-        include_output: refine `output.weight` too. A tied embedding, which is both, stays as it is.
-        tune_norms: then tune norms and biases (`refine.norms`). Takes the whole model in float32.
-    """
-
-    sequential: bool = True
-    device: str = "auto"
-    act_order: str = "auto"
-    include_output: bool = False
-    tune_norms: bool = False
 
 
 def refine_gguf(

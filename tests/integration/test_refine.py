@@ -17,7 +17,8 @@ from ggufkit.llama import argv
 from ggufkit.llama.argv import Compute, Evaluation
 from ggufkit.llama.gguf import read_header
 from ggufkit.progress import SilentReporter
-from ggufkit.refine.engine import RefineOptions, RefineReport, refine_gguf
+from ggufkit.records import RefineOptions
+from ggufkit.refine.engine import RefineReport, refine_gguf
 from ggufkit.refine.grid import Grid
 from ggufkit.refine.solve import solve
 from ggufkit.session import Session

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from ggufkit.calibration import Calibration
 from ggufkit.layers import StreamedModel, to_file_rows
 from ggufkit.progress import SilentReporter
-from ggufkit.refine.engine import RefineOptions, RefineReport, refine_gguf
+from ggufkit.records import RefineOptions
+from ggufkit.refine.engine import RefineReport, refine_gguf
 from tests.unit.test_awq_fold import CONFIGS, random_model
 from tests.unit.test_refine_engine import tokens
 

@@ -20,7 +20,8 @@ from ggufkit.errors import CheckpointError, GgufError, Interrupted
 from ggufkit.layers import StreamedModel, to_file_rows
 from ggufkit.llama.gguf import read_header
 from ggufkit.progress import SilentReporter
-from ggufkit.refine.engine import RefineOptions, RefineReport, refine_gguf
+from ggufkit.records import RefineOptions
+from ggufkit.refine.engine import RefineReport, refine_gguf
 from ggufkit.refine.report import Pace, Part
 from ggufkit.refine.solve import solve
 from ggufkit.refine.tensors import Pair
