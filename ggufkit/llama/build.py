@@ -32,7 +32,7 @@ _FLAGS = (
     "-DLLAMA_BUILD_SERVER=OFF", "-DLLAMA_BUILD_APP=OFF",
 )  # fmt: skip
 _ADDITIONS = Path(__file__).parent / "cmake" / "tools.cmake"
-"""What is compiled in addition; llama.cpp's own sources stay as they are."""
+"""What is compiled in addition, and in place of two loops where a GPU waits for them; the source tree stays as it is."""
 
 
 @dataclass(frozen=True)
