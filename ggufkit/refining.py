@@ -108,10 +108,9 @@ def _fallbacks(quantized: GgufFile) -> int | None:
 
 
 def _tell(report: RefineReport, session: Session) -> None:
-    tried = len({o.tensor for o in report.outcomes})
     session.reporter.info(
-        f"Refined {report.n_refined} of {tried} tensors in {report.seconds:.0f} s on {report.device}; "
-        f"{len(report.untouched)} wholly or partly as they were."
+        f"Refined {report.n_refined} tensors in {report.seconds:.0f} s on {report.device}; "
+        f"{len(report.untouched)} stay as they were, wholly or in part."
     )
 
 

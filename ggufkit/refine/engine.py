@@ -17,7 +17,7 @@ from ggufkit import __version__
 from ggufkit.calibration import Calibration, overlapping_windows
 from ggufkit.errors import CheckpointError
 from ggufkit.hashing import sha256_file
-from ggufkit.layers import HiddenStates, Linear, StreamedModel, embed, from_file_rows, passes
+from ggufkit.layers import HiddenStates, Linear, StreamedModel, embed, from_file_rows, keeping_freed_memory, passes
 from ggufkit.progress import Progress, Reporter
 from ggufkit.records import RefineOptions, Tensor
 from ggufkit.refine.matrices import Owner, refine_matrices
@@ -131,7 +131,8 @@ class _Refiner:
             self.model.release_head()
 
     def _refine(self, owner: Owner, linears: Sequence[Linear], sums: Gathered) -> None:
-        refine_matrices(self.pair, self.state, owner, linears, sums, self.options.act_order)
+        with keeping_freed_memory():
+            refine_matrices(self.pair, self.state, owner, linears, sums, self.options.act_order)
 
     def _hidden(self, index: int) -> tuple[HiddenStates, HiddenStates]:
         """The inputs of a layer, of the original and of the refined model: one object if they are the same."""
