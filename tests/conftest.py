@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from ggufkit import convert, sources
+from ggufkit.convert import ConvertOptions
 from ggufkit.errors import ToolchainError
 from ggufkit.llama import toolchain
-from ggufkit.records import Toolchain
+from ggufkit.records import Checkpoint, Toolchain
 from ggufkit.session import Session
 from ggufkit.steps import Workspace
 from tests import tiny
@@ -49,3 +52,21 @@ def session(tools: Toolchain, tmp_path: Path) -> Iterator[Session]:
 def checkpoint(tmp_path: Path) -> Path:
     """A tiny random Llama checkpoint that llama.cpp converts."""
     return tiny.write_llama(tmp_path / "tiny-llama")
+
+
+@pytest.fixture(scope="session")
+def converted(tools: Toolchain, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """That checkpoint's F16 GGUF, to be left as it is."""
+    home = tmp_path_factory.mktemp("converted")
+    found = sources.resolve(str(tiny.write_llama(home / "tiny-llama")))
+    assert isinstance(found, Checkpoint)
+    output = home / "tiny-llama-F16.gguf"
+    return convert.convert(found, output, ConvertOptions(), Session(tools, Workspace(home))).path
+
+
+@pytest.fixture
+def base(converted: Path, tmp_path: Path) -> Path:
+    """A copy of that F16 GGUF, in a directory of its own."""
+    copy = tmp_path / "base" / converted.name
+    copy.parent.mkdir()
+    return Path(shutil.copyfile(converted, copy))

@@ -111,9 +111,7 @@ def test_a_broken_gguf(tmp_path: Path, corpus: Path, damage: str, message: str) 
     assert message in fails(INPUT, "inspect", model)
 
 
-def test_requantizing_is_refused(checkpoint: Path, tmp_path: Path, tools: Toolchain) -> None:
-    assert ggufkit("convert", checkpoint, "--out", tmp_path / "out").code == 0
-    base = tmp_path / "out" / "tiny-llama-F16.gguf"
+def test_requantizing_is_refused(base: Path, tmp_path: Path) -> None:
     assert ggufkit("quantize", base, "--types", "q8_0").code == 0
     done = base.with_name("tiny-llama-Q8_0.gguf")
     before = done.read_bytes()
@@ -132,10 +130,8 @@ def test_an_unknown_type(checkpoint: Path, corpus: Path, tmp_path: Path, tools: 
     assert "Q4_K_M" in message
 
 
-def test_a_type_that_needs_an_importance_matrix(
-    checkpoint: Path, corpus: Path, tmp_path: Path, tools: Toolchain
-) -> None:
-    message = fails(INPUT, *build(checkpoint, corpus, tmp_path / "out", "--types", "iq2_xs"))
+def test_a_type_that_needs_an_importance_matrix(base: Path, corpus: Path, tmp_path: Path) -> None:
+    message = fails(INPUT, *build(base, corpus, tmp_path / "out", "--types", "iq2_xs"))
     assert "--variants imatrix" in message
 
 
@@ -185,10 +181,10 @@ def test_a_corpus_that_cannot_be_read(
     assert message in fails(INPUT, *build(checkpoint, tmp_path / name, tmp_path / "out"))
 
 
-def test_a_corpus_that_is_too_short(checkpoint: Path, tmp_path: Path, tools: Toolchain) -> None:
+def test_a_corpus_that_is_too_short(base: Path, tmp_path: Path) -> None:
     short = tmp_path / "short.txt"
     short.write_text("Too short to say anything.")
-    message = fails(INPUT, *build(checkpoint, short, tmp_path / "out"))
+    message = fails(INPUT, *build(base, short, tmp_path / "out"))
     assert "too short" in message
     assert (tmp_path / "out" / "tiny-llama-Q8_0.gguf").is_file(), "what was finished stays"
 
@@ -231,10 +227,8 @@ def fake_tools(tools: Toolchain, directory: Path, name: str, script: str) -> dic
     ],
 )
 def test_a_tool_that_dies_or_does_nothing(
-    checkpoint: Path, tmp_path: Path, tools: Toolchain, script: str, message: str
+    base: Path, tmp_path: Path, tools: Toolchain, script: str, message: str
 ) -> None:
-    assert ggufkit("convert", checkpoint, "--out", tmp_path / "out").code == 0
-    base = tmp_path / "out" / "tiny-llama-F16.gguf"
     real = f'case "$*" in *--help*|*--version*|*--dry-run*) exec {tools.dir}/llama-quantize "$@";; esac; {script}'
     env = fake_tools(tools, tmp_path / "fake", "llama-quantize", real)
     said = fails(TOOL, "quantize", base, "--types", "q8_0", env=env)
@@ -243,12 +237,10 @@ def test_a_tool_that_dies_or_does_nothing(
     assert not base.with_name("tiny-llama-Q8_0.gguf").exists()
 
 
-def test_a_perplexity_without_an_estimate(
-    checkpoint: Path, corpus: Path, tmp_path: Path, tools: Toolchain
-) -> None:
+def test_a_perplexity_without_an_estimate(base: Path, corpus: Path, tmp_path: Path, tools: Toolchain) -> None:
     """llama-perplexity can exit with 0 and no result."""
     env = fake_tools(tools, tmp_path / "fake", "llama-perplexity", "echo loading; exit 0")
-    message = fails(TOOL, *build(checkpoint, corpus, tmp_path / "out", "--force-toolchain"), env=env)
+    message = fails(TOOL, *build(base, corpus, tmp_path / "out"), env=env)
     assert "estimate" in message or "statistics" in message
 
 

@@ -65,9 +65,11 @@ def quantized(base: GgufFile, kind: str, session: Session) -> GgufFile:
 def test_a_base_model_completes_and_streams(speech: None, session: Session) -> None:
     file = quantized(convert_here(LLAMA, session.workspace.root, session.tools), "Q4_K_M", session)
     pieces: list[str] = []
-    reply = chat.chat(file.path, GREEDY, session.tools, session.reporter, threads=2, on_text=pieces.append)
-    assert "".join(pieces) == reply.text
+    long = replace(GREEDY, max_tokens=300)
+    streamed = chat.chat(file.path, long, session.tools, session.reporter, threads=2, on_text=pieces.append)
+    assert "".join(pieces) == streamed.text
     assert len(pieces) > 1
+    reply = chat.chat(file.path, GREEDY, session.tools, session.reporter, threads=2)
     assert len(reply.tokens) == 12
     assert not reply.templated
     assert reply.tokens_per_s is not None

@@ -25,10 +25,10 @@ GPUS = tuple(Gpu(i, f"GPU-{i}", "Made-up GPU", "90", 80 * GIB, 79 * GIB) for i i
 TYPES = ("q4_0", "q5_0", "q8_0")
 
 
-def build(checkpoint: Path, out: Path, **more: object) -> pd.DataFrame:
+def build(model: Path, out: Path, **more: object) -> pd.DataFrame:
     text = tiny.text_file(out.with_suffix(".txt"), 600)
     request = ggufkit.BuildRequest(
-        str(checkpoint), out, TYPES, corpus=str(text), n_ctx=64, n_chunks=12, bench=False, threads=8
+        str(model), out, TYPES, corpus=str(text), n_ctx=64, n_chunks=12, bench=False, threads=8
     )
     ggufkit.build(replace(request, **more))  # type: ignore[arg-type]
     table: pd.DataFrame = ggufkit.load_results(out).set_index("type")
@@ -44,14 +44,14 @@ def on_gpu(tools: Toolchain, monkeypatch: pytest.MonkeyPatch) -> Toolchain:
     return named
 
 
-def test_the_same_figures(checkpoint: Path, tmp_path: Path, tools: Toolchain) -> None:
+def test_the_same_figures(base: Path, tmp_path: Path, tools: Toolchain) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(toolchain, "find", lambda *_: tools)
-        serial = build(checkpoint, tmp_path / "cpu")
+        serial = build(base, tmp_path / "cpu")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(toolchain, "find", lambda *_: replace(tools, backend="cuda"))
         patch.setattr(cuda, "gpus", lambda: GPUS)
-        beside = build(checkpoint, tmp_path / "gpu")
+        beside = build(base, tmp_path / "gpu")
     same = ["ppl", "kld_mean", "kld_p99", "same_top_p", "n_chunks", "sha256"]
     pd.testing.assert_frame_equal(serial[same], beside[same])
     assert set(beside["backend"]) == {"cpu"}, "what really ran is said"
@@ -62,34 +62,34 @@ def test_the_same_figures(checkpoint: Path, tmp_path: Path, tools: Toolchain) ->
 
 
 @pytest.mark.usefixtures("on_gpu")
-def test_groups_when_memory_holds_few(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_groups_when_memory_holds_few(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ggufkit.pipeline.divergence, "at_once", lambda *_: 2)  # type: ignore[attr-defined]
-    table = build(checkpoint, tmp_path / "out")
+    table = build(base, tmp_path / "out")
     assert table["kld_mean"].drop("F16").notna().all()
     assert table["ppl"].notna().all()
 
 
 @pytest.mark.usefixtures("on_gpu")
 def test_a_full_gpu_ends_in_one_file_at_a_time_and_fewer_layers(
-    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real, tried = passes.by_pipes, []
 
-    def full(base: object, files: list[object], *rest: object, **how: object) -> object:
+    def full(first: object, files: list[object], *rest: object, **how: object) -> object:
         options = rest[1]
         tried.append((len(files), options.ngl))  # type: ignore[attr-defined]
         if len(files) > 1 or options.ngl is None:  # type: ignore[attr-defined]
             raise DeviceMemoryError("The GPU ran out of memory while evaluating.")
-        return real(base, files, *rest, **how)  # type: ignore[arg-type]
+        return real(first, files, *rest, **how)  # type: ignore[arg-type]
 
     monkeypatch.setattr(passes, "by_pipes", full)
-    table = build(checkpoint, tmp_path / "out")
+    table = build(base, tmp_path / "out")
     assert table["kld_mean"].drop("F16").notna().all()
     assert tried[:3] == [(3, None), (1, None), (1, 1)]
 
 
 @pytest.mark.usefixtures("on_gpu")
-def test_perplexity_alone_on_two_gpus(checkpoint: Path, tmp_path: Path) -> None:
-    table = build(checkpoint, tmp_path / "out", kld=False)
+def test_perplexity_alone_on_two_gpus(base: Path, tmp_path: Path) -> None:
+    table = build(base, tmp_path / "out", kld=False)
     assert table["ppl"].notna().all()
     assert table["kld_mean"].isna().all()
