@@ -12,7 +12,8 @@ demo: $(VENV)/.installed
 	$(BIN)/ggufkit demo
 
 test: lint types
-	$(BIN)/python -m pytest $(PYTEST)
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not alone" $(PYTEST)
+	$(BIN)/python -m pytest -m alone $(PYTEST)
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check

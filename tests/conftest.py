@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import signal
 from collections.abc import Iterator
@@ -21,6 +22,10 @@ from tests import tiny
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # As in the background of a shell; the commands that tests interrupt would inherit it.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+# Tests run side by side: threads that spin while they wait would take the processors from each other.
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 
 @pytest.fixture

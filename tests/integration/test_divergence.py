@@ -294,6 +294,7 @@ def test_too_few_tokens_for_statistics_still_give_perplexity(
 @needs_pipes
 @pytest.mark.skipif(sys.platform != "linux", reason="processes are found by their command lines in /proc")
 @pytest.mark.timeout(900)
+@pytest.mark.alone
 def test_the_death_of_any_process_ends_the_command(
     tools: Toolchain, files: list[GgufFile], tmp_path: Path
 ) -> None:

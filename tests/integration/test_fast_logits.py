@@ -108,6 +108,7 @@ def sums(source: Path, work: Path, flags: tuple[str, ...]) -> Found:
     return Found(**json.loads(process.run([str(work / "sums")]).stdout))
 
 
+@pytest.mark.alone
 def test_the_rewritten_loops_give_the_same_divergence_faster(source: Path, tmp_path: Path) -> None:
     assert rewritten(source, tmp_path / "perplexity.cpp").returncode == 0
     own = sums(source, tmp_path / "own", ())

@@ -27,10 +27,12 @@ def seconds(*arguments: str) -> float:
     return statistics.median(run.duration_s for run in runs)
 
 
+@pytest.mark.alone
 def test_help_is_instant() -> None:
     assert seconds("--help") < 0.3
 
 
+@pytest.mark.alone
 def test_inspect_is_quick(tmp_path: Path) -> None:
     tokens = {"tokenizer.ggml.tokens": [f"token{i}" for i in range(50_000)]}
     assert seconds("inspect", str(write(tmp_path / "a.gguf", tokens))) < 0.6
