@@ -12,7 +12,7 @@ from ggufkit.errors import GgufkitError
 from ggufkit.llama import cuda, toolchain
 from ggufkit.llama.programs import find_program
 from ggufkit.paths import cache_dir
-from ggufkit.preflight import size
+from ggufkit.units import size
 
 _MIN_DISK = 5 << 30
 

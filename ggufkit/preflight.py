@@ -12,6 +12,7 @@ from ggufkit.llama.gguf import GgufHeader, ggml_type_by_name
 from ggufkit.llama.logs import QuantizePlan, QuantType
 from ggufkit.llama.memory import evaluation_ram
 from ggufkit.records import Toolchain
+from ggufkit.units import size
 
 OVERSIZED = 1.15
 _CANDIDATES = 6
@@ -73,16 +74,6 @@ class Plan:
                 f"The plan needs about {size(self.ram_needed)} of memory, {size(self.ram_free)} are free.",
                 hint="Close other programs, or use --no-eval to quantize without measuring.",
             )
-
-
-def size(n_bytes: float) -> str:
-    """Bytes for people: 13.6 MB, 4.58 GB (decimal units)."""
-    value, unit = float(n_bytes), "B"
-    for larger in ("kB", "MB", "GB", "TB"):
-        if value < 1000:
-            break
-        value, unit = value / 1000, larger
-    return f"{value:.0f} {unit}" if unit == "B" else f"{value:.3g} {unit}"
 
 
 def planned_bytes(base: GgufHeader, plan: QuantizePlan) -> int:

@@ -25,7 +25,7 @@ COMMANDS = {
     "demo": "make",
     "perplexity": "measure",
     "bench": "measure",
-    "inspect": "measure",
+    "inspect": "inspect",
     "report": "publish",
     "compare": "publish",
     "modelfile": "ollama",

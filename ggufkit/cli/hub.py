@@ -12,7 +12,7 @@ import click
 
 from ggufkit.cli import options
 from ggufkit.cli.terminal import console, reporting
-from ggufkit.preflight import size
+from ggufkit.units import size
 
 if TYPE_CHECKING:
     from ggufkit.publish import Parcel

@@ -28,13 +28,14 @@ from ggufkit.llama import toolchain
 from ggufkit.llama.gguf import read_header
 from ggufkit.lora import merge
 from ggufkit.pipeline import BuildRequest, BuildResult
-from ggufkit.preflight import Plan, size
+from ggufkit.preflight import Plan
 from ggufkit.progress import Reporter
 from ggufkit.quantize import QuantizeOptions
 from ggufkit.records import Checkpoint, GgufFile
 from ggufkit.report.choose import Wish
 from ggufkit.session import Session
 from ggufkit.sources import SourceOptions
+from ggufkit.units import size
 
 BASE_TYPES = click.Choice(["f16", "bf16", "f32"])
 

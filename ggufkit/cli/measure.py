@@ -1,4 +1,4 @@
-"""Commands that measure and look: perplexity, bench, inspect."""
+"""Commands that measure: perplexity, bench."""
 
 from __future__ import annotations
 
@@ -18,9 +18,8 @@ from ggufkit.divergence import Comparison
 from ggufkit.errors import UsageError
 from ggufkit.hashing import sha256_file
 from ggufkit.llama import toolchain
-from ggufkit.llama.gguf import GgufHeader, read_gguf, read_header, summarize
+from ggufkit.llama.gguf import read_gguf
 from ggufkit.perplexity import EvalOptions
-from ggufkit.preflight import size
 from ggufkit.records import GgufFile, Measurement
 from ggufkit.session import Session
 from ggufkit.steps import Result, Workspace
@@ -113,77 +112,3 @@ def bench_command(ggufs: tuple[Path, ...], bench_reps: int, as_json: bool, **res
         with session.workspace.locked():
             done = [bench.bench(file, timing, session) for file in files]
     _show(files, done, as_json)
-
-
-@click.command("inspect")
-@click.argument("gguf", type=options.FILE)
-@click.option(
-    "--against", type=options.FILE, help="The F16 that GGUF was made from: relative error of each tensor."
-)
-@options.json_option
-def inspect_command(gguf: Path, against: Path | None, as_json: bool) -> None:
-    """Architecture, parameters, bits per weight, tensors per type, tokenizer and template of GGUF.
-
-    With --against, how far each tensor is from the original's, worst first.
-
-    \b
-    Examples:
-        ggufkit inspect model-Q4_K_M.gguf
-        ggufkit inspect model-Q4_K_M.gguf --against model-F16.gguf
-    """
-    if against is not None:
-        _inspect_against(read_header(gguf), read_header(against), as_json)
-        return
-    header = read_header(gguf)
-    facts = _facts(header)
-    if as_json:
-        click.echo(json.dumps(facts, indent=1))
-        return
-    screen = console(stderr=False)
-    for key, value in facts.items():
-        shown = ", ".join(f"{n}× {t}" for t, n in value.items()) if isinstance(value, dict) else value
-        screen.print(f"{key:<18} {shown}", markup=False)
-
-
-def _inspect_against(header: GgufHeader, reference: GgufHeader, as_json: bool) -> None:
-    from ggufkit.llama.against import by_type, compare_tensors
-
-    with reporting() as reporter, reporter.step(f"Comparing the tensors of {header.path.name}") as progress:
-        errors = compare_tensors(header, reference, lambda done, total: progress.update(done, total, "tensors"))
-    types = by_type(errors)
-    if as_json:
-        listing = {"types": dict(types), "tensors": [asdict(error) for error in errors]}
-        click.echo(json.dumps(listing, indent=1))
-        return
-    screen = console(stderr=False)
-    screen.print(f"{'tensor':<40} {'type':<8} relative error  largest error", markup=False)
-    for e in errors:
-        shown = "not known" if e.relative_error is None else f"{e.relative_error:14.6f}  {e.max_error:13.6f}"
-        screen.print(f"{e.name:<40} {e.type:<8} {shown}", markup=False)
-    screen.print("\nBy type: " + ", ".join(f"{kind} {error:.6f}" for kind, error in types.items()), markup=False)
-
-
-def _facts(header: GgufHeader) -> dict[str, Any]:
-    """What there is to say about a file, in the order it is shown."""
-    gguf, meta = summarize(header), header.metadata
-    template = str(meta.get("tokenizer.chat_template") or "")
-    return {
-        "file": str(gguf.path),
-        "size": size(gguf.size_bytes),
-        "size_bytes": gguf.size_bytes,
-        "architecture": gguf.architecture,
-        "name": meta.get("general.name"),
-        "parameters": gguf.n_params,
-        "bits_per_weight": round(gguf.bpw, 4),
-        "type": gguf.type,
-        "tensors": dict(gguf.tensor_types),
-        "layers": header.hparam("block_count"),
-        "context_length": header.hparam("context_length"),
-        "embedding_length": header.hparam("embedding_length"),
-        "vocabulary": header.by_name["token_embd.weight"].shape[-1]
-        if "token_embd.weight" in header.by_name
-        else None,
-        "tokenizer": meta.get("tokenizer.ggml.model"),
-        "pre_tokenizer": meta.get("tokenizer.ggml.pre"),
-        "chat_template": f"{len(template)} characters" if template else "none",
-    }

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 from rich.table import Table
 
-from ggufkit.preflight import Plan, size
+from ggufkit.preflight import Plan
 from ggufkit.records import ResultRow
+from ggufkit.units import size
 
 
 def results_table(rows: Sequence[ResultRow]) -> Table:

@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ggufkit.compare import Comparison, Group, Sample
-from ggufkit.preflight import size
+from ggufkit.units import size
 
 _MISSING = "–"
 
