@@ -42,7 +42,7 @@ LAYERS = (
     ("awq", "refine", "layers", "calibration"),
     ("steps", "measurements", "checkpoint", "llama", "quants", "backends"),
     ("manifest", "hashing", "process"),
-    ("machine", "paths", "probes", "metrics", "variants", "progress"),
+    ("machine", "paths", "probes", "metrics", "variants", "progress", "units"),
     ("records", "errors"),
 )  # fmt: skip
 
