@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 
 from ggufkit import __version__
 from ggufkit.calibration import Calibration, overlapping_windows
-from ggufkit.errors import CheckpointError
+from ggufkit.errors import CheckpointError, GgufError
 from ggufkit.hashing import sha256_file
 from ggufkit.layers import HiddenStates, Linear, StreamedModel, embed, from_file_rows, keeping_freed_memory, passes
+from ggufkit.llama.gguf import quantized_tensors
 from ggufkit.progress import Progress, Reporter
 from ggufkit.records import RefineOptions, Tensor
 from ggufkit.refine.matrices import Owner, refine_matrices
@@ -72,7 +73,8 @@ def refine_gguf(
     started = time.monotonic()
     pair, model = Pair(quantized, base), StreamedModel(checkpoint, options.device)
     require_new(pair.quantized, _keys(calibration, ()))
-    _require_layers(model, pair)
+    _require_quantized(pair)
+    _require_same_model(model, pair, calibration)
     state = State(state_dir, _key(pair, checkpoint, calibration, options))
     refiner = _Refiner(pair, model, calibration, options, state)
     if _repeats_itself(calibration):
@@ -218,11 +220,26 @@ def _stack(calibration: Calibration) -> NDArray[np.int32]:
     return np.concatenate([calibration.samples, calibration.held_out])
 
 
-def _require_layers(model: StreamedModel, pair: Pair) -> None:
-    n_layers = pair.base.hparam("block_count")
+def _require_quantized(pair: Pair) -> None:
+    if not quantized_tensors(pair.quantized):
+        message = f"{pair.quantized.path} is not quantized: it has no roundings to better."
+        raise GgufError(message, hint="Give what llama-quantize made of it, and the file itself with --base.")
+
+
+def _require_same_model(model: StreamedModel, pair: Pair, calibration: Calibration) -> None:
+    """Refuse what can be told at once; each matrix is compared when its turn comes."""
+    base, largest = pair.base, int(_stack(calibration).max())
+    n_layers, width, n_tokens = base.hparam("block_count"), *base.by_name["token_embd.weight"].shape[:2]
     if n_layers != model.n_layers:
-        message = f"{pair.base.path} has {n_layers} layers, {model.path} has {model.n_layers}."
-        raise CheckpointError(message, hint="Give the checkpoint that the base was converted from.")
+        differs = f"{n_layers} layers, {model.path} has {model.n_layers}"
+    elif width != model.width:
+        differs = f"a width of {width}, {model.path} one of {model.width}"
+    elif largest >= n_tokens:
+        differs = f"{n_tokens} tokens, the tokenizer of {model.path} gives token {largest}"
+    else:
+        return
+    hint = "Give the checkpoint that the base was converted from."
+    raise CheckpointError(f"{base.path} has {differs}.", hint=hint)
 
 
 def _repeats_itself(calibration: Calibration) -> bool:

@@ -226,11 +226,22 @@ def test_another_checkpoint_is_refused(case: Case) -> None:
     other = tiny.write_llama(case.root / "other", width=128, layers=3)
     with pytest.raises(CheckpointError, match="has 2 layers"):
         case.refine(checkpoint=other)
+    with pytest.raises(CheckpointError, match="a width of 128"):
+        case.refine(checkpoint=tiny.write_llama(case.root / "narrow", width=64))
+    beyond = replace(CALIBRATION, samples=CALIBRATION.samples + 100_000)
+    with pytest.raises(CheckpointError, match="gives token 100"):
+        case.refine(calibration=beyond)
     config = json.loads((case.checkpoint / "config.json").read_text())
     scaled = {k: (v * 2).astype(np.float16) for k, v in tiny.llama_tensors(config, seed=5).items()}
     tiny.save_shards(case.checkpoint, scaled, 1)
     with pytest.raises(CheckpointError, match=r"blk\.0\.attn_q\.weight .* is not what"):
         case.refine()
+    assert not case.out.exists()
+
+
+def test_a_file_that_is_not_quantized_is_refused(case: Case) -> None:
+    with pytest.raises(GgufError, match="is not quantized"):
+        case.refine(quantized=case.base)
     assert not case.out.exists()
 
 
