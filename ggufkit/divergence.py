@@ -15,7 +15,7 @@ from pathlib import Path
 
 from ggufkit import machine, offload, perplexity
 from ggufkit.corpus import Corpus
-from ggufkit.errors import DeviceMemoryError, ResourceError, ToolOutputError
+from ggufkit.errors import DeviceMemoryError, InputError, ResourceError, ToolOutputError
 from ggufkit.llama import logs, memory
 from ggufkit.llama.gguf import read_header
 from ggufkit.llama.kld import FEWEST_VALUES, Divergence, scored
@@ -80,10 +80,12 @@ def measure_all(
         One result for the base, then one for each file: files of measurements.
 
     Raises:
+        InputError: a file has another vocabulary than the base.
         CorpusError: the text has fewer than two chunks.
         ToolError: a tool failed, died, or gave no finite statistics.
         ResourceError: not even the fewest chunks fit the scratch limit.
     """
+    _require_one_vocabulary(base, files)
     if options.n_chunks is not None and scored(options.n_ctx, options.n_chunks) < FEWEST_VALUES:
         session.reporter.warn(
             f"{options.n_chunks} chunks of {options.n_ctx} tokens are too few for KL divergence: "
@@ -97,6 +99,16 @@ def measure_all(
     elif stale:
         work.run(stale)
     return work.collect()
+
+
+def _require_one_vocabulary(base: GgufFile, files: Sequence[GgufFile]) -> None:
+    """Their predictions are compared token by token; llama-perplexity aborts where there are more or fewer."""
+    wanted = memory.n_vocab(read_header(base.path))
+    for file in files:
+        found = memory.n_vocab(read_header(file.path))
+        if found != wanted:
+            message = f"{file.path} has {found} tokens, its base {base.path} has {wanted}."
+            raise InputError(message, hint="Give with --base the file that it was made from.")
 
 
 def at_once(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 from ggufkit.errors import GgufkitError, ResourceError, SourceError
@@ -41,13 +41,16 @@ def patiently(call: Callable[[], T], repo: Repo, host: str, file: str | None = N
 
 def status_of(error: BaseException) -> int | None:
     """The HTTP status that an error tells of, looking at its causes too."""
+    codes = (getattr(getattr(seen, "response", None), "status_code", None) for seen in _causes(error))
+    return next((code for code in codes if isinstance(code, int)), None)
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """An error, what caused it, what caused that."""
     seen: BaseException | None = error
     while seen is not None:
-        code = getattr(getattr(seen, "response", None), "status_code", None)
-        if isinstance(code, int):
-            return code
+        yield seen
         seen = seen.__cause__ or seen.__context__
-    return None
 
 
 def is_passing(error: BaseException) -> bool:
@@ -62,7 +65,10 @@ def is_passing(error: BaseException) -> bool:
 
 def _is_refused(error: BaseException) -> bool:
     """Whether no connection came about at all: the library has tried several times by then."""
-    return "ConnectError" in {base.__name__ for base in type(error).__mro__} or "NewConnectionError" in str(error)
+    return any(
+        "ConnectError" in {base.__name__ for base in type(seen).__mro__} or "NewConnectionError" in str(seen)
+        for seen in _causes(error)
+    )
 
 
 def _advised_wait(error: BaseException, attempt: int) -> float | None:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import io
-import logging
 import os
 import re
 import shutil
@@ -134,11 +133,12 @@ def quieten() -> None:
     one_display()
     from huggingface_hub import constants
     from huggingface_hub.utils import disable_progress_bars
+    from huggingface_hub.utils.logging import set_verbosity_error
 
     disable_progress_bars()
+    set_verbosity_error()
     constants.DOWNLOAD_CHUNK_SIZE = _CHUNK
     constants.HF_HUB_DISABLE_XET = not serves_xet()
-    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
 
 
 def _blob(repo: Repo, file: RemoteFile) -> Path:

@@ -275,3 +275,11 @@ def test_a_converter_of_another_commit(checkpoint: Path, tmp_path: Path, tools: 
     message = fails(TOOLCHAIN, "convert", checkpoint, "--out", tmp_path / "out", env=env)
     assert "may not be understood by the other" in message
     assert ggufkit("convert", checkpoint, "--out", tmp_path / "out", "--force-toolchain", env=env).code == 0
+
+
+def test_a_base_of_another_vocabulary(base: Path, corpus: Path, tmp_path: Path) -> None:
+    """llama-perplexity aborts on it."""
+    other = write(tmp_path / "other.gguf")
+    message = fails(INPUT, "perplexity", base, "--base", other, "--corpus", corpus, "--ctx", 64, "--chunks", 8)
+    assert "its base" in message
+    assert "has 3" in message
