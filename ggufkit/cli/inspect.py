@@ -12,6 +12,7 @@ import click
 from ggufkit.cli import options
 from ggufkit.cli.terminal import console, reporting
 from ggufkit.llama.gguf import GgufHeader, read_header, summarize
+from ggufkit.llama.memory import n_vocab
 from ggufkit.units import size
 
 
@@ -80,9 +81,7 @@ def _facts(header: GgufHeader) -> dict[str, Any]:
         "layers": header.hparam("block_count"),
         "context_length": header.hparam("context_length"),
         "embedding_length": header.hparam("embedding_length"),
-        "vocabulary": header.by_name["token_embd.weight"].shape[-1]
-        if "token_embd.weight" in header.by_name
-        else None,
+        "vocabulary": n_vocab(header) or None,
         "tokenizer": meta.get("tokenizer.ggml.model"),
         "pre_tokenizer": meta.get("tokenizer.ggml.pre"),
         "chat_template": f"{len(template)} characters" if template else "none",

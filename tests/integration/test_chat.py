@@ -13,6 +13,7 @@ from ggufkit import chat, convert, quantize, sources
 from ggufkit.chat import ChatOptions
 from ggufkit.convert import ConvertOptions
 from ggufkit.errors import GgufError, ToolchainError, ToolError
+from ggufkit.hashing import sha256_file
 from ggufkit.llama import binding
 from ggufkit.llama.gguf import read_gguf
 from ggufkit.progress import SilentReporter
@@ -20,7 +21,6 @@ from ggufkit.quantize import QuantizeOptions
 from ggufkit.records import Checkpoint, GgufFile, Toolchain
 from ggufkit.session import Session
 from ggufkit.steps import Workspace
-from tests import tiny
 from tests.integration.run_cli import fails, ggufkit
 from tests.shared import LLAMA, QWEN2, needs_shared
 
@@ -47,10 +47,9 @@ def convert_here(path: Path, root: Path, tools: Toolchain) -> GgufFile:
 
 
 @pytest.fixture(scope="module")
-def small(tmp_path_factory: pytest.TempPathFactory, tools: Toolchain) -> GgufFile:
+def small(converted: Path) -> GgufFile:
     """A file of random weights, without a chat template."""
-    home = tmp_path_factory.mktemp("small")
-    return convert_here(tiny.write_llama(home / "tiny-llama"), home, tools)
+    return read_gguf(converted, sha256_file(converted))
 
 
 def quantized(base: GgufFile, kind: str, session: Session) -> GgufFile:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,10 +18,6 @@ from ggufkit.progress import SilentReporter
 from ggufkit.records import Toolchain
 
 CMAKE = Path(build.__file__).parent / "cmake"
-FLAGS = (
-    "-fno-math-errno", "-fno-trapping-math", "-fassociative-math", "-fno-signed-zeros", "-freciprocal-math",
-    "-D__FAST_MATH__", "-march=native",
-)  # fmt: skip
 _HEAD = """
 #include <algorithm>
 #include <chrono>
@@ -89,7 +87,14 @@ def rewritten(source: Path, to: Path) -> process.ToolOutput:
     )
 
 
-def sums(source: Path, work: Path, flags: tuple[str, ...]) -> Found:
+def flags() -> list[str]:
+    """The compiler options that GPU builds are given."""
+    found = re.search(r"set\(GGUFKIT_FAST_FLAGS\s+([^)]+)\)", (CMAKE / "tools.cmake").read_text())
+    assert found is not None
+    return found[1].split()
+
+
+def sums(source: Path, work: Path, flags: Sequence[str] = ()) -> Found:
     """Compile the functions that sum over the logits, out of a source, and run them on made-up logits."""
     text = source.read_text(encoding="utf-8")
     functions = text[
@@ -111,8 +116,8 @@ def sums(source: Path, work: Path, flags: tuple[str, ...]) -> Found:
 @pytest.mark.alone
 def test_the_rewritten_loops_give_the_same_divergence_faster(source: Path, tmp_path: Path) -> None:
     assert rewritten(source, tmp_path / "perplexity.cpp").returncode == 0
-    own = sums(source, tmp_path / "own", ())
-    fast = sums(tmp_path / "perplexity.cpp", tmp_path / "fast", FLAGS)
+    own = sums(source, tmp_path / "own")
+    fast = sums(tmp_path / "perplexity.cpp", tmp_path / "fast", flags())
     assert fast.same_top == own.same_top
     assert fast.nll == pytest.approx(own.nll, rel=1e-7)
     assert fast.nll_base == pytest.approx(own.nll_base, rel=1e-7)

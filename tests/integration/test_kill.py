@@ -66,7 +66,7 @@ def test_killed_at_random_moments(tmp_path: Path, tools: Toolchain) -> None:
     subprocess.run(command(model, corpus, tmp_path / "whole"), capture_output=True, check=True)
     whole = time.monotonic() - started
     expected = contents(tmp_path / "whole")
-    base = tmp_path / "model.gguf"  # from here on it takes half the time: nothing is converted
+    base = tmp_path / "model.gguf"  # every second build starts from it
     base.write_bytes(expected["model-F16.gguf"])
     started = time.monotonic()
     subprocess.run(command(base, corpus, tmp_path / "from-base"), capture_output=True, check=True)
