@@ -6,13 +6,16 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
+# Byte code is made on first use and kept: installing need not make it for all that is never used.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: demo test lint types format clean
 
 demo: $(VENV)/.installed
 	$(BIN)/ggufkit demo
 
 test: lint types
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not alone" $(PYTEST)
+	$(BIN)/python -m pytest -n 3 --dist loadfile -m "not alone" $(PYTEST)
 	$(BIN)/python -m pytest -m alone $(PYTEST)
 
 lint: $(VENV)/.installed
@@ -29,7 +32,7 @@ format: $(VENV)/.installed
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) install --quiet --upgrade pip
-	$(PIP) install --quiet --constraint constraints.txt --editable '.[dev,data,lora,modelscope]'
+	$(PIP) install --quiet --no-compile --constraint constraints.txt --editable '.[dev,data,lora,modelscope]'
 	touch $@
 
 clean:

@@ -216,20 +216,25 @@ def _calibrated(chosen: tuple[Variant, ...], request: BuildRequest) -> bool:
 
 
 def _require_checkpoint(chosen: tuple[Variant, ...], model: Checkpoint | GgufFile) -> None:
-    """AWQ and GPTQ run the checkpoint itself; AWQ needs to know how its norms and projections fit together.
+    """AWQ and GPTQ run the checkpoint itself.
 
     Raises:
         InputError: the model is a GGUF.
-        UnsupportedArchitecture: no fold table for it.
+        UnsupportedArchitecture: AWQ has no fold table for it.
     """
     needing = [v.name for v in chosen if v.awq or v.refined]
     if needing and isinstance(model, GgufFile):
         hint = "Give its directory or its id instead of the .gguf file."
         raise InputError(f"The variant {needing[0]} needs the Hugging Face checkpoint.", hint=hint)
     if isinstance(model, Checkpoint) and any(v.awq for v in chosen):
-        from ggufkit.awq.archs import folds_of
+        require_folds(model)
 
-        folds_of(model.architecture)
+
+def require_folds(checkpoint: Checkpoint) -> None:
+    """AWQ needs to know how norms and projections fit together: raise UnsupportedArchitecture where it does not."""
+    from ggufkit.awq.archs import folds_of
+
+    folds_of(checkpoint.architecture)
 
 
 def refuse_inside(out: Path, model: Checkpoint | GgufFile) -> None:

@@ -52,6 +52,7 @@ def build(request: BuildRequest, reporter: Reporter | None = None) -> BuildResul
     with session.workspace.locked():
         artifacts = Artifacts(job, session)
         planning.require_disk_for_base(job)
+        planning.require_matrices(job)
         base = artifacts.base()
         planning.require_room(job, base.path)
         _warn_of_overlap(job, artifacts)

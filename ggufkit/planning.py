@@ -75,6 +75,22 @@ def require_disk_for_base(job: Job) -> None:
     Plan((), int(job.model.n_params * bits / 8), machine.free_disk(job.out), 0, 1).require(job.out)
 
 
+def require_matrices(job: Job) -> None:
+    """Before hours are spent on a conversion: no type that this model's shape cannot have without a matrix.
+
+    Raises:
+        InputError: there is one.
+    """
+    doubtful = [t for v, t in job.targets if not v.imatrix and t.name in quants.NEEDS_IMATRIX]
+    if not doubtful or not isinstance(job.model, Checkpoint) or job.base_output.exists():
+        return
+    with tempfile.TemporaryDirectory(prefix="ggufkit-plan-") as temporary:
+        base = _skeleton(job, Path(temporary))
+        for kind in doubtful:
+            if quantize.plan(job.tools, base, kind).needs_imatrix:
+                raise _needs_imatrix(kind)
+
+
 def require_room(job: Job, base: Path) -> None:
     """With the base there: the exact plan of what is still to be made, and warnings of types that do not fit.
 
@@ -132,8 +148,10 @@ def _scratch(job: Job, base: GgufHeader) -> int:
 def _plan_one(job: Job, base: GgufHeader, variant: Variant, kind: QuantType, path: Path) -> PlannedFile:
     file = preflight.plan_file(job.tools, base, kind, path.name, variant.name, job.known_types, job.request.n_ctx)
     if file.needs_imatrix and not variant.imatrix:
-        raise InputError(
-            f"{kind.name} needs an importance matrix: without one it is useless, and llama-quantize refuses it.",
-            hint="Use --variants imatrix.",
-        )
+        raise _needs_imatrix(kind)
     return file
+
+
+def _needs_imatrix(kind: QuantType) -> InputError:
+    message = f"{kind.name} needs an importance matrix: without one it is useless, and llama-quantize refuses it."
+    return InputError(message, hint="Use --variants imatrix.")

@@ -14,7 +14,7 @@ from ggufkit.cli import options
 from ggufkit.cli.terminal import reporting
 from ggufkit.convert import ConvertOptions
 from ggufkit.errors import InputError
-from ggufkit.job import refuse_inside
+from ggufkit.job import refuse_inside, require_folds
 from ggufkit.llama import toolchain
 from ggufkit.llama.logs import QuantType
 from ggufkit.lora import merge
@@ -65,6 +65,7 @@ def awq_command(
     how = ScalingOptions(awq_engine, awq_objective, awq_dtype, awq_per_type, device)
     with reporting() as reporter:
         checkpoint = _checkpoint(model, SourceOptions(source, allow_pickle), lora, reporter)
+        require_folds(checkpoint)
         output = _scaled_path(model, checkpoint, out)
         text = calibration_text.find(calibration, calibration_field, reporter)
         corner = cache_dir() / "work" / hashlib.sha256(str(output.resolve()).encode()).hexdigest()[:16]

@@ -208,7 +208,7 @@ def test_planted_outliers_are_undone(session: Session) -> None:
     raw(argv.base_logits(tools, base, logits, Evaluation(WIKI_TEST, 512, 6), Compute("cpu", None, 2)))
     types = types_of(base, "Q4_K_M", tools)
     goals = [Goal("awq", (types,)), Goal("both", (types,), importance=True)]
-    awq, both = scale(planted, goals, calibrate(planted, 8), tools, work, threads=2)
+    awq, both = scale(planted, goals, calibrate(planted, 8, held_out=1), tools, work, threads=2)
     assert awq.proof.written.max_delta == awq.proof.folded.max_delta
 
     kld = {"plain": kld_of(quantized(base, "Q4_K_M", tools), logits, tools)}
@@ -231,7 +231,7 @@ from ggufkit.progress import SilentReporter
 
 source, text, out, types, library, samples = sys.argv[1:]
 source, out = Path(source), Path(out)
-calibration = draw(read_texts(Path(text)), load_tokenizer(source), samples=int(samples), length=512, held_out=2)
+calibration = draw(read_texts(Path(text)), load_tokenizer(source), samples=int(samples), length=512, held_out=1)
 goal = Goal("awq", (json.loads(types),))
 scaled = scale_checkpoint(
     source, [(goal, out / "scaled")], calibration, AwqOptions(device="cpu"), library=Path(library),
@@ -373,7 +373,8 @@ def autoawq_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.usefixtures("autoawq_python")
 @pytest.mark.parametrize("model", [LLAMA, QWEN2], ids=lambda m: m.name)
 def test_native_scales_are_those_of_autoawq(model: Path, tmp_path: Path) -> None:
-    streamed, calibration = StreamedModel(model, "cpu"), calibrate(model, 2, 128)
+    source = shorten(model, tmp_path / "short", 3)
+    streamed, calibration = StreamedModel(source, "cpu"), calibrate(source, 2, 128)
     made = scale_with_autoawq(streamed, calibration, tmp_path / "autoawq", tmp_path / "log", QUIET)
     found = search_scales(streamed, calibration, AutoAwqObjective(), tmp_path / "state", QUIET)["awq"].scales
     assert len(found) == 3 * streamed.n_layers

@@ -135,6 +135,14 @@ def test_a_type_that_needs_an_importance_matrix(base: Path, corpus: Path, tmp_pa
     assert "--variants imatrix" in message
 
 
+def test_a_matrix_that_is_missing_is_missed_before_conversion(
+    checkpoint: Path, corpus: Path, tmp_path: Path, tools: Toolchain
+) -> None:
+    message = fails(INPUT, *build(checkpoint, corpus, tmp_path / "out", "--types", "q8_0,iq2_xs"))
+    assert "IQ2_XS needs an importance matrix" in message
+    assert not list((tmp_path / "out").glob("*.gguf"))
+
+
 def test_usage(tmp_path: Path) -> None:
     assert ggufkit("build").code == USAGE
     assert ggufkit("nonsense").code == USAGE

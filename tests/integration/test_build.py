@@ -20,7 +20,7 @@ from tests.integration.run_cli import ggufkit as cli
 from tests.shared import LLAMA, QWEN2, WIKI_TEST, needs_shared
 
 TYPES = "q4_k_m,q5_k_m,q8_0,f16"
-CHUNKS = "6"
+CHUNKS = "4"
 
 
 @pytest.fixture(scope="module", params=[LLAMA, QWEN2], ids=lambda p: p.name)
@@ -111,17 +111,17 @@ def test_nothing_to_do_starts_no_tool(built: tuple[Path, Path], monkeypatch: pyt
     assert {f.name: f.stat().st_mtime_ns for f in out.glob("*.gguf")} == before
 
 
-def test_every_type_that_the_tool_lists(checkpoint: Path, tmp_path: Path, tools: Toolchain) -> None:
+def test_every_type_that_the_tool_lists(converted: Path, tmp_path: Path, tools: Toolchain) -> None:
     """With an importance matrix for those that need one; what the tool cannot do for a shape, it says."""
     corpus = tiny.text_file(tmp_path / "text.txt", 2000)
     listed = logs.parse_types(process.run(argv.list_types(tools)).text)
     names = [t.name for t in listed if t.name != "COPY" and "alias" not in t.description]
     out = tmp_path / "out"
-    done = cli("build", checkpoint, "--types", ",".join(names), "--variants", "imatrix,plain", "--no-eval",
+    done = cli("build", converted, "--types", ",".join(names), "--variants", "imatrix,plain", "--no-eval",
                "--no-bench", "--calibration", corpus, "--calibration-samples", 8, "--out", out, "--dry-run")  # fmt: skip
     assert done.code == 3
     assert "needs an importance matrix" in done.err
-    done = cli("build", checkpoint, "--types", ",".join(names), "--variants", "imatrix", "--no-eval", "--no-bench",
+    done = cli("build", converted, "--types", ",".join(names), "--variants", "imatrix", "--no-eval", "--no-bench",
                "--calibration", corpus, "--calibration-samples", 8, "--out", out)  # fmt: skip
     assert done.code == 0, done.err
     made = set(ggufkit.load_results(out)["type"])

@@ -66,18 +66,19 @@ def test_killed_at_random_moments(tmp_path: Path, tools: Toolchain) -> None:
     subprocess.run(command(model, corpus, tmp_path / "whole"), capture_output=True, check=True)
     whole = time.monotonic() - started
     expected = contents(tmp_path / "whole")
-    base = tmp_path / "model.gguf"  # every second build starts from it
+    base = tmp_path / "model.gguf"  # three of four builds start from it
     base.write_bytes(expected["model-F16.gguf"])
     started = time.monotonic()
     subprocess.run(command(base, corpus, tmp_path / "from-base"), capture_output=True, check=True)
-    sources = [(model, whole), (base, time.monotonic() - started)]
+    from_base = (base, time.monotonic() - started)
+    sources = [(model, whole), *[from_base] * 3]
 
     moments = random.Random(7)
     shares = [moments.uniform(0.05, 0.97) for _ in range(MOMENTS)]
 
     def kill_and_repeat(number: int) -> bool:
         """Whether the build was still running at its moment."""
-        out, (source, duration) = tmp_path / f"out{number}", sources[number % 2]
+        out, (source, duration) = tmp_path / f"out{number}", sources[number % 4]
         watcher = Watcher(out)
         watcher.start()
         running = subprocess.Popen(

@@ -23,7 +23,7 @@ from ggufkit.refine.grid import Grid
 from ggufkit.refine.solve import solve
 from ggufkit.session import Session
 from tests import tiny
-from tests.integration.test_awq import kld_of, quantized, raw, to_gguf
+from tests.integration.test_awq import kld_of, quantized, raw, shorten, to_gguf
 from tests.shared import CALIBRATION, LLAMA, WIKI_TEST, needs_shared
 
 OPTIONS = RefineOptions(device="cpu")
@@ -41,10 +41,9 @@ def one_thread() -> Iterator[None]:
 class Case:
     """A tiny checkpoint, its F16 GGUF and a quantized one, by the real tools."""
 
-    def __init__(self, checkpoint: Path, kind: str, session: Session) -> None:
-        self.checkpoint, self.tools = checkpoint, session.tools
+    def __init__(self, checkpoint: Path, base: Path, kind: str, session: Session) -> None:
+        self.checkpoint, self.base, self.tools = checkpoint, base, session.tools
         self.root = session.workspace.root
-        self.base = to_gguf(checkpoint, session)
         self.quantized = quantized(self.base, kind, session.tools)
         self.out, self.reporter = self.root / "refined.gguf", SilentReporter()
         texts = read_texts(tiny.text_file(self.root / "text.txt"))
@@ -91,9 +90,12 @@ def data_of(path: Path) -> bytes:
     ],
 )
 def test_every_tool_takes_a_refined_file(
-    kind: str, width: int, types: set[str], tmp_path: Path, session: Session
+    kind: str, width: int, types: set[str], checkpoint: Path, base: Path, tmp_path: Path, session: Session
 ) -> None:
-    case = Case(tiny.write_llama(tmp_path / "tiny", width=width, layers=1), kind, session)
+    if width != 256:
+        checkpoint = tiny.write_llama(tmp_path / "narrow", width=width, layers=1)
+        base = to_gguf(checkpoint, session)
+    case = Case(checkpoint, base, kind, session)
     report = case.refine()
     assert report.n_refined >= 5
     assert types <= {o.type for o in report.outcomes if o.kept}
@@ -106,9 +108,9 @@ def test_every_tool_takes_a_refined_file(
 
 
 def test_what_was_not_finished_is_done_and_nothing_twice(
-    checkpoint: Path, session: Session, monkeypatch: pytest.MonkeyPatch
+    checkpoint: Path, base: Path, session: Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    case = Case(checkpoint, "Q4_0", session)
+    case = Case(checkpoint, base, "Q4_0", session)
     case.refine()
     whole = case.out.read_bytes()
     case.out.unlink()
@@ -132,8 +134,8 @@ def test_what_was_not_finished_is_done_and_nothing_twice(
     assert case.out.read_bytes() == whole
 
 
-def test_a_full_disk_is_named_and_harms_nothing(checkpoint: Path, session: Session) -> None:
-    case = Case(checkpoint, "Q4_0", session)
+def test_a_full_disk_is_named_and_harms_nothing(checkpoint: Path, base: Path, session: Session) -> None:
+    case = Case(checkpoint, base, "Q4_0", session)
     before = case.quantized.read_bytes()
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
@@ -150,8 +152,10 @@ def test_a_full_disk_is_named_and_harms_nothing(checkpoint: Path, session: Sessi
     require_same_layout(case.quantized, case.out)
 
 
-def test_one_sentence_over_and_over_leaves_the_file_as_it_is(checkpoint: Path, session: Session) -> None:
-    case = Case(checkpoint, "Q4_0", session)
+def test_one_sentence_over_and_over_leaves_the_file_as_it_is(
+    checkpoint: Path, base: Path, session: Session
+) -> None:
+    case = Case(checkpoint, base, "Q4_0", session)
     sentence = "The quick brown fox jumps over the lazy dog. "
     repeated = draw([sentence * 600], load_tokenizer(checkpoint), samples=24, length=64, held_out=4)
     report = case.refine(repeated)
@@ -160,8 +164,8 @@ def test_one_sentence_over_and_over_leaves_the_file_as_it_is(checkpoint: Path, s
     assert data_of(case.out) == data_of(case.quantized)
 
 
-def test_the_output_matrix_is_refined_if_asked(checkpoint: Path, session: Session) -> None:
-    case = Case(checkpoint, "Q4_0", session)
+def test_the_output_matrix_is_refined_if_asked(checkpoint: Path, base: Path, session: Session) -> None:
+    case = Case(checkpoint, base, "Q4_0", session)
     report = case.refine(options=replace(OPTIONS, include_output=True))
     output = next(o for o in report.outcomes if o.tensor == "output.weight")
     assert output.kept
@@ -173,16 +177,16 @@ def test_the_output_matrix_is_refined_if_asked(checkpoint: Path, session: Sessio
 
 @needs_shared
 def test_a_real_model_loses_less(session: Session) -> None:
-    tools = session.tools
-    base = to_gguf(LLAMA, session)
+    tools, source = session.tools, shorten(LLAMA, session.workspace.root / "short", 3)
+    base = to_gguf(source, session)
     before = quantized(base, "Q4_0", tools)
     logits = base.with_suffix(".logits")
     raw(argv.base_logits(tools, base, logits, Evaluation(WIKI_TEST, 512, 3), Compute("cpu", None, 2)))
     after = before.with_name("refined.gguf")
-    tokenizer = load_tokenizer(LLAMA)
+    tokenizer = load_tokenizer(source)
     calibration = draw(read_texts(CALIBRATION), tokenizer, samples=6, length=512, held_out=2)
     refine_gguf(
-        before, base, LLAMA, after, calibration,
+        before, base, source, after, calibration,
         options=OPTIONS, reporter=SilentReporter(), state_dir=session.workspace.root / "state",
     )  # fmt: skip
     old, new = (kld_of(file, logits, tools) for file in (before, after))
