@@ -154,7 +154,8 @@ def _unpack(archive: Path, target: Path, commit: str | None) -> None:
     shutil.rmtree(partial, ignore_errors=True)
     try:
         with tarfile.open(archive) as tar:
-            tar.extractall(partial, members=_members(tar), filter="data")
+            for member, name in _members(tar):
+                _extract(tar, member, partial / name, partial)
     except (tarfile.TarError, OSError, EOFError) as error:
         raise ToolchainError(f"{archive} cannot be unpacked: {error}.", hint="Fetch it again.") from error
     if not is_source(partial):
@@ -167,17 +168,26 @@ def _unpack(archive: Path, target: Path, commit: str | None) -> None:
     partial.rename(target)
 
 
-def _members(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
-    """The needed files, renamed to be relative to the tree's root, wherever in the archive that is."""
+def _members(tar: tarfile.TarFile) -> Iterator[tuple[tarfile.TarInfo, str]]:
+    """The needed files, with their names relative to the tree's root, wherever in the archive that is."""
     members = tar.getmembers()
     roots = [m.name[: -len(CONVERTER)] for m in members if m.name.endswith(CONVERTER)]
     root = min(roots, key=len) if roots else ""
     for member in members:
         name = member.name[len(root) :]
-        if not member.name.startswith(root) or not name:
-            continue
-        if _is_wanted(name) and (member.isfile() or member.isdir()):
-            yield member.replace(name=name)
+        if member.name.startswith(root) and member.isfile() and _is_wanted(name):
+            yield member, name
+
+
+def _extract(tar: tarfile.TarFile, member: tarfile.TarInfo, path: Path, home: Path) -> None:
+    """Write one file. Python before 3.10.12 and 3.11.4 has no filter that keeps an archive inside a directory."""
+    content = tar.extractfile(member)
+    if content is None or not path.resolve().is_relative_to(home.resolve()):
+        raise tarfile.TarError(f"{member.name} lies outside the tree")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("wb") as file:
+        shutil.copyfileobj(content, file)
+    path.chmod(member.mode & 0o755 | 0o600)
 
 
 def _is_wanted(name: str) -> bool:
