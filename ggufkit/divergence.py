@@ -266,17 +266,12 @@ class _Work:
         free = max(0, machine.free_disk(scratch) - _DISK_RESERVE)
         need = Need(
             fixed, per_chunk, min(n_chunks or possible, possible), min(self.comparison.scratch_limit, free),
-            memory.evaluation_ram(header, self.base.size_bytes, n_ctx),
-            [memory.evaluation_ram(header, f.size_bytes, n_ctx) for f in todo],
-            machine.free_memory(), pipes.supported(scratch), self._device_free(),
+            perplexity.memory_needed(self.base, n_ctx), [perplexity.memory_needed(f, n_ctx) for f in todo],
+            machine.free_memory(), pipes.supported(scratch),
+            [gpu.memory_free for gpu in offload.gpus(self.session)],
         )  # fmt: skip
         chosen = route.choose(need, self.comparison.strategy)
         return replace(chosen, at_once=min(chosen.at_once, self.comparison.at_once or chosen.at_once))
-
-    def _device_free(self) -> int | None:
-        """Free memory of the GPUs; None where there are none, or nobody tells."""
-        gpus = offload.gpus(self.session)
-        return sum(gpu.memory_free for gpu in gpus) if gpus else None
 
     def _keep(self, file: GgufFile) -> Result:
         return self._ensure(file, lambda _: Made())

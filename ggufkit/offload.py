@@ -17,6 +17,7 @@ from ggufkit.session import Session
 
 T = TypeVar("T")
 _SHARES = (0.75, 0.5, 0.25, 0.0)
+_USABLE = 0.8
 _GPU_BATCH = 1024
 _WAITING = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
 
@@ -50,6 +51,26 @@ def ladder(ngl: int | None, n_layers: int) -> list[int]:
 def gpus(session: Session) -> Sequence[Gpu]:
     """The GPUs that the tools compute on, with their free memory now; none that ggufkit can ask but NVIDIA's."""
     return cuda.gpus() if session.tools.backend == "cuda" else ()
+
+
+def place(needs: Sequence[int], free: Sequence[int]) -> list[int] | None:
+    """Which GPU each process of several at once gets as its own: the largest first, each where most is left.
+
+    Args:
+        needs: bytes that each process takes.
+        free: free bytes of each GPU; a part is left to what nobody counts.
+
+    Returns:
+        The index of a GPU for each process; None where one fits no GPU beside those placed before it.
+    """
+    left, chosen = [int(_USABLE * n_bytes) for n_bytes in free], [0] * len(needs)
+    for process in sorted(range(len(needs)), key=lambda i: -needs[i]):
+        gpu = left.index(max(left)) if left else -1
+        if gpu < 0 or needs[process] > left[gpu]:
+            return None
+        left[gpu] -= needs[process]
+        chosen[process] = gpu
+    return chosen
 
 
 def compute(session: Session, ngl: int | None, threads: int, n_ctx: int = 512) -> Compute:

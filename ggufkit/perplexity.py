@@ -28,7 +28,6 @@ ATTEMPTS = 3
 run in twenty under load, and of every second that is over in no time."""
 
 _SHORT_S = 60.0
-_GPU_SHARE = 0.8
 
 
 def calm(seconds: float) -> bool:
@@ -87,9 +86,22 @@ def recipe(gguf: GgufFile, corpus: Corpus, options: EvalOptions, session: Sessio
 
 
 def measure_all(files: Sequence[GgufFile], corpus: Corpus, options: EvalOptions, session: Session) -> list[Result]:
-    """Measure the perplexity of several files, on GPUs as many at once as pays. Raises as `measure` does."""
-    jobs = [partial(measure, file, corpus, options, session, None) for file in files]
-    return run_all(jobs, slots(files, options.n_ctx, session))
+    """Measure the perplexity of several files, on GPUs as many at once as pays. Raises as `measure` does.
+
+    A file that no GPU holds gets all of them, before the others.
+    """
+    free = [gpu.memory_free for gpu in offload.gpus(session)]
+    large = [f for f in files if free and offload.place([memory_needed(f, options.n_ctx)], free) is None]
+    done = {file.path: measure(file, corpus, options, session) for file in large}
+    rest = [f for f in files if f.path not in done]
+    jobs = [partial(measure, file, corpus, options, session, None) for file in rest]
+    done |= zip((f.path for f in rest), run_all(jobs, slots(rest, options.n_ctx, session)), strict=True)
+    return [done[file.path] for file in files]
+
+
+def memory_needed(file: GgufFile, n_ctx: int) -> int:
+    """Bytes that llama-perplexity takes for a file."""
+    return memory.evaluation_ram(read_header(file.path), file.size_bytes, n_ctx)
 
 
 def slots(files: Sequence[GgufFile], n_ctx: int, session: Session) -> list[Share]:
@@ -100,12 +112,12 @@ def slots(files: Sequence[GgufFile], n_ctx: int, session: Session) -> list[Share
     gpus = offload.gpus(session)
     if not gpus or len(files) < 2:
         return [Share(session.threads)]
-    need = max(memory.evaluation_ram(read_header(f.path), f.size_bytes, n_ctx) for f in files)
-    several = len(gpus) > 1
-    places = [gpu.uuid if several else None for gpu in gpus]
-    places += [p for gpu, p in zip(gpus, list(places), strict=True) if 2 * need < _GPU_SHARE * gpu.memory_free]
+    need = max(memory_needed(f, n_ctx) for f in files)
+    places = [gpu for n in (1, 2) for gpu in gpus if offload.place([need] * n, [gpu.memory_free]) is not None]
     used = places[: len(files)]
-    return [Share(max(1, session.threads // len(used)), None, place) for place in used]
+    if not used:
+        return [Share(session.threads)]
+    return [Share(session.threads // len(used) or 1, None, gpu.uuid if len(gpus) > 1 else None) for gpu in used]
 
 
 def measure(

@@ -14,7 +14,7 @@ from ggufkit.llama import argv, kld, logs
 from ggufkit.llama.argv import Evaluation
 from ggufkit.llama.kld import Divergence
 from ggufkit.llama.logs import Estimate
-from ggufkit.perplexity import EvalOptions, Share, one_processor, refuse_short, run_tool
+from ggufkit.perplexity import EvalOptions, Share, memory_needed, one_processor, refuse_short, run_tool
 from ggufkit.process import ToolOutput
 from ggufkit.records import GgufFile
 from ggufkit.session import Session
@@ -99,8 +99,11 @@ def by_pipes(
     Returns:
         The files whose statistics the tool lost.
     """
-    shares = [one_processor(i) for i in range(len(files) + 1)] if calm else _shares(session, len(files) + 1)
-    with pipes.named_pipes(session.workspace.scratch, len(files) + 1) as (source, *sinks):
+    everyone = (base, *files)
+    shares = (
+        [one_processor(i) for i in range(len(everyone))] if calm else _shares(everyone, options.n_ctx, session)
+    )
+    with pipes.named_pipes(session.workspace.scratch, len(everyone)) as (source, *sinks):
         tasks = [
             Task(
                 f"evaluating the base {base.path.name}",
@@ -138,14 +141,18 @@ def _ahead() -> int:
     return min(_MOST_AHEAD, machine.free_memory() // _AHEAD_SHARE)
 
 
-def _shares(session: Session, n_processes: int) -> list[Share]:
-    """On a CPU each process gets processors of its own; GPUs are dealt out, and the processors shared."""
-    if session.tools.backend != "cpu":
-        threads = max(1, session.threads // n_processes)
-        gpus = [gpu.uuid for gpu in offload.gpus(session)]
-        return [Share(threads, None, gpus[i % len(gpus)] if len(gpus) > 1 else None) for i in range(n_processes)]
-    parts = cpus.share(machine.usable_cpus(), n_processes)
-    return [Share(cpus.threads(part, session.threads, n_processes), part or None) for part in parts]
+def _shares(files: Sequence[GgufFile], n_ctx: int, session: Session) -> list[Share]:
+    """On a CPU each process gets processors of its own; on GPUs they share the processors.
+
+    Of several GPUs each process gets one, if its file fits; else all processes see all GPUs, and llama.cpp spreads them.
+    """
+    if session.tools.backend == "cpu":
+        parts = cpus.share(machine.usable_cpus(), len(files))
+        return [Share(cpus.threads(part, session.threads, len(files)), part or None) for part in parts]
+    threads, gpus = max(1, session.threads // len(files)), offload.gpus(session)
+    needs = [memory_needed(f, n_ctx) for f in files]
+    placed = offload.place(needs, [gpu.memory_free for gpu in gpus]) if len(gpus) > 1 else None
+    return [Share(threads, None, None if placed is None else gpus[placed[i]].uuid) for i in range(len(files))]
 
 
 def _run_base(

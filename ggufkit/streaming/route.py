@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from ggufkit import offload
+
 FILE, PIPE, FAN_OUT, FEWER = "file", "pipe", "fan-out", "fewer chunks"
 STRATEGIES = (FILE, PIPE, FAN_OUT)
-_DEVICE_SHARE = 0.8
 
 
 @dataclass(frozen=True)
@@ -20,7 +21,7 @@ class Need:
         scratch: the most disk that base logits may take: the limit, or what is free if that is less.
         ram_base, ram_files: memory to evaluate the base, and each file.
         pipes: whether named pipes can be made.
-        device_free: free memory of the GPUs, None on a CPU.
+        gpus_free: free memory of each GPU, none on a CPU.
     """
 
     fixed: int
@@ -31,7 +32,7 @@ class Need:
     ram_files: Sequence[int]
     ram_free: int
     pipes: bool
-    device_free: int | None = None
+    gpus_free: Sequence[int] = ()
 
     @property
     def logits(self) -> int:
@@ -59,7 +60,7 @@ def choose(need: Need, wanted: str | None = None) -> Route:
     at_once = _at_once(need)
     fits = need.logits <= need.scratch
     size = f"{_size(need.logits)} of base logits at most"
-    shared = need.device_free is not None and need.pipes and at_once > 1
+    shared = bool(need.gpus_free) and need.pipes and at_once > 1
     if wanted is None and shared:
         return Route(FAN_OUT, at_once, need.n_chunks, f"the GPU holds {at_once} files beside the base")
     if wanted == FILE or (wanted is None and fits):
@@ -78,14 +79,12 @@ def choose(need: Need, wanted: str | None = None) -> Route:
 
 def _at_once(need: Need) -> int:
     """How many files fit in memory beside the base, at least one; the largest are counted first."""
-    free = [need.ram_free] if need.device_free is None else [need.ram_free, int(_DEVICE_SHARE * need.device_free)]
-    left, count = min(free) - need.ram_base, 0
+    together = [need.ram_base]
     for ram in sorted(need.ram_files, reverse=True):
-        left -= ram
-        if left < 0:
-            break
-        count += 1
-    return max(1, count)
+        together.append(ram)
+        if sum(together) > need.ram_free or (need.gpus_free and offload.place(together, need.gpus_free) is None):
+            return max(1, len(together) - 2)
+    return max(1, len(need.ram_files))
 
 
 def _size(n_bytes: int) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from ggufkit import offload, perplexity
+from ggufkit.corpus import Corpus
 from ggufkit.errors import DeviceMemoryError, ToolError
 from ggufkit.llama import cuda, logs
 from ggufkit.llama.cuda import Gpu
@@ -21,7 +22,7 @@ from ggufkit.streaming.route import Need, choose
 from tests.fake_results import write_results
 
 MB, GIB = 1_000_000, 1 << 30
-ON_GPU = Need(20, 25 * MB, 60, 8000 * MB, 500 * MB, [300 * MB] * 3, 4000 * MB, True, device_free=10_000 * MB)
+ON_GPU = Need(20, 25 * MB, 60, 8000 * MB, 500 * MB, [300 * MB] * 3, 4000 * MB, True, gpus_free=[10_000 * MB])
 GPUS = (
     Gpu(0, "GPU-aaaa-1", "NVIDIA H200", "90", 140 * GIB, 139 * GIB),
     Gpu(1, "GPU-bbbb-2", "NVIDIA H200", "90", 140 * GIB, 139 * GIB),
@@ -103,10 +104,21 @@ def test_fewer_layers_after_a_full_gpu(
 def test_on_a_gpu_files_share_one_base_pass_even_if_a_file_would_fit() -> None:
     chosen = choose(ON_GPU)
     assert (chosen.strategy, chosen.at_once) == (route.FAN_OUT, 3)
-    assert choose(replace(ON_GPU, device_free=1500 * MB)).at_once == 2
-    assert choose(replace(ON_GPU, device_free=0)).strategy == route.FILE
+    assert choose(replace(ON_GPU, gpus_free=[1500 * MB])).at_once == 2
+    assert choose(replace(ON_GPU, gpus_free=[0])).strategy == route.FILE
     assert choose(replace(ON_GPU, pipes=False)).strategy == route.FILE
     assert choose(ON_GPU, route.FILE).strategy == route.FILE
+
+
+def test_each_process_has_one_gpu_that_holds_it() -> None:
+    assert offload.place([50, 40, 30], [100, 100]) == [0, 1, 1]
+    assert offload.place([30, 70, 30], [100, 100]) == [1, 0, 1]
+    assert offload.place([60, 60, 60], [100, 100]) is None, "in sum they would fit"
+    assert offload.place([90], [100, 100]) is None, "some is left to what nobody counts"
+    assert offload.place([1], []) is None
+    two = replace(ON_GPU, ram_base=500 * MB, ram_files=[300 * MB] * 3, gpus_free=[800 * MB] * 2)
+    assert choose(two).at_once == 2, "640 MB each: the base on one, two files on the other"
+    assert choose(replace(two, gpus_free=[500 * MB] * 2)).strategy == route.FILE, "no GPU holds the base"
 
 
 def test_slots(gpu_session: Session, files: list[GgufFile], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -118,15 +130,42 @@ def test_slots(gpu_session: Session, files: list[GgufFile], monkeypatch: pytest.
     assert shares(replace(GPUS[0], memory_free=1 << 20)) == [(16, None)]
     assert shares(*GPUS) == [(4, "GPU-aaaa-1"), (4, "GPU-bbbb-2"), (4, "GPU-aaaa-1"), (4, "GPU-bbbb-2")]
     assert shares() == [(16, None)]
+    assert shares(replace(GPUS[0], memory_free=1 << 20), GPUS[1]) == [(8, "GPU-bbbb-2"), (8, "GPU-bbbb-2")]
 
 
-def test_processes_are_dealt_out_over_gpus(gpu_session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_no_gpu_holds_gets_all_of_them(
+    gpu_session: Session, files: list[GgufFile], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes = {file.path: 150 * GIB if file.type == "F16" else 40 * GIB for file in files}
     monkeypatch.setattr(cuda, "gpus", lambda: GPUS)
-    dealt = passes._shares(gpu_session, 4)
-    assert [s.gpu for s in dealt] == ["GPU-aaaa-1", "GPU-bbbb-2"] * 2
-    assert [s.environment for s in dealt[:1]] == [{"CUDA_VISIBLE_DEVICES": "GPU-aaaa-1"}]
+    monkeypatch.setattr(perplexity, "memory_needed", lambda file, _: sizes[file.path])
+    ran: list[tuple[str, str | None]] = []
+
+    def measure(file: GgufFile, *rest: object) -> str:
+        share = rest[-1] if len(rest) > 3 else None
+        ran.append((file.type, share.gpu if isinstance(share, perplexity.Share) else None))
+        return file.type
+
+    monkeypatch.setattr(perplexity, "measure", measure)
+    corpus = Corpus(files[0].path, "0" * 64, 1000, "text")
+    made = perplexity.measure_all(files, corpus, perplexity.EvalOptions(), gpu_session)
+    assert list(map(str, made)) == [file.type for file in files]
+    assert ran[0] == ("F16", None)
+    assert {gpu for _, gpu in ran[1:]} == {"GPU-aaaa-1", "GPU-bbbb-2"}
+
+
+def test_processes_are_dealt_out_over_gpus(
+    gpu_session: Session, files: list[GgufFile], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    four = [*files, *files][:4]
+    monkeypatch.setattr(cuda, "gpus", lambda: GPUS)
+    dealt = passes._shares(four, 512, gpu_session)
+    assert sorted(str(s.gpu) for s in dealt) == ["GPU-aaaa-1"] * 2 + ["GPU-bbbb-2"] * 2
+    assert dealt[0].environment == {"CUDA_VISIBLE_DEVICES": dealt[0].gpu}
     monkeypatch.setattr(cuda, "gpus", lambda: GPUS[:1])
-    assert {s.gpu for s in passes._shares(gpu_session, 4)} == {None}
+    assert {s.gpu for s in passes._shares(four, 512, gpu_session)} == {None}
+    monkeypatch.setattr(cuda, "gpus", lambda: [replace(g, memory_free=1 << 20) for g in GPUS])
+    assert {s.gpu for s in passes._shares(four, 512, gpu_session)} == {None}, "all see all GPUs"
 
 
 def test_batches_on_a_gpu(gpu_session: Session) -> None:
