@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from ggufkit import process, quants
 from ggufkit.errors import GgufError, InputError, ToolOutputError
 from ggufkit.hashing import sha256_file
-from ggufkit.llama import argv, logs
+from ggufkit.llama import argv, cuda, logs
 from ggufkit.llama.ask import ask
 from ggufkit.llama.gguf import GgufHeader, quantized_tensors, read_header
 from ggufkit.llama.logs import QuantizePlan, QuantType
@@ -54,8 +55,17 @@ def plan(
     tools: Toolchain, base: Path, kind: QuantType, *, imatrix: Path | None = None, allow_requantize: bool = False
 ) -> QuantizePlan:
     """What llama-quantize would make of `base`: every tensor's type, in milliseconds."""
-    command = argv.quantize_plan(tools, base, kind.name, imatrix=imatrix, allow_requantize=allow_requantize)
-    output = process.run(command)
+    state = base.stat()
+    return _plan(tools, base, kind, imatrix, allow_requantize, (state.st_size, state.st_mtime_ns))
+
+
+@lru_cache
+def _plan(
+    tools: Toolchain, base: Path, kind: QuantType, imatrix: Path | None, requantize: bool, _state: tuple[int, int]
+) -> QuantizePlan:
+    """What `plan` returns, asked once: the size that a type promises is looked for among types near it."""
+    command = argv.quantize_plan(tools, base, kind.name, imatrix=imatrix, allow_requantize=requantize)
+    output = process.run(command, env=cuda.HIDDEN)
     process.require_success(output, f"planning {kind.name} of {base.name}")
     return logs.parse_quantize(output)
 
@@ -98,7 +108,7 @@ def _quantize(base: GgufFile, partial: Path, kind: QuantType, options: QuantizeO
                 progress.update(float(steps[-1][0]), float(steps[-1][1]), "tensors")
 
         log = session.workspace.log(f"quantize-{partial.name.removesuffix('.gguf.partial')}")
-        run = process.run(command, log=log, on_text=watch)
+        run = process.run(command, log=log, on_text=watch, env=cuda.HIDDEN)
     process.require_success(run, doing)
     done = logs.parse_quantize(run)
     _require_result(partial, read_header(base.path), done, run, doing)

@@ -17,6 +17,9 @@ _QUERY = "index,uuid,name,compute_cap,memory.total,memory.free"
 _TOOLKIT_HOMES = ("/usr/local/cuda", "/opt/cuda")
 _MIB = 1 << 20
 
+HIDDEN: Mapping[str, str] = {"CUDA_VISIBLE_DEVICES": "-1"}
+"""For tools that compute on the CPU alone: to look for GPUs takes a CUDA build longer than some of its answers."""
+
 
 @dataclass(frozen=True)
 class Gpu:
@@ -43,7 +46,8 @@ class Cuda:
 def examine() -> Cuda:
     """Ask nvidia-smi and nvcc. A machine without them has no GPUs and no toolkit; that is no error."""
     smi, nvcc = find_program("nvidia-smi"), find_nvcc()
-    gpus, driver = _ask_smi(smi) if smi else ((), None)
+    gpus = _list_gpus(smi) if smi else ()
+    driver = parse_driver(process.run([smi]).stdout) if smi else None
     toolkit = parse_nvcc(process.run([nvcc, "--version"]).text) if nvcc else None
     return Cuda(visible(gpus, os.environ), driver, nvcc, toolkit)
 
@@ -51,12 +55,11 @@ def examine() -> Cuda:
 def gpus() -> tuple[Gpu, ...]:
     """The GPUs that this process may use, with their free memory now."""
     smi = find_program("nvidia-smi")
-    return visible(_ask_smi(smi)[0], os.environ) if smi else ()
+    return visible(_list_gpus(smi), os.environ) if smi else ()
 
 
-def _ask_smi(smi: str) -> tuple[tuple[Gpu, ...], Version | None]:
-    listed = process.run([smi, f"--query-gpu={_QUERY}", "--format=csv,noheader,nounits"])
-    return parse_gpus(listed.stdout), parse_driver(process.run([smi]).stdout)
+def _list_gpus(smi: str) -> tuple[Gpu, ...]:
+    return parse_gpus(process.run([smi, f"--query-gpu={_QUERY}", "--format=csv,noheader,nounits"]).stdout)
 
 
 def find_nvcc() -> Path | None:

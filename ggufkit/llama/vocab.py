@@ -15,6 +15,7 @@ from pathlib import Path
 
 from ggufkit import process
 from ggufkit.errors import ToolOutputError
+from ggufkit.llama import cuda
 
 _MARK = "ggufkit-ids: "
 _PARAMS_SIZE = 512
@@ -33,7 +34,7 @@ def tokenize(
         ToolOutputError: the library could not load the vocabulary.
     """
     argv = [sys.executable, "-m", "ggufkit.llama.vocab", str(binaries), str(source), str(gguf)]
-    output = process.run(argv, stdin=json.dumps(list(texts)).encode(), log=log)
+    output = process.run(argv, stdin=json.dumps(list(texts)).encode(), log=log, env=cuda.HIDDEN)
     for line in output.stdout.splitlines():
         if line.startswith(_MARK):
             ids: list[list[int]] = json.loads(line.removeprefix(_MARK))

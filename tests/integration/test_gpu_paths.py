@@ -5,14 +5,16 @@ Nothing here runs CUDA, and no result says so.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
 
 import ggufkit
-from ggufkit import divergence
+from ggufkit import divergence, process
 from ggufkit.errors import DeviceMemoryError
 from ggufkit.llama import cuda, toolchain
 from ggufkit.llama.cuda import Gpu
@@ -94,3 +96,22 @@ def test_perplexity_alone_on_two_gpus(base: Path, tmp_path: Path) -> None:
     table = build(base, tmp_path / "out", kld=False)
     assert table["ppl"].notna().all()
     assert table["kld_mean"].isna().all()
+
+
+@pytest.mark.usefixtures("on_gpu")
+def test_what_computes_on_the_cpu_starts_no_gpu(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, ran = process.run, []
+
+    def run(argv: Sequence[str | Path], **how: Any) -> process.ToolOutput:
+        ran.append((Path(argv[0]).name, tuple(map(str, argv[1:])), how.get("env") or {}))
+        return real(argv, **how)
+
+    monkeypatch.setattr(process, "run", run)
+    build(base, tmp_path / "out")
+    hidden = {name: env.get("CUDA_VISIBLE_DEVICES") == "-1" for name, _, env in ran}
+    assert hidden["llama-quantize"]
+    assert not hidden["llama-perplexity"]
+    plans = [argv for _, argv, _ in ran if "--dry-run" in argv]
+    assert len(plans) == len(set(plans)) >= len(TYPES)
