@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 
 from ggufkit.errors import GgufError
+from ggufkit.hashing import remember, sha256_file
 from ggufkit.llama.gguf import FLOAT_TYPES, read_header
 from ggufkit.quantize import require_base
 from ggufkit.records import GgufFile
@@ -40,5 +41,6 @@ def _link_or_copy(source: Path, target: Path) -> None:
     target.unlink(missing_ok=True)
     with contextlib.suppress(OSError):
         os.link(source.resolve(), target)
+        remember(target, sha256_file(source))
         return
     shutil.copyfile(source, target)

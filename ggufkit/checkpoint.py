@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from ggufkit.errors import CheckpointError
 from ggufkit.hashing import sha256_files
+from ggufkit.progress import Progress, Reporter
 from ggufkit.records import Checkpoint
 
 if TYPE_CHECKING:
@@ -55,9 +56,9 @@ def files_of(path: Path) -> list[Path]:
     return sorted({f for pattern in FILES for f in path.glob(pattern) if f.is_file()})
 
 
-def fingerprint(path: Path) -> str:
+def fingerprint(path: Path, reporter: Reporter | None = None) -> str:
     """SHA-256 over all files that a conversion may read."""
-    return sha256_files(path, files_of(path))
+    return sha256_files(path, files_of(path), reporter)
 
 
 def read_config(path: Path) -> dict[str, Any]:
@@ -188,14 +189,15 @@ class WeightRange:
     tensor: str
 
 
-def scan_weights(path: Path) -> WeightRange:
+def scan_weights(path: Path, progress: Progress | None = None) -> WeightRange:
     """Read every weight once.
 
     Raises:
         CheckpointError: a tensor holds NaN or Inf; it is named.
     """
-    widest = WeightRange(0.0, "")
-    for tensor in stored_tensors(path):
+    widest, tensors, done = WeightRange(0.0, ""), list(stored_tensors(path)), 0
+    total = sum(t.end - t.start for t in tensors)
+    for tensor in tensors:
         for block in _blocks(tensor):
             largest = _largest(block, tensor)
             if not math.isfinite(largest):
@@ -203,6 +205,9 @@ def scan_weights(path: Path) -> WeightRange:
                 raise CheckpointError(message, hint="The checkpoint is broken: download or train it again.")
             if largest > widest.largest:
                 widest = WeightRange(largest, tensor.name)
+        done += tensor.end - tensor.start
+        if progress is not None:
+            progress.update(done / 1e9, total / 1e9, "GB")
     return widest
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass
+import tempfile
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ggufkit import errors, process, tokens
@@ -13,12 +14,14 @@ from ggufkit.errors import CheckpointError, GgufError, GgufkitError
 from ggufkit.llama import argv, launcher, toolchain, vocab
 from ggufkit.llama.gguf import read_gguf
 from ggufkit.process import ToolOutput
+from ggufkit.progress import Progress, SilentReporter
 from ggufkit.records import Checkpoint, Json
 from ggufkit.session import Session
 from ggufkit.steps import Made, Recipe, Result, ensure
 
 STEP, VERSION = "convert", 1
 _F16_MAX = 65504.0
+_LONG = 8 << 30
 
 
 @dataclass(frozen=True)
@@ -46,8 +49,10 @@ def convert(checkpoint: Checkpoint, output: Path, options: ConvertOptions, sessi
         UnsupportedArchitecture, TokenizerError: the converter cannot, or would get the tokenizer wrong.
         ToolError: the converter failed.
     """
+    if checkpoint.tensor_bytes >= _LONG and not output.exists():
+        _rehearse(checkpoint, options, session)
     params: dict[str, Json] = {"out_type": options.out_type, "name": checkpoint.name, "pre": options.pre}
-    inputs = {"checkpoint": fingerprint(checkpoint.path)}
+    inputs = {"checkpoint": fingerprint(checkpoint.path, session.reporter)}
     recipe = Recipe(STEP, VERSION, inputs, params, session.tools.identity)
     return ensure(
         recipe,
@@ -67,10 +72,23 @@ def skeleton(checkpoint: Checkpoint, output: Path, options: ConvertOptions, sess
     return output
 
 
+def _rehearse(checkpoint: Checkpoint, options: ConvertOptions, session: Session) -> None:
+    """Find out in seconds, and not after an hour, that the converter or the tokenizer is not up to it."""
+    source = toolchain.converter_source(session.tools, session.reporter, force=options.force_toolchain)
+    quiet = replace(session, reporter=SilentReporter())
+    with (
+        session.reporter.step(f"Trying the conversion of {checkpoint.name} without its weights"),
+        tempfile.TemporaryDirectory(prefix="ggufkit-try-") as temporary,
+    ):
+        empty = Path(temporary) / "empty.gguf"
+        require_converted(process.run([*_command(checkpoint, empty, options, quiet, source), "--skeleton"]), empty)
+        _compare_tokens(checkpoint, empty, options, quiet, source)
+
+
 def _convert(checkpoint: Checkpoint, partial: Path, options: ConvertOptions, session: Session) -> Made:
     source = toolchain.converter_source(session.tools, session.reporter, force=options.force_toolchain)
-    with session.reporter.step(f"Checking the weights of {checkpoint.name}"):
-        _check_weights(checkpoint, options.out_type)
+    with session.reporter.step(f"Checking the weights of {checkpoint.name}") as progress:
+        _check_weights(checkpoint, options.out_type, progress)
     run = _run_converter(checkpoint, partial, options, session, source)
     made = read_gguf(partial)
     if made.type != options.out_type.upper():
@@ -80,8 +98,8 @@ def _convert(checkpoint: Checkpoint, partial: Path, options: ConvertOptions, ses
     return Made([run], {**facts, "source": checkpoint.source, "revision": checkpoint.revision, **notes})
 
 
-def _check_weights(checkpoint: Checkpoint, out_type: str) -> None:
-    widest = scan_weights(checkpoint.path)
+def _check_weights(checkpoint: Checkpoint, out_type: str, progress: Progress) -> None:
+    widest = scan_weights(checkpoint.path, progress)
     if out_type == "f16" and widest.largest > _F16_MAX:
         raise CheckpointError(
             f"{widest.tensor} holds {widest.largest:.3g}, which F16 cannot: it would become infinite.",
@@ -92,11 +110,7 @@ def _check_weights(checkpoint: Checkpoint, out_type: str) -> None:
 def _run_converter(
     checkpoint: Checkpoint, partial: Path, options: ConvertOptions, session: Session, source: Path
 ) -> ToolOutput:
-    probes, ids = _probe_files(session)
-    probes.parent.mkdir(parents=True, exist_ok=True)
-    probes.write_text(json.dumps(tokens.probes_for(checkpoint.path)), encoding="utf-8")
-    extra = ["--probes", str(probes), "--ids", str(ids)] if tokens.has_tokenizer(checkpoint.path) else []
-    command = argv.convert(source, checkpoint.path, partial, options.out_type, checkpoint.name, pre=options.pre)
+    command = _command(checkpoint, partial, options, session, source)
     with session.reporter.step(f"Converting {checkpoint.name} to {options.out_type.upper()}", 100) as progress:
 
         def watch(_stream: str, text: str) -> None:
@@ -105,9 +119,23 @@ def _run_converter(
                 progress.update(float(percent[-1]), 100, "% written")
 
         log = session.workspace.log(f"convert-{partial.name.removesuffix('.gguf.partial')}")
-        output = process.run([*command, *extra], log=log, on_text=watch)
+        output = process.run(command, log=log, on_text=watch)
     require_converted(output, partial)
     return output
+
+
+def _command(
+    checkpoint: Checkpoint, output: Path, options: ConvertOptions, session: Session, source: Path
+) -> list[str]:
+    """The converter's command, which leaves the original's tokens of some strings beside the file."""
+    probes, ids = _probe_files(session)
+    probes.parent.mkdir(parents=True, exist_ok=True)
+    probes.write_text(json.dumps(tokens.probes_for(checkpoint.path)), encoding="utf-8")
+    command = argv.convert(source, checkpoint.path, output, options.out_type, checkpoint.name, pre=options.pre)
+    return [
+        *command,
+        *(["--probes", str(probes), "--ids", str(ids)] if tokens.has_tokenizer(checkpoint.path) else []),
+    ]
 
 
 def require_converted(output: ToolOutput, result: Path) -> None:

@@ -6,6 +6,7 @@ import re
 import struct
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import BinaryIO
 
@@ -126,7 +127,10 @@ def require_fits(path: Path, base: GgufHeader) -> tuple[str, ...]:
         tensor = base.by_name.get(name)
         if tensor is None:
             raise InputError(f"The importance matrix {path} has {name}, which {base.path} lacks.", hint=hint)
-        if tensor.shape[0] != entry.n_columns:
+        if entry.n_columns not in (
+            tensor.shape[0],
+            tensor.shape[0] * prod(tensor.shape[2:]),
+        ):  # older: all experts
             sizes = f"{entry.n_columns} columns where the model has {tensor.shape[0]}"
             raise InputError(
                 f"The importance matrix {path} does not fit {base.path}: {name} has {sizes}.", hint=hint

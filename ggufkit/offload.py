@@ -41,6 +41,17 @@ def with_fewer(run: Callable[[int | None], T], ngl: int | None, gguf: GgufFile, 
     return run(ngl)
 
 
+def else_on_cpu(run: Callable[[str], T], device: str, session: Session) -> T:
+    """Run torch on a device; where that is "auto" and a GPU's memory runs out, go on on the CPU."""
+    try:
+        return run(device)
+    except DeviceMemoryError as error:
+        if device != "auto":
+            raise
+        session.reporter.warn(f"{error.message} It goes on on the CPU, which takes longer.")
+    return run("cpu")
+
+
 def ladder(ngl: int | None, n_layers: int) -> list[int]:
     """Numbers of layers to try after "all that fit" has failed; none where the user gave the number."""
     if ngl is not None:
@@ -51,6 +62,11 @@ def ladder(ngl: int | None, n_layers: int) -> list[int]:
 def gpus(session: Session) -> Sequence[Gpu]:
     """The GPUs that the tools compute on, with their free memory now; none that ggufkit can ask but NVIDIA's."""
     return cuda.gpus() if session.tools.backend == "cuda" else ()
+
+
+def usable(session: Session) -> int:
+    """Bytes of GPU memory that files may take, over all GPUs."""
+    return sum(int(_USABLE * gpu.memory_free) for gpu in gpus(session))
 
 
 def place(needs: Sequence[int], free: Sequence[int]) -> list[int] | None:

@@ -6,17 +6,18 @@ import tempfile
 from dataclasses import replace
 from pathlib import Path
 
-from ggufkit import convert, machine, preflight, quantize, quants, variants
+from ggufkit import convert, machine, offload, preflight, quantize, quants, variants
 from ggufkit.artifacts import outputs
 from ggufkit.errors import InputError
 from ggufkit.job import BuildRequest, Job, prepare
+from ggufkit.llama import memory
 from ggufkit.llama.gguf import GgufHeader, read_header
 from ggufkit.llama.logs import QuantType
-from ggufkit.llama.memory import base_logits
 from ggufkit.preflight import Plan, PlannedFile, PlannedStep
 from ggufkit.progress import Reporter, SilentReporter
 from ggufkit.records import Checkpoint, GgufFile
 from ggufkit.together import makers_at_once
+from ggufkit.units import size
 from ggufkit.variants import Variant
 
 
@@ -105,6 +106,18 @@ def require_room(job: Job, base: Path) -> None:
     for file in whole.files:
         if file.note:
             job.reporter.warn(f"{file.file}: {file.note}.")
+    _warn_of_paging(job, base, whole.ram_free)
+
+
+def _warn_of_paging(job: Job, base: Path, free: int) -> None:
+    """The base is evaluated, too: memory-mapped, so that it works even if it does not fit, but at the disk's pace."""
+    header = read_header(base)
+    needed = memory.evaluation_ram(header, header.size_bytes, job.request.n_ctx)
+    if needed > free + offload.usable(job.session) and (job.request.evaluate or job.request.bench):
+        job.reporter.warn(
+            f"{base.name} needs {size(needed)} of memory to be measured, {size(free)} are free: it will be read from "
+            "disk again and again. --no-eval and --no-bench leave that out."
+        )
 
 
 def _out_of_sight(job: Job, base: Path) -> int:
@@ -131,7 +144,8 @@ def _plan(job: Job, base: Path, targets: list[tuple[Variant, QuantType, Path]], 
     files = [_plan_one(job, header, *target) for target in targets]
     ram = preflight.quantize_ram(header) if files else 0
     scratch = _scratch(job, header) if files else 0
-    return preflight.whole_plan(files, job.out, extra_disk + scratch, ram, evaluate=job.request.evaluate)
+    on_gpus = offload.usable(job.session)
+    return preflight.whole_plan(files, job.out, extra_disk + scratch, ram, on_gpus, evaluate=job.request.evaluate)
 
 
 def _scratch(job: Job, base: GgufHeader) -> int:
@@ -139,7 +153,7 @@ def _scratch(job: Job, base: GgufHeader) -> int:
     request = job.request
     if job.text is None or not request.kld:
         return 0
-    fixed, per_chunk = base_logits(base, request.n_ctx)
+    fixed, per_chunk = memory.base_logits(base, request.n_ctx)
     possible = job.text.n_bytes // request.n_ctx + 1  # a token is a byte at least
     needed = fixed + per_chunk * min(request.n_chunks or possible, possible)
     return needed if needed <= request.scratch_limit else 0

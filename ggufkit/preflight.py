@@ -136,9 +136,13 @@ def quantize_ram(base: GgufHeader) -> int:
 
 
 def whole_plan(
-    files: Sequence[PlannedFile], where: Path, extra_disk: int, extra_ram: int, *, evaluate: bool
+    files: Sequence[PlannedFile], where: Path, extra_disk: int, extra_ram: int, on_gpus: int, *, evaluate: bool
 ) -> Plan:
-    """The plan over all outputs that are still to be made, against what is free at `where`."""
+    """The plan over all outputs that are still to be made, against what is free at `where`.
+
+    Args:
+        on_gpus: bytes of GPU memory, which take as much off what an evaluation needs of the machine's own.
+    """
     disk = sum(f.size_bytes for f in files) + extra_disk
-    ram = max([extra_ram, *(f.ram_bytes for f in files if evaluate)], default=0)
+    ram = max([extra_ram, *(f.ram_bytes - on_gpus for f in files if evaluate)], default=0)
     return Plan(tuple(files), disk, machine.free_disk(where), ram, machine.free_memory())

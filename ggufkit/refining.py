@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ggufkit import offload
 from ggufkit.calibration import Calibration
 from ggufkit.checkpoint import fingerprint
 from ggufkit.errors import InputError
@@ -61,7 +62,7 @@ def refine(
     inputs = {
         "quantized": str(quantized.sha256),
         "base": str(base.sha256),
-        "checkpoint": fingerprint(checkpoint.path),
+        "checkpoint": fingerprint(checkpoint.path, session.reporter),
         "calibration_tokens": calibration.tokens_sha256,
     }
     recipe = Recipe(STEP, VERSION, inputs, params)
@@ -85,16 +86,19 @@ def _refine(
 ) -> Made:
     from ggufkit.refine.engine import refine_gguf
 
-    report = refine_gguf(
-        quantized.path,
-        base.path,
-        checkpoint.path,
-        partial,
-        calibration,
-        options=options.how,
-        reporter=session.reporter,
-        state_dir=session.workspace.private / f"refine-{partial.name.removesuffix('.gguf.partial')}",
-    )
+    def run(device: str) -> RefineReport:
+        return refine_gguf(
+            quantized.path,
+            base.path,
+            checkpoint.path,
+            partial,
+            calibration,
+            options=replace(options.how, device=device),
+            reporter=session.reporter,
+            state_dir=session.workspace.private / f"refine-{partial.name.removesuffix('.gguf.partial')}",
+        )
+
+    report = offload.else_on_cpu(run, options.how.device, session)
     _tell(report, session)
     facts: dict[str, Json] = {"name": options.name, "variant": options.variant, "type": options.type}
     return Made(notes={**facts, "n_fallback": _fallbacks(quantized), **calibration.notes(), **_notes(report)})

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ggufkit import quantize
+from ggufkit import offload, quantize
 from ggufkit.calibration import Calibration
 from ggufkit.checkpoint import fingerprint, open_checkpoint
 from ggufkit.errors import UsageError
@@ -119,7 +119,10 @@ def _recipe(
         "importance": wanted.importance if native else None,
         "types_sha256": types if native else None,
     }
-    inputs = {"checkpoint": fingerprint(checkpoint.path), "calibration_tokens": calibration.tokens_sha256}
+    inputs = {
+        "checkpoint": fingerprint(checkpoint.path, session.reporter),
+        "calibration_tokens": calibration.tokens_sha256,
+    }
     return Recipe(STEP, VERSION, inputs, params, session.tools.identity)
 
 
@@ -134,21 +137,22 @@ def _scale(
     from ggufkit.awq.search import Goal
 
     corner = session.workspace.private
-    how = AwqOptions(
-        options.engine, options.objective, options.dtype == "float32", options.device, session.threads
-    )
     targets = [
         (Goal(w.label, w.types, w.importance), w.output.with_name(f"{w.output.name}.scaled.partial"))
         for w in wanted
     ]
-    scaled = scale_checkpoint(
-        checkpoint.path,
-        targets,
-        calibration,
-        how,
-        library=session.tools.dir,
-        state=corner / "awq-search",
-        log=session.workspace.log("autoawq"),
-        reporter=session.reporter,
-    )
+
+    def run(device: str) -> list[Scaled]:
+        return scale_checkpoint(
+            checkpoint.path,
+            targets,
+            calibration,
+            AwqOptions(options.engine, options.objective, options.dtype == "float32", device, session.threads),
+            library=session.tools.dir,
+            state=corner / "awq-search",
+            log=session.workspace.log("autoawq"),
+            reporter=session.reporter,
+        )
+
+    scaled = offload.else_on_cpu(run, options.device, session)
     return {w.label: s for w, s in zip(wanted, scaled, strict=True)}

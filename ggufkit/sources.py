@@ -47,7 +47,7 @@ def resolve(
     path = Path(model).expanduser()
     if path.suffix.lower() == ".gguf":
         gguf = read_gguf(path)
-        return read_gguf(path, sha256_file(gguf.path))
+        return read_gguf(path, sha256_file(gguf.path, teller))
     places = [] if _is_checkpoint(path) or model.startswith((".", "/", "~")) else names.places(model, chosen.hub)
     if places:
         return _from_hub(places, chosen, teller)

@@ -16,7 +16,7 @@ from ggufkit.awq.native import GgmlObjective, Objective, Searched, search_scales
 from ggufkit.awq.proof import Proof, prove, rewritten_layers
 from ggufkit.awq.search import Goal
 from ggufkit.calibration import Calibration, load_tokenizer, require_vocabulary
-from ggufkit.layers import StreamedModel, return_freed_memory
+from ggufkit.layers import StreamedModel, borrowed_device, return_freed_memory
 from ggufkit.llama.libggml import LibGgml
 from ggufkit.progress import Reporter
 from ggufkit.records import Json
@@ -60,6 +60,7 @@ class Scaled:
         return notes
 
 
+@borrowed_device("searching AWQ scales")
 def scale_checkpoint(
     source: Path,
     targets: Sequence[tuple[Goal, Path]],
@@ -87,6 +88,7 @@ def scale_checkpoint(
         UnsupportedArchitecture, CheckpointError, TokenizerError, InputError: an input that cannot be scaled.
         ResourceError: the disk is full.
         ToolError: AutoAWQ failed, or the result is not the same function.
+        DeviceMemoryError: the GPU's memory ran out; the same call on another device goes on there.
     """
     model = StreamedModel(source, options.device)
     require_vocabulary(load_tokenizer(source), model.n_vocab, calibration.samples)

@@ -70,6 +70,7 @@ def _facts(header: GgufHeader) -> dict[str, Any]:
     template = str(meta.get("tokenizer.chat_template") or "")
     return {
         "file": str(gguf.path),
+        **({"parts": f"{header.n_parts}, of which this is one"} if header.n_parts > 1 else {}),
         "size": size(gguf.size_bytes),
         "size_bytes": gguf.size_bytes,
         "architecture": gguf.architecture,

@@ -20,6 +20,7 @@ from ggufkit.hashing import sha256_file
 from ggufkit.llama import toolchain
 from ggufkit.llama.gguf import read_gguf
 from ggufkit.perplexity import EvalOptions
+from ggufkit.progress import Reporter
 from ggufkit.records import GgufFile, Measurement
 from ggufkit.session import Session
 from ggufkit.steps import Result, Workspace
@@ -28,9 +29,9 @@ from ggufkit.streaming import route
 GGUFS = click.argument("ggufs", nargs=-1, required=True, type=options.FILE)
 
 
-def _hashed(path: Path) -> GgufFile:
+def _hashed(path: Path, reporter: Reporter) -> GgufFile:
     gguf = read_gguf(path)
-    return read_gguf(path, sha256_file(gguf.path))
+    return read_gguf(path, sha256_file(gguf.path, reporter))
 
 
 @click.command("perplexity")
@@ -52,12 +53,12 @@ def perplexity_command(ggufs: tuple[Path, ...], base: Path | None, as_json: bool
         ggufkit perplexity model-*.gguf --base model-F16.gguf --precision 2%
     """
     paths = [path for path in ggufs if base is None or path.resolve() != base.resolve()]
-    files = [_hashed(path) for path in ([base] if base else []) + paths]
     precision, how = rest.pop("precision"), Comparison(rest.pop("scratch_limit"), rest.pop("strategy"))
     if precision is not None and base is None:
         raise UsageError("--precision is about KL divergence.", hint="Give the file to compare with as --base.")
     evaluation = EvalOptions(rest.pop("n_ctx"), rest.pop("n_chunks"), rest.pop("ngl"), precision)
     with reporting() as reporter:
+        files = [_hashed(path, reporter) for path in ([base] if base else []) + paths]
         text = corpus.find(rest.pop("corpus"), reporter)
         session = _session(ggufs[0], reporter, **rest)
         with session.workspace.locked():
@@ -105,9 +106,9 @@ def bench_command(ggufs: tuple[Path, ...], bench_reps: int, as_json: bool, **res
     Example:
         ggufkit bench model-Q4_K_M.gguf model-Q8_0.gguf
     """
-    files = [_hashed(path) for path in ggufs]
     timing = BenchOptions(repetitions=bench_reps, ngl=rest.pop("ngl"))
     with reporting() as reporter:
+        files = [_hashed(path, reporter) for path in ggufs]
         session = _session(ggufs[0], reporter, **rest)
         with session.workspace.locked():
             done = [bench.bench(file, timing, session) for file in files]

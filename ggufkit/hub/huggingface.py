@@ -22,6 +22,7 @@ from typing import Any
 from urllib.parse import quote
 
 from ggufkit.errors import Interrupted, SourceError
+from ggufkit.hashing import remember
 from ggufkit.hub import hferrors
 from ggufkit.hub.listing import Listing, RemoteFile, Repo, defect
 from ggufkit.hub.watch import one_display, run_all, watching
@@ -205,6 +206,8 @@ def _download(repo: Repo, commit: str, file: RemoteFile, blob: Path, cancel: thr
             cancel.wait(failures)
     _require_right(unfinished, repo, file)
     unfinished.replace(blob)
+    if file.sha256 is not None:
+        remember(blob, file.sha256)
 
 
 def _get_rest(repo: Repo, commit: str, file: RemoteFile, unfinished: Path, cancel: threading.Event) -> None:

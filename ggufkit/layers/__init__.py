@@ -25,9 +25,10 @@ most `passes` at a time), and the workspace of one batch of tokens. Hidden state
 """
 
 import ggufkit.layers.patient  # noqa: F401 - must be the first to import torch
+from ggufkit.layers.device import borrowed_device, choose_device, keeping_freed_memory, return_freed_memory
 from ggufkit.layers.hidden import HiddenStates
 from ggufkit.layers.linears import Linear, from_file_rows, to_file_rows
-from ggufkit.layers.model import StreamedModel, choose_device, keeping_freed_memory, return_freed_memory
+from ggufkit.layers.model import StreamedModel
 from ggufkit.layers.moments import Moments, embed, moments_for, passes, run_layer
 from ggufkit.layers.shards import Shards
 
@@ -37,6 +38,7 @@ __all__ = [
     "Moments",
     "Shards",
     "StreamedModel",
+    "borrowed_device",
     "choose_device",
     "embed",
     "from_file_rows",

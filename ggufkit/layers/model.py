@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import ctypes
 import functools
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from ggufkit.errors import CheckpointError, UnsupportedArchitecture
+from ggufkit.layers.device import choose_device, return_freed_memory
 from ggufkit.layers.experts import split_experts
 from ggufkit.layers.linears import Linear, describe
 from ggufkit.layers.shards import Shards
@@ -24,36 +24,6 @@ _LAYER = "model.layers.{}."
 _EMBEDDING = "model.embed_tokens.weight"
 # Attention scores are capped between the matrix products, which the fused kernel cannot do.
 _EAGER = ("gemma2",)
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
-
-
-def choose_device(name: str = "auto") -> torch.device:
-    """`auto` is the GPU if torch has one, else the CPU."""
-    if name != "auto":
-        return torch.device(name)
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
-def return_freed_memory() -> None:
-    """Let glibc hand back what has been freed, and large blocks from now on: its heap would keep some 100 MB of them."""
-    with contextlib.suppress(OSError, AttributeError, TypeError):
-        libc = ctypes.CDLL(None)
-        libc.mallopt(_M_MMAP_THRESHOLD, 1 << 19)
-        libc.mallopt(_M_TRIM_THRESHOLD, 1 << 17)
-        libc.malloc_trim(0)
-
-
-@contextlib.contextmanager
-def keeping_freed_memory() -> Iterator[None]:
-    """Let glibc reuse what is freed: what runs the same layer many times spends a third of its time on fresh pages."""
-    with contextlib.suppress(OSError, AttributeError, TypeError):
-        libc = ctypes.CDLL(None)
-        libc.mallopt(_M_MMAP_THRESHOLD, 1 << 25)
-        libc.mallopt(_M_TRIM_THRESHOLD, 1 << 28)
-    try:
-        yield
-    finally:
-        return_freed_memory()
 
 
 class StreamedModel:
@@ -105,6 +75,15 @@ class StreamedModel:
     def prefix(self, index: int) -> str:
         """What the names of a layer's tensors start with in the checkpoint."""
         return _LAYER.format(index)
+
+    def require_layout(self) -> None:
+        """Raise UnsupportedArchitecture where the checkpoint names a layer's weights otherwise than its module does."""
+        for index in {0, self.n_layers - 1}:
+            layer = copy.deepcopy(self._layers[index])
+            split_experts(layer)
+            for name, _ in layer.named_parameters():
+                if self.prefix(index) + name not in self.shards:
+                    raise _unsupported(f"{self.model_type}, whose checkpoints hold no {name},")
 
     def load_layer(self, index: int) -> nn.Module:
         """A decoder layer with its weights, on the device, in eval mode and without gradients."""
@@ -296,8 +275,8 @@ def _skeleton(config: Any) -> Any:
     return model.eval()
 
 
-def _unsupported(model_type: str) -> UnsupportedArchitecture:
-    message = f"{model_type} is not a decoder that can be run layer by layer."
+def _unsupported(what: str) -> UnsupportedArchitecture:
+    message = f"{what} is not a decoder that can be run layer by layer."
     return UnsupportedArchitecture(message, hint="Use --variants plain,imatrix.")
 
 

@@ -42,6 +42,12 @@ class GgufHeader:
         """`general.architecture`, as llama.cpp calls it."""
         return str(self.metadata.get("general.architecture", "unknown"))
 
+    @property
+    def n_parts(self) -> int:
+        """How many files hold the model; of several, a header tells of its own file only."""
+        count = self.metadata.get("split.count", 1)
+        return count if isinstance(count, int) else 1
+
     @cached_property
     def by_name(self) -> Mapping[str, Tensor]:
         """The tensors by name."""
@@ -76,8 +82,13 @@ def read_header(path: Path, *, check_size: bool = True) -> GgufHeader:
 
 
 def read_gguf(path: Path, sha256: str | None = None) -> GgufFile:
-    """Read a GGUF into a record. Raises GgufError as `read_header` does."""
-    return summarize(read_header(path), sha256)
+    """Read a GGUF into a record. Raises GgufError as `read_header` does, and for a part of a split one."""
+    header = read_header(path)
+    if header.n_parts > 1:
+        message = f"{path} is one of {header.n_parts} parts of a split GGUF."
+        hint = "Merge them first, with llama.cpp's own tool: llama-gguf-split --merge FIRST-PART WHOLE.gguf"
+        raise GgufError(message, hint=hint)
+    return summarize(header, sha256)
 
 
 def summarize(header: GgufHeader, sha256: str | None = None) -> GgufFile:

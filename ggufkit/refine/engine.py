@@ -17,7 +17,16 @@ from ggufkit import __version__
 from ggufkit.calibration import Calibration, overlapping_windows
 from ggufkit.errors import CheckpointError, GgufError
 from ggufkit.hashing import sha256_file
-from ggufkit.layers import HiddenStates, Linear, StreamedModel, embed, from_file_rows, keeping_freed_memory, passes
+from ggufkit.layers import (
+    HiddenStates,
+    Linear,
+    StreamedModel,
+    borrowed_device,
+    embed,
+    from_file_rows,
+    keeping_freed_memory,
+    passes,
+)
 from ggufkit.llama.gguf import quantized_tensors
 from ggufkit.progress import Progress, Reporter
 from ggufkit.records import RefineOptions, Tensor
@@ -40,6 +49,7 @@ _MOMENTS_BUDGET = 4 << 30
 _GATHERING = 0.6  # of the time that a group of linears takes
 
 
+@borrowed_device("refining")
 def refine_gguf(
     quantized: Path,
     base: Path,
@@ -69,6 +79,7 @@ def refine_gguf(
         CheckpointError: the checkpoint is not the one that the base was made from.
         InputError: activations or second moments are not finite.
         ResourceError: a disk is full. The inputs are never changed.
+        DeviceMemoryError: the GPU's memory ran out; the same call on another device goes on there.
     """
     started = time.monotonic()
     pair, model = Pair(quantized, base), StreamedModel(checkpoint, options.device)
@@ -252,7 +263,8 @@ def _repeats_itself(calibration: Calibration) -> bool:
 def _key(pair: Pair, checkpoint: Path, calibration: Calibration, options: RefineOptions) -> str:
     """What the state is valid for."""
     files = [sha256_file(path) for path in (pair.quantized.path, pair.base.path)]
-    return json.dumps([VERSION, *files, str(checkpoint.resolve()), calibration.tokens_sha256, asdict(options)])
+    how = {name: value for name, value in asdict(options).items() if name != "device"}
+    return json.dumps([VERSION, *files, str(checkpoint.resolve()), calibration.tokens_sha256, how])
 
 
 def _keys(calibration: Calibration, outcomes: Sequence[Outcome], n_tuned: int = 0) -> dict[str, Value]:

@@ -23,7 +23,7 @@ from ggufkit.layers.moments import batch_size
 from ggufkit.refine.taps import Enough, Seen, Tap, replayed, tapped
 
 # Model types whose attention and MLP outputs are added to the hidden states as they are.
-_PLAIN_RESIDUAL = frozenset({"llama", "mistral", "mixtral", "phi3", "qwen2", "qwen2_moe", "qwen3", "qwen3_moe"})
+_PLAIN_RESIDUAL = frozenset({"llama", "mistral", "phi3", "qwen2", "qwen2_moe", "qwen3", "qwen3_moe"})
 _ATTENTION_OUTPUT, _MLP_OUTPUT = "attn_out", "mlp_out"
 _BETWEEN = "between"  # the hidden states between attention and MLP
 _MLP_RANK = 2

@@ -35,6 +35,12 @@ class Outcome:
     expert: int | None = None
 
 
+def _first_line(file: Path) -> bytes:
+    """A matrix's outcome, without its bytes."""
+    with file.open("rb") as opened:
+        return opened.readline()
+
+
 class State:
     """A directory with the outcome and the bytes of each finished matrix, valid for one `key`."""
 
@@ -63,8 +69,9 @@ class State:
     def outcomes(self) -> list[Outcome]:
         """The outcomes of all finished matrices, by name and expert."""
         files = [f for f in (self.path / "matrices").glob("*") if f.suffix != ".partial"]
-        heads = (f.read_bytes().partition(b"\n")[0] for f in files)
-        return sorted((Outcome(**json.loads(h)) for h in heads), key=lambda o: (o.tensor, o.expert or 0))
+        return sorted(
+            (Outcome(**json.loads(_first_line(f))) for f in files), key=lambda o: (o.tensor, o.expert or 0)
+        )
 
     def layer(self) -> int:
         """The layer whose inputs are in the directory, 0 at first."""

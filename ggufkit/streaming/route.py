@@ -57,7 +57,8 @@ def choose(need: Need, wanted: str | None = None) -> Route:
     process leaves idle most of the time, and where a file does not fit, named pipes: the base is evaluated once for
     as many files as memory holds beside it. Without named pipes, as many chunks as fit.
     """
-    at_once = _at_once(need)
+    beside = _beside(need)
+    at_once = max(1, beside)
     fits = need.logits <= need.scratch
     size = f"{_size(need.logits)} of base logits at most"
     shared = bool(need.gpus_free) and need.pipes and at_once > 1
@@ -72,20 +73,22 @@ def choose(need: Need, wanted: str | None = None) -> Route:
         return Route(FAN_OUT, at_once, need.n_chunks, "as asked for" if wanted else why)
     if need.pipes:
         why = f"{size} exceed the scratch limit; one file is evaluated beside the base"
+        if beside == 0:
+            why += f", though memory does not hold both: --scratch-limit {_size(need.logits, '')} lets them take turns"
         return Route(PIPE, 1, need.n_chunks, why)
     fitting = max(0, (need.scratch - need.fixed) // need.per_chunk)
     return Route(FEWER, 1, fitting, f"{size} exceed the scratch limit, and there are no named pipes here")
 
 
-def _at_once(need: Need) -> int:
-    """How many files fit in memory beside the base, at least one; the largest are counted first."""
+def _beside(need: Need) -> int:
+    """How many files fit in memory beside the base; the largest are counted first."""
     together = [need.ram_base]
     for ram in sorted(need.ram_files, reverse=True):
         together.append(ram)
         if sum(together) > need.ram_free or (need.gpus_free and offload.place(together, need.gpus_free) is None):
-            return max(1, len(together) - 2)
-    return max(1, len(need.ram_files))
+            return len(together) - 2
+    return len(need.ram_files)
 
 
-def _size(n_bytes: int) -> str:
-    return f"{n_bytes / 1e9:.1f} GB" if n_bytes >= 1e9 else f"{n_bytes / 1e6:.0f} MB"
+def _size(n_bytes: int, space: str = " ") -> str:
+    return f"{n_bytes / 1e9:.1f}{space}GB" if n_bytes >= 1e9 else f"{n_bytes / 1e6:.0f}{space}MB"

@@ -14,7 +14,12 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from ggufkit import convert
+from ggufkit.checkpoint import open_checkpoint
+from ggufkit.convert import ConvertOptions
+from ggufkit.errors import TokenizerError
 from ggufkit.records import Toolchain
+from ggufkit.session import Session
 from ggufkit.steps import Workspace
 from tests import tiny
 from tests.integration.run_cli import fails, ggufkit
@@ -92,6 +97,21 @@ def test_an_unknown_splitting(tmp_path: Path, corpus: Path, tools: Toolchain) ->
     assert "tokenizes" in wrong
     assert "differently from the original" in wrong
     assert not list((tmp_path / "out").glob("*.gguf"))
+
+
+def test_what_a_long_conversion_would_end_in_is_found_before_it(
+    tmp_path: Path, session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = tiny.write_llama(tmp_path / "model", family="whitespace")
+
+    def read(*_: object) -> str:
+        raise AssertionError("the weights were read")
+
+    monkeypatch.setattr(convert, "_LONG", 0)
+    monkeypatch.setattr(convert, "fingerprint", read)
+    with pytest.raises(TokenizerError, match="differently from the original"):
+        convert.convert(open_checkpoint(model), tmp_path / "m.gguf", ConvertOptions(pre="qwen2"), session)
+    assert not list(tmp_path.glob("*.gguf*"))
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,8 @@ def write(
     for key, value in (metadata or {}).items():
         if isinstance(value, list):
             writer.add_array(key, value)
+        elif isinstance(value, int):
+            writer.add_uint16(key, value)
         else:
             writer.add_string(key, value)
     rows = np.arange(64 * 3, dtype=np.float32).reshape(3, 64)
@@ -111,3 +113,12 @@ def test_missing_file_and_unknown_type(tmp_path: Path) -> None:
     assert ggml_type_by_name("Q4_K") == (256, 144)
     with pytest.raises(GgufError, match="Q9_Z"):
         ggml_type_by_name("Q9_Z")
+
+
+def test_a_part_of_a_split_model_is_no_model(tmp_path: Path) -> None:
+    part = write(tmp_path / "m-00001-of-00003.gguf", {"split.no": 0, "split.count": 3})
+    assert read_header(part).n_parts == 3
+    with pytest.raises(GgufError, match="one of 3 parts") as refused:
+        read_gguf(part)
+    assert "--merge" in str(refused.value.hint)
+    assert read_gguf(write(tmp_path / "m.gguf", {"split.count": 1})).n_params > 0

@@ -12,13 +12,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
-from ggufkit.errors import CheckpointError, InputError, ResourceError, UnsupportedArchitecture
+from ggufkit.errors import (
+    CheckpointError,
+    DeviceMemoryError,
+    InputError,
+    ResourceError,
+    UnsupportedArchitecture,
+)
 from ggufkit.layers import (
     HiddenStates,
     Linear,
     Moments,
     Shards,
     StreamedModel,
+    borrowed_device,
     embed,
     from_file_rows,
     moments_for,
@@ -210,6 +217,26 @@ def test_unknown_model_types_are_refused(path: Path) -> None:
     (path / "config.json").write_text(json.dumps({"model_type": "opaque", "architectures": ["Opaque"]}))
     with pytest.raises(CheckpointError, match=r"config.json"):
         StreamedModel(path, "cpu")
+
+
+def test_weights_under_other_names_are_refused_at_once(tmp_path: Path) -> None:
+    path = tiny.write_llama(tmp_path / "tiny", width=64)
+    StreamedModel(path).require_layout()
+    weights = load_file(path / "model.safetensors")
+    renamed = {name.replace("mlp.gate_proj", "block_sparse_moe.gate"): w for name, w in weights.items()}
+    save_file(renamed, path / "model.safetensors")
+    with pytest.raises(UnsupportedArchitecture, match=r"hold no mlp\.gate_proj\.weight"):
+        StreamedModel(path).require_layout()
+
+
+def test_a_full_gpu_has_a_name() -> None:
+    @borrowed_device("testing")
+    def full() -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 40.00 GiB.")
+
+    with pytest.raises(DeviceMemoryError, match="while testing") as refused:
+        full()
+    assert "--device cpu" in str(refused.value.hint)
 
 
 def test_torch_leaves_no_setting_behind_for_tools() -> None:

@@ -13,6 +13,7 @@ from ggufkit.errors import DeviceMemoryError, ToolError
 from ggufkit.llama import cuda, logs
 from ggufkit.llama.cuda import Gpu
 from ggufkit.llama.gguf import read_gguf
+from ggufkit.preflight import PlannedFile, whole_plan
 from ggufkit.process import ToolOutput, failure
 from ggufkit.records import GgufFile, Toolchain
 from ggufkit.session import Session
@@ -99,6 +100,37 @@ def test_fewer_layers_after_a_full_gpu(
     assert tried == [None, 18, 12]
     with pytest.raises(DeviceMemoryError):
         offload.with_fewer(run, 99, files[0], gpu_session)
+
+
+def test_a_full_gpu_sends_torch_to_the_cpu(gpu_session: Session) -> None:
+    tried: list[str] = []
+
+    def run(device: str) -> str:
+        tried.append(device)
+        if device != "cpu":
+            raise DeviceMemoryError("The GPU's memory ran out while refining.")
+        return "done"
+
+    assert offload.else_on_cpu(run, "auto", gpu_session) == "done"
+    with pytest.raises(DeviceMemoryError):
+        offload.else_on_cpu(run, "cuda", gpu_session)
+    assert tried == ["auto", "cpu", "cuda"]
+
+
+def test_pipes_that_memory_does_not_hold_name_the_way_out() -> None:
+    tight = replace(ON_GPU, gpus_free=(), scratch=100 * MB, ram_free=600 * MB)
+    assert "--scratch-limit 1.5GB" in choose(tight).why
+    assert "--scratch-limit" not in choose(replace(tight, ram_free=900 * MB)).why
+
+
+def test_what_gpus_hold_is_not_asked_of_the_machine(
+    gpu_session: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cuda, "gpus", lambda: GPUS)
+    assert offload.usable(gpu_session) == 2 * int(0.8 * 139 * GIB)
+    file = PlannedFile("m.gguf", "plain", "Q8_0", 70 * GIB, 8.5, 8.5, 0, {}, 75 * GIB)
+    for on_gpus, needed in ((0, 75 * GIB), (60 * GIB, 15 * GIB), (100 * GIB, 0)):
+        assert whole_plan([file], tmp_path, 0, 0, on_gpus, evaluate=True).ram_needed == needed
 
 
 def test_on_a_gpu_files_share_one_base_pass_even_if_a_file_would_fit() -> None:

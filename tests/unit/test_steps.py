@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
 from ggufkit.errors import BusyError, InputError, ResourceError, ToolError
+from ggufkit.hashing import sha256_file
 from ggufkit.manifest import manifest_path, read_manifest
-from ggufkit.progress import SilentReporter
+from ggufkit.progress import Progress, SilentReporter
 from ggufkit.steps import Made, Recipe, Workspace, ensure, staleness
 
 RECIPE = Recipe("quantize", 1, {"base": "aa"}, {"type": "Q4_0"}, "commit1")
@@ -136,3 +140,22 @@ def test_a_directory_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="cannot be written"), Workspace(tmp_path / "file" / "out").locked():
         pass
+
+
+def test_hashing_a_long_file_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Watching(SilentReporter):
+        seen: ClassVar[list[str]] = []
+
+        @contextmanager
+        def step(self, title: str, total: float | None = None) -> Iterator[Progress]:
+            self.seen.append(title)
+            with super().step(title, total) as progress:
+                yield progress
+
+    monkeypatch.setattr("ggufkit.hashing._LONG", 100)
+    small, large = tmp_path / "small", tmp_path / "large"
+    small.write_bytes(b"x" * 99)
+    large.write_bytes(b"x" * 100)
+    for file in (small, large, large):
+        assert len(sha256_file(file, Watching())) == 64
+    assert Watching.seen == ["Reading large"]
