@@ -121,7 +121,7 @@ def _warn_of_paging(job: Job, base: Path, free: int) -> None:
 
 
 def _out_of_sight(job: Job, base: Path) -> int:
-    """Bytes of what is kept besides results: scaled checkpoints, their bases, and files that are refined."""
+    """Bytes of what is kept besides results: scaled checkpoints, their bases, files that are refined, and how far."""
     results = {path for _, _, path in outputs(job)}
     bases = [p for s in job.scalings if (p := job.scaled_base_output(s)) not in results and not p.exists()]
     n_bytes = len(bases) * read_header(base).size_bytes
@@ -129,13 +129,18 @@ def _out_of_sight(job: Job, base: Path) -> int:
         corner = job.session.workspace.private
         width = 4 * job.model.n_params if job.request.awq_dtype == "float32" else job.model.tensor_bytes
         n_bytes += sum(width for s in job.scalings if not (corner / s.replace("+", "-")).exists())
-    hidden = [(v, t) for v, t in job.targets if v.refined and (variants.unrefined(v), t) not in job.targets]
     header = read_header(base)
-    return n_bytes + sum(
-        preflight.planned_bytes(header, quantize.plan(job.tools, base, kind))
-        for variant, kind in hidden
-        if not job.output(variant, kind.name).exists()
-    )
+    refined = [(v, t) for v, t in job.targets if v.refined and not job.output(v, t.name).exists()]
+    sizes = [preflight.planned_bytes(header, quantize.plan(job.tools, base, kind)) for _, kind in refined]
+    shown = [(variants.unrefined(variant), kind) in job.targets for variant, kind in refined]
+    n_bytes += sum(n for n, is_result in zip(sizes, shown, strict=True) if not is_result)
+    return n_bytes + max((n + _refining(job, header) for n in sizes), default=0)
+
+
+def _refining(job: Job, base: GgufHeader) -> int:
+    """Bytes of hidden states that a refinement keeps besides finished matrices; see `refine_gguf`."""
+    tokens = 512 * job.request.calibration_samples
+    return 4 * (8 * base.hparam("embedding_length") + base.hparam("feed_forward_length")) * tokens
 
 
 def _plan(job: Job, base: Path, targets: list[tuple[Variant, QuantType, Path]], extra_disk: int) -> Plan:
