@@ -10,6 +10,7 @@ from pathlib import Path
 from ggufkit.errors import GgufError
 from ggufkit.hashing import remember, sha256_file
 from ggufkit.llama.gguf import FLOAT_TYPES, read_header
+from ggufkit.manifest import manifest_path
 from ggufkit.quantize import require_base
 from ggufkit.records import GgufFile
 from ggufkit.session import Session
@@ -34,7 +35,8 @@ def adopt(gguf: GgufFile, name: str, output: Path, session: Session, *, allow_re
         return Made(notes={"name": name, "variant": "plain", "type": gguf.type, "source": str(gguf.path)})
 
     recipe = Recipe(STEP, VERSION, {"gguf": str(gguf.sha256)}, {"name": name})
-    return ensure(recipe, output, make, force=session.force, explain=session.explainer)
+    here = output.exists() and output.samefile(gguf.path) and not manifest_path(output).exists()
+    return ensure(recipe, output, make, force=session.force or here, explain=session.explainer)
 
 
 def _link_or_copy(source: Path, target: Path) -> None:

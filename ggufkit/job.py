@@ -29,7 +29,7 @@ class BuildRequest:
 
     Args:
         model: alias, hub id, checkpoint directory or .gguf file.
-        out: the output directory, default `./<name>`.
+        out: the output directory, default `./<name>`, or `./<name>-gguf` where that is the checkpoint.
         smoke: let each file speak, and refuse garbage that the base does not speak.
         source: the hub to ask: auto, hf or modelscope.
         allow_pickle: accept weights in *.bin where there are no safetensors.
@@ -186,7 +186,7 @@ def prepare(request: BuildRequest, reporter: Reporter) -> Job:
     chosen = variants.resolve(request.variants)
     model = _model(request, reporter)
     name = model.name if isinstance(model, Checkpoint) else sources.name_of(model.path)
-    out = (request.out or Path(name)).expanduser()
+    out = (request.out or _beside(name, model)).expanduser()
     refuse_inside(out, model)
     text = corpus.find(request.corpus, reporter) if request.evaluate else None
     _require_checkpoint(chosen, model)
@@ -197,6 +197,13 @@ def prepare(request: BuildRequest, reporter: Reporter) -> Job:
     known = quantize.known_types(tools)
     kinds = quants.resolve(request.types, known)
     return Job(request, model, name, out, kinds, known, chosen, text, calibration, tools, reporter)
+
+
+def _beside(name: str, model: Checkpoint | GgufFile) -> Path:
+    """Where results go by default: ./<name>, or ./<name>-gguf where that is the checkpoint itself."""
+    out = Path(name)
+    inside = isinstance(model, Checkpoint) and out.resolve().is_relative_to(model.path.resolve())
+    return Path(f"{name}-gguf") if inside else out
 
 
 def _model(request: BuildRequest, reporter: Reporter) -> Checkpoint | GgufFile:

@@ -61,6 +61,7 @@ def build(request: BuildRequest, reporter: Reporter | None = None) -> BuildResul
         written = Writer(_modelfile_options(job), session).write_all(made)
         spoken = _speak_all(job, files, session)
         measured += _time_all(job, files, session)
+        results.confirm(measured)
         rows = results.collect(job.out)
         _write_tables(job, rows)
     return BuildResult(job.out, tuple(rows), sum(not r.fresh for r in [*made, *written, *spoken, *measured]))

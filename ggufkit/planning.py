@@ -8,7 +8,6 @@ from pathlib import Path
 
 from ggufkit import convert, machine, offload, preflight, quantize, quants, variants
 from ggufkit.artifacts import outputs
-from ggufkit.errors import InputError
 from ggufkit.job import BuildRequest, Job, prepare
 from ggufkit.llama import memory
 from ggufkit.llama.gguf import GgufHeader, read_header
@@ -89,7 +88,7 @@ def require_matrices(job: Job) -> None:
         base = _skeleton(job, Path(temporary))
         for kind in doubtful:
             if quantize.plan(job.tools, base, kind).needs_imatrix:
-                raise _needs_imatrix(kind)
+                raise quantize.needs_imatrix(kind, "Use --variants imatrix.")
 
 
 def require_room(job: Job, base: Path) -> None:
@@ -167,10 +166,5 @@ def _scratch(job: Job, base: GgufHeader) -> int:
 def _plan_one(job: Job, base: GgufHeader, variant: Variant, kind: QuantType, path: Path) -> PlannedFile:
     file = preflight.plan_file(job.tools, base, kind, path.name, variant.name, job.known_types, job.request.n_ctx)
     if file.needs_imatrix and not variant.imatrix:
-        raise _needs_imatrix(kind)
+        raise quantize.needs_imatrix(kind, "Use --variants imatrix.")
     return file
-
-
-def _needs_imatrix(kind: QuantType) -> InputError:
-    message = f"{kind.name} needs an importance matrix: without one it is useless, and llama-quantize refuses it."
-    return InputError(message, hint="Use --variants imatrix.")

@@ -51,6 +51,12 @@ def require_base(header: GgufHeader, *, allow_requantize: bool = False) -> None:
         )
 
 
+def needs_imatrix(kind: QuantType, hint: str) -> InputError:
+    """The error for a type that a model's shape cannot have without an importance matrix."""
+    message = f"{kind.name} needs an importance matrix: without one it is useless, and llama-quantize refuses it."
+    return InputError(message, hint=hint)
+
+
 def plan(
     tools: Toolchain, base: Path, kind: QuantType, *, imatrix: Path | None = None, allow_requantize: bool = False
 ) -> QuantizePlan:
@@ -80,6 +86,9 @@ def quantize(base: GgufFile, output: Path, kind: QuantType, options: QuantizeOpt
     if output.exists() and output.samefile(base.path):
         message = f"{output} is the input: quantizing a file onto itself destroys it."
         raise InputError(message, hint="Choose another output.")
+    doubtful = options.imatrix is None and kind.name in quants.NEEDS_IMATRIX and not output.exists()
+    if doubtful and plan(session.tools, base.path, kind, allow_requantize=options.allow_requantize).needs_imatrix:
+        raise needs_imatrix(kind, "Compute one with `ggufkit imatrix`, and give it with --imatrix.")
     inputs = {"base": base.sha256 or sha256_file(base.path)}
     if options.imatrix is not None:
         inputs["imatrix"] = sha256_file(options.imatrix)

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 from ggufkit.errors import InputError
+from ggufkit.hashing import sha256_file
 from ggufkit.llama.gguf import read_gguf
-from ggufkit.manifest import SUFFIX, read_manifest
+from ggufkit.manifest import SUFFIX, read_manifest, write_manifest
 from ggufkit.measurements import load
 from ggufkit.metrics import BY_NAME
 from ggufkit.records import Manifest, Measurement, ResultRow
-from ggufkit.steps import Workspace
+from ggufkit.steps import Result, Workspace
 from ggufkit.variants import VARIANTS
 
 _QUALITY = ("divergence", "perplexity")
@@ -39,10 +41,26 @@ def collect(root: Path) -> list[ResultRow]:
 def measurements_of(path: Path, digest: str, workspace: Workspace) -> list[Measurement]:
     """All that was measured of a file as it is now: quality by the latest way of measuring it, then speed."""
     files = [workspace.measurements / f"{path.stem}.{kind}.json" for kind in _QUALITY]
-    made = [(m.started_at, file) for file in files if (m := read_manifest(file)) is not None]
+    made = [(_stamp(m), file) for file in files if (m := read_manifest(file)) is not None]
     latest = [max(made)[1]] if made else []
     found = [*latest, workspace.measurements / f"{path.stem}.bench.json"]
     return [m for file in found for m in load(file) if m.file_sha256 == digest]
+
+
+def confirm(done: Iterable[Result]) -> None:
+    """Let measurements that were found fresh be the latest, where another way of measuring came after them."""
+    for result in done:
+        stem, _, kind = result.path.name.removesuffix(".json").rpartition(".")
+        others = [read_manifest(result.path.with_name(f"{stem}.{k}.json")) for k in _QUALITY if k != kind]
+        if kind in _QUALITY and any(m is not None and _stamp(m) > _stamp(result.manifest) for m in others):
+            now = datetime.now(timezone.utc).isoformat(timespec="milliseconds")
+            write_manifest(
+                result.path, replace(result.manifest, notes={**result.manifest.notes, "confirmed_at": now})
+            )
+
+
+def _stamp(made: Manifest) -> str:
+    return str(made.notes.get("confirmed_at", made.started_at))
 
 
 def _with_base(rows: list[ResultRow], workspace: Workspace) -> list[ResultRow]:
@@ -56,7 +74,7 @@ def _with_base(rows: list[ResultRow], workspace: Workspace) -> list[ResultRow]:
 
 
 def _row(path: Path, manifest: Manifest, workspace: Workspace) -> ResultRow:
-    digest = str(manifest.output["sha256"])
+    digest = sha256_file(path)  # which may have been replaced since
     gguf = read_gguf(path, digest)
     fallback = manifest.notes.get("n_fallback")
     measurements = measurements_of(path, digest, workspace)

@@ -15,13 +15,15 @@ from filelock import FileLock, Timeout
 
 from ggufkit.errors import BusyError, InputError, ResourceError
 from ggufkit.hashing import remember, sha256_file, sha256_files
-from ggufkit.manifest import SCHEMA, read_manifest, write_manifest
+from ggufkit.manifest import SCHEMA, manifest_path, read_manifest, write_manifest
 from ggufkit.process import ToolOutput
 from ggufkit.progress import Reporter
 from ggufkit.records import Json, Manifest
 
 PARTIAL = ".partial"
 PRIVATE = ".ggufkit"
+_IN_THE_OPEN = ("*.gguf", "*.imatrix", "Modelfile.*", "*.manifest.json", "results.*", "report.*")
+"""What steps put among the user's own files."""
 
 
 @dataclass(frozen=True)
@@ -115,8 +117,9 @@ class Workspace:
             lock.release()
 
     def _sweep(self) -> None:
-        places = (self.root, self.private, self.measurements)
-        for leftover in [*(f for place in places for f in place.glob(f"*{PARTIAL}")), *self.scratch.glob("*")]:
+        ours = [f for kind in _IN_THE_OPEN for f in self.root.glob(kind + PARTIAL) if f.is_file()]
+        private = [f for place in (self.private, self.measurements) for f in place.glob(f"*{PARTIAL}")]
+        for leftover in [*ours, *private, *self.scratch.glob("*")]:
             _remove(leftover)
 
 
@@ -190,8 +193,10 @@ def ensure(
         explain: where to say why the step runs or is skipped.
 
     Raises:
+        InputError: there is something else of that name, which is not overwritten: a file only with `force`.
         ResourceError: the disk is full.
     """
+    _refuse_foreign(output, force=force)
     stale = staleness(recipe, output)
     reason = stale or ("asked for by --force" if force else "nothing changed")
     if explain is not None:
@@ -203,6 +208,18 @@ def ensure(
     return Result(output, _make(recipe, output, make), False, reason)
 
 
+def _refuse_foreign(output: Path, *, force: bool) -> None:
+    """What has no manifest was not made here, and is not thrown away."""
+    if not output.exists() or manifest_path(output).exists():
+        return
+    if output.is_dir():
+        if any(output.iterdir()):
+            raise InputError(f"{output} is a directory with other files.", hint="Choose another --out.")
+    elif not force:
+        hint = "Move it away, choose another --out, or overwrite it with --force."
+        raise InputError(f"{output} is there already, and ggufkit did not make it.", hint=hint)
+
+
 def _make(recipe: Recipe, output: Path, make: Callable[[Path], Made]) -> Manifest:
     partial = output.with_name(output.name + PARTIAL)
     output.parent.mkdir(parents=True, exist_ok=True)
@@ -210,20 +227,19 @@ def _make(recipe: Recipe, output: Path, make: Callable[[Path], Made]) -> Manifes
     started, clock = datetime.now(timezone.utc), time.monotonic()
     try:
         made = make(partial)
-        digest, size = _digest(partial), _size(partial)
+        manifest = Manifest(
+            SCHEMA, recipe.step, recipe.version, dict(recipe.inputs), dict(recipe.params), recipe.toolchain,
+            [list(run.argv) for run in made.runs], {"sha256": _digest(partial), "size_bytes": _size(partial)},
+            started.isoformat(timespec="milliseconds"), round(time.monotonic() - clock, 3), dict(made.notes),
+        )  # fmt: skip
+        write_manifest(output, manifest)  # first: without one, a result would not be known as ours
         _publish(partial, output)
     except OSError as error:
         raise ResourceError(f"{output} could not be written: {error}.", hint="Is the disk full?") from error
     finally:
         _remove(partial)
     if output.is_file():
-        remember(output, digest)
-    manifest = Manifest(
-        SCHEMA, recipe.step, recipe.version, dict(recipe.inputs), dict(recipe.params), recipe.toolchain,
-        [list(run.argv) for run in made.runs], {"sha256": digest, "size_bytes": size},
-        started.isoformat(timespec="milliseconds"), round(time.monotonic() - clock, 3), dict(made.notes),
-    )  # fmt: skip
-    write_manifest(output, manifest)
+        remember(output, str(manifest.output["sha256"]))
     return manifest
 
 

@@ -57,7 +57,7 @@ def write_results(root: Path, fakes: Sequence[Fake] = FAKES, name: str = "tiny")
         infix = "" if fake.variant == "plain" else fake.variant.replace("+", "-") + "-"
         path = root / f"{name}-{infix}{fake.type}.gguf"
         _write_gguf(path, fake.type)
-        digest = hashlib.sha256(f"{path.name}".encode()).hexdigest()
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
         base = base or digest
         notes: dict[str, Json] = {"name": name, "variant": fake.variant, "type": fake.type, "n_fallback": 0}
         argv = ["/somewhere/bin/llama-quantize", str(root / f"{name}-F16.gguf"), f"{path}.partial", fake.type, "2"]
@@ -91,6 +91,7 @@ def _note(
 
 def _write_gguf(path: Path, kind: str) -> None:
     writer = gguf.GGUFWriter(path, "llama")
+    writer.add_name(path.name)
     writer.add_block_count(2)
     writer.add_embedding_length(256)
     writer.add_feed_forward_length(512)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import io
 import os
 import signal
 import sys
@@ -13,7 +14,7 @@ from typing import Any
 import click
 
 from ggufkit import __version__
-from ggufkit.errors import GgufkitError, Interrupted
+from ggufkit.errors import GgufkitError, Interrupted, ResourceError
 
 COMMANDS = {
     "build": "make",
@@ -97,7 +98,13 @@ def main(argv: list[str] | None = None) -> None:
     """Run the command line; the one place where errors become messages and exit codes."""
     arguments = sys.argv[1:] if argv is None else argv
     debug = "--debug" in arguments or bool(os.environ.get("GGUFKIT_DEBUG"))
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal may lack a letter; that is no reason to stop
     signal.signal(signal.SIGTERM, _interrupt)
+    hangup = getattr(signal, "SIGHUP", None)
+    if hangup is not None and signal.getsignal(hangup) == signal.SIG_DFL:  # nohup ignores it
+        signal.signal(hangup, _interrupt)
     sys.exit(_run([a for a in arguments if a != "--debug"], debug))
 
 
@@ -119,6 +126,8 @@ def _run(arguments: list[str], debug: bool) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:
+        return _unusable(error, debug) if error.filename is not None else _bug(error, debug)
     except Exception as error:
         return _bug(error, debug)
 
@@ -144,6 +153,11 @@ def _failed(error: GgufkitError, debug: bool) -> int:
     if error.log is not None:
         click.echo(f"  Log: {error.log}", err=True)
     return error.exit_code
+
+
+def _unusable(error: OSError, debug: bool) -> int:
+    hint = "Check its permissions and the space there. GGUFKIT_CACHE moves ggufkit's own files."
+    return _failed(ResourceError(f"{error.filename} cannot be used: {error.strerror}.", hint=hint), debug)
 
 
 def _bug(error: Exception, debug: bool) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -18,6 +19,7 @@ from ggufkit.job import refuse_inside, require_folds
 from ggufkit.llama import toolchain
 from ggufkit.llama.logs import QuantType
 from ggufkit.lora import merge
+from ggufkit.manifest import read_manifest
 from ggufkit.paths import cache_dir
 from ggufkit.progress import Reporter
 from ggufkit.records import Checkpoint, GgufFile, RefineOptions
@@ -93,8 +95,11 @@ def _scaled_path(model: str, checkpoint: Checkpoint, out: Path | None) -> Path:
     beside = Path(model).expanduser().resolve().parent if sources.is_local(model) else Path()
     output = out.expanduser() if out else beside / f"{checkpoint.name}-awq"
     refuse_inside(output, checkpoint)
-    if output.is_dir() and any(output.iterdir()) and not (output / "config.json").is_file():
-        raise InputError(f"{output} holds other files.", hint="Choose a new directory with --out.")
+    if output.is_file() or (output.is_dir() and any(output.iterdir()) and read_manifest(output) is None):
+        raise InputError(f"{output} is something else already.", hint="Choose a new directory with --out.")
+    home = next(p for p in output.absolute().parents if p.exists())
+    if not os.access(home, os.W_OK):
+        raise InputError(f"{home} cannot be written.", hint="Choose a directory that you can write with --out.")
     return output
 
 
@@ -168,6 +173,8 @@ def refine_command(
         checkpoint = _checkpoint(model, SourceOptions(), None, reporter)
         kind, name = refining.type_of(quantized), checkpoint.name
         output = (out or quantized.parent / f"{name}-gptq-{kind}.gguf").expanduser()
+        if output.is_dir():
+            raise InputError(f"{output} is a directory.", hint="Give with --out the name of the refined file.")
         text = calibration_text.find(calibration, calibration_field, reporter)
         rounding = RefineOptions(sequential, act_order, include_output, tune_norms, device)
         how = RefiningOptions(rounding, type=kind, name=name)

@@ -137,7 +137,7 @@ def _show_results(result: BuildResult, as_json: bool, wish: Wish | None = None) 
     state = "Nothing had to be done again" if result.made == 0 else "Done"
     for sentence in report.conclusions(result.rows, result.out, wish):
         screen.print(sentence, markup=False)
-    screen.print(f"{state}: {result.out}/results.csv, report.md, report.html")
+    screen.print(f"{state}: {result.out}/results.csv, report.md, report.html", markup=False)
 
 
 @click.command("convert")

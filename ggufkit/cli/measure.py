@@ -15,7 +15,7 @@ from ggufkit.bench import BenchOptions
 from ggufkit.cli import options, quality
 from ggufkit.cli.terminal import console, reporting
 from ggufkit.divergence import Comparison
-from ggufkit.errors import UsageError
+from ggufkit.errors import InputError, UsageError
 from ggufkit.hashing import sha256_file
 from ggufkit.llama import toolchain
 from ggufkit.llama.gguf import read_gguf
@@ -58,6 +58,7 @@ def perplexity_command(ggufs: tuple[Path, ...], base: Path | None, as_json: bool
         raise UsageError("--precision is about KL divergence.", hint="Give the file to compare with as --base.")
     evaluation = EvalOptions(rest.pop("n_ctx"), rest.pop("n_chunks"), rest.pop("ngl"), precision)
     with reporting() as reporter:
+        _require_different_names([*([base] if base else []), *paths])
         files = [_hashed(path, reporter) for path in ([base] if base else []) + paths]
         text = corpus.find(rest.pop("corpus"), reporter)
         session = _session(ggufs[0], reporter, **rest)
@@ -67,6 +68,15 @@ def perplexity_command(ggufs: tuple[Path, ...], base: Path | None, as_json: bool
             else:
                 done = divergence.measure_all(files[0], files[1:], text, evaluation, how, session)
     _show(files, done, as_json)
+
+
+def _require_different_names(paths: Sequence[Path]) -> None:
+    """Results lie in the first file's directory, under the files' names."""
+    stems = [path.stem for path in paths]
+    twice = next((s for s in stems if stems.count(s) > 1), None)
+    if twice is not None:
+        hint = "Measure them one after the other, or put both into one directory."
+        raise InputError(f"Two of these files are called {twice}: their results would be mixed up.", hint=hint)
 
 
 def _session(first: Path, reporter: Any, backend: str, threads: int, force: bool, explain: bool) -> Session:
@@ -81,7 +91,7 @@ def _show(files: Sequence[GgufFile], done: Sequence[Result], as_json: bool) -> N
         return
     screen = console(stderr=False)
     for name, values in found:
-        screen.print(name)
+        screen.print(name, markup=False)
         for m in values:
             screen.print(f"  {_line(m)}")
 
@@ -108,6 +118,7 @@ def bench_command(ggufs: tuple[Path, ...], bench_reps: int, as_json: bool, **res
     """
     timing = BenchOptions(repetitions=bench_reps, ngl=rest.pop("ngl"))
     with reporting() as reporter:
+        _require_different_names(ggufs)
         files = [_hashed(path, reporter) for path in ggufs]
         session = _session(ggufs[0], reporter, **rest)
         with session.workspace.locked():

@@ -56,6 +56,12 @@ def modelfile_command(
     from ggufkit import modelfile, modelfiles
 
     read_header(gguf)
+    if out is not None and out.exists() and out.samefile(gguf):
+        raise InputError(f"{out} is the GGUF itself.", hint="Give with --out the Modelfile to write.")
+    if checkpoint is not None and not any(
+        (checkpoint / f).is_file() for f in ("tokenizer.json", "tokenizer.model")
+    ):
+        raise InputError(f"{checkpoint} holds no tokenizer.", hint="Give with --model the original checkpoint.")
     wanted = modelfiles.ModelfileOptions(None if template == "auto" else template, checkpoint, system, force)
     with reporting() as reporter:
         tools = _tools(reporter)

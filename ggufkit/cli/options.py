@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -28,6 +29,14 @@ class NameList(click.ParamType[tuple[str, ...]]):
         if not names:
             self.fail("the list is empty", param, ctx)
         return names
+
+
+class UserPath(click.Path):
+    """A path; `~` is the home also where the shell leaves it, as in `--out=~/models`."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Replace a leading `~`."""
+        return super().convert(os.path.expanduser(value), param, ctx)  # noqa: PTH111 - a path may be bytes
 
 
 class Size(click.ParamType[int]):
@@ -66,8 +75,8 @@ class Count(click.ParamType[int | None]):
 
 NAMES = NameList()
 SIZE = Size()
-PATH = click.Path(path_type=Path)
-FILE = click.Path(path_type=Path, dir_okay=False)
+PATH = UserPath(path_type=Path)
+FILE = UserPath(path_type=Path, dir_okay=False)
 
 
 def _all(*options: Callable[[Command], Command]) -> Callable[[Command], Command]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from rich.markup import escape
 from rich.table import Table
 
 from ggufkit.preflight import Plan
@@ -19,7 +20,7 @@ def results_table(rows: Sequence[ResultRow]) -> Table:
         table.add_column(title, justify="right", no_wrap=True)
     for row in rows:
         table.add_row(
-            row.file.removesuffix(".gguf"), size(row.size_bytes), f"{row.bpw:.2f}", _number(row.ppl, 3),
+            escape(row.file.removesuffix(".gguf")), size(row.size_bytes), f"{row.bpw:.2f}", _number(row.ppl, 3),
             _number(row.kld_mean, 5), _percent(row.same_top_p), _number(row.pp_tps, 0), _number(row.tg_tps, 1),
         )  # fmt: skip
     return table
@@ -45,7 +46,12 @@ def plan_table(plan: Plan) -> Table:
         swaps = ", ".join(f"{count}× {swap}" for swap, count in file.fallbacks.items())
         bpw = f"[yellow]{file.bpw:.2f}[/yellow]" if file.oversized else f"{file.bpw:.2f}"
         table.add_row(
-            file.file.removesuffix(".gguf"), size(file.size_bytes), bpw, nominal, size(file.ram_bytes), swaps
+            escape(file.file.removesuffix(".gguf")),
+            size(file.size_bytes),
+            bpw,
+            nominal,
+            size(file.ram_bytes),
+            swaps,
         )
     return table
 

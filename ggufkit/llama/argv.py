@@ -125,10 +125,15 @@ def bench(
     return [str(tools.binary("llama-bench")), "-m", str(model), *tests, *compute.options(), "-o", "jsonl"]
 
 
+def _word(path: Path) -> str:
+    """A path that no program takes for an option."""
+    return f"./{path}" if str(path).startswith("-") else str(path)
+
+
 def convert(
     source: Path, checkpoint: Path, output: Path, out_type: str, name: str, *, pre: str | None = None
 ) -> Argv:
     """convert_hf_to_gguf.py, through the launcher: checkpoint -> one GGUF."""
-    argv = [sys.executable, "-m", "ggufkit.llama.launcher", str(source), str(checkpoint)]
-    argv += ["--outfile", str(output), "--outtype", out_type, "--model-name", name]
+    argv = [sys.executable, "-m", "ggufkit.llama.launcher", str(source), _word(checkpoint)]
+    argv += ["--outfile", _word(output), "--outtype", out_type, "--model-name", name]
     return argv if pre is None else [*argv, "--pre", pre]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,8 +18,9 @@ def ask(argv: Sequence[str]) -> str:
     if memory.is_file():
         return memory.read_text(encoding="utf-8")
     answer = process.run(argv).text
-    memory.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(memory, answer)
+    with contextlib.suppress(OSError):  # a cache that cannot be written costs time only
+        memory.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(memory, answer)
     return answer
 
 

@@ -56,8 +56,8 @@ def _convert(args: argparse.Namespace) -> None:
     name_pretokenizer(model_class, args.checkpoint, args.pre)
     if args.skeleton:
         _leave_out_data()
-    options = ["--outfile", str(args.outfile), "--outtype", args.outtype, "--model-name", args.model_name]
-    sys.argv = [str(converter.__file__), str(args.checkpoint), *options]
+    options = [f"--outfile={args.outfile}", "--outtype", args.outtype, "--model-name", args.model_name]
+    sys.argv = [str(converter.__file__), str(args.checkpoint.absolute()), *options]
     try:
         converter.main()
     except SystemExit as ended:

@@ -6,6 +6,8 @@ import json
 import os
 import shutil
 import stat
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -311,3 +313,49 @@ def test_a_base_of_another_vocabulary(base: Path, corpus: Path, tmp_path: Path) 
     message = fails(INPUT, "perplexity", base, "--base", other, "--corpus", corpus, "--ctx", 64, "--chunks", 8)
     assert "its base" in message
     assert "has 3" in message
+
+
+def test_a_checkpoint_in_the_working_directory(checkpoint: Path, corpus: Path, tools: Toolchain) -> None:
+    """As in the README: the results cannot go to ./<name>, which is the checkpoint."""
+    argv = [
+        sys.executable,
+        "-m",
+        "ggufkit",
+        "build",
+        f"./{checkpoint.name}",
+        "--types",
+        "q8_0",
+        "--corpus",
+        str(corpus),
+    ]
+    done = subprocess.run([*argv, "--dry-run"], cwd=checkpoint.parent, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "tiny-llama-Q8_0" in done.stdout
+
+
+def test_outputs_that_are_something_else(base: Path, checkpoint: Path, corpus: Path, tmp_path: Path) -> None:
+    notes = tmp_path / "other" / "notes.txt"
+    notes.parent.mkdir()
+    notes.write_text("mine")
+    (notes.parent / "config.json").write_text("{}")
+    text = ("--calibration", corpus, "--calibration-samples", 2)
+    assert "something else" in fails(INPUT, "awq", checkpoint, "--out", notes.parent, *text)
+    assert "is a directory" in fails(
+        INPUT, "refine", base, "--base", base, "--model", checkpoint, "--out", notes.parent, *text
+    )
+    before = base.read_bytes()
+    assert "is the GGUF itself" in fails(INPUT, "modelfile", base, "--out", base)
+    assert "holds no tokenizer" in fails(INPUT, "modelfile", base, "--model", notes.parent)
+    own = base.with_name("tiny-llama-Q8_0.gguf")
+    own.write_bytes(before)
+    assert "did not make it" in fails(INPUT, "quantize", base, "--types", "q8_0")
+    assert "needs an importance matrix" in fails(INPUT, "quantize", base, "--types", "iq2_xs")
+    twin = Path(shutil.copyfile(base, tmp_path / base.name))
+    assert "mixed up" in fails(INPUT, "perplexity", base, twin, "--corpus", corpus, "--ctx", 64, "--chunks", 2)
+    assert (own.read_bytes(), base.read_bytes(), notes.read_text()) == (before, before, "mine")
+
+
+def test_a_terminal_that_lacks_letters(base: Path, corpus: Path, tmp_path: Path) -> None:
+    done = ggufkit(*build(base, corpus, tmp_path / "out"), env={"PYTHONIOENCODING": "latin-1"})
+    assert done.code == 0, done.err
+    assert "tiny-llama-Q8_0" in done.out

@@ -22,6 +22,8 @@ from ggufkit.cli.options import SIZE, Count, NameList
         (errors.ResourceError("x"), 6),
         (errors.Interrupted("x"), 130),
         (KeyboardInterrupt(), 130),
+        (PermissionError(13, "Permission denied", "/cache"), 6),
+        (OSError("x"), 1),
         (ZeroDivisionError("x"), 1),
         (click.UsageError("x"), 2),
     ],

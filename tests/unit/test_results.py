@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -10,6 +11,8 @@ import pytest
 
 from ggufkit import results, tables
 from ggufkit.errors import InputError
+from ggufkit.manifest import read_manifest, write_manifest
+from ggufkit.steps import Result
 from tests.fake_results import FAKES, Fake, write_results
 
 CONTRACT = [
@@ -84,3 +87,32 @@ def test_an_empty_directory_has_no_results(tmp_path: Path) -> None:
         results.collect(tmp_path)
     with pytest.raises(InputError, match="is not there"):
         tables.load_results(tmp_path)
+
+
+def test_the_measurement_that_was_asked_for_is_shown(tmp_path: Path) -> None:
+    root = write_results(tmp_path / "out", FAKES[:2])
+    compared = root / ".ggufkit" / "measurements" / "tiny-Q8_0.divergence.json"
+    alone = compared.with_name("tiny-Q8_0.perplexity.json")
+    first, made = compared.read_text(), read_manifest(compared)
+    assert made is not None
+    values = json.loads(first)
+    alone.write_text(json.dumps([v for v in values if v["metric"] == "ppl"]))
+    write_manifest(alone, replace(made, started_at="2026-02-01T00:00:00+00:00"))
+
+    def kld() -> float | None:
+        return next(row.kld_mean for row in results.collect(root) if row.type == "Q8_0")
+
+    assert kld() is None, "the latest way of measuring counts"
+    results.confirm([Result(alone, read_manifest(alone) or made, True, "nothing changed")])
+    assert kld() is None
+    results.confirm([Result(compared, made, True, "nothing changed")])
+    assert kld() == FAKES[1].kld
+    results.confirm([Result(root / "Modelfile.Q8_0", made, True, "nothing changed")])
+
+
+def test_a_file_that_was_replaced_has_no_measurements(tmp_path: Path) -> None:
+    root = write_results(tmp_path / "out", FAKES[:2])
+    other = root / "tiny-Q8_0.gguf"
+    other.write_bytes(other.read_bytes().replace(b"tiny-Q8_0.gguf", b"else-Q8_0.gguf"))
+    row = next(row for row in results.collect(root) if row.type == "Q8_0")
+    assert (row.ppl, row.kld_mean, row.tg_tps) == (None, None, None)

@@ -125,10 +125,12 @@ def test_the_manifest_tells_how_it_was_made(tmp_path: Path) -> None:
 def test_one_command_at_a_time_and_leftovers_go(tmp_path: Path) -> None:
     workspace = Workspace(tmp_path)
     (tmp_path / "x.gguf.partial").write_text("half")
+    (tmp_path / "download.iso.partial").write_text("the user's own")
     workspace.scratch.mkdir(parents=True)
     (workspace.scratch / "logits").write_text("big")
     with workspace.locked():
         assert not (tmp_path / "x.gguf.partial").exists()
+        assert (tmp_path / "download.iso.partial").exists()
         assert not (workspace.scratch / "logits").exists()
         with pytest.raises(BusyError, match="Another ggufkit is working in"), Workspace(tmp_path).locked():
             pass
@@ -159,3 +161,42 @@ def test_hashing_a_long_file_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyP
     for file in (small, large, large):
         assert len(sha256_file(file, Watching())) == 64
     assert Watching.seen == ["Reading large"]
+
+
+def test_what_was_not_made_here_is_not_overwritten(tmp_path: Path) -> None:
+    own = tmp_path / "a.gguf"
+    own.write_text("the user's own")
+    with pytest.raises(InputError, match="did not make it") as refused:
+        ensure(RECIPE, own, write_text("one"))
+    assert "--force" in str(refused.value.hint)
+    assert own.read_text() == "the user's own"
+    ensure(RECIPE, own, write_text("one"), force=True)
+    assert own.read_text() == "one"
+
+    directory = tmp_path / "b"
+    directory.mkdir()
+    ensure(RECIPE, directory, write_text("into an empty place"))
+    thesis = tmp_path / "c" / "thesis.txt"
+    thesis.parent.mkdir()
+    thesis.write_text("years of work")
+    for force in (False, True):
+        with pytest.raises(InputError, match="other files"):
+            ensure(RECIPE, thesis.parent, write_text("one"), force=force)
+    assert thesis.read_text() == "years of work"
+
+
+def test_killed_between_manifest_and_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    output = tmp_path / "a.gguf"
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    for content in ("one", "two"):
+        recipe = replace(RECIPE, params={"type": content})
+        with monkeypatch.context() as patch:
+            patch.setattr("ggufkit.steps._publish", killed)
+            with pytest.raises(KeyboardInterrupt):
+                ensure(recipe, output, write_text(content))
+        assert not ensure(recipe, output, write_text(content)).fresh
+        assert output.read_text() == content
+        assert ensure(recipe, output, write_text("never")).fresh
