@@ -238,8 +238,10 @@ scaled = scale_checkpoint(
     state=out / "state", log=out / "log", reporter=SilentReporter(),
 )
 # ru_maxrss would be that of the tests' own process, which this one was forked from.
-peak = 1024 * int(re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1])
-print(json.dumps({"peak": peak, "ratio": scaled[0].searched.mean_gain}))
+# Pages of libraries, 80 to 120 MB, are counted as the system likes: with more or less of what lies beside them.
+status = Path("/proc/self/status").read_text()
+peak, libraries = (1024 * int(re.search(name + r":\\s+(\\d+) kB", status)[1]) for name in ("VmHWM", "RssFile"))
+print(json.dumps({"peak": peak - libraries, "ratio": scaled[0].searched.mean_gain}))
 """
 
 
@@ -259,7 +261,7 @@ def test_memory_is_one_layer_and_the_embeddings(model: Path, session: Session) -
     layer = 4 * sum(t.n_elements for t in stored if t.name.startswith("model.layers.0."))
     embeddings = 4 * sum(t.n_elements for t in stored if t.name.startswith(("lm_head", "model.embed_tokens")))
     made = json.loads(run.stdout)
-    assert made["peak"] <= layer + embeddings + 500 * MB
+    assert made["peak"] <= layer + embeddings + 420 * MB  # 500 with the libraries
     assert made["ratio"] < 1
 
 
