@@ -15,7 +15,7 @@ demo: $(VENV)/.installed
 	$(BIN)/ggufkit demo
 
 test: lint types
-	$(BIN)/python -m pytest -n 3 --dist loadfile -m "not alone" $(PYTEST)
+	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder -m "not alone" $(PYTEST)
 	$(BIN)/python -m pytest -m alone $(PYTEST)
 
 lint: $(VENV)/.installed
