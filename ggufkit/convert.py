@@ -132,10 +132,9 @@ def _command(
     probes.parent.mkdir(parents=True, exist_ok=True)
     probes.write_text(json.dumps(tokens.probes_for(checkpoint.path)), encoding="utf-8")
     command = argv.convert(source, checkpoint.path, output, options.out_type, checkpoint.name, pre=options.pre)
-    return [
-        *command,
-        *(["--probes", str(probes), "--ids", str(ids)] if tokens.has_tokenizer(checkpoint.path) else []),
-    ]
+    if tokens.has_tokenizer(checkpoint.path):
+        command += ["--probes", str(probes), "--ids", str(ids)]
+    return command
 
 
 def require_converted(output: ToolOutput, result: Path) -> None:

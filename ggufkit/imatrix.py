@@ -127,10 +127,8 @@ def require_fits(path: Path, base: GgufHeader) -> tuple[str, ...]:
         tensor = base.by_name.get(name)
         if tensor is None:
             raise InputError(f"The importance matrix {path} has {name}, which {base.path} lacks.", hint=hint)
-        if entry.n_columns not in (
-            tensor.shape[0],
-            tensor.shape[0] * prod(tensor.shape[2:]),
-        ):  # older: all experts
+        all_experts = tensor.shape[0] * prod(tensor.shape[2:])  # the older format has them in one row
+        if entry.n_columns not in (tensor.shape[0], all_experts):
             sizes = f"{entry.n_columns} columns where the model has {tensor.shape[0]}"
             raise InputError(
                 f"The importance matrix {path} does not fit {base.path}: {name} has {sizes}.", hint=hint

@@ -227,7 +227,7 @@ def _require_checkpoint(chosen: tuple[Variant, ...], model: Checkpoint | GgufFil
 
     Raises:
         InputError: the model is a GGUF.
-        UnsupportedArchitecture: AWQ has no fold table for it, or it cannot be run layer by layer.
+        UnsupportedArchitecture: AWQ has no fold table for it.
     """
     needing = [v.name for v in chosen if v.awq or v.refined]
     if needing and isinstance(model, GgufFile):
@@ -235,10 +235,6 @@ def _require_checkpoint(chosen: tuple[Variant, ...], model: Checkpoint | GgufFil
         raise InputError(f"The variant {needing[0]} needs the Hugging Face checkpoint.", hint=hint)
     if isinstance(model, Checkpoint) and any(v.awq for v in chosen):
         require_folds(model)
-    if isinstance(model, Checkpoint) and any(v.refined for v in chosen):
-        from ggufkit.layers import StreamedModel
-
-        StreamedModel(model.path, "cpu").require_layout()
 
 
 def require_folds(checkpoint: Checkpoint) -> None:

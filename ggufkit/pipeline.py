@@ -53,6 +53,7 @@ def build(request: BuildRequest, reporter: Reporter | None = None) -> BuildResul
         artifacts = Artifacts(job, session)
         planning.require_disk_for_base(job)
         planning.require_matrices(job)
+        planning.require_layers(job)
         base = artifacts.base()
         planning.require_room(job, base.path)
         _warn_of_overlap(job, artifacts)

@@ -91,6 +91,19 @@ def require_matrices(job: Job) -> None:
                 raise quantize.needs_imatrix(kind, "Use --variants imatrix.")
 
 
+def require_layers(job: Job) -> None:
+    """Before hours are spent on what is refined afterwards: the checkpoint can be run layer by layer.
+
+    Raises:
+        UnsupportedArchitecture: it cannot.
+    """
+    missing = any(v.refined and not job.output(v, t.name).exists() for v, t in job.targets)
+    if missing and isinstance(job.model, Checkpoint):
+        from ggufkit.layers import StreamedModel
+
+        StreamedModel(job.model.path, "cpu").require_layout()
+
+
 def require_room(job: Job, base: Path) -> None:
     """With the base there: the exact plan of what is still to be made, and warnings of types that do not fit.
 

@@ -58,7 +58,9 @@ BASE_TYPES = click.Choice(["f16", "bf16", "f32"])
     metavar="LIST",
     help=f"Of {', '.join(variants.BY_NAME)}.",
 )
-@click.option("--out", type=options.PATH, help="Output directory.  [default: ./<name>]")
+@click.option(
+    "--out", type=options.PATH, help="Output directory.  [default: ./<name>; ./<name>-gguf beside MODEL]"
+)
 @click.option("--base-type", type=BASE_TYPES, default="f16", show_default=True, help="Type of the base.")
 @options.calibration_options
 @click.option("--imatrix", type=options.FILE, help="An importance matrix of your own.")

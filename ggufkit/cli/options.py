@@ -166,7 +166,7 @@ def convert_options(command: Command) -> Command:
 def redo_options(command: Command) -> Command:
     """--force and --explain."""
     return _all(
-        click.option("--force", is_flag=True, help="Redo everything."),
+        click.option("--force", is_flag=True, help="Redo everything, and overwrite what ggufkit did not make."),
         click.option("--explain", is_flag=True, help="Say why each step runs or is skipped."),
     )(command)
 
