@@ -11,6 +11,7 @@ from ggufkit.corpus import Corpus
 from ggufkit.errors import InputError, UsageError
 from ggufkit.llama import toolchain
 from ggufkit.llama.logs import QuantType
+from ggufkit.manifest import read_manifest
 from ggufkit.progress import Reporter
 from ggufkit.records import Checkpoint, GgufFile, Toolchain
 from ggufkit.scaling import ScalingOptions
@@ -188,6 +189,7 @@ def prepare(request: BuildRequest, reporter: Reporter) -> Job:
     name = model.name if isinstance(model, Checkpoint) else sources.name_of(model.path)
     out = (request.out or _beside(name, model)).expanduser()
     refuse_inside(out, model)
+    _refuse_others(out, name)
     text = corpus.find(request.corpus, reporter) if request.evaluate else None
     _require_checkpoint(chosen, model)
     calibration = None
@@ -249,3 +251,12 @@ def refuse_inside(out: Path, model: Checkpoint | GgufFile) -> None:
     if isinstance(model, Checkpoint) and out.resolve().is_relative_to(model.path.resolve()):
         message = f"The output directory {out} lies inside the checkpoint {model.path}."
         raise InputError(message, hint="Choose another --out.")
+
+
+def _refuse_others(out: Path, name: str) -> None:
+    """Raise InputError where another model's results are: tables, report and Modelfiles are one model's."""
+    found = (read_manifest(gguf) for gguf in sorted(out.glob("*.gguf")))
+    others = [str(m.notes["name"]) for m in found if m is not None and m.notes.get("name", name) != name]
+    if others:
+        message = f"{out} holds the results of {others[0]}; those of {name} would mix with them."
+        raise InputError(message, hint="Choose another --out; `ggufkit compare` shows directories side by side.")

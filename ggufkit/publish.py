@@ -16,7 +16,7 @@ from ggufkit.hub import hferrors, huggingface, modelscope
 from ggufkit.hub.listing import RemoteFile, Repo, RepoAbsent, defect
 from ggufkit.manifest import read_manifest
 from ggufkit.progress import Reporter
-from ggufkit.report.card import CARD, PLOT, write_card
+from ggufkit.report.card import CARD, PLOT, by_hand, write_card
 
 _BESIDE = ("Modelfile*", *report.FILES, CARD, PLOT)
 _REPO = re.compile(r"(ms:)?[A-Za-z0-9_][\w.-]*/[A-Za-z0-9_][\w.-]*")
@@ -47,7 +47,7 @@ class Parcel:
 
 
 def pack(root: Path, repo: str) -> Parcel:
-    """Find out what is complete and what the repository lacks. The model card is written if there is none.
+    """Find out what is complete and what the repository lacks. The model card is written, unless the user wrote one.
 
     Args:
         repo: OWNER/NAME on Hugging Face, or ms:OWNER/NAME.
@@ -59,7 +59,7 @@ def pack(root: Path, repo: str) -> Parcel:
     if _REPO.fullmatch(repo) is None:
         raise InputError(f"{repo!r} is no repository.", hint="Write OWNER/NAME, or ms:OWNER/NAME for ModelScope.")
     rows = results.collect(root)
-    if not (root / CARD).is_file():
+    if not by_hand(root):
         write_card(rows, root, repo)
     complete, left_out = _judge(root)
     there = _remote_files(repo)

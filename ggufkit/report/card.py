@@ -1,11 +1,13 @@
 """`README.md`: a model card for a hub, with its front matter, the plot beside it, and the report.
 
 Licence, tags and languages come from the source model, as its GGUF carries them. What the user wrote into the front
-matter of an earlier card (`quantized_by`, or any field that is not made here) is kept.
+matter of an earlier card (`quantized_by`, or any field that is not made here) is kept, and a card whose text the user
+wrote or edited is not written over: the hash of the text made here is remembered.
 """
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,8 +23,10 @@ from ggufkit.report.choose import Wish
 from ggufkit.report.data import Entry, load_entries
 from ggufkit.report.markdown import render_markdown
 from ggufkit.report.summary import Summary, summarize
+from ggufkit.steps import Workspace
 
 CARD, PLOT = "README.md", "quality.png"
+_WRITTEN = "card.sha256"
 _TAGS = ("gguf", "llama.cpp", "quantized")
 _LICENSE_KEYS = {"license": "license", "license_name": "license.name", "license_link": "license.link"}
 _FRONT_MATTER = re.compile(r"\A---\n(.*?)^---\s*$", re.DOTALL | re.MULTILINE)
@@ -41,8 +45,27 @@ def write_card(rows: Sequence[ResultRow], root: Path, repo: str | None = None) -
     if _draw(summary, root / PLOT):
         written.append(root / PLOT)
     fields = {**_read_fields(root / CARD), **_fields(entries, root)}
-    write_atomically(root / CARD, _render(fields, summary, root, repo, plot=len(written) > 1))
+    card = _render(fields, summary, root, repo, plot=len(written) > 1)
+    private = Workspace(root).private
+    private.mkdir(exist_ok=True)
+    write_atomically(private / _WRITTEN, _hash(card))
+    write_atomically(root / CARD, card)
     return written
+
+
+def by_hand(root: Path) -> bool:
+    """Whether there is a card whose text, the front matter aside, is not the one that was written here."""
+    card, written = root / CARD, Workspace(root).private / _WRITTEN
+    if not card.exists():
+        return False
+    return not written.is_file() or written.read_text() != _hash(
+        card.read_text(encoding="utf-8", errors="replace")
+    )
+
+
+def _hash(card: str) -> str:
+    """SHA-256 of a card's text without its front matter."""
+    return hashlib.sha256(_FRONT_MATTER.sub("", card, count=1).strip().encode()).hexdigest()
 
 
 def _render(fields: Mapping[str, Any], summary: Summary, root: Path, repo: str | None, *, plot: bool) -> str:

@@ -24,6 +24,7 @@ from ggufkit.records import Toolchain
 from ggufkit.session import Session
 from ggufkit.steps import Workspace
 from tests import tiny
+from tests.fake_results import FAKES, write_results
 from tests.integration.run_cli import fails, ggufkit
 from tests.unit.test_gguf import write
 
@@ -190,6 +191,12 @@ def test_an_output_directory_inside_the_input(checkpoint: Path, corpus: Path) ->
     assert "lies inside the checkpoint" in fails(INPUT, *build(checkpoint, corpus, checkpoint / "out"))
     assert "lies inside the checkpoint" in fails(INPUT, "convert", checkpoint, "--out", checkpoint)
     assert not (checkpoint / "out").exists()
+
+
+def test_an_output_directory_of_another_model(checkpoint: Path, corpus: Path, tmp_path: Path) -> None:
+    out = write_results(tmp_path / "out", FAKES[:1], name="other")
+    assert "holds the results of other" in fails(INPUT, *build(checkpoint, corpus, out))
+    assert [f.name for f in out.glob("*.gguf")] == ["other-F16.gguf"]
 
 
 @pytest.mark.parametrize(

@@ -8,13 +8,16 @@ from typing import Any
 
 import pytest
 import yaml
+from click.testing import CliRunner
 
 from ggufkit import results
+from ggufkit.cli.publish import report_command
+from ggufkit.errors import InputError
 from ggufkit.llama.gguf import read_header
 from ggufkit.manifest import read_manifest, write_manifest
 from ggufkit.records import Manifest
 from ggufkit.report import card
-from ggufkit.report.card import CARD, PLOT, write_card
+from ggufkit.report.card import CARD, PLOT, by_hand, write_card
 from tests.fake_results import FAKES, write_results
 
 
@@ -136,3 +139,28 @@ def test_hostile_values_stay_values(root: Path) -> None:
 def test_one_file_has_no_plot(tmp_path: Path, private_cache: Path) -> None:
     root = write_results(tmp_path / "one", FAKES[:1])
     assert write_card(results.collect(root), root) == [root / CARD]
+
+
+def test_what_the_user_wrote_is_known_from_what_was_written_here(root: Path) -> None:
+    assert not by_hand(root)
+    text = write(root)
+    assert not by_hand(root)
+    (root / CARD).write_text(text.replace("---\n", "---\nquantized_by: me\n", 1))
+    assert not by_hand(root)
+    write(root, "me/x-GGUF")
+    assert not by_hand(root)
+    assert front_matter(root)["quantized_by"] == "me"
+    (root / CARD).write_text((root / CARD).read_text() + "\nMy own words.\n")
+    assert by_hand(root)
+
+
+def test_a_card_from_elsewhere_is_the_users(root: Path) -> None:
+    (root / CARD).write_bytes(b"# \xff mine\n")
+    assert by_hand(root)
+
+
+def test_report_leaves_a_card_of_the_user_alone(root: Path) -> None:
+    (root / CARD).write_text("mine")
+    with pytest.raises(InputError, match="by hand"):
+        CliRunner().invoke(report_command, [str(root), "--card"], catch_exceptions=False)
+    assert (root / CARD).read_text() == "mine"

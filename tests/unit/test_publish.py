@@ -93,6 +93,16 @@ def test_an_edited_card_is_not_overwritten(root: Path, remote: dict[str, RemoteF
     assert (root / "README.md").read_text() == "mine"
 
 
+def test_ggufkits_own_card_follows_the_results(root: Path, remote: dict[str, RemoteFile]) -> None:
+    publish.pack(root, "me/x")
+    (root / "tiny-Q4_0.gguf").unlink()
+    manifest_path(root / "tiny-Q4_0.gguf").unlink()
+    assert "Q4_0" in (root / "README.md").read_text()
+    publish.pack(root, "me/y")
+    assert "Q4_0" not in (root / "README.md").read_text()
+    assert "me/y" in (root / "README.md").read_text()
+
+
 @pytest.mark.parametrize("repo", ["x", "", "a/b/c", "../x", "hf:me/x", "me/ x", "ms:x"])
 def test_no_repository(repo: str, root: Path) -> None:
     with pytest.raises(InputError, match="no repository"):
