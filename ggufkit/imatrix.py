@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import struct
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,18 +11,20 @@ from math import prod
 from pathlib import Path
 from typing import BinaryIO
 
-from ggufkit import offload, process
+from ggufkit import imatrix_parts, offload, process
 from ggufkit.corpus import Corpus
 from ggufkit.errors import CorpusError, GgufError, InputError
+from ggufkit.imatrix_parts import Part, Sums
 from ggufkit.llama import argv, logs
 from ggufkit.llama.argv import Compute, Evaluation
 from ggufkit.llama.gguf import GgufHeader, read_header
 from ggufkit.process import ToolOutput
 from ggufkit.records import GgufFile, Json
 from ggufkit.session import Session
-from ggufkit.steps import Made, Recipe, Result, ensure
+from ggufkit.steps import PARTIAL, Made, Recipe, Result, ensure
 
 STEP, VERSION = "imatrix", 1
+_ENDED = "not enough tokens left after removing"
 _SUMS, _COUNTS = ".in_sum2", ".counts"
 _COLLECTED = re.compile(r"(?:blk\.\d+\.\w+|output)\.weight$")
 
@@ -62,33 +65,86 @@ def make_imatrix(base: GgufFile, text: Corpus, output: Path, options: ImatrixOpt
     return ensure(
         recipe,
         output,
-        lambda partial: _make(base, text, partial, options, session),
+        lambda partial: _make(base, text, partial, options, session, recipe.key),
         force=session.force,
         explain=session.explainer,
     )
 
 
-def _make(base: GgufFile, text: Corpus, partial: Path, options: ImatrixOptions, session: Session) -> Made:
+def _make(
+    base: GgufFile, text: Corpus, partial: Path, options: ImatrixOptions, session: Session, key: str
+) -> Made:
+    sums = Sums(session.workspace.private, partial.name.removesuffix(PARTIAL), key)
+    if session.force:
+        sums.remove()
+    runs = _collect(base, text, partial, options, session, sums)
+    if not partial.is_file():
+        raise process.failure(runs[-1], f"computing the importance matrix of {base.path.name}", "it wrote no file")
+    missing = require_fits(partial, read_header(base.path))
+    _name_missing(missing, session)
+    sums.remove()
+    return Made(runs, {"missing": list(missing)})
+
+
+def _collect(
+    base: GgufFile, text: Corpus, partial: Path, options: ImatrixOptions, session: Session, sums: Sums
+) -> list[ToolOutput]:
+    """Write the matrix of the text's first chunks, part by part where that takes long."""
+    done, before = sums.latest()
+    if done:
+        session.reporter.info(f"{base.path.name}: {done} of {options.n_chunks} chunks are done already.")
+    gpu = session.tools.backend != "cpu"
+    pace = imatrix_parts.pace(read_header(base.path), options.n_ctx, session.threads, gpu=gpu)
+    runs: list[ToolOutput] = []
+    while True:
+        part = Part(done, imatrix_parts.next_part(done, options.n_chunks, options.n_ctx, pace), before)
+        run = _run_part(base, text, partial, options, session, part)
+        runs.append(run)
+        if _ENDED in run.text and before is not None:
+            shutil.copyfile(before, partial)
+            return runs
+        done += part.n_chunks
+        if done >= options.n_chunks or _counted(run) < part.n_chunks:
+            return runs
+        before, pace = sums.keep(partial, done), run.duration_s / part.n_chunks
+
+
+def _counted(run: ToolOutput) -> int:
+    """How many chunks the tool found in the text."""
+    found = re.search(r"computing over (\d+) chunks", run.text)
+    return int(found[1]) if found is not None else 0
+
+
+def _run_part(
+    base: GgufFile, text: Corpus, partial: Path, options: ImatrixOptions, session: Session, part: Part
+) -> ToolOutput:
     # The tool writes the text's path into its result, and llama-quantize copies it: a bare name is enough.
-    evaluation = Evaluation(Path(text.path.name), options.n_ctx, options.n_chunks)
+    evaluation = Evaluation(Path(text.path.name), options.n_ctx, part.n_chunks)
+    sums = None
+    if part.sums is not None:
+        session.workspace.scratch.mkdir(parents=True, exist_ok=True)
+        sums = imatrix_parts.nameless(part.sums, session.workspace.scratch.resolve() / "imatrix.sums")
 
     def run_with(ngl: int | None) -> ToolOutput:
         compute = Compute(session.tools.backend, ngl, session.threads)
-        command = argv.imatrix(session.tools, base.path.resolve(), partial.resolve(), evaluation, compute)
-        return _run(command, base, text, options, session)
+        files = (base.path.resolve(), partial.resolve())
+        command = argv.imatrix(session.tools, *files, evaluation, compute, after=part.after, sums=sums)
+        return _run(command, base, text, options, session, part)
 
-    run = offload.with_fewer(run_with, options.ngl, base, session)
-    if not partial.is_file():
-        raise process.failure(run, f"computing the importance matrix of {base.path.name}", "it wrote no file")
-    missing = require_fits(partial, read_header(base.path))
-    _name_missing(missing, session)
-    return Made([run], {"missing": list(missing)})
+    try:
+        return offload.with_fewer(run_with, options.ngl, base, session)
+    finally:
+        if sums is not None:
+            sums.unlink()
 
 
 def _run(
-    command: Sequence[str], base: GgufFile, text: Corpus, options: ImatrixOptions, session: Session
+    command: Sequence[str], base: GgufFile, text: Corpus, options: ImatrixOptions, session: Session, part: Part
 ) -> ToolOutput:
-    with session.reporter.step(f"Importance matrix of {base.path.name}") as progress:
+    title = f"Importance matrix of {base.path.name}"
+    if part.n_chunks < options.n_chunks:
+        title += f", chunks {part.after + 1} to {part.after + part.n_chunks} of {options.n_chunks}"
+    with session.reporter.step(title) as progress:
 
         def watch(_stream: str, printed: str) -> None:
             counted = re.findall(r"stored collected data after (\d+) chunks", printed)
@@ -102,7 +158,8 @@ def _run(
         reason = logs.explain_missing(run.text)
         hint = "Give a longer text with --calibration."
         raise CorpusError(f"The calibration text {text.path} is too short: {reason}", hint=hint, log=run.log)
-    process.require_success(run, f"computing the importance matrix of {base.path.name}")
+    if _ENDED not in run.text:
+        process.require_success(run, f"computing the importance matrix of {base.path.name}")
     return run
 
 

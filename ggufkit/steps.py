@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import json
 import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -42,6 +44,11 @@ class Recipe:
     inputs: Mapping[str, str] = field(default_factory=dict)
     params: Mapping[str, Json] = field(default_factory=dict)
     toolchain: str | None = None
+
+    @property
+    def key(self) -> str:
+        """A short name of all of it, for what a step keeps to go on after an interruption."""
+        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True)

@@ -107,13 +107,27 @@ def divergence(tools: Toolchain, model: Path, logits: Path, n_ctx: int, compute:
     return [*tool, *compute.options(), "-lv", "4", "--kl-divergence", "--kl-divergence-base", str(logits)]
 
 
-def imatrix(tools: Toolchain, model: Path, output: Path, evaluation: Evaluation, compute: Compute) -> Argv:
+def imatrix(
+    tools: Toolchain,
+    model: Path,
+    output: Path,
+    evaluation: Evaluation,
+    compute: Compute,
+    *,
+    after: int = 0,
+    sums: Path | None = None,
+) -> Argv:
     """llama-imatrix without its perplexity, which nobody reads and which costs a pass over all logits.
 
     Without that it tells how far it is at verbosity 5 only.
+
+    Args:
+        after, sums: leave the first chunks of the text out, and add to what an earlier run has summed up on them.
     """
     tool = str(tools.binary("llama-imatrix"))
     options = [*evaluation.options(), *compute.options(), "--no-ppl", "--output-format", "gguf", "-lv", "5"]
+    if sums is not None:
+        options += ["--chunk", str(after), "--in-file", str(sums)]
     return [tool, "-m", str(model), "-o", str(output), *options]
 
 

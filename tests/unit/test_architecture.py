@@ -35,7 +35,7 @@ LAYERS = (
     ("report", "compare", "publish", "chat"),
     ("results", "tables", "preflight"),
     ("scaling", "refining", "overlap"),
-    ("calibration_text", "adopt", "convert", "quantize", "imatrix", "perplexity", "divergence", "bench",
+    ("calibration_text", "adopt", "convert", "quantize", "imatrix", "imatrix_parts", "perplexity", "divergence", "bench",
      "lora", "modelfile", "streaming"),
     ("offload", "together"),
     ("sources", "corpus", "hub", "demo", "tokens", "session"),
