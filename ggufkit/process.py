@@ -25,7 +25,7 @@ OnText = Callable[[str, str], None]
 
 _GRACE_S = 2.0
 _running: set[subprocess.Popen[bytes]] = set()
-_running_lock = threading.Lock()
+_running_lock = threading.RLock()  # a signal may come while the main thread holds it
 _stopping = threading.Event()
 
 # A tool must not outlive ggufkit, not even after SIGKILL: an orphan would go on writing beside the next
@@ -112,13 +112,20 @@ def stop_all() -> None:
     _stopping.set()
     with _running_lock:
         procs = list(_running)
-    for proc in procs:
-        _signal_group(proc, signal.SIGTERM)
+    signal_all(signal.SIGTERM)
     deadline = time.monotonic() + _GRACE_S
     while any(p.poll() is None for p in procs) and time.monotonic() < deadline:
         time.sleep(0.02)
     for proc in procs:
         _kill(proc)
+
+
+def signal_all(number: int) -> None:
+    """Send a signal to every running tool with its process group: to pause them, and to let them go on."""
+    with _running_lock:
+        procs = list(_running)
+    for proc in procs:
+        _signal_group(proc, number)
 
 
 def resume() -> None:

@@ -105,6 +105,9 @@ def main(argv: list[str] | None = None) -> None:
     hangup = getattr(signal, "SIGHUP", None)
     if hangup is not None and signal.getsignal(hangup) == signal.SIG_DFL:  # nohup ignores it
         signal.signal(hangup, _interrupt)
+    suspend = getattr(signal, "SIGTSTP", None)
+    if suspend is not None and signal.getsignal(suspend) == signal.SIG_DFL:
+        signal.signal(suspend, _pause)
     sys.exit(_run([a for a in arguments if a != "--debug"], debug))
 
 
@@ -134,6 +137,17 @@ def _run(arguments: list[str], debug: bool) -> int:
 
 def _interrupt(_number: int, _frame: FrameType | None) -> None:
     raise KeyboardInterrupt
+
+
+def _pause(suspend: int, _frame: FrameType | None) -> None:
+    """Ctrl-Z: the tools, which have process groups of their own, pause and go on with ggufkit."""
+    from ggufkit import process
+
+    process.signal_all(signal.SIGSTOP)
+    signal.signal(suspend, signal.SIG_DFL)
+    os.kill(os.getpid(), suspend)  # returns when ggufkit goes on
+    signal.signal(suspend, _pause)
+    process.signal_all(signal.SIGCONT)
 
 
 def _stopped() -> int:

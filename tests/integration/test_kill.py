@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -119,3 +120,40 @@ def test_a_polite_stop(tmp_path: Path, tools: Toolchain, number: int) -> None:
     assert "the same command goes on from there" in err
     assert not list((tmp_path / "out").glob("*.partial"))
     assert cli(*argv[3:]).code == 0
+
+
+def tool_states(parent: int) -> list[str]:
+    """How the tools of a running ggufkit are doing: R, S, T (stopped) …"""
+    states = []
+    for status in Path("/proc").glob("[0-9]*/status"):
+        try:
+            fields = dict(line.split(":\t", 1) for line in status.read_text().splitlines() if ":\t" in line)
+        except OSError:
+            continue
+        if fields.get("PPid") == str(parent) and fields.get("Name", "").startswith("llama-"):
+            states.append(fields["State"][0])
+    return states
+
+
+def wait_for(what: Callable[[], bool], seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason="looks at processes in /proc")
+def test_a_pause(base: Path, tmp_path: Path) -> None:
+    corpus = tiny.text_file(tmp_path / "text.txt", 8000)
+    # A group of its own, with a parent in another one: else the system lets nobody suspend it.
+    start = "import os; os.setpgid(0, 0); from ggufkit.cli import main; main()"
+    options = ["perplexity", str(base), "--corpus", str(corpus), "--ctx", "64"]
+    running = subprocess.Popen([sys.executable, "-c", start, *options], stdout=subprocess.DEVNULL)
+    try:
+        wait_for(lambda: tool_states(running.pid) not in ([], ["T"]))
+        running.send_signal(signal.SIGTSTP)
+        wait_for(lambda: tool_states(running.pid) == ["T"])
+        running.send_signal(signal.SIGCONT)
+        assert running.wait(120) == 0
+    finally:
+        running.kill()
