@@ -8,11 +8,14 @@ from pathlib import Path
 
 import psutil
 
+MOST_THREADS = 512
+"""llama.cpp takes no more (`GGML_MAX_N_THREADS`)."""
+
 
 def physical_cores() -> int:
-    """Physical cores that this process may use, at least 1. Hyper-threads do not speed up llama.cpp."""
+    """Physical cores that this process may use, from 1 to MOST_THREADS. Hyper-threads do not speed up llama.cpp."""
     cores = psutil.cpu_count(logical=False) or psutil.cpu_count() or 1
-    return max(1, min(cores, len(usable_cpus()) or cores))
+    return max(1, min(cores, len(usable_cpus()) or cores, MOST_THREADS))
 
 
 def usable_cpus() -> tuple[int, ...]:

@@ -197,7 +197,7 @@ def imatrix_command(
         ggufkit imatrix model-F16.gguf --calibration mytext.txt
     """
     base = _require_gguf(gguf)
-    where = out or gguf.resolve().parent
+    where = out or options.beside(gguf)
     sampling = ImatrixOptions(n_chunks=chunks, ngl=rest.pop("ngl"))
     with reporting() as reporter:
         text = calibration_text.find(calibration, calibration_field, reporter)
@@ -242,7 +242,7 @@ def quantize_command(
     if imatrix is not None:
         require_fits(imatrix, header)
     variant = variants.BY_NAME["plain" if imatrix is None else "imatrix"]
-    where, name = out or gguf.resolve().parent, sources.name_of(gguf)
+    where, name = out or options.beside(gguf), sources.name_of(gguf)
     how = QuantizeOptions(imatrix, allow_requantize, variant.name, name)
     with reporting() as reporter:
         session = _session(where, reporter, **rest)

@@ -27,6 +27,9 @@ from ggufkit.steps import Result, Workspace
 from ggufkit.streaming import route
 
 GGUFS = click.argument("ggufs", nargs=-1, required=True, type=options.FILE)
+OUT = click.option(
+    "--out", type=options.PATH, help="Directory for what is measured and logged.  [default: beside the first GGUF]"
+)
 
 
 def _hashed(path: Path, reporter: Reporter) -> GgufFile:
@@ -40,11 +43,14 @@ def _hashed(path: Path, reporter: Reporter) -> GgufFile:
 @options.eval_options
 @quality.precision_option
 @quality.scratch_option
+@OUT
 @click.option("--strategy", type=click.Choice(route.STRATEGIES), help="How base logits travel.  [default: chosen]")
 @options.backend_options
 @options.redo_options
 @options.json_option
-def perplexity_command(ggufs: tuple[Path, ...], base: Path | None, as_json: bool, **rest: Any) -> None:
+def perplexity_command(
+    ggufs: tuple[Path, ...], base: Path | None, out: Path | None, as_json: bool, **rest: Any
+) -> None:
     """Perplexity of GGUF files on a text; with --base their KL divergence from it, too.
 
     \b
@@ -61,7 +67,7 @@ def perplexity_command(ggufs: tuple[Path, ...], base: Path | None, as_json: bool
         _require_different_names([*([base] if base else []), *paths])
         files = [_hashed(path, reporter) for path in ([base] if base else []) + paths]
         text = corpus.find(rest.pop("corpus"), reporter)
-        session = _session(ggufs[0], reporter, **rest)
+        session = _session(out or options.beside(ggufs[0]), reporter, **rest)
         with session.workspace.locked():
             if base is None:
                 done = perplexity.measure_all(files, text, evaluation, session)
@@ -71,17 +77,17 @@ def perplexity_command(ggufs: tuple[Path, ...], base: Path | None, as_json: bool
 
 
 def _require_different_names(paths: Sequence[Path]) -> None:
-    """Results lie in the first file's directory, under the files' names."""
+    """Results lie in one directory, under the files' names."""
     stems = [path.stem for path in paths]
     twice = next((s for s in stems if stems.count(s) > 1), None)
     if twice is not None:
-        hint = "Measure them one after the other, or put both into one directory."
+        hint = "Measure each with an --out of its own."
         raise InputError(f"Two of these files are called {twice}: their results would be mixed up.", hint=hint)
 
 
-def _session(first: Path, reporter: Any, backend: str, threads: int, force: bool, explain: bool) -> Session:
+def _session(root: Path, reporter: Any, backend: str, threads: int, force: bool, explain: bool) -> Session:
     tools = toolchain.find(backend, reporter)
-    return Session(tools, Workspace(first.resolve().parent), reporter, threads, force, explain)
+    return Session(tools, Workspace(root), reporter, threads, force, explain)
 
 
 def _show(files: Sequence[GgufFile], done: Sequence[Result], as_json: bool) -> None:
@@ -106,10 +112,11 @@ def _line(m: Measurement) -> str:
 @click.option(
     "--bench-reps", type=click.IntRange(1), default=5, show_default=True, help="Repetitions of llama-bench."
 )
+@OUT
 @options.backend_options
 @options.redo_options
 @options.json_option
-def bench_command(ggufs: tuple[Path, ...], bench_reps: int, as_json: bool, **rest: Any) -> None:
+def bench_command(ggufs: tuple[Path, ...], bench_reps: int, out: Path | None, as_json: bool, **rest: Any) -> None:
     """Prompt-processing (pp512) and generation (tg128) speed of GGUF files.
 
     \b
@@ -120,7 +127,7 @@ def bench_command(ggufs: tuple[Path, ...], bench_reps: int, as_json: bool, **res
     with reporting() as reporter:
         _require_different_names(ggufs)
         files = [_hashed(path, reporter) for path in ggufs]
-        session = _session(ggufs[0], reporter, **rest)
+        session = _session(out or options.beside(ggufs[0]), reporter, **rest)
         with session.workspace.locked():
             done = [bench.bench(file, timing, session) for file in files]
     _show(files, done, as_json)

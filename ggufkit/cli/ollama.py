@@ -108,6 +108,6 @@ def _create(name: str, gguf: Path, wanted: Modelfile) -> None:
     with tempfile.TemporaryDirectory(prefix="ggufkit-ollama-") as directory:
         path = Path(directory) / "Modelfile"
         path.write_text(modelfile.write(wanted), encoding="utf-8")
-        log = gguf.resolve().parent / "logs" / f"ollama-create-{name.replace('/', '-').replace(':', '-')}.log"
+        log = options.beside(gguf) / "logs" / f"ollama-create-{name.replace('/', '-').replace(':', '-')}.log"
         install.create(program, name, path, wanted, template if isinstance(template, str) else None, log)
     console().print(f"Created {name}: ollama run {name}", markup=False)

@@ -13,6 +13,7 @@ import click
 from ggufkit import backends, machine, variants
 
 Command = TypeVar("Command", bound=Callable[..., Any])
+_MOST = (1 << 31) - 1
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 
 
@@ -37,6 +38,11 @@ class UserPath(click.Path):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Replace a leading `~`."""
         return super().convert(os.path.expanduser(value), param, ctx)  # noqa: PTH111 - a path may be bytes
+
+
+def beside(gguf: Path) -> Path:
+    """The directory that the user named with a file: where a hub's cache keeps what its links point to is no place."""
+    return gguf.absolute().parent
 
 
 class Size(click.ParamType[int]):
@@ -68,8 +74,10 @@ class Count(click.ParamType[int | None]):
         """Read the number or the word."""
         if value is None or isinstance(value, int) or str(value).lower() == self.word:
             return value if isinstance(value, int) else None
-        if not str(value).isdigit() or int(value) < self.minimum:
-            self.fail(f"{value!r} is neither a number of at least {self.minimum} nor {self.word!r}", param, ctx)
+        if not str(value).isdecimal() or not self.minimum <= int(value) <= _MOST:
+            self.fail(
+                f"{value!r} is neither a number from {self.minimum} to {_MOST} nor {self.word!r}", param, ctx
+            )
         return int(value)
 
 
@@ -90,7 +98,7 @@ def _all(*options: Callable[[Command], Command]) -> Callable[[Command], Command]
 
 def threads_option(command: Command) -> Command:
     """--threads."""
-    return click.option("--threads", type=click.IntRange(1), default=machine.physical_cores,
+    return click.option("--threads", type=click.IntRange(1, machine.MOST_THREADS), default=machine.physical_cores,
                         show_default="physical cores", help="CPU threads.")(command)  # fmt: skip
 
 

@@ -366,3 +366,26 @@ def test_a_terminal_that_lacks_letters(base: Path, corpus: Path, tmp_path: Path)
     done = ggufkit(*build(base, corpus, tmp_path / "out"), env={"PYTHONIOENCODING": "latin-1"})
     assert done.code == 0, done.err
     assert "tiny-llama-Q8_0" in done.out
+
+
+def test_results_go_beside_the_file_that_was_named(base: Path, corpus: Path, tmp_path: Path) -> None:
+    """Not beside what a link of a hub's cache points to; or where --out says."""
+    link = tmp_path / "snapshot" / "model-F16.gguf"
+    link.parent.mkdir()
+    link.symlink_to(base)
+    before = sorted(base.parent.iterdir())
+    short = ("--corpus", corpus, "--ctx", 64, "--chunks", 4)
+    done = ggufkit("perplexity", link, *short, "--out", tmp_path / "measured")
+    assert done.code == 0, done.err
+    assert [f.name for f in link.parent.iterdir()] == [link.name]
+    assert list((tmp_path / "measured" / "logs").iterdir())
+    assert ggufkit("quantize", link, "--types", "q8_0").code == 0
+    assert (link.parent / "model-Q8_0.gguf").is_file()
+    assert sorted(base.parent.iterdir()) == before
+
+
+@pytest.mark.parametrize(
+    "options", [("--threads", "100000"), ("--chunks", "99999999999"), ("--chunks", "0"), ("--ngl", "²")]
+)
+def test_numbers_that_no_tool_takes(base: Path, options: tuple[str, str]) -> None:
+    assert ggufkit("perplexity", base, *options).code == USAGE
