@@ -52,7 +52,10 @@ class ChatOptions:
 
 @dataclass(frozen=True)
 class Reply:
-    """What a model said. Times in seconds: `first_token_s` is counted from the start of the command."""
+    """What a model said. Times in seconds: `first_token_s` is counted from the start of the command.
+
+    `full` is true where it ends because the context did.
+    """
 
     text: str
     tokens: list[int]
@@ -62,6 +65,7 @@ class Reply:
     load_s: float
     first_token_s: float
     tokens_per_s: float | None
+    full: bool = False
 
 
 def chat(
@@ -188,8 +192,12 @@ def _main() -> None:
     )  # fmt: skip
     load_s = time.time() - clock
     prompt, templated = _prompt_tokens(model, request["prompt"], request["system"])
-    reply = _generate(model, prompt, request["max_tokens"], request["temperature"], started)
-    numbers = {**reply, "n_prompt": len(prompt), "templated": templated, "load_s": load_s}
+    room = model.n_ctx() - len(prompt)
+    if room < 1:
+        sys.exit(f"the prompt has {len(prompt)} tokens, the context {model.n_ctx()}: give a larger --ctx")
+    reply = _generate(model, prompt, min(request["max_tokens"], room), request["temperature"], started)
+    full = len(reply["tokens"]) == room < request["max_tokens"]
+    numbers = {**reply, "n_prompt": len(prompt), "templated": templated, "load_s": load_s, "full": full}
     print(_MARK + json.dumps(numbers), file=sys.stderr, flush=True)
 
 

@@ -87,6 +87,8 @@ def chat_command(
     click.echo(
         f"[{len(reply.tokens)} tokens{rate}; first after {reply.first_token_s:.2f} s; {template}]", err=True
     )
+    if reply.full:
+        click.echo("The context is full: a larger --ctx lets it go on.", err=True)
 
 
 def _command_started() -> float:

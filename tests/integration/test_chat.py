@@ -100,6 +100,13 @@ def test_the_command_line(speech: None, small: GgufFile) -> None:
     assert re.search(r"\[4 tokens, [\d.]+ tokens/s; first after [\d.]+ s; no chat template", ended.err)
 
 
+def test_a_full_context(speech: None, small: GgufFile) -> None:
+    done = ggufkit("chat", small.path, "Once", "--ctx", 64, "--max-tokens", 500, "--temperature", 0)
+    assert done.code == 0, done.err
+    assert "context is full" in done.err
+    assert "give a larger --ctx" in fails(5, "chat", small.path, "Once upon a time " * 100, "--ctx", 64)
+
+
 def test_a_broken_file_is_an_input_error(tmp_path: Path) -> None:
     (tmp_path / "x.gguf").write_bytes(b"GGUF" + b"\0" * 60)
     assert "x.gguf" in fails(3, "chat", tmp_path / "x.gguf")
