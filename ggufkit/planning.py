@@ -26,6 +26,7 @@ def plan(request: BuildRequest, reporter: Reporter | None = None) -> Plan:
     with tempfile.TemporaryDirectory(prefix="ggufkit-plan-") as temporary:
         base = _skeleton(job, Path(temporary))
         extra = read_header(base).size_bytes + _out_of_sight(job, base)
+        _warn_of_paging(job, base, machine.free_memory())
         return replace(_plan(job, base, outputs(job), extra_disk=extra), steps=tuple(_steps(job)))
 
 
@@ -127,8 +128,8 @@ def _warn_of_paging(job: Job, base: Path, free: int) -> None:
     needed = memory.evaluation_ram(header, header.size_bytes, job.request.n_ctx)
     if needed > free + offload.usable(job.session) and (job.request.evaluate or job.request.bench):
         job.reporter.warn(
-            f"{base.name} needs {size(needed)} of memory to be measured, {size(free)} are free: it will be read from "
-            "disk again and again. --no-eval and --no-bench leave that out."
+            f"{job.base_output.name} needs {size(needed)} of memory to be measured, {size(free)} are free: it will be "
+            "read from disk again and again. --no-eval and --no-bench leave that out."
         )
 
 

@@ -6,14 +6,18 @@ import json
 import re
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import ggufkit
-from ggufkit import process
+from ggufkit import machine, pipeline, process
 from ggufkit.corpus import WIKITEXT2_TEST_SHA256
-from ggufkit.llama import argv, logs
+from ggufkit.job import BuildRequest
+from ggufkit.llama import argv, logs, memory
+from ggufkit.llama.gguf import read_header
 from ggufkit.manifest import read_manifest
+from ggufkit.progress import SilentReporter
 from ggufkit.records import Toolchain
 from tests import tiny
 from tests.integration.run_cli import ggufkit as cli
@@ -171,3 +175,26 @@ def test_explain_and_force(checkpoint: Path, tmp_path: Path, tools: Toolchain) -
     assert "asked for by --force" in cli(*arguments, "--explain", "--force").err
     (checkpoint / "config.json").write_text((checkpoint / "config.json").read_text() + "\n")
     assert "input checkpoint changed" in cli(*arguments, "--explain").err
+
+
+def request_for(base: Path, text: Path, out: Path, **more: Any) -> BuildRequest:
+    return BuildRequest(
+        str(base), out, ("q4_0",), corpus=str(text), n_ctx=64, n_chunks=4, backend="cpu", bench=False, **more
+    )
+
+
+@pytest.mark.usefixtures("tools")
+def test_a_base_that_memory_does_not_hold_is_told(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text, reporter = tiny.text_file(tmp_path / "text.txt"), SilentReporter()
+    header = read_header(base)
+    needed = memory.evaluation_ram(header, header.size_bytes, 64)
+    monkeypatch.setattr(machine, "free_memory", lambda: needed)
+    pipeline.plan(request_for(base, text, tmp_path / "out"), reporter)
+    assert reporter.warnings == []
+    monkeypatch.setattr(machine, "free_memory", lambda: needed - 1)
+    pipeline.plan(request_for(base, text, tmp_path / "out", evaluate=False), reporter)
+    assert reporter.warnings == []
+    pipeline.plan(request_for(base, text, tmp_path / "out"), reporter)
+    assert any("read from disk again and again" in w for w in reporter.warnings)
