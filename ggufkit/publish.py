@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import re
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from ggufkit.hub.listing import RemoteFile, Repo, RepoAbsent, defect
 from ggufkit.manifest import read_manifest
 from ggufkit.progress import Reporter
 from ggufkit.report.card import CARD, PLOT, by_hand, write_card
+from ggufkit.steps import Workspace
 
 _BESIDE = ("Modelfile*", *report.FILES, CARD, PLOT)
 _REPO = re.compile(r"(ms:)?[A-Za-z0-9_][\w.-]*/[A-Za-z0-9_][\w.-]*")
@@ -46,11 +48,12 @@ class Parcel:
         return sorted((u for u in self.uploads if not u.there), key=lambda u: u.size_bytes)
 
 
-def pack(root: Path, repo: str) -> Parcel:
+def pack(root: Path, repo: str, *, replace_card: bool = False) -> Parcel:
     """Find out what is complete and what the repository lacks. The model card is written, unless the user wrote one.
 
     Args:
         repo: OWNER/NAME on Hugging Face, or ms:OWNER/NAME.
+        replace_card: send the card also where the repository's own was written or edited there.
 
     Raises:
         InputError: the directory holds no results, or `repo` is no name.
@@ -64,6 +67,9 @@ def pack(root: Path, repo: str) -> Parcel:
     complete, left_out = _judge(root)
     there = _remote_files(repo)
     files = [*complete, *sorted({f for pattern in _BESIDE for f in root.glob(pattern) if f.is_file()})]
+    if not replace_card and _edited_there(root, (there or {}).get(CARD)):
+        files.remove(root / CARD)
+        left_out.append((CARD, "the repository's was written or edited there; --replace-card overwrites it"))
     uploads = [Upload(f, f.stat().st_size, _is_there(f, (there or {}).get(f.name))) for f in files]
     return Parcel(repo, tuple(uploads), tuple(left_out), there is not None)
 
@@ -81,6 +87,27 @@ def _judge(root: Path) -> tuple[list[Path], list[tuple[str, str]]]:
             complete.append(file)
     left_out += [(file.name, "it is not finished") for file in sorted(root.glob("*.gguf.partial"))]
     return complete, left_out
+
+
+def _edited_there(root: Path, remote: RemoteFile | None) -> bool:
+    """Whether the repository has a card that is neither this one nor the one that was sent last."""
+    if remote is None:
+        return False
+    if _is_there(root / CARD, remote):
+        _note_sent(root / CARD)
+        return False
+    return not _is_there(_sent(root), remote)
+
+
+def _sent(root: Path) -> Path:
+    """A copy of the card as it was sent last."""
+    return Workspace(root).private / "card-sent.md"
+
+
+def _note_sent(card: Path) -> None:
+    copy = _sent(card.parent)
+    copy.parent.mkdir(exist_ok=True)
+    shutil.copyfile(card, copy)
 
 
 def _is_there(file: Path, remote: RemoteFile | None) -> bool:
@@ -119,6 +146,8 @@ def send(parcel: Parcel, reporter: Reporter, *, private: bool = False) -> str:
                 upload(item.path)
             except Exception as error:
                 raise _refused(error, f"{item.path.name} to {parcel.repo}", host) from error
+            if item.path.name == CARD:
+                _note_sent(item.path)
             done += item.size_bytes / 1e6
     return f"{host}/models/{name}" if on_modelscope else f"{host}/{name}"
 

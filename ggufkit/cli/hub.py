@@ -110,8 +110,11 @@ def _write(text: str) -> None:
 @click.argument("repo")
 @click.option("--yes", is_flag=True, help="Upload; without it, only show what would be uploaded.")
 @click.option("--private", is_flag=True, help="Make a private repository, if it is new.")
+@click.option("--replace-card", is_flag=True, help="Overwrite a README.md that was written or edited on the hub.")
 @options.json_option
-def publish_command(directory: Path, repo: str, yes: bool, private: bool, as_json: bool) -> None:
+def publish_command(
+    directory: Path, repo: str, yes: bool, private: bool, replace_card: bool, as_json: bool
+) -> None:
     """Upload what is complete in DIR to REPO: OWNER/NAME on Hugging Face, or ms:OWNER/NAME on ModelScope.
 
     \b
@@ -122,7 +125,7 @@ def publish_command(directory: Path, repo: str, yes: bool, private: bool, as_jso
     from ggufkit import publish
 
     with reporting() as reporter:
-        parcel = publish.pack(directory, repo)
+        parcel = publish.pack(directory, repo, replace_card=replace_card)
         if not as_json:
             _show_parcel(parcel)
         address = publish.send(parcel, reporter, private=private) if yes and parcel.missing else None

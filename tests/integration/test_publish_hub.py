@@ -75,6 +75,22 @@ def test_everything_is_sent_once(root: Path, repo: str, hub: HubServer, env: dic
     assert writes(hub) == []
 
 
+def test_the_card_follows_unless_it_was_edited_on_the_hub(
+    root: Path, repo: str, hub: HubServer, env: dict[str, str]
+) -> None:
+    publish(root, repo, env, "--yes")
+    there, card = hub.repos["me/tiny-GGUF"], root / "README.md"
+    card.write_text("My own words.")
+    publish(root, repo, env, "--yes")
+    assert there["README.md"] == b"My own words."
+    there["README.md"] = b"Words from the browser."
+    card.write_text("My next words.")
+    assert "--replace-card" in publish(root, repo, env, "--yes").out
+    assert there["README.md"] == b"Words from the browser."
+    publish(root, repo, env, "--yes", "--replace-card")
+    assert there["README.md"] == b"My next words."
+
+
 def test_an_interrupted_upload_goes_on(root: Path, repo: str, hub: HubServer, env: dict[str, str]) -> None:
     hub.faults.lost_uploads = 99
     message = fails(3, "publish", root, repo, "--yes", env=env)

@@ -112,3 +112,24 @@ def test_no_repository(repo: str, root: Path) -> None:
 def test_no_results(tmp_path: Path, private_cache: Path) -> None:
     with pytest.raises(InputError):
         publish.pack(tmp_path, "me/x")
+
+
+def as_remote(file: Path) -> RemoteFile:
+    return RemoteFile(file.name, file.stat().st_size, None, git_sha1(file))
+
+
+def test_a_card_that_was_edited_on_the_hub_is_left_alone(
+    root: Path, remote: dict[str, RemoteFile], tmp_path: Path
+) -> None:
+    publish.pack(root, "me/x")
+    card = root / "README.md"
+    remote[card.name] = as_remote(card)
+    assert card.name not in names(publish.pack(root, "me/x"))  # it is there, as it was sent
+    card.write_text("mine, and newer")
+    assert card.name in names(publish.pack(root, "me/x"))
+    (tmp_path / card.name).write_text("edited in the browser")
+    remote[card.name] = as_remote(tmp_path / card.name)
+    parcel = publish.pack(root, "me/x")
+    assert card.name not in names(parcel)
+    assert "--replace-card" in dict(parcel.left_out)[card.name]
+    assert card.name in names(publish.pack(root, "me/x", replace_card=True))
