@@ -1,9 +1,13 @@
-"""Base pass and comparison passes of llama-perplexity: one after the other through a file, or at once by pipes."""
+"""Base pass and comparison passes of llama-perplexity: one after the other through a file, or at once by pipes.
+
+Where the tools know how, shared memory takes the place of the pipes.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +22,7 @@ from ggufkit.perplexity import EvalOptions, Share, memory_needed, one_processor,
 from ggufkit.process import ToolOutput
 from ggufkit.records import GgufFile
 from ggufkit.session import Session
-from ggufkit.streaming import cpus, pipes
+from ggufkit.streaming import cpus, pipes, ring
 from ggufkit.streaming.group import Task, run_together
 
 _MOST_AHEAD, _AHEAD_SHARE = 256 << 20, 32
@@ -103,20 +107,44 @@ def by_pipes(
     shares = (
         [one_processor(i) for i in range(len(everyone))] if calm else _shares(everyone, options.n_ctx, session)
     )
-    with pipes.named_pipes(session.workspace.scratch, len(everyone)) as (source, *sinks):
+    with _stream(session, len(files)) as stream:
+
+        def evaluate_base(cancel: threading.Event) -> ToolOutput:
+            try:
+                return _run_base(base, stream.source, corpus, options, session, shares[0], cancel)
+            finally:
+                stream.end()
+
         tasks = [
-            Task(
-                f"evaluating the base {base.path.name}",
-                lambda cancel: _run_base(base, source, corpus, options, session, shares[0], cancel),
-            ),
+            Task(f"evaluating the base {base.path.name}", evaluate_base),
             *(
                 _comparison(file, sink, base, options, session, share)
-                for file, sink, share in zip(files, sinks, shares[1:], strict=True)
+                for file, sink, share in zip(files, stream.sinks, shares[1:], strict=True)
             ),
         ]
-        run, *runs = _together(tasks, lambda cancel: pipes.pump(source, sinks, cancel, _ahead()), corpus)
+        run, *runs = _together(tasks, stream.carry, corpus)
     _take_base(run, corpus, on_base)
     return [lost for file, run in zip(files, runs, strict=True) for lost in _take(file, run, on_file)]
+
+
+@dataclass(frozen=True)
+class _Stream:
+    """How base logits travel: what the base writes, what the files read, what goes on in between and at the end."""
+
+    source: Path
+    sinks: Sequence[Path]
+    carry: Callable[[threading.Event], None] = lambda _cancel: None
+    end: Callable[[], None] = lambda: None
+
+
+@contextlib.contextmanager
+def _stream(session: Session, n_files: int) -> Iterator[_Stream]:
+    if n_files <= ring.MOST_READERS and ring.supported(session.tools):
+        with ring.open_ring(n_files, max(2 * _ahead(), 1 << 20)) as memory:
+            yield _Stream(memory.path, [memory.path] * n_files, end=memory.end)
+        return
+    with pipes.named_pipes(session.workspace.scratch, n_files + 1) as (source, *sinks):
+        yield _Stream(source, sinks, lambda cancel: pipes.pump(source, sinks, cancel, _ahead()))
 
 
 def _comparison(

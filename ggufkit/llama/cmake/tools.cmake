@@ -3,10 +3,11 @@
 set(GGUFKIT_LINGER "${CMAKE_CURRENT_LIST_DIR}/linger.cpp")
 cmake_language(DEFER CALL target_sources llama-perplexity PRIVATE "${GGUFKIT_LINGER}")
 
-# A GPU waits for llama-perplexity's sums over the logits. GCC vectorizes them when it may reorder them, and two loops
-# when they are rewritten: the perplexity changes in about its ninth digit.
-set(GGUFKIT_FAST_LOGITS OFF CACHE BOOL "vectorize llama-perplexity's sums over the logits")
-if(GGUFKIT_FAST_LOGITS AND CMAKE_CXX_COMPILER_ID STREQUAL "GNU" AND CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64")
+# A GPU waits for llama-perplexity to sum and to pass on logits. GCC vectorizes the sums when it may reorder them, two of
+# them when they are rewritten: the perplexity changes in about its ninth digit.
+set(GGUFKIT_FAST_LOGITS OFF CACHE BOOL "let a GPU wait less for llama-perplexity")
+if(GGUFKIT_FAST_LOGITS AND CMAKE_SYSTEM_NAME STREQUAL "Linux" AND CMAKE_CXX_COMPILER_ID STREQUAL "GNU"
+        AND CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64")
     set(GGUFKIT_FAST_FLAGS -fno-math-errno -fno-trapping-math -fassociative-math -fno-signed-zeros
         -freciprocal-math -D__FAST_MATH__ -march=native)
     cmake_language(DEFER CALL target_compile_options llama-perplexity-impl PRIVATE ${GGUFKIT_FAST_FLAGS})

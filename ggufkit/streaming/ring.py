@@ -1,0 +1,63 @@
+"""Base logits through memory that the base's process shares with those that read them.
+
+A pipe for each reader has every byte copied four times over, a third of what the processors do beside a GPU. The tools of
+GPU builds know another way: a file in memory, used as a ring (`llama/cmake/shared_ring.h`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from ggufkit.records import Toolchain
+
+MOST_READERS = 64
+_MAGIC = b"ggufkit ring 1"
+_HEAD = struct.Struct("<16sQQQ")  # magic, bytes, readers, closed; then what the tools count themselves
+_HEAD_SIZE = 4096
+_CLOSED_AT = 32
+_TOOLS = ("llama-perplexity", "libllama-perplexity-impl.so")
+
+
+@dataclass(frozen=True)
+class Ring:
+    """A ring: the path that the tools open, and the file behind it."""
+
+    path: Path
+    file: int
+
+    def end(self) -> None:
+        """Let readers find the end, should the writer have died before it said so."""
+        os.pwrite(self.file, struct.pack("<Q", 1), _CLOSED_AT)
+
+
+def supported(tools: Toolchain) -> bool:
+    """Whether these tools know rings, and the system has files in memory that other processes can open."""
+    if not hasattr(os, "memfd_create") or not any(_MAGIC in _bytes(tools.dir / name) for name in _TOOLS):
+        return False
+    try:
+        with open_ring(1, 1) as ring:
+            os.close(os.open(ring.path, os.O_RDWR))
+    except OSError:
+        return False
+    return True
+
+
+def _bytes(file: Path) -> bytes:
+    return file.read_bytes() if file.is_file() else b""
+
+
+@contextlib.contextmanager
+def open_ring(n_readers: int, size: int) -> Iterator[Ring]:
+    """Make a ring of `size` bytes for `n_readers`; its memory is given back when the last process has left it."""
+    file = os.memfd_create("ggufkit-logits", os.MFD_CLOEXEC)
+    try:
+        os.truncate(file, _HEAD_SIZE + size)
+        os.pwrite(file, _HEAD.pack(_MAGIC, size, n_readers, 0), 0)
+        yield Ring(Path(f"/proc/{os.getpid()}/fd/{file}"), file)
+    finally:
+        os.close(file)
