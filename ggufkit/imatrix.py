@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-import shutil
 import struct
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
@@ -13,15 +13,15 @@ from typing import BinaryIO
 
 from ggufkit import imatrix_parts, offload, process
 from ggufkit.corpus import Corpus
-from ggufkit.errors import CorpusError, GgufError, InputError
-from ggufkit.imatrix_parts import Part, Sums
+from ggufkit.errors import CorpusError, GgufError, InputError, ToolOutputError
+from ggufkit.imatrix_parts import Pace, Part, Sums
 from ggufkit.llama import argv, logs
 from ggufkit.llama.argv import Compute, Evaluation
 from ggufkit.llama.gguf import GgufHeader, read_header
 from ggufkit.process import ToolOutput
 from ggufkit.records import GgufFile, Json
 from ggufkit.session import Session
-from ggufkit.steps import PARTIAL, Made, Recipe, Result, ensure
+from ggufkit.steps import Made, Recipe, Result, ensure
 
 STEP, VERSION = "imatrix", 1
 _ENDED = "not enough tokens left after removing"
@@ -62,27 +62,28 @@ def make_imatrix(base: GgufFile, text: Corpus, output: Path, options: ImatrixOpt
     params["backend"] = session.tools.backend
     inputs = {"base": str(base.sha256), "calibration": text.sha256}
     recipe = Recipe(STEP, VERSION, inputs, params, session.tools.identity)
-    return ensure(
+    sums = Sums(session.workspace.private, output.name, recipe.key)
+    if session.force:
+        sums.remove()
+    made = ensure(
         recipe,
         output,
-        lambda partial: _make(base, text, partial, options, session, recipe.key),
+        lambda partial: _make(base, text, partial, options, session, sums),
         force=session.force,
         explain=session.explainer,
     )
+    sums.remove()
+    return made
 
 
 def _make(
-    base: GgufFile, text: Corpus, partial: Path, options: ImatrixOptions, session: Session, key: str
+    base: GgufFile, text: Corpus, partial: Path, options: ImatrixOptions, session: Session, sums: Sums
 ) -> Made:
-    sums = Sums(session.workspace.private, partial.name.removesuffix(PARTIAL), key)
-    if session.force:
-        sums.remove()
     runs = _collect(base, text, partial, options, session, sums)
     if not partial.is_file():
         raise process.failure(runs[-1], f"computing the importance matrix of {base.path.name}", "it wrote no file")
     missing = require_fits(partial, read_header(base.path))
     _name_missing(missing, session)
-    sums.remove()
     return Made(runs, {"missing": list(missing)})
 
 
@@ -90,34 +91,39 @@ def _collect(
     base: GgufFile, text: Corpus, partial: Path, options: ImatrixOptions, session: Session, sums: Sums
 ) -> list[ToolOutput]:
     """Write the matrix of the text's first chunks, part by part where that takes long."""
-    done, before = sums.latest()
+    total, (done, _) = options.n_chunks, sums.latest()
     if done:
-        session.reporter.info(f"{base.path.name}: {done} of {options.n_chunks} chunks are done already.")
+        session.reporter.info(f"{base.path.name}: {done} of {total} chunks are done already.")
     gpu = session.tools.backend != "cpu"
-    pace = imatrix_parts.pace(read_header(base.path), options.n_ctx, session.threads, gpu=gpu)
+    pace: Pace | None = imatrix_parts.guess(read_header(base.path), options.n_ctx, session.threads, gpu=gpu)
     runs: list[ToolOutput] = []
     while True:
-        part = Part(done, imatrix_parts.next_part(done, options.n_chunks, options.n_ctx, pace), before)
-        run = _run_part(base, text, partial, options, session, part)
+        done, before = sums.latest()
+        n_chunks = imatrix_parts.next_part(done, total, options.n_ctx, pace) if pace is not None else total - done
+        run, measured = _run_part(base, text, partial, options, session, Part(done, n_chunks, before))
         runs.append(run)
         if _ENDED in run.text and before is not None:
-            shutil.copyfile(before, partial)
+            sums.step_back()  # the one or two chunks that are left of the text go with the part before
+            pace = None
+            continue
+        done += n_chunks
+        if done >= total or _counted(run) < n_chunks:
             return runs
-        done += part.n_chunks
-        if done >= options.n_chunks or _counted(run) < part.n_chunks:
-            return runs
-        before, pace = sums.keep(partial, done), run.duration_s / part.n_chunks
+        sums.keep(partial, done)
+        pace = measured
 
 
 def _counted(run: ToolOutput) -> int:
-    """How many chunks the tool found in the text."""
+    """How many chunks the tool found in the text, of those it was asked for."""
     found = re.search(r"computing over (\d+) chunks", run.text)
-    return int(found[1]) if found is not None else 0
+    if found is None:
+        raise ToolOutputError("llama-imatrix did not say how many chunks it took.", log=run.log)
+    return int(found[1])
 
 
 def _run_part(
     base: GgufFile, text: Corpus, partial: Path, options: ImatrixOptions, session: Session, part: Part
-) -> ToolOutput:
+) -> tuple[ToolOutput, Pace]:
     # The tool writes the text's path into its result, and llama-quantize copies it: a bare name is enough.
     evaluation = Evaluation(Path(text.path.name), options.n_ctx, part.n_chunks)
     sums = None
@@ -125,7 +131,7 @@ def _run_part(
         session.workspace.scratch.mkdir(parents=True, exist_ok=True)
         sums = imatrix_parts.nameless(part.sums, session.workspace.scratch.resolve() / "imatrix.sums")
 
-    def run_with(ngl: int | None) -> ToolOutput:
+    def run_with(ngl: int | None) -> tuple[ToolOutput, Pace]:
         compute = Compute(session.tools.backend, ngl, session.threads)
         files = (base.path.resolve(), partial.resolve())
         command = argv.imatrix(session.tools, *files, evaluation, compute, after=part.after, sums=sums)
@@ -140,27 +146,34 @@ def _run_part(
 
 def _run(
     command: Sequence[str], base: GgufFile, text: Corpus, options: ImatrixOptions, session: Session, part: Part
-) -> ToolOutput:
-    title = f"Importance matrix of {base.path.name}"
+) -> tuple[ToolOutput, Pace]:
+    title, log = f"Importance matrix of {base.path.name}", f"imatrix-{base.path.stem}"
     if part.n_chunks < options.n_chunks:
         title += f", chunks {part.after + 1} to {part.after + part.n_chunks} of {options.n_chunks}"
+        log += f"-{part.after + 1}"
+    begun = time.monotonic()
+    computing = list[float]()
     with session.reporter.step(title) as progress:
 
         def watch(_stream: str, printed: str) -> None:
+            if "computing over" in printed:
+                computing.append(time.monotonic())
             counted = re.findall(r"stored collected data after (\d+) chunks", printed)
             if counted:
                 progress.update(float(counted[-1]), options.n_chunks, "chunks")
 
-        log = session.workspace.log(f"imatrix-{base.path.stem}")
         where = text.path.resolve().parent
-        run = process.run(command, log=log, on_text=watch, cwd=where, env=offload.environment())
+        run = process.run(
+            command, log=session.workspace.log(log), on_text=watch, cwd=where, env=offload.environment()
+        )
     if "you need at least" in run.text:
         reason = logs.explain_missing(run.text)
         hint = "Give a longer text with --calibration."
         raise CorpusError(f"The calibration text {text.path} is too short: {reason}", hint=hint, log=run.log)
     if _ENDED not in run.text:
         process.require_success(run, f"computing the importance matrix of {base.path.name}")
-    return run
+    load_s = min(computing[0] - begun, run.duration_s) if computing else 0.0
+    return run, Pace((run.duration_s - load_s) / part.n_chunks, load_s)
 
 
 def _name_missing(missing: tuple[str, ...], session: Session) -> None:

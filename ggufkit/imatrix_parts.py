@@ -16,6 +16,7 @@ from ggufkit.errors import GgufError
 from ggufkit.llama.gguf import GgufHeader, read_header
 
 _PART_S = 600.0
+_LOADS = 4.0
 _BATCH = 2048
 _LEFT = 3
 _FLOPS_PER_THREAD, _FLOPS_OF_GPU = 1e10, 1e13
@@ -30,19 +31,29 @@ class Part:
     sums: Path | None
 
 
-def pace(base: GgufHeader, n_ctx: int, threads: int, *, gpu: bool) -> float:
-    """Seconds that a chunk takes, guessed from the model's size before anything has run; more rather than fewer."""
+@dataclass(frozen=True)
+class Pace:
+    """Seconds that a chunk takes, and that pass before the first one: loading the model, tokenizing the text."""
+
+    chunk_s: float
+    load_s: float = 0.0
+
+
+def guess(base: GgufHeader, n_ctx: int, threads: int, *, gpu: bool) -> Pace:
+    """The pace as the model's size lets it be guessed before anything has run; rather too slow than too fast."""
     n_params = sum(tensor.n_elements for tensor in base.tensors)
-    return 2.0 * n_params * n_ctx / (_FLOPS_OF_GPU if gpu else threads * _FLOPS_PER_THREAD)
+    return Pace(2.0 * n_params * n_ctx / (_FLOPS_OF_GPU if gpu else threads * _FLOPS_PER_THREAD))
 
 
-def next_part(done: int, total: int, n_ctx: int, seconds_per_chunk: float) -> int:
-    """Chunks of the next part: whole batches of some minutes, and all that is left rather than a small rest.
+def next_part(done: int, total: int, n_ctx: int, pace: Pace) -> int:
+    """Chunks of the next part: whole batches of some minutes, of several times what loading takes at least, and all
+    that is left rather than a small rest.
 
     llama-imatrix refuses to begin within the last two chunks of a text.
     """
     batch = max(1, _BATCH // n_ctx)
-    wanted = max(1, int(_PART_S / max(seconds_per_chunk, 1e-9)) // batch) * batch
+    seconds = max(_PART_S, _LOADS * pace.load_s)
+    wanted = max(1, int(seconds / max(pace.chunk_s, 1e-9)) // batch) * batch
     return total - done if total - done - wanted < max(batch, _LEFT) else wanted
 
 
@@ -62,18 +73,21 @@ class Sums:
 
     def latest(self) -> tuple[int, Path | None]:
         """How many chunks are summed up, and the file; 0 and None at first."""
-        return max(((_chunks(file), file) for file in self._files()), default=(0, None))
+        return next(((_chunks(file), file) for file in reversed(self._files())), (0, None))
 
-    def keep(self, result: Path, n_chunks: int) -> Path:
-        """Take over what the tool has written after `n_chunks`."""
-        _, before = self.latest()
-        with result.open("rb") as file:
-            os.fsync(file.fileno())
-        kept = self._directory / f"{self._stem}.{self._key}-{n_chunks}.sums"
-        os.replace(result, kept)  # noqa: PTH105 - atomic on every platform
-        if before is not None:
-            before.unlink()
-        return kept
+    def keep(self, result: Path, n_chunks: int) -> None:
+        """Take over what the tool has written after `n_chunks`. The two before stay, for stepping back."""
+        with result.open("rb") as written:
+            os.fsync(written.fileno())
+        os.replace(result, self._directory / f"{self._stem}.{self._key}-{n_chunks}.sums")  # noqa: PTH105 - atomic
+        for file in self._files()[:-3]:
+            file.unlink()
+
+    def step_back(self) -> None:
+        """Forget the latest part."""
+        _, latest = self.latest()
+        if latest is not None:
+            latest.unlink()
 
     def remove(self) -> None:
         """Forget everything."""
@@ -81,7 +95,7 @@ class Sums:
             file.unlink()
 
     def _files(self) -> list[Path]:
-        return sorted(self._directory.glob(f"{escape(self._stem)}.*-*.sums"))
+        return sorted(self._directory.glob(f"{escape(self._stem)}.*-*.sums"), key=_chunks)
 
     def _is_ours(self, file: Path) -> bool:
         try:

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -27,6 +27,8 @@ _GRACE_S = 2.0
 _running: set[subprocess.Popen[bytes]] = set()
 _running_lock = threading.RLock()  # a signal may come while the main thread holds it
 _stopping = threading.Event()
+_pauses: list[float] = []
+"""Seconds of each pause."""
 
 # A tool must not outlive ggufkit, not even after SIGKILL: an orphan would go on writing beside the next
 # run. Linux can arrange that for a process from inside only, hence this small program that becomes the tool.
@@ -42,7 +44,10 @@ os.execvp(sys.argv[3], sys.argv[3:])
 
 @dataclass(frozen=True)
 class ToolOutput:
-    """What a tool printed and how it ended. `returncode` is negative for a signal; `duration_s` is wall time."""
+    """What a tool printed and how it ended. `returncode` is negative for a signal.
+
+    `duration_s` is wall time without that for which the user paused it, which is `paused_s`.
+    """
 
     argv: tuple[str, ...]
     returncode: int
@@ -50,6 +55,7 @@ class ToolOutput:
     stderr: str
     duration_s: float
     log: Path | None = None
+    paused_s: float = 0.0
 
     @property
     def text(self) -> str:
@@ -82,7 +88,7 @@ def run(
         Interrupted: `cancel` was set, or `stop_all` was called.
     """
     command = tuple(str(a) for a in argv)
-    started = time.monotonic()
+    started, n_pauses = time.monotonic(), len(_pauses)
     proc = _start(command, env, cwd, cpus, stdin is not None)
     streams = {"stdout": _Stream(), "stderr": _Stream()}
     try:
@@ -96,7 +102,8 @@ def run(
     if _stopping.is_set() or (cancel is not None and cancel.is_set()):
         raise Interrupted(f"{Path(command[0]).name} was stopped.", log=log)
     out, err = streams["stdout"].text(), streams["stderr"].text()
-    return ToolOutput(command, proc.returncode, out, err, time.monotonic() - started, log)
+    paused = sum(_pauses[n_pauses:])
+    return ToolOutput(command, proc.returncode, out, err, time.monotonic() - started - paused, log, paused)
 
 
 def _forget(proc: subprocess.Popen[bytes]) -> None:
@@ -112,7 +119,7 @@ def stop_all() -> None:
     _stopping.set()
     with _running_lock:
         procs = list(_running)
-    signal_all(signal.SIGTERM)
+    _signal_all(signal.SIGTERM)
     deadline = time.monotonic() + _GRACE_S
     while any(p.poll() is None for p in procs) and time.monotonic() < deadline:
         time.sleep(0.02)
@@ -120,8 +127,19 @@ def stop_all() -> None:
         _kill(proc)
 
 
-def signal_all(number: int) -> None:
-    """Send a signal to every running tool with its process group: to pause them, and to let them go on."""
+@contextlib.contextmanager
+def paused() -> Iterator[None]:
+    """Pause every running tool for the length of a context."""
+    _signal_all(signal.SIGSTOP)
+    began = time.monotonic()
+    try:
+        yield
+    finally:
+        _pauses.append(time.monotonic() - began)
+        _signal_all(signal.SIGCONT)
+
+
+def _signal_all(number: int) -> None:
     with _running_lock:
         procs = list(_running)
     for proc in procs:

@@ -17,7 +17,7 @@ from ggufkit.hub import hferrors, huggingface, modelscope
 from ggufkit.hub.listing import RemoteFile, Repo, RepoAbsent, defect
 from ggufkit.manifest import read_manifest
 from ggufkit.progress import Reporter
-from ggufkit.report.card import CARD, PLOT, by_hand, write_card
+from ggufkit.report.card import CARD, PLOT, is_edited, write_card
 from ggufkit.steps import Workspace
 
 _BESIDE = ("Modelfile*", *report.FILES, CARD, PLOT)
@@ -62,12 +62,12 @@ def pack(root: Path, repo: str, *, replace_card: bool = False) -> Parcel:
     if _REPO.fullmatch(repo) is None:
         raise InputError(f"{repo!r} is no repository.", hint="Write OWNER/NAME, or ms:OWNER/NAME for ModelScope.")
     rows = results.collect(root)
-    if not by_hand(root):
+    if not is_edited(root):
         write_card(rows, root, repo)
     complete, left_out = _judge(root)
     there = _remote_files(repo)
     files = [*complete, *sorted({f for pattern in _BESIDE for f in root.glob(pattern) if f.is_file()})]
-    if not replace_card and _edited_there(root, (there or {}).get(CARD)):
+    if not replace_card and _edited_there(root, repo, (there or {}).get(CARD)):
         files.remove(root / CARD)
         left_out.append((CARD, "the repository's was written or edited there; --replace-card overwrites it"))
     uploads = [Upload(f, f.stat().st_size, _is_there(f, (there or {}).get(f.name))) for f in files]
@@ -89,24 +89,24 @@ def _judge(root: Path) -> tuple[list[Path], list[tuple[str, str]]]:
     return complete, left_out
 
 
-def _edited_there(root: Path, remote: RemoteFile | None) -> bool:
+def _edited_there(root: Path, repo: str, remote: RemoteFile | None) -> bool:
     """Whether the repository has a card that is neither this one nor the one that was sent last."""
     if remote is None:
         return False
     if _is_there(root / CARD, remote):
-        _note_sent(root / CARD)
+        _note_sent(root / CARD, repo)
         return False
-    return not _is_there(_sent(root), remote)
+    return not _is_there(_sent(root, repo), remote)
 
 
-def _sent(root: Path) -> Path:
-    """A copy of the card as it was sent last."""
-    return Workspace(root).private / "card-sent.md"
+def _sent(root: Path, repo: str) -> Path:
+    """A copy of the card as it was sent last to a repository."""
+    return Workspace(root).private / "cards-sent" / f"{repo.replace(':', '-').replace('/', '--')}.md"
 
 
-def _note_sent(card: Path) -> None:
-    copy = _sent(card.parent)
-    copy.parent.mkdir(exist_ok=True)
+def _note_sent(card: Path, repo: str) -> None:
+    copy = _sent(card.parent, repo)
+    copy.parent.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(card, copy)
 
 
@@ -147,7 +147,7 @@ def send(parcel: Parcel, reporter: Reporter, *, private: bool = False) -> str:
             except Exception as error:
                 raise _refused(error, f"{item.path.name} to {parcel.repo}", host) from error
             if item.path.name == CARD:
-                _note_sent(item.path)
+                _note_sent(item.path, parcel.repo)
             done += item.size_bytes / 1e6
     return f"{host}/models/{name}" if on_modelscope else f"{host}/{name}"
 

@@ -143,11 +143,10 @@ def _pause(suspend: int, _frame: FrameType | None) -> None:
     """Ctrl-Z: the tools, which have process groups of their own, pause and go on with ggufkit."""
     from ggufkit import process
 
-    process.signal_all(signal.SIGSTOP)
-    signal.signal(suspend, signal.SIG_DFL)
-    os.kill(os.getpid(), suspend)  # returns when ggufkit goes on
-    signal.signal(suspend, _pause)
-    process.signal_all(signal.SIGCONT)
+    with process.paused():
+        signal.signal(suspend, signal.SIG_DFL)
+        os.kill(os.getpid(), suspend)  # returns when ggufkit goes on
+        signal.signal(suspend, _pause)
 
 
 def _stopped() -> int:

@@ -134,7 +134,7 @@ def publish_command(
     elif address is not None:
         click.echo(f"Uploaded: {address}")
     elif parcel.missing:
-        click.echo("Nothing was uploaded. Edit README.md if you like, then repeat with --yes.")
+        click.echo("Nothing was uploaded. Look at README.md and edit it if you like, then repeat with --yes.")
 
 
 def _show_parcel(parcel: Parcel) -> None:

@@ -28,14 +28,14 @@ def report_command(directory: Path, fits: int | None, fits_ctx: int, card: bool,
         ggufkit report ./qwen2.5-0.5b --fits 2GiB
     """
     from ggufkit import report, tables
-    from ggufkit.report.card import CARD, by_hand, write_card
+    from ggufkit.report.card import CARD, is_rewritten, write_card
     from ggufkit.report.choose import Wish
 
     rows = results.collect(directory)
-    if card and by_hand(directory):
-        hint = "Move it away, or take what you need from report.md."
-        raise InputError(f"{directory / CARD} was written or edited by hand.", hint=hint)
     report.write(rows, directory, Wish(fits, fits_ctx))
+    if card and is_rewritten(directory):
+        hint = "Move it away, or take what you need from report.md, which was written now."
+        raise InputError(f"{directory / CARD} was written or edited by hand.", hint=hint)
     if card:
         write_card(rows, directory)
     if as_json:

@@ -127,7 +127,7 @@ def imatrix(
     tool = str(tools.binary("llama-imatrix"))
     options = [*evaluation.options(), *compute.options(), "--no-ppl", "--output-format", "gguf", "-lv", "5"]
     if sums is not None:
-        options += ["--chunk", str(after), "--in-file", str(sums)]
+        options += ["--chunk", str(after), "--in-file", _csv(str(sums))]
     return [tool, "-m", str(model), "-o", str(output), *options]
 
 
@@ -137,6 +137,11 @@ def bench(
     """llama-bench: prompt processing and generation, one JSON object a line."""
     tests = ["-p", str(n_prompt), "-n", str(n_gen), "-r", str(repetitions)]
     return [str(tools.binary("llama-bench")), "-m", str(model), *tests, *compute.options(), "-o", "jsonl"]
+
+
+def _csv(value: str) -> str:
+    """One value where the tool reads several, separated by commas."""
+    return '"' + value.replace('"', '""') + '"' if set(value) & set(',"') else value
 
 
 def _word(path: Path) -> str:

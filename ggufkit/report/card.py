@@ -1,13 +1,14 @@
 """`README.md`: a model card for a hub, with its front matter, the plot beside it, and the report.
 
-Licence, tags and languages come from the source model, as its GGUF carries them. What the user wrote into the front
-matter of an earlier card (`quantized_by`, or any field that is not made here) is kept, and a card whose text the user
-wrote or edited is not written over: the hash of the text made here is remembered.
+Licence, tags and languages come from the source model, as its GGUF carries them. What was written here is remembered: so
+what the user wrote into the front matter of an earlier card is known and kept, and a card whose text the user wrote or
+edited is not written over.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -26,7 +27,7 @@ from ggufkit.report.summary import Summary, summarize
 from ggufkit.steps import Workspace
 
 CARD, PLOT = "README.md", "quality.png"
-_WRITTEN = "card.sha256"
+_NOTE = "card.json"
 _TAGS = ("gguf", "llama.cpp", "quantized")
 _LICENSE_KEYS = {"license": "license", "license_name": "license.name", "license_link": "license.link"}
 _FRONT_MATTER = re.compile(r"\A---\n(.*?)^---\s*$", re.DOTALL | re.MULTILINE)
@@ -44,28 +45,56 @@ def write_card(rows: Sequence[ResultRow], root: Path, repo: str | None = None) -
     written = [root / CARD]
     if _draw(summary, root / PLOT):
         written.append(root / PLOT)
-    fields = {**_read_fields(root / CARD), **_fields(entries, root)}
-    card = _render(fields, summary, root, repo, plot=len(written) > 1)
-    private = Workspace(root).private
-    private.mkdir(exist_ok=True)
-    write_atomically(private / _WRITTEN, _hash(card))
+    fields = _fields(entries, root)
+    card = _render(_with_users_fields(fields, root), summary, root, repo, plot=len(written) > 1)
+    note = {"card": _hash(card), "text": _hash(_text(card)), "fields": fields}
+    Workspace(root).private.mkdir(exist_ok=True)
+    write_atomically(Workspace(root).private / _NOTE, json.dumps(note, indent=1) + "\n")
     write_atomically(root / CARD, card)
     return written
 
 
-def by_hand(root: Path) -> bool:
-    """Whether there is a card whose text, the front matter aside, is not the one that was written here."""
-    card, written = root / CARD, Workspace(root).private / _WRITTEN
-    if not card.exists():
+def is_edited(root: Path) -> bool:
+    """Whether there is a card that is not as it was written here."""
+    return (root / CARD).exists() and _hash(_read(root / CARD)) != _note(root).get("card")
+
+
+def is_rewritten(root: Path) -> bool:
+    """Whether there is a card of which more than fields of the front matter is not as it was written here."""
+    if not is_edited(root):
         return False
-    return not written.is_file() or written.read_text() != _hash(
-        card.read_text(encoding="utf-8", errors="replace")
-    )
+    return _hash(_text(_read(root / CARD))) != _note(root).get("text") or _read_fields(root / CARD) is None
 
 
-def _hash(card: str) -> str:
-    """SHA-256 of a card's text without its front matter."""
-    return hashlib.sha256(_FRONT_MATTER.sub("", card, count=1).strip().encode()).hexdigest()
+def _with_users_fields(fields: Mapping[str, Any], root: Path) -> dict[str, Any]:
+    """The fields, with those that the user added, changed or took out of the card that is there."""
+    current, noted = _read_fields(root / CARD), _note(root).get("fields", {})
+    if current is None:
+        return dict(fields)
+    kept = {key: value for key, value in current.items() if key not in noted or noted[key] != value}
+    return {**{key: value for key, value in fields.items() if key in current or key not in noted}, **kept}
+
+
+def _note(root: Path) -> dict[str, Any]:
+    """What was written last."""
+    try:
+        note = json.loads((Workspace(root).private / _NOTE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return note if isinstance(note, dict) else {}
+
+
+def _read(card: Path) -> str:
+    return card.read_text(encoding="utf-8", errors="replace")
+
+
+def _text(card: str) -> str:
+    """A card without its front matter."""
+    return _FRONT_MATTER.sub("", card, count=1).strip()
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _render(fields: Mapping[str, Any], summary: Summary, root: Path, repo: str | None, *, plot: bool) -> str:
@@ -97,16 +126,16 @@ def _front_matter(fields: Mapping[str, Any]) -> str:
     return f"---\n{text}{yours}---"
 
 
-def _read_fields(card: Path) -> dict[str, Any]:
-    """The front matter of a card that is there already; nothing if it cannot be read."""
+def _read_fields(card: Path) -> dict[str, Any] | None:
+    """The front matter of a card that is there already; None if there is none that can be read."""
     import yaml
 
     try:
-        match = _FRONT_MATTER.match(card.read_text(encoding="utf-8"))
+        match = _FRONT_MATTER.match(_read(card))
         fields = yaml.safe_load(match[1]) if match else None
     except (OSError, ValueError, yaml.YAMLError):
-        return {}
-    return fields if isinstance(fields, dict) else {}
+        return None
+    return fields if isinstance(fields, dict) else None
 
 
 def _fields(entries: Sequence[Entry], root: Path) -> dict[str, Any]:

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from ggufkit import corpus, imatrix_parts, process
+from ggufkit import corpus, imatrix, imatrix_parts, process
 from ggufkit.corpus import Corpus
+from ggufkit.errors import ToolOutputError
 from ggufkit.imatrix import ImatrixOptions, make_imatrix
+from ggufkit.imatrix_parts import Pace
+from ggufkit.llama import vocab
 from ggufkit.llama.gguf import read_gguf
 from ggufkit.process import ToolOutput
 from ggufkit.progress import SilentReporter
-from ggufkit.records import GgufFile
+from ggufkit.records import GgufFile, Toolchain
 from ggufkit.session import Session
+from ggufkit.steps import Workspace
 from tests import tiny
 
 N_CTX, BATCH = 64, 32
@@ -33,6 +39,7 @@ def text(tmp_path: Path) -> Corpus:
 def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every part is one batch."""
     monkeypatch.setattr(imatrix_parts, "_PART_S", 0.0)
+    monkeypatch.setattr(imatrix_parts, "_LOADS", 0.0)
 
 
 def options(n_chunks: int) -> ImatrixOptions:
@@ -58,35 +65,53 @@ def spy(monkeypatch: pytest.MonkeyPatch, fail_at: int | None = None) -> list[lis
     return commands
 
 
+@pytest.fixture
+def whole(gguf: GgufFile, session: Session, tmp_path: Path) -> Callable[[Corpus, int], bytes]:
+    """The matrix of a text, made in one part."""
+
+    def make(text: Corpus, n_chunks: int) -> bytes:
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(imatrix_parts, "_PART_S", 1e9)
+            made = make_imatrix(gguf, text, tmp_path / "whole.imatrix", options(n_chunks), session)
+        assert len(made.manifest.argv) == 1
+        return made.path.read_bytes()
+
+    return make
+
+
+Whole = Callable[[Corpus, int], bytes]
+
+
+@pytest.mark.usefixtures("small_parts")
+@pytest.mark.parametrize("directory", ["plain", 'a, b "c"'])
 def test_parts_give_the_same_bytes(
-    gguf: GgufFile, text: Corpus, session: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    directory: str, gguf: GgufFile, text: Corpus, whole: Whole, session: Session, tmp_path: Path
 ) -> None:
-    whole = make_imatrix(gguf, text, tmp_path / "whole.imatrix", options(2 * BATCH + 9), session)
-    assert len(whole.manifest.argv) == 1
-    monkeypatch.setattr(imatrix_parts, "_PART_S", 0.0)
-    parts = make_imatrix(gguf, text, tmp_path / "parts.imatrix", options(2 * BATCH + 9), session)
+    there = replace(session, workspace=Workspace(tmp_path / directory))
+    with there.workspace.locked():
+        output = tmp_path / directory / "parts.imatrix"
+        parts = make_imatrix(gguf, text, output, options(2 * BATCH + 9), there)
     assert len(parts.manifest.argv) == 2
-    assert parts.path.read_bytes() == whole.path.read_bytes()
-    assert leftovers(session) == []
+    assert parts.path.read_bytes() == whole(text, 2 * BATCH + 9)
+    assert leftovers(there) == []
+    assert len(list((tmp_path / directory / "logs").iterdir())) == 2
 
 
 @pytest.mark.usefixtures("small_parts")
 def test_an_interrupted_one_goes_on(
-    gguf: GgufFile, text: Corpus, session: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    gguf: GgufFile, text: Corpus, whole: Whole, session: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = make_imatrix(gguf, text, tmp_path / "whole.imatrix", options(4 * BATCH), session)
-    assert len(whole.manifest.argv) == 4
     output = tmp_path / "m.imatrix"
     with monkeypatch.context() as patched:
         spy(patched, fail_at=3)
         with pytest.raises(KeyboardInterrupt):
             make_imatrix(gguf, text, output, options(4 * BATCH), session)
     assert not output.exists()
-    assert len(leftovers(session)) == 1
+    assert len(leftovers(session)) == 2
     commands = spy(monkeypatch)
     made = make_imatrix(gguf, text, output, options(4 * BATCH), session)
     assert [c[c.index("--chunk") + 1] for c in commands] == ["64", "96"]
-    assert made.path.read_bytes() == whole.path.read_bytes()
+    assert made.path.read_bytes() == whole(text, 4 * BATCH)
     assert leftovers(session) == []
 
 
@@ -114,33 +139,55 @@ def test_what_is_left_of_another_one_is_not_used(
     assert "--chunk" not in commands[0]
 
 
+def text_of(n_chunks: int, gguf: GgufFile, tools: Toolchain, file: Path) -> Corpus:
+    """A text of so many chunks and a bit."""
+    words = tiny.text_file(file, lines=900).read_text().split()
+    assert tools.source is not None
+    contents = [" ".join(words[:n]) for n in range(n_chunks * 16, n_chunks * 64, 7)]
+    for content, ids in zip(contents, vocab.tokenize(tools.dir, tools.source, gguf.path, contents), strict=True):
+        if (len(ids) + 1) // N_CTX == n_chunks:
+            file.write_text(content)
+            return corpus.find(str(file), SilentReporter())
+    raise AssertionError(f"no text of {n_chunks} chunks")
+
+
 @pytest.mark.usefixtures("small_parts")
+@pytest.mark.parametrize("left", [0, 1, 2, 3])
 def test_a_text_that_ends_early(
-    gguf: GgufFile, session: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    left: int, gguf: GgufFile, whole: Whole, session: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As much as there is: up to the last whole batch, or to the end within one."""
-    text = corpus.find(str(tiny.text_file(tmp_path / "short.txt", lines=300)), SilentReporter())
+    """All of it, also where llama-imatrix refuses to begin with what is left after a part."""
+    text = text_of(2 * BATCH + left, gguf, session.tools, tmp_path / "short.txt")
+    expected = whole(text, 100 * BATCH)
     commands = spy(monkeypatch)
     made = make_imatrix(gguf, text, tmp_path / "m.imatrix", options(100 * BATCH), session)
-    assert made.path.is_file()
-    assert 1 <= len(commands) <= 8
+    assert made.path.read_bytes() == expected
+    begun = [c[c.index("--chunk") + 1] if "--chunk" in c else "0" for c in commands]
+    assert begun == ["0", "32", "64"] + ["32"] * (left < 2)
     assert leftovers(session) == []
 
 
+def test_a_tool_that_does_not_say_how_much_it_took(gguf: GgufFile) -> None:
+    with pytest.raises(ToolOutputError, match="how many chunks"):
+        imatrix._counted(ToolOutput(("llama-imatrix",), 0, "", "", 1.0))
+
+
 @pytest.mark.parametrize(
-    ("done", "total", "n_ctx", "seconds", "expected"),
+    ("done", "total", "n_ctx", "pace", "expected"),
     [
-        (0, 128, 512, 0.1, 128),    # quick: at once
-        (0, 128, 512, 20.0, 28),    # ten minutes, in batches of four
-        (28, 128, 512, 20.0, 28),
-        (96, 128, 512, 20.0, 28),   # four are left for a last part
-        (100, 128, 512, 20.0, 28),
-        (98, 128, 512, 20.0, 30),   # no last part of two
-        (0, 128, 512, 9000.0, 4),   # never less than a batch
-        (0, 16, 4096, 700.0, 1),
-        (12, 16, 4096, 700.0, 1),
-        (13, 16, 4096, 700.0, 3),   # the tool begins no part with two chunks left
+        (0, 128, 512, Pace(0.1), 128),    # quick: at once
+        (0, 128, 512, Pace(20), 28),      # ten minutes, in batches of four
+        (28, 128, 512, Pace(20), 28),
+        (96, 128, 512, Pace(20), 28),     # four are left for a last part
+        (100, 128, 512, Pace(20), 28),
+        (98, 128, 512, Pace(20), 30),     # no last part of two
+        (0, 128, 512, Pace(9000), 4),     # never less than a batch
+        (4, 128, 512, Pace(20, 700), 124),  # loading takes a third of it: never mind parts
+        (4, 512, 512, Pace(20, 300), 60),
+        (0, 16, 4096, Pace(700), 1),
+        (12, 16, 4096, Pace(700), 1),
+        (13, 16, 4096, Pace(700), 3),     # the tool begins no part with two chunks left
     ],
 )  # fmt: skip
-def test_how_long_parts_are(done: int, total: int, n_ctx: int, seconds: float, expected: int) -> None:
-    assert imatrix_parts.next_part(done, total, n_ctx, seconds) == expected
+def test_how_long_parts_are(done: int, total: int, n_ctx: int, pace: Pace, expected: int) -> None:
+    assert imatrix_parts.next_part(done, total, n_ctx, pace) == expected

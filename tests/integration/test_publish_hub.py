@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from ggufkit.hashing import sha256_file
-from ggufkit.manifest import read_manifest, write_manifest
+from ggufkit.manifest import manifest_path, read_manifest, write_manifest
 from ggufkit.records import Manifest
 from tests import hubserver
 from tests.fake_results import FAKES, write_results
@@ -89,6 +89,20 @@ def test_the_card_follows_unless_it_was_edited_on_the_hub(
     assert there["README.md"] == b"Words from the browser."
     publish(root, repo, env, "--yes", "--replace-card")
     assert there["README.md"] == b"My next words."
+
+
+def test_one_directory_for_two_repositories(root: Path, repo: str, hub: HubServer, env: dict[str, str]) -> None:
+    """Each has a card of its own, and neither was edited there."""
+    publish(root, repo, env, "--yes")
+    publish(root, "me/other", env, "--yes")
+    gone = root / "tiny-Q5_0.gguf"
+    manifest_path(gone).unlink()
+    gone.unlink()
+    for name in (repo, "me/other"):
+        assert "left out" not in publish(root, name, env, "--yes").out
+        card = hub.repos[name.removeprefix("ms:")]["README.md"].decode()
+        assert "Q5_0" not in card
+        assert name.removeprefix("ms:") in card
 
 
 def test_an_interrupted_upload_goes_on(root: Path, repo: str, hub: HubServer, env: dict[str, str]) -> None:

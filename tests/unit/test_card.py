@@ -17,7 +17,7 @@ from ggufkit.llama.gguf import read_header
 from ggufkit.manifest import read_manifest, write_manifest
 from ggufkit.records import Manifest
 from ggufkit.report import card
-from ggufkit.report.card import CARD, PLOT, by_hand, write_card
+from ggufkit.report.card import CARD, PLOT, is_edited, is_rewritten, write_card
 from tests.fake_results import FAKES, write_results
 
 
@@ -142,21 +142,42 @@ def test_one_file_has_no_plot(tmp_path: Path, private_cache: Path) -> None:
 
 
 def test_what_the_user_wrote_is_known_from_what_was_written_here(root: Path) -> None:
-    assert not by_hand(root)
+    assert not is_edited(root)
     text = write(root)
-    assert not by_hand(root)
+    assert not is_edited(root)
     (root / CARD).write_text(text.replace("---\n", "---\nquantized_by: me\n", 1))
-    assert not by_hand(root)
+    assert is_edited(root)
+    assert not is_rewritten(root)
     write(root, "me/x-GGUF")
-    assert not by_hand(root)
+    assert not is_edited(root)
     assert front_matter(root)["quantized_by"] == "me"
     (root / CARD).write_text((root / CARD).read_text() + "\nMy own words.\n")
-    assert by_hand(root)
+    assert is_rewritten(root)
 
 
-def test_a_card_from_elsewhere_is_the_users(root: Path) -> None:
-    (root / CARD).write_bytes(b"# \xff mine\n")
-    assert by_hand(root)
+def test_fields_that_the_user_changed_or_took_out_stay_so(root: Path) -> None:
+    text = write(root)
+    fields = {**front_matter(root), "tags": ["gguf", "mine"], "license": "mit"}
+    del fields["pipeline_tag"]
+    (root / CARD).write_text(f"---\n{yaml.safe_dump(fields)}---{text.partition('---')[2].partition('---')[2]}")
+    for _ in range(2):
+        write(root)
+        assert front_matter(root) == fields
+    note_source(root, "acme/tiny")
+    write(root)
+    assert front_matter(root) == {**fields, "base_model": "acme/tiny", "base_model_relation": "quantized"}
+
+
+@pytest.mark.parametrize("content", [b"# \xff mine\n", b"---\ntags: [\n---\n", b""])
+def test_a_card_from_elsewhere_is_the_users(content: bytes, root: Path) -> None:
+    (root / CARD).write_bytes(content)
+    assert is_edited(root)
+    assert is_rewritten(root)
+
+
+def test_a_front_matter_that_cannot_be_read_is_not_thrown_away(root: Path) -> None:
+    (root / CARD).write_text(write(root).replace("---\n", "---\ntags: [\n", 1))
+    assert is_rewritten(root)
 
 
 def test_report_leaves_a_card_of_the_user_alone(root: Path) -> None:
@@ -164,3 +185,4 @@ def test_report_leaves_a_card_of_the_user_alone(root: Path) -> None:
     with pytest.raises(InputError, match="by hand"):
         CliRunner().invoke(report_command, [str(root), "--card"], catch_exceptions=False)
     assert (root / CARD).read_text() == "mine"
+    assert (root / "report.md").is_file()

@@ -133,3 +133,12 @@ def test_a_card_that_was_edited_on_the_hub_is_left_alone(
     assert card.name not in names(parcel)
     assert "--replace-card" in dict(parcel.left_out)[card.name]
     assert card.name in names(publish.pack(root, "me/x", replace_card=True))
+
+
+def test_a_changed_front_matter_stays_as_it_is(root: Path, remote: dict[str, RemoteFile]) -> None:
+    publish.pack(root, "me/x")
+    card = root / "README.md"
+    mine = card.read_text().replace("pipeline_tag: text-generation", "pipeline_tag: other # a comment")
+    card.write_text(mine)
+    publish.pack(root, "me/x")
+    assert card.read_text() == mine
