@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ggufkit import calibration_text, corpus, lora, machine, quantize, quants, sources, variants
+from ggufkit import adopt, calibration_text, convert, corpus, lora, machine, quantize, quants, sources, variants
 from ggufkit.convert import ConvertOptions
 from ggufkit.corpus import Corpus
 from ggufkit.errors import InputError, UsageError
@@ -254,9 +254,10 @@ def refuse_inside(out: Path, model: Checkpoint | GgufFile) -> None:
 
 
 def _refuse_others(out: Path, name: str) -> None:
-    """Raise InputError where another model's results are: tables, report and Modelfiles are one model's."""
-    found = (read_manifest(gguf) for gguf in sorted(out.glob("*.gguf")))
-    others = [str(m.notes["name"]) for m in found if m is not None and m.notes.get("name", name) != name]
+    """Raise InputError where another model's base is: tables, report and Modelfiles are one model's."""
+    found = [m for gguf in sorted(out.glob("*.gguf")) if (m := read_manifest(gguf)) is not None]
+    bases = [m for m in found if m.step in (convert.STEP, adopt.STEP) and m.notes.get("variant") == "plain"]
+    others = [str(m.notes["name"]) for m in bases if m.notes.get("name", name) != name]
     if others:
         message = f"{out} holds the results of {others[0]}; those of {name} would mix with them."
         raise InputError(message, hint="Choose another --out; `ggufkit compare` shows directories side by side.")

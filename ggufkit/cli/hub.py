@@ -53,12 +53,21 @@ def _count(n_params: int) -> str:
 @click.argument("prompt", required=False)
 @click.option("--system", metavar="TEXT", help="System prompt.")
 @click.option(
-    "--max-tokens", type=click.IntRange(1), default=256, show_default=True, help="Tokens to generate at most."
+    "--max-tokens",
+    type=click.IntRange(1, options.MOST),
+    default=256,
+    show_default=True,
+    help="Tokens to generate at most.",
 )
 @click.option("--temperature", type=click.FloatRange(0), default=0.7, show_default=True, help="0 is greedy.")
 @click.option("--seed", type=int, default=42, show_default=True, help="Seed of the sampling.")
 @click.option(
-    "--ctx", "n_ctx", type=click.IntRange(64), default=2048, show_default=True, help="Context in tokens."
+    "--ctx",
+    "n_ctx",
+    type=click.IntRange(64, options.MOST),
+    default=2048,
+    show_default=True,
+    help="Context in tokens.",
 )
 @options.backend_options
 def chat_command(

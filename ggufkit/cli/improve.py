@@ -92,8 +92,7 @@ def _checkpoint(model: str, where: SourceOptions, lora: Path | None, reporter: R
 
 
 def _scaled_path(model: str, checkpoint: Checkpoint, out: Path | None) -> Path:
-    beside = Path(model).expanduser().resolve().parent if sources.is_local(model) else Path()
-    output = out.expanduser() if out else beside / f"{checkpoint.name}-awq"
+    output = out.expanduser() if out else options.beside_model(model) / f"{checkpoint.name}-awq"
     refuse_inside(output, checkpoint)
     if output.is_file() or (output.is_dir() and any(output.iterdir()) and read_manifest(output) is None):
         raise InputError(f"{output} is something else already.", hint="Choose a new directory with --out.")

@@ -69,7 +69,7 @@ BASE_TYPES = click.Choice(["f16", "bf16", "f32"])
 @click.option("--no-eval", is_flag=True, help="Measure no quality.")
 @click.option("--no-bench", is_flag=True, help="Measure no speed.")
 @click.option(
-    "--bench-reps", type=click.IntRange(1), default=5, show_default=True, help="Repetitions of llama-bench."
+    "--bench-reps", type=click.IntRange(1, 1000), default=5, show_default=True, help="Repetitions of llama-bench."
 )
 @click.option("--kld/--no-kld", default=True, show_default=True, help="KL divergence against the base.")
 @quality.scratch_option
@@ -163,7 +163,7 @@ def convert_command(
         checkpoint = sources.resolve(model, SourceOptions(source, allow_pickle), reporter)
         if isinstance(checkpoint, GgufFile):
             raise InputError(f"{model} is a GGUF already.", hint="Give the directory of a checkpoint.")
-        where = out or (Path(model).resolve().parent if sources.is_local(model) else Path())
+        where = out or options.beside_model(model)
         if lora is not None:
             checkpoint = merge(checkpoint, lora, reporter)
         refuse_inside(where, checkpoint)
@@ -182,7 +182,11 @@ def convert_command(
 @click.option("--calibration", default="wikitext2-train", show_default=True, metavar="PATH|NAME", help="The text.")
 @click.option("--calibration-field", default="text", show_default=True, metavar="NAME", help="In JSON and JSONL.")
 @click.option(
-    "--chunks", type=click.IntRange(1), default=128, show_default=True, help="Chunks of 512 tokens of it."
+    "--chunks",
+    type=click.IntRange(1, options.MOST),
+    default=128,
+    show_default=True,
+    help="Chunks of 512 tokens of it.",
 )
 @click.option("--out", type=options.PATH, help="Output directory.  [default: beside GGUF]")
 @options.backend_options

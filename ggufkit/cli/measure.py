@@ -110,7 +110,7 @@ def _line(m: Measurement) -> str:
 @click.command("bench")
 @GGUFS
 @click.option(
-    "--bench-reps", type=click.IntRange(1), default=5, show_default=True, help="Repetitions of llama-bench."
+    "--bench-reps", type=click.IntRange(1, 1000), default=5, show_default=True, help="Repetitions of llama-bench."
 )
 @OUT
 @options.backend_options

@@ -13,7 +13,8 @@ import click
 from ggufkit import backends, machine, variants
 
 Command = TypeVar("Command", bound=Callable[..., Any])
-_MOST = (1 << 31) - 1
+MOST = (1 << 31) - 1
+"""llama.cpp's tools read no larger numbers."""
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 
 
@@ -45,6 +46,13 @@ def beside(gguf: Path) -> Path:
     return gguf.absolute().parent
 
 
+def beside_model(model: str) -> Path:
+    """The directory that the user named with a local MODEL; the current one for a hub's."""
+    from ggufkit import sources
+
+    return Path(os.path.abspath(Path(model).expanduser())).parent if sources.is_local(model) else Path()  # noqa: PTH100
+
+
 class Size(click.ParamType[int]):
     """A number of bytes: `8GiB`, `100MB`, `1500000`."""
 
@@ -74,10 +82,8 @@ class Count(click.ParamType[int | None]):
         """Read the number or the word."""
         if value is None or isinstance(value, int) or str(value).lower() == self.word:
             return value if isinstance(value, int) else None
-        if not str(value).isdecimal() or not self.minimum <= int(value) <= _MOST:
-            self.fail(
-                f"{value!r} is neither a number from {self.minimum} to {_MOST} nor {self.word!r}", param, ctx
-            )
+        if not str(value).isdecimal() or not self.minimum <= int(value) <= MOST:
+            self.fail(f"{value!r} is neither a number from {self.minimum} to {MOST} nor {self.word!r}", param, ctx)
         return int(value)
 
 
@@ -118,7 +124,7 @@ def eval_options(command: Command) -> Command:
     return _all(
         click.option("--corpus", default="wikitext2", show_default=True, metavar="PATH|NAME",
                      help="Evaluation text."),
-        click.option("--ctx", "n_ctx", type=click.IntRange(8), default=512, show_default=True,
+        click.option("--ctx", "n_ctx", type=click.IntRange(8, MOST), default=512, show_default=True,
                      help="Context in tokens, as in llama-perplexity."),
         click.option("--chunks", "n_chunks", type=Count("all", 2), default="all", show_default=True,
                      help="How many chunks of the text to evaluate."),
@@ -130,7 +136,7 @@ def calibration_options(command: Command) -> Command:
     return _all(
         click.option("--calibration", default="wikitext2-train", show_default=True, metavar="PATH|NAME",
                      help="Text for importance matrices, AWQ and GPTQ: like the use, unlike the corpus."),
-        click.option("--calibration-samples", type=click.IntRange(1), default=128, show_default=True,
+        click.option("--calibration-samples", type=click.IntRange(1, MOST), default=128, show_default=True,
                      help="Samples of 512 tokens."),
         click.option("--calibration-field", default="text", show_default=True, metavar="NAME",
                      help="Field that holds the text, in JSON and JSONL."),

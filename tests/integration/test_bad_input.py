@@ -194,9 +194,14 @@ def test_an_output_directory_inside_the_input(checkpoint: Path, corpus: Path) ->
 
 
 def test_an_output_directory_of_another_model(checkpoint: Path, corpus: Path, tmp_path: Path) -> None:
-    out = write_results(tmp_path / "out", FAKES[:1], name="other")
+    out, other = tmp_path / "out", tiny.write_llama(tmp_path / "other")
+    assert ggufkit("convert", other, "--out", out).code == 0
     assert "holds the results of other" in fails(INPUT, *build(checkpoint, corpus, out))
     assert [f.name for f in out.glob("*.gguf")] == ["other-F16.gguf"]
+    write_results(
+        tmp_path / "again", FAKES[:1], name=f"{checkpoint.name}-awq"
+    )  # as `ggufkit quantize` notes its input
+    assert ggufkit(*build(checkpoint, corpus, tmp_path / "again"), "--dry-run").code == 0
 
 
 @pytest.mark.parametrize(
@@ -368,7 +373,9 @@ def test_a_terminal_that_lacks_letters(base: Path, corpus: Path, tmp_path: Path)
     assert "tiny-llama-Q8_0" in done.out
 
 
-def test_results_go_beside_the_file_that_was_named(base: Path, corpus: Path, tmp_path: Path) -> None:
+def test_results_go_beside_the_file_that_was_named(
+    base: Path, checkpoint: Path, corpus: Path, tmp_path: Path
+) -> None:
     """Not beside what a link of a hub's cache points to; or where --out says."""
     link = tmp_path / "snapshot" / "model-F16.gguf"
     link.parent.mkdir()
@@ -380,6 +387,11 @@ def test_results_go_beside_the_file_that_was_named(base: Path, corpus: Path, tmp
     assert [f.name for f in link.parent.iterdir()] == [link.name]
     assert list((tmp_path / "measured" / "logs").iterdir())
     assert ggufkit("quantize", link, "--types", "q8_0").code == 0
+    named = tmp_path / "named" / "model"
+    named.parent.mkdir()
+    named.symlink_to(checkpoint)
+    assert ggufkit("convert", named).code == 0
+    assert [f.name for f in named.parent.glob("*.gguf")] == [f"{checkpoint.name}-F16.gguf"]
     assert (link.parent / "model-Q8_0.gguf").is_file()
     assert sorted(base.parent.iterdir()) == before
 
@@ -389,3 +401,4 @@ def test_results_go_beside_the_file_that_was_named(base: Path, corpus: Path, tmp
 )
 def test_numbers_that_no_tool_takes(base: Path, options: tuple[str, str]) -> None:
     assert ggufkit("perplexity", base, *options).code == USAGE
+    assert ggufkit("bench", base, "--bench-reps", "99999999999").code == USAGE

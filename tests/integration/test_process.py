@@ -8,13 +8,20 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 
-from ggufkit import process
+from ggufkit import bench, process
+from ggufkit.bench import BenchOptions
 from ggufkit.errors import Interrupted, ResourceError, ToolError
+from ggufkit.llama.gguf import read_gguf
+from ggufkit.process import ToolOutput
+from ggufkit.session import Session
 
 PRINT_BOTH = "import sys; sys.stdout.write('out é\\n'); sys.stdout.flush(); sys.stderr.write('err\\n')"
 SLEEP = "import time; print('up', flush=True); time.sleep(60)"
@@ -137,3 +144,32 @@ def wait_for(condition: object, timeout: float = 10.0) -> None:
     while not condition():  # type: ignore[operator]
         assert time.monotonic() < deadline
         time.sleep(0.05)
+
+
+def test_a_pause_is_not_timed() -> None:
+    threading.Timer(0.3, lambda: _pause_for(0.7)).start()
+    output = process.run([sys.executable, "-c", "import time; time.sleep(1.5)"])
+    assert output.returncode == 0
+    assert output.paused_s >= 0.7
+    assert output.duration_s < 1.4
+    assert process.run([sys.executable, "-c", ""]).paused_s == 0
+
+
+def _pause_for(seconds: float) -> None:
+    with process.paused():
+        time.sleep(seconds)
+
+
+def test_a_speed_with_a_pause_in_it_is_measured_again(
+    base: Path, session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outputs: list[ToolOutput] = []
+    run = process.run
+
+    def run_and_pause_once(argv: Sequence[str], **more: Any) -> ToolOutput:
+        outputs.append(replace(run(argv, **more), paused_s=0.0 if outputs else 9.0))
+        return outputs[-1]
+
+    monkeypatch.setattr(process, "run", run_and_pause_once)
+    bench.bench(read_gguf(base, "0" * 64), BenchOptions(n_prompt=16, n_gen=4, repetitions=1), session)
+    assert [o.paused_s for o in outputs] == [9.0, 0.0]
