@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from ggufkit import process
+from ggufkit.errors import ToolError
 from ggufkit.records import Toolchain
 
 MOST_READERS = 64
@@ -41,10 +43,9 @@ def supported(tools: Toolchain) -> bool:
         return False
     try:
         with open_ring(1, 1) as ring:
-            os.close(os.open(ring.path, os.O_RDWR))
-    except OSError:
+            return process.run(["sh", "-c", ': <> "$1"', "sh", ring.path]).returncode == 0
+    except (OSError, ToolError):
         return False
-    return True
 
 
 def _bytes(file: Path) -> bytes:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import re
 import shutil
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -196,6 +197,18 @@ def measured(
         done = divergence.measure_all(files[0], files[1:], text, options, how, session)
     values = {(result.path.stem, m.metric): m.value for result in done for m in load(result.path)}
     return {f"{stem} {metric}": value for (stem, metric), value in values.items() if metric != "eval_tps"}
+
+
+def test_where_other_processes_cannot_open_it_there_are_pipes(
+    fast: Toolchain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @contextlib.contextmanager
+    def nowhere(_n_readers: int, _size: int) -> Iterator[ring.Ring]:
+        yield ring.Ring(Path("/proc/nowhere/fd/3"), -1)
+
+    assert ring.supported(fast)
+    monkeypatch.setattr(ring, "open_ring", nowhere)
+    assert not ring.supported(fast)
 
 
 def test_gpu_builds_tool_gives_the_same_figures_through_a_ring(
