@@ -85,7 +85,7 @@ def run(
     Raises:
         ToolError: the program could not be started.
         ResourceError: the log could not be written.
-        Interrupted: `cancel` was set, or `stop_all` was called.
+        Interrupted: `cancel` was set while it ran, or `stop_all` was called.
     """
     command = tuple(str(a) for a in argv)
     started, n_pauses = time.monotonic(), len(_pauses)
@@ -93,13 +93,13 @@ def run(
     streams = {"stdout": _Stream(), "stderr": _Stream()}
     try:
         with _Log(log, command) as sink:
-            _pump(proc, streams, sink, on_text, stdin, cancel)
+            cancelled = _pump(proc, streams, sink, on_text, stdin, cancel)
     except BaseException:
         _kill(proc)
         raise
     finally:
         _forget(proc)
-    if _stopping.is_set() or (cancel is not None and cancel.is_set()):
+    if _stopping.is_set() or cancelled:
         raise Interrupted(f"{Path(command[0]).name} was stopped.", log=log)
     out, err = streams["stdout"].text(), streams["stderr"].text()
     paused = sum(_pauses[n_pauses:])
@@ -287,9 +287,12 @@ def _pump(
     on_text: OnText | None,
     stdin: bytes | None,
     cancel: threading.Event | None,
-) -> None:
-    """Read both streams until they end, then reap the process."""
-    lock, failed = threading.Lock(), list[BaseException]()
+) -> bool:
+    """Read both streams until they end, then reap the process; return whether `cancel` ended it.
+
+    One that ended before that is heard: its end may be why the others are cancelled.
+    """
+    lock, failed, cancelled = threading.Lock(), list[BaseException](), False
 
     def read(name: str, pipe: IO[bytes]) -> None:
         try:
@@ -311,10 +314,12 @@ def _pump(
         for reader in readers:
             reader.join(timeout=0.1)
         if failed or (cancel is not None and cancel.is_set()):
+            cancelled = cancelled or (not failed and proc.poll() is None)
             _kill(proc)
     proc.wait()
     if failed:
         raise _log_failure(failed[0])
+    return cancelled
 
 
 def _feed(proc: subprocess.Popen[bytes], data: bytes | None) -> None:
