@@ -375,7 +375,7 @@ def autoawq_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.usefixtures("autoawq_python")
 @pytest.mark.parametrize("model", [LLAMA, QWEN2], ids=lambda m: m.name)
 def test_native_scales_are_those_of_autoawq(model: Path, tmp_path: Path) -> None:
-    source = shorten(model, tmp_path / "short", 3)
+    source = shorten(model, tmp_path / "short", 2)
     streamed, calibration = StreamedModel(source, "cpu"), calibrate(source, 2, 128)
     made = scale_with_autoawq(streamed, calibration, tmp_path / "autoawq", tmp_path / "log", QUIET)
     found = search_scales(streamed, calibration, AutoAwqObjective(), tmp_path / "state", QUIET)["awq"].scales
@@ -388,13 +388,14 @@ def test_native_scales_are_those_of_autoawq(model: Path, tmp_path: Path) -> None
 @needs_shared
 @pytest.mark.usefixtures("autoawq_python")
 def test_the_autoawq_engine_leaves_the_function_as_it_was(tmp_path: Path, tools: Toolchain) -> None:
-    (made,) = scale(QWEN2, [Goal("awq", ())], calibrate(QWEN2, 4, 128), tools, tmp_path, engine="autoawq")
+    source = shorten(QWEN2, tmp_path / "short", 2)
+    (made,) = scale(source, [Goal("awq", ())], calibrate(source, 4, 128), tools, tmp_path, engine="autoawq")
     assert made.proof.holds
     assert made.proof.folded.max_delta > 0
     names = {f.name for f in made.path.iterdir()}
-    assert names == {f.name for f in QWEN2.iterdir()}
-    assert (made.path / "config.json").read_bytes() == (QWEN2 / "config.json").read_bytes()
-    before, after = (StreamedModel(p, "cpu").shards.tensors for p in (QWEN2, made.path))
+    assert names == {f.name for f in source.iterdir()}
+    assert (made.path / "config.json").read_bytes() == (source / "config.json").read_bytes()
+    before, after = (StreamedModel(p, "cpu").shards.tensors for p in (source, made.path))
     assert {n: (t.dtype, t.shape) for n, t in before.items()} == {n: (t.dtype, t.shape) for n, t in after.items()}
 
 
