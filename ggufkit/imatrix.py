@@ -24,7 +24,6 @@ from ggufkit.session import Session
 from ggufkit.steps import Made, Recipe, Result, ensure
 
 STEP, VERSION = "imatrix", 1
-_ENDED = "not enough tokens left after removing"
 _SUMS, _COUNTS = ".in_sum2", ".counts"
 _COLLECTED = re.compile(r"(?:blk\.\d+\.\w+|output)\.weight$")
 
@@ -102,7 +101,7 @@ def _collect(
         n_chunks = imatrix_parts.next_part(done, total, options.n_ctx, pace) if pace is not None else total - done
         run, measured = _run_part(base, text, partial, options, session, Part(done, n_chunks, before))
         runs.append(run)
-        if _ENDED in run.text and before is not None:
+        if _found_too_little(run):
             sums.step_back()  # the one or two chunks that are left of the text go with the part before
             pace = None
             continue
@@ -111,6 +110,14 @@ def _collect(
             return runs
         sums.keep(partial, done)
         pace = measured
+
+
+def _found_too_little(run: ToolOutput) -> bool:
+    """Whether the tool ended because (what is left of) the text has less than two chunks.
+
+    Between tokenizing and computing there is no other reason, and under load the line that says so gets lost.
+    """
+    return run.returncode > 0 and "tokenizing the input" in run.text and "computing over" not in run.text
 
 
 def _counted(run: ToolOutput) -> int:
@@ -166,11 +173,11 @@ def _run(
         run = process.run(
             command, log=session.workspace.log(log), on_text=watch, cwd=where, env=offload.environment()
         )
-    if "you need at least" in run.text:
+    if _found_too_little(run) and part.sums is None:
         reason = logs.explain_missing(run.text)
         hint = "Give a longer text with --calibration."
         raise CorpusError(f"The calibration text {text.path} is too short: {reason}", hint=hint, log=run.log)
-    if _ENDED not in run.text:
+    if not _found_too_little(run):
         process.require_success(run, f"computing the importance matrix of {base.path.name}")
     load_s = min(computing[0] - begun, run.duration_s) if computing else 0.0
     return run, Pace((run.duration_s - load_s) / part.n_chunks, load_s)

@@ -394,11 +394,3 @@ def test_results_go_beside_the_file_that_was_named(
     assert [f.name for f in named.parent.glob("*.gguf")] == [f"{checkpoint.name}-F16.gguf"]
     assert (link.parent / "model-Q8_0.gguf").is_file()
     assert sorted(base.parent.iterdir()) == before
-
-
-@pytest.mark.parametrize(
-    "options", [("--threads", "100000"), ("--chunks", "99999999999"), ("--chunks", "0"), ("--ngl", "²")]
-)
-def test_numbers_that_no_tool_takes(base: Path, options: tuple[str, str]) -> None:
-    assert ggufkit("perplexity", base, *options).code == USAGE
-    assert ggufkit("bench", base, "--bench-reps", "99999999999").code == USAGE

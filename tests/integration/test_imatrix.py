@@ -173,6 +173,21 @@ def test_a_tool_that_does_not_say_how_much_it_took(gguf: GgufFile) -> None:
 
 
 @pytest.mark.parametrize(
+    ("code", "said", "expected"),
+    [
+        (1, "tokenizing the input ..\nthere will be not enough tokens left", True),
+        (1, "tokenizing the input ..", True),  # the line with the reason was lost
+        (1, "tokenizing the input ..\ncomputing over 8 chunks\nfailed to eval", False),
+        (1, "failed to load model", False),
+        (-6, "tokenizing the input ..", False),
+        (0, "tokenizing the input ..", False),
+    ],
+)
+def test_too_little_text_is_known_without_the_last_line(code: int, said: str, expected: bool) -> None:
+    assert imatrix._found_too_little(ToolOutput(("llama-imatrix",), code, "", said, 1.0)) == expected
+
+
+@pytest.mark.parametrize(
     ("done", "total", "n_ctx", "pace", "expected"),
     [
         (0, 128, 512, Pace(0.1), 128),    # quick: at once

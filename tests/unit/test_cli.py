@@ -84,3 +84,20 @@ def test_counts_and_lists() -> None:
     assert NameList().convert("a, b,,c", None, None) == ("a", "b", "c")
     with pytest.raises(click.BadParameter):
         NameList().convert(" , ", None, None)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("perplexity", "x.gguf", "--threads", "100000"),
+        ("perplexity", "x.gguf", "--chunks", "99999999999"),
+        ("perplexity", "x.gguf", "--chunks", "0"),
+        ("perplexity", "x.gguf", "--ngl", "²"),
+        ("bench", "x.gguf", "--bench-reps", "99999999999"),
+        ("imatrix", "x.gguf", "--chunks", "99999999999"),
+        ("chat", "x.gguf", "--ctx", "99999999999"),
+    ],
+)
+def test_numbers_that_no_tool_takes(arguments: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
+    assert command_line._run(list(arguments), False) == 2
+    assert "Invalid value" in capsys.readouterr().err

@@ -2,6 +2,7 @@
 
 set(GGUFKIT_LINGER "${CMAKE_CURRENT_LIST_DIR}/linger.cpp")
 cmake_language(DEFER CALL target_sources llama-perplexity PRIVATE "${GGUFKIT_LINGER}")
+cmake_language(DEFER CALL target_sources llama-imatrix PRIVATE "${GGUFKIT_LINGER}")
 
 # A GPU waits for llama-perplexity to sum and to pass on logits. GCC vectorizes the sums when it may reorder them, two of
 # them when they are rewritten: the perplexity changes in about its ninth digit.
