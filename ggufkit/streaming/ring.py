@@ -1,6 +1,6 @@
 """Base logits through memory that the base's process shares with those that read them.
 
-A pipe for each reader has every byte copied four times over, a third of what the processors do beside a GPU. The tools of
+Through pipes every byte is copied four times on its way to a reader (what that costs: `benchmarks/README.md`). The tools of
 GPU builds know another way: a file in memory, used as a ring (`llama/cmake/shared_ring.h`).
 """
 
@@ -21,7 +21,7 @@ MOST_READERS = 64
 _MAGIC = b"ggufkit ring 1"
 _HEAD = struct.Struct("<16sQQQ")  # magic, bytes, readers, closed; then what the tools count themselves
 _HEAD_SIZE = 4096
-_CLOSED_AT = 32
+_CLOSED_AT = _HEAD.size - 8
 _TOOLS = ("llama-perplexity", "libllama-perplexity-impl.so")
 
 

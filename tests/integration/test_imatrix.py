@@ -97,15 +97,20 @@ def test_parts_give_the_same_bytes(
     assert len(list((tmp_path / directory / "logs").iterdir())) == 2
 
 
+def interrupt(part: int, gguf: GgufFile, text: Corpus, output: Path, n_chunks: int, session: Session) -> None:
+    """Make a matrix, but no further than to the beginning of a part."""
+    with pytest.MonkeyPatch.context() as patched:
+        spy(patched, fail_at=part)
+        with pytest.raises(KeyboardInterrupt):
+            make_imatrix(gguf, text, output, options(n_chunks), session)
+
+
 @pytest.mark.usefixtures("small_parts")
 def test_an_interrupted_one_goes_on(
     gguf: GgufFile, text: Corpus, whole: Whole, session: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     output = tmp_path / "m.imatrix"
-    with monkeypatch.context() as patched:
-        spy(patched, fail_at=3)
-        with pytest.raises(KeyboardInterrupt):
-            make_imatrix(gguf, text, output, options(4 * BATCH), session)
+    interrupt(3, gguf, text, output, 4 * BATCH, session)
     assert not output.exists()
     assert len(leftovers(session)) == 2
     commands = spy(monkeypatch)
@@ -121,10 +126,7 @@ def test_what_is_left_of_another_one_is_not_used(
     damage: str, gguf: GgufFile, text: Corpus, session: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     output = tmp_path / "m.imatrix"
-    with monkeypatch.context() as patched:
-        spy(patched, fail_at=2)
-        with pytest.raises(KeyboardInterrupt):
-            make_imatrix(gguf, text, output, options(2 * BATCH), session)
+    interrupt(2, gguf, text, output, 2 * BATCH, session)
     (left,) = session.workspace.private.glob("*.sums")
     if damage == "truncated":
         left.write_bytes(left.read_bytes()[:-40])
