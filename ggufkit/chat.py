@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from ggufkit import process
-from ggufkit.errors import GgufError, ToolError, ToolOutputError
+from ggufkit.errors import GgufError, InputError, ToolError, ToolOutputError
 from ggufkit.llama import binding
 from ggufkit.llama.source import PINNED_COMMIT
 from ggufkit.progress import Reporter
@@ -32,7 +32,7 @@ SMOKE_TOKENS = 48
 # Threads that spin for long take the cores from those they wait for: 5 tokens/s on a busy machine where it is 200.
 # A short spin costs nothing on an idle one. Read by GCC's OpenMP.
 _PATIENT = {} if "GOMP_SPINCOUNT" in os.environ else {"GOMP_SPINCOUNT": "1000"}
-_MARK = "ggufkit-reply: "
+_MARK, _TOO_LONG = "ggufkit-reply: ", "The prompt has"
 _GREETING, _OPENING = "Hello! Who are you, and what can you do?", "Once upon a time"
 _LONGEST_RUN = 16
 
@@ -81,6 +81,7 @@ def chat(
     Raises:
         ToolchainError: there is no binding, or no shared library for it to use.
         GgufError, ToolError: the model cannot be loaded, or its template refuses the conversation.
+        InputError: the prompt is longer than the context.
     """
     if not PINNED_COMMIT.startswith(tools.commit[:9]):
         reporter.warn(
@@ -117,6 +118,8 @@ def _parse(output: process.ToolOutput, gguf: Path) -> Reply:
         raise GgufError(
             f"llama.cpp cannot load {gguf}.", hint="Look at it with `ggufkit inspect`.", log=output.log
         )
+    if reason.startswith(_TOO_LONG):
+        raise InputError(f"{reason}.", hint="Give a larger --ctx, or a shorter prompt.", log=output.log)
     if output.returncode == 0:
         raise ToolOutputError(f"{gguf.name} gave no reply: {reason}", log=output.log)
     raise process.failure(output, f"generating with {gguf.name}", reason if output.returncode > 0 else None)
@@ -194,7 +197,7 @@ def _main() -> None:
     prompt, templated = _prompt_tokens(model, request["prompt"], request["system"])
     room = model.n_ctx() - len(prompt)
     if room < 1:
-        sys.exit(f"the prompt has {len(prompt)} tokens, the context {model.n_ctx()}: give a larger --ctx")
+        sys.exit(f"{_TOO_LONG} {len(prompt)} tokens, the context {model.n_ctx()}")
     reply = _generate(model, prompt, min(request["max_tokens"], room), request["temperature"], started)
     full = len(reply["tokens"]) == room < request["max_tokens"]
     numbers = {**reply, "n_prompt": len(prompt), "templated": templated, "load_s": load_s, "full": full}
