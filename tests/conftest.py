@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from ggufkit import convert, sources
 from ggufkit.convert import ConvertOptions
@@ -23,6 +24,10 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # As in the background of a shell; the commands that tests interrupt would inherit it.
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
+
+# Tests run side by side: how long an example takes says nothing.
+settings.register_profile("ggufkit", deadline=None)
+settings.load_profile("ggufkit")
 
 # Tests run side by side: threads that spin while they wait would take the processors from each other.
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")

@@ -86,7 +86,7 @@ tools = st.builds(
 )
 
 
-@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=20, suppress_health_check=[HealthCheck.too_slow])
 @given(batch=st.lists(messages, min_size=5, max_size=20))
 def test_fuzzed_contents(go: Render, batch: list[list[Message]]) -> None:
     given = [Conversation(tuple(m)) for m in batch]
@@ -95,7 +95,7 @@ def test_fuzzed_contents(go: Render, batch: list[list[Message]]) -> None:
         assert go(template, given) == ours(template, given)
 
 
-@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=20, suppress_health_check=[HealthCheck.too_slow])
 @given(offered=st.lists(tools, max_size=3), arguments=st.dictionaries(texts, values, max_size=3), result=texts)
 def test_fuzzed_tools(go: Render, offered: list[Tool], arguments: dict[str, object], result: str) -> None:
     call = ToolCall("f", arguments)

@@ -106,7 +106,7 @@ def essence(kind: str, record: Any) -> Any:
 
 
 @pytest.mark.parametrize("kind", PARSERS)
-@settings(max_examples=EXAMPLES, deadline=None)
+@settings(max_examples=EXAMPLES)
 @given(case=mutated())
 def test_never_a_wrong_number(kind: str, case: tuple[str, str, int]) -> None:
     name, text, at = case

@@ -100,7 +100,7 @@ def test_gptq_is_exact_for_two_columns_that_cancel() -> None:
 
 
 @given(st.integers(0, 1000))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_descent_ends_where_no_single_move_helps(seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     grid = some_grid("Q2_K", seed, rows=2)
