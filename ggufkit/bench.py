@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -64,19 +65,27 @@ def _run(gguf: GgufFile, options: BenchOptions, session: Session, ngl: int | Non
     )  # fmt: skip
     with session.reporter.step(f"Speed of {gguf.path.name}"):
         run = process.run(command, log=session.workspace.log(f"bench-{gguf.path.stem}"))
-    process.require_success(run, f"timing {gguf.path.name}")
+    _require_success(run, f"timing {gguf.path.name}", ngl, session)
     if run.paused_s:
         session.reporter.info(f"{gguf.path.name}: a pause fell into the timing. Once more.")
         return _run(gguf, options, session, ngl)
     return run
 
 
+def _require_success(run: ToolOutput, doing: str, ngl: int | None, session: Session) -> None:
+    """llama-bench keeps llama.cpp's messages to itself: what does not load, on a GPU, did not fit as far as one can tell."""
+    on_gpu = session.tools.backend != "cpu" and ngl != 0
+    if run.returncode > 0 and on_gpu and re.search("failed to (load model|create context)", run.text):
+        raise process.full_gpu(run, doing)
+    process.require_success(run, doing)
+
+
 def _conditions(speed: Speed, session: Session) -> Conditions:
-    on_gpu = bool(speed.gpu_info) and session.tools.backend != "cpu"
+    on_gpu = bool(speed.gpu_info) and session.tools.backend != "cpu" and speed.ngl != 0
     return Conditions(
         backend=session.tools.backend if on_gpu else "cpu",
         device=speed.gpu_info if on_gpu else (speed.cpu_info or machine.cpu_name()),
-        ngl=None,
+        ngl=speed.ngl if on_gpu and speed.ngl > 0 else None,
         threads=speed.n_threads,
         machine=machine.describe(),
         llama_cpp_commit=session.tools.commit,

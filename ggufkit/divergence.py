@@ -219,19 +219,23 @@ class _Work:
     def _evaluate(self, todo: Sequence[GgufFile], n_chunks: int | None, on_file: OnFile, on_base: OnBase) -> None:
         chosen = self._route(todo, n_chunks)
         self.session.reporter.info(f"KL divergence by {chosen.strategy}: {chosen.why}.")
+        done: set[Path] = set()
+
+        def note(file: GgufFile, one: FilePass) -> None:
+            on_file(file, one)
+            done.add(file.path)
+
+        def run(ngl: int | None) -> None:
+            self._pass(chosen, [f for f in todo if f.path not in done], ngl, n_chunks, note, on_base)
+
         if chosen.at_once > 1:
             try:
-                self._pass(chosen, todo, self.options.ngl, n_chunks, on_file, on_base)
+                run(self.options.ngl)
                 return
             except DeviceMemoryError as error:
                 self.session.reporter.warn(f"{error.message} One file at a time is evaluated beside the base.")
                 chosen = replace(chosen, strategy=route.PIPE, at_once=1)
-        offload.with_fewer(
-            lambda ngl: self._pass(chosen, todo, ngl, n_chunks, on_file, on_base),
-            self.options.ngl,
-            self.base,
-            self.session,
-        )
+        offload.with_fewer(run, self.options.ngl, self.base, self.session)
 
     def _pass(
         self,
@@ -251,7 +255,7 @@ class _Work:
                 lost += run(self.base, group, self.text, how, self.session, on_file, on_base, calm=calm)
             if not lost:
                 return
-            calm, left = perplexity.calm(time.monotonic() - started), lost
+            calm, left = perplexity.calm(time.monotonic() - started, self.session), lost
             self.session.reporter.info(f"The statistics of {_names(left)} were lost. Trying once more.")
         raise ToolOutputError(
             f"llama-perplexity gave no KL divergence statistics for {_names(left)}.",
@@ -268,7 +272,7 @@ class _Work:
             fixed, per_chunk, min(n_chunks or possible, possible), min(self.comparison.scratch_limit, free),
             perplexity.memory_needed(self.base, n_ctx), [perplexity.memory_needed(f, n_ctx) for f in todo],
             machine.free_memory(), pipes.supported(scratch),
-            [gpu.memory_free for gpu in offload.gpus(self.session)],
+            [gpu.memory_free for gpu in offload.gpus(self.session)], memory.ram_beside_gpu(header, n_ctx),
         )  # fmt: skip
         chosen = route.choose(need, self.comparison.strategy)
         return replace(chosen, at_once=min(chosen.at_once, self.comparison.at_once or chosen.at_once))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import TypeVar
 
 from ggufkit.errors import DeviceMemoryError
@@ -96,8 +97,8 @@ def compute(session: Session, ngl: int | None, threads: int, n_ctx: int = 512) -
     moves and sorts half as many logits at a time. Perplexity moves in its tenth digit in F16 and by some 1e-5 of itself
     in quantized files, whose kernels depend on the batch.
     """
-    batch = _GPU_BATCH if session.tools.backend != "cpu" and n_ctx <= _GPU_BATCH else None
-    return Compute(session.tools.backend, ngl, threads, batch)
+    plain = Compute(session.tools.backend, ngl, threads)
+    return plain if plain.on_cpu or n_ctx > _GPU_BATCH else replace(plain, batch=_GPU_BATCH)
 
 
 def environment() -> Mapping[str, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from ggufkit import convert, machine, offload, preflight, quantize, quants, variants
@@ -15,7 +16,7 @@ from ggufkit.llama.logs import QuantType
 from ggufkit.preflight import Plan, PlannedFile, PlannedStep
 from ggufkit.progress import Reporter, SilentReporter
 from ggufkit.records import Checkpoint, GgufFile
-from ggufkit.together import makers_at_once
+from ggufkit.together import crew, makers_at_once
 from ggufkit.units import size
 from ggufkit.variants import Variant
 
@@ -159,7 +160,9 @@ def _refining(job: Job, base: GgufHeader) -> int:
 def _plan(job: Job, base: Path, targets: list[tuple[Variant, QuantType, Path]], extra_disk: int) -> Plan:
     header = read_header(base)
     quantize.require_base(header, allow_requantize=job.request.allow_requantize)
-    files = [_plan_one(job, header, *target) for target in targets]
+    with crew(job.request.threads) as workers:
+        coming = [workers.give(partial(_plan_one, job, header, *target)) for target in targets]
+        files = [future.result() for future in coming]
     ram = preflight.quantize_ram(header) if files else 0
     scratch = _scratch(job, header) if files else 0
     on_gpus = offload.usable(job.session)

@@ -154,6 +154,8 @@ def resume() -> None:
 _DEVICE_MEMORY = re.compile(
     r"cudamalloc failed|(cuda|hip|rocm|musa) error: out of memory|unable to allocate (cuda|rocm|vulkan|metal|sycl)"
     r"|failed to allocate (cuda|rocm|vulkan|metal|sycl)\S* buffer|erroroutofdevicememory"
+    r"|(cuda|hip|rocm|musa) error: (the resource allocation failed|the library was not initialized)"
+    r"|(cu|hip|roc)blas_status_(alloc_failed|not_initialized)"
 )
 
 
@@ -176,14 +178,19 @@ def failure(output: ToolOutput, doing: str, why: str | None = None) -> GgufkitEr
         message = f"The disk filled up while {doing} ({tool})."
         return ResourceError(message, hint="Free some space and repeat the command.", log=output.log)
     if _DEVICE_MEMORY.search(text):
-        message = f"The GPU ran out of memory while {doing} ({tool})."
-        hint = "Free its memory (nvidia-smi lists who holds it), or put fewer layers on it with --ngl."
-        return DeviceMemoryError(message, hint=hint, log=output.log)
+        return full_gpu(output, doing)
     if output.returncode < 0:
         return _killed(output, f"{tool} was killed by {_signal_name(-output.returncode)} while {doing}.")
     reason = why or _last_words(output)
     ended = "" if output.returncode == 0 else f" (exit code {output.returncode})"
     return ToolError(f"{tool} failed while {doing}{ended}: {reason}", log=output.log)
+
+
+def full_gpu(output: ToolOutput, doing: str) -> DeviceMemoryError:
+    """The error for a tool that the GPU's memory was too small for."""
+    message = f"The GPU ran out of memory while {doing} ({Path(output.argv[0]).name})."
+    hint = "Free its memory (nvidia-smi lists who holds it), or put fewer layers on it with --ngl."
+    return DeviceMemoryError(message, hint=hint, log=output.log)
 
 
 def _killed(output: ToolOutput, message: str) -> GgufkitError:

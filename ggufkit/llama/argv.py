@@ -21,10 +21,15 @@ class Compute:
     batch: int | None = None
     ubatch: int | None = None
 
+    @property
+    def on_cpu(self) -> bool:
+        """Whether no GPU has a part in it: without layers there, llama.cpp would still multiply large batches on it."""
+        return self.backend == "cpu" or self.ngl == 0
+
     def options(self) -> Argv:
         """The options that llama-perplexity, llama-imatrix and llama-bench share."""
         argv = ["-t", str(self.threads)]
-        if self.backend == "cpu":
+        if self.on_cpu:
             argv += ["-ngl", "0", "-dev", "none"]
         elif self.ngl is not None:
             argv += ["-ngl", str(self.ngl)]

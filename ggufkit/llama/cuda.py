@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import re
+import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 
 from ggufkit import process
@@ -46,19 +48,24 @@ class Cuda:
 def examine() -> Cuda:
     """Ask nvidia-smi and nvcc. A machine without them has no GPUs and no toolkit; that is no error."""
     smi, nvcc = find_program("nvidia-smi"), find_nvcc()
-    gpus = _list_gpus(smi) if smi else ()
+    gpus = _list_gpus(smi, _moment()) if smi else ()
     driver = parse_driver(process.run([smi]).stdout) if smi else None
     toolkit = parse_nvcc(process.run([nvcc, "--version"]).text) if nvcc else None
     return Cuda(visible(gpus, os.environ), driver, nvcc, toolkit)
 
 
 def gpus() -> tuple[Gpu, ...]:
-    """The GPUs that this process may use, with their free memory now."""
+    """The GPUs that this process may use, with their free memory in this second: to ask can take longer than that."""
     smi = find_program("nvidia-smi")
-    return visible(_list_gpus(smi), os.environ) if smi else ()
+    return visible(_list_gpus(smi, _moment()), os.environ) if smi else ()
 
 
-def _list_gpus(smi: str) -> tuple[Gpu, ...]:
+def _moment() -> int:
+    return int(time.monotonic())
+
+
+@lru_cache(maxsize=1)
+def _list_gpus(smi: str, _moment: int) -> tuple[Gpu, ...]:
     return parse_gpus(process.run([smi, f"--query-gpu={_QUERY}", "--format=csv,noheader,nounits"]).stdout)
 
 
@@ -97,12 +104,18 @@ def _version(match: re.Match[str] | None) -> Version | None:
 
 
 def visible(found: Sequence[Gpu], env: Mapping[str, str]) -> tuple[Gpu, ...]:
-    """The GPUs that `CUDA_VISIBLE_DEVICES` leaves, in its order; as CUDA does, the list ends at a wrong entry."""
+    """The GPUs that `CUDA_VISIBLE_DEVICES` leaves, in its order; as CUDA does, the list ends at a wrong entry.
+
+    A MIG instance counts as a GPU without free memory: nvidia-smi's list tells nothing of it, and llama.cpp finds out.
+    """
     listed = env.get("CUDA_VISIBLE_DEVICES")
     if listed is None:
         return tuple(found)
     chosen: list[Gpu] = []
     for entry in (part.strip() for part in listed.split(",")):
+        if entry.startswith("MIG-") and found:
+            chosen.append(replace(found[0], uuid=entry, memory_total=0, memory_free=0))
+            continue
         match = [
             g for g in found if entry == str(g.index) or (entry.startswith("GPU-") and g.uuid.startswith(entry))
         ]

@@ -11,7 +11,7 @@ import struct
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from math import prod
 from pathlib import Path
 
@@ -69,16 +69,22 @@ def read_header(path: Path, *, check_size: bool = True) -> GgufHeader:
     Raises:
         GgufError: not a GGUF, big-endian, damaged, or truncated.
     """
-    size = _size(path)
-    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        try:
-            header = _parse(path, data, size)
-        except (struct.error, IndexError, UnicodeDecodeError, KeyError, OverflowError) as error:
-            message = f"{path} is truncated or damaged: its header cannot be read ({error})."
-            raise GgufError(message, hint=_HINT) from error
+    size, state = _size(path), path.stat()
+    header = _read(path, size, (state.st_ino, state.st_mtime_ns))
     if check_size:
         _require_whole(header)
     return header
+
+
+@lru_cache(maxsize=16)
+def _read(path: Path, size: int, _state: tuple[int, int]) -> GgufHeader:
+    """The header of a file in some state, read once: with a large vocabulary that takes a moment."""
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        try:
+            return _parse(path, data, size)
+        except (struct.error, IndexError, UnicodeDecodeError, KeyError, OverflowError) as error:
+            message = f"{path} is truncated or damaged: its header cannot be read ({error})."
+            raise GgufError(message, hint=_HINT) from error
 
 
 def read_gguf(path: Path, sha256: str | None = None) -> GgufFile:

@@ -10,7 +10,7 @@ import json
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import PurePath
 
 from ggufkit.errors import ToolOutputError
@@ -40,6 +40,7 @@ _CHUNK = re.compile(rf"\[(\d+)\]{_PPL},")
 _FINAL = re.compile(rf"Final estimate: PPL = {_PPL} \+/- (-?\d+\.\d{{5}}|-?nan|-?inf)\s")
 _COMPUTING = re.compile(r"(?:calculating perplexity|computing) over (\d+) chunks, n_ctx=(\d+)")
 _RUNNING = re.compile(r"\[(\d+)\]\d[\d.]*,|(?<=\n) {0,3}(\d+) {4}[^\n]*%\n")
+_GAVE_UP = re.compile(r"(?m)^(?:perplexity|kl_divergence)\s*: failed to decode")
 _LONGEST_LINE = 400
 
 
@@ -100,6 +101,12 @@ def lost_tail(output: ToolOutput) -> bool:
     return output.returncode == 0 and finite and reason is None and _COMPUTING.search(text) is not None
 
 
+def ended_truly(output: ToolOutput) -> ToolOutput:
+    """The run; with exit code 1 where llama-perplexity could not compute a batch, which it says, but exits with 0."""
+    gave_up = output.returncode == 0 and _GAVE_UP.search(plain(output.text)) is not None
+    return replace(output, returncode=1) if gave_up else output
+
+
 def model_of(output: ToolOutput) -> str:
     """The name of the file that a tool was run on."""
     argv = output.argv
@@ -109,7 +116,8 @@ def model_of(output: ToolOutput) -> str:
 def explain_missing(text: str) -> str:
     """The tool's own reason for printing no result, or that it gave none."""
     reasons = re.findall(r"(?mi)^.*(?:you need at least|tokenizes to only|failed|error|unable to).*$", plain(text))
-    return " ".join(line.strip() for line in reasons[:2]) or "it printed no reason."
+    telling = [line.strip() for line in reasons if not line.startswith("ggml_cuda_init")]  # where GPUs are hidden
+    return " ".join(telling[:2]) or "it printed no reason."
 
 
 @dataclass(frozen=True)
@@ -258,7 +266,7 @@ def parse_types(text: str) -> tuple[QuantType, ...]:
 
 @dataclass(frozen=True)
 class Speed:
-    """One test of llama-bench: tokens/s and their standard deviation over the repetitions."""
+    """One test of llama-bench: tokens/s, their standard deviation over the repetitions; `ngl` layers on a GPU, -1: all."""
 
     n_prompt: int
     n_gen: int
@@ -268,6 +276,7 @@ class Speed:
     gpu_info: str
     cpu_info: str
     n_threads: int
+    ngl: int
 
 
 def parse_bench(output: ToolOutput) -> tuple[Speed, ...]:
@@ -282,6 +291,7 @@ def parse_bench(output: ToolOutput) -> tuple[Speed, ...]:
             Speed(
                 int(r["n_prompt"]), int(r["n_gen"]), float(r["avg_ts"]), float(r["stddev_ts"]),
                 str(r["backends"]), str(r.get("gpu_info", "")), str(r.get("cpu_info", "")), int(r["n_threads"]),
+                int(r.get("n_gpu_layers", -1)),
             )
             for r in rows
         )  # fmt: skip

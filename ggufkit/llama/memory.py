@@ -7,6 +7,7 @@ from ggufkit.llama.gguf import GgufHeader
 _EVAL_TOKENS = 2048
 _UBATCH = 512
 _OVERHEAD = 8 << 20
+_CUDA = 1 << 30
 
 
 def n_vocab(header: GgufHeader) -> int:
@@ -39,8 +40,17 @@ def evaluation_ram(header: GgufHeader, n_bytes: int, n_ctx: int) -> int:
     """llama-perplexity on a file of `n_bytes`: weights, KV cache, the logits of one batch, compute buffers."""
     tokens = max(_EVAL_TOKENS, n_ctx)
     fixed, per_token = compute_line(header)
-    logits = tokens // 2 * n_vocab(header) * 4
-    return n_bytes + kv_bytes(header, tokens) + logits + fixed + per_token * tokens
+    return n_bytes + kv_bytes(header, tokens) + _logits(header, tokens) + fixed + per_token * tokens
+
+
+def ram_beside_gpu(header: GgufHeader, n_ctx: int) -> int:
+    """The machine's own memory for llama-perplexity where a GPU holds the model: the logits of one batch, and CUDA."""
+    return _logits(header, max(_EVAL_TOKENS, n_ctx)) + _CUDA
+
+
+def _logits(header: GgufHeader, n_tokens: int) -> int:
+    """The scored half of a batch's logits."""
+    return n_tokens // 2 * n_vocab(header) * 4
 
 
 def base_logits(header: GgufHeader, n_ctx: int) -> tuple[int, int]:

@@ -22,7 +22,7 @@ _MAGIC = b"ggufkit ring 1"
 _HEAD = struct.Struct("<16sQQQ")  # magic, bytes, readers, closed; then what the tools count themselves
 _HEAD_SIZE = 4096
 _CLOSED_AT = _HEAD.size - 8
-_TOOLS = ("llama-perplexity", "libllama-perplexity-impl.so")
+_TOOL, _PART = "llama-perplexity", "libllama-perplexity-impl.so"
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,10 @@ class Ring:
 
 def supported(tools: Toolchain) -> bool:
     """Whether these tools know rings, and the system has files in memory that other processes can open."""
-    if not hasattr(os, "memfd_create") or not any(_MAGIC in _bytes(tools.dir / name) for name in _TOOLS):
+    if not hasattr(os, "memfd_create"):
+        return False
+    tool = _bytes(tools.dir / _TOOL)
+    if _MAGIC not in (_bytes(tools.dir / _PART) if _PART.encode() in tool else tool):
         return False
     try:
         with open_ring(1, 1) as ring:

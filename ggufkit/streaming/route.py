@@ -19,7 +19,8 @@ class Need:
         fixed, per_chunk: the base logits are `fixed` + `per_chunk` for each chunk.
         n_chunks: no more chunks than these.
         scratch: the most disk that base logits may take: the limit, or what is free if that is less.
-        ram_base, ram_files: memory to evaluate the base, and each file.
+        ram_base, ram_files: memory to evaluate the base, and each file; the GPU's, if one holds it.
+        ram_beside: the machine's own memory for each file that a GPU holds.
         pipes: whether named pipes can be made.
         gpus_free: free memory of each GPU, none on a CPU.
     """
@@ -33,6 +34,7 @@ class Need:
     ram_free: int
     pipes: bool
     gpus_free: Sequence[int] = ()
+    ram_beside: int = 0
 
     @property
     def logits(self) -> int:
@@ -85,9 +87,17 @@ def _beside(need: Need) -> int:
     together = [need.ram_base]
     for ram in sorted(need.ram_files, reverse=True):
         together.append(ram)
-        if sum(together) > need.ram_free or (need.gpus_free and offload.place(together, need.gpus_free) is None):
+        if not _held(together, need):
             return len(together) - 2
     return len(need.ram_files)
+
+
+def _held(together: Sequence[int], need: Need) -> bool:
+    """Whether the machine holds processes of so many bytes each at once."""
+    if not need.gpus_free:
+        return sum(together) <= need.ram_free
+    placed = offload.place(together, need.gpus_free) is not None
+    return placed and len(together) * need.ram_beside <= need.ram_free
 
 
 def _size(n_bytes: int, space: str = " ") -> str:

@@ -115,17 +115,19 @@ def test_nothing_to_do_starts_no_tool(built: tuple[Path, Path], monkeypatch: pyt
     assert {f.name: f.stat().st_mtime_ns for f in out.glob("*.gguf")} == before
 
 
-def test_every_type_that_the_tool_lists(converted: Path, tmp_path: Path, tools: Toolchain) -> None:
+def test_every_type_that_the_tool_lists(tmp_path: Path, tools: Toolchain) -> None:
     """With an importance matrix for those that need one; what the tool cannot do for a shape, it says."""
+    assert cli("convert", tiny.write_llama(tmp_path / "small", layers=1), "--out", tmp_path).code == 0
+    base = tmp_path / "small-F16.gguf"
     corpus = tiny.text_file(tmp_path / "text.txt", 2000)
     listed = logs.parse_types(process.run(argv.list_types(tools)).text)
     names = [t.name for t in listed if t.name != "COPY" and "alias" not in t.description]
     out = tmp_path / "out"
-    done = cli("build", converted, "--types", ",".join(names), "--variants", "imatrix,plain", "--no-eval",
+    done = cli("build", base, "--types", ",".join(names), "--variants", "imatrix,plain", "--no-eval",
                "--no-bench", "--calibration", corpus, "--calibration-samples", 8, "--out", out, "--dry-run")  # fmt: skip
     assert done.code == 3
     assert "needs an importance matrix" in done.err
-    done = cli("build", converted, "--types", ",".join(names), "--variants", "imatrix", "--no-eval", "--no-bench",
+    done = cli("build", base, "--types", ",".join(names), "--variants", "imatrix", "--no-eval", "--no-bench",
                "--calibration", corpus, "--calibration-samples", 8, "--out", out)  # fmt: skip
     assert done.code == 0, done.err
     made = set(ggufkit.load_results(out)["type"])
@@ -168,13 +170,15 @@ def test_a_type_that_does_not_fit_the_shape_is_pointed_out(tmp_path: Path, tools
     assert max(map(len, done.out.splitlines())) <= 80
 
 
-def test_explain_and_force(checkpoint: Path, tmp_path: Path, tools: Toolchain) -> None:
-    arguments = ("build", checkpoint, "--types", "q8_0", "--no-eval", "--no-bench", "--out", tmp_path / "out")
+def test_explain_and_force(checkpoint: Path, base: Path, tmp_path: Path) -> None:
+    arguments = ("build", base, "--types", "q8_0", "--no-eval", "--no-bench", "--out", tmp_path / "out")
     assert cli(*arguments).code == 0
     assert "tiny-llama-Q8_0.gguf: skipped, nothing changed" in cli(*arguments, "--explain").err
     assert "asked for by --force" in cli(*arguments, "--explain", "--force").err
+    again = ("convert", checkpoint, "--out", tmp_path / "converted")
+    assert cli(*again).code == 0
     (checkpoint / "config.json").write_text((checkpoint / "config.json").read_text() + "\n")
-    assert "input checkpoint changed" in cli(*arguments, "--explain").err
+    assert "input checkpoint changed" in cli(*again, "--explain").err
 
 
 def request_for(base: Path, text: Path, out: Path, **more: Any) -> BuildRequest:

@@ -18,9 +18,10 @@ from ggufkit import divergence, process
 from ggufkit.errors import DeviceMemoryError
 from ggufkit.llama import cuda, toolchain
 from ggufkit.llama.cuda import Gpu
-from ggufkit.records import Toolchain
+from ggufkit.records import GgufFile, Toolchain
 from ggufkit.report.timeline import spans
-from ggufkit.streaming import passes
+from ggufkit.streaming import passes, route
+from ggufkit.streaming.route import FAN_OUT, Route
 from tests import tiny
 
 GIB = 1 << 30
@@ -89,6 +90,26 @@ def test_a_full_gpu_ends_in_one_file_at_a_time_and_fewer_layers(
     table = build(base, tmp_path / "out")
     assert table["kld_mean"].drop("F16").notna().all()
     assert tried[:3] == [(3, None), (1, None), (1, 1)]
+
+
+@pytest.mark.usefixtures("on_gpu")
+def test_what_was_measured_before_the_gpu_was_full_stays(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, tried = passes.by_pipes, []
+
+    def full_later(first: object, files: list[GgufFile], *rest: object, **how: object) -> object:
+        tried.append([f.type for f in files])
+        if len(tried) == 2:
+            raise DeviceMemoryError("The GPU ran out of memory while evaluating.")
+        return real(first, files, *rest, **how)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(passes, "by_pipes", full_later)
+    monkeypatch.setattr(route, "choose", lambda *_: Route(FAN_OUT, 2, 12, "two fit"))
+    monkeypatch.setattr(divergence, "at_once", lambda *_: 3)
+    table = build(base, tmp_path / "out")
+    assert table["kld_mean"].drop("F16").notna().all()
+    assert tried == [["Q4_0", "Q5_0"], ["Q8_0"], ["Q8_0"]]
 
 
 @pytest.mark.usefixtures("on_gpu")

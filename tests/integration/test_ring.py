@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import os
 import re
 import shutil
 import sys
@@ -132,6 +133,17 @@ def test_readers_end_when_the_writer_never_came(cat: Path) -> None:
         output = process.run([cat, "read", made.path, "5", "0"])
         reading.join()
     assert (output.returncode, output.stdout) == (0, "")
+
+
+@pytest.mark.parametrize("what", ["read", "write"])
+def test_a_ring_that_cannot_be_mapped_ends_the_process(cat: Path, what: str) -> None:
+    """Taken for a file it would be written over, and the other end would wait for ever."""
+    with ring.open_ring(2, 1024 * MEBI) as made:
+        limited = ["sh", "-c", 'ulimit -v 500000; "$@"', "sh", str(cat), what, str(made.path), "3", "0"]
+        output = process.run(limited)
+        assert (output.returncode, output.stdout) == (1, "")
+        assert "cannot be mapped" in output.stderr
+        assert os.fstat(made.file).st_size > 1024 * MEBI
 
 
 def test_other_files_are_files(cat: Path, tmp_path: Path) -> None:

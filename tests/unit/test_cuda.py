@@ -52,11 +52,17 @@ def test_versions_are_read() -> None:
         ("0,-1,1", ["NVIDIA H200"]),
         ("0,0", ["NVIDIA H200"]),
         ("7", []),
+        ("MIG-4b1c,0", ["NVIDIA H200", "NVIDIA H200"]),
     ],
 )
 def test_visible_devices_keep_their_meaning(value: str | None, names: list[str]) -> None:
     env = {} if value is None else {"CUDA_VISIBLE_DEVICES": value}
     assert [gpu.name for gpu in cuda.visible((H200, RTX), env)] == names
+
+
+def test_of_a_part_of_a_gpu_nothing_is_promised() -> None:
+    (part,) = cuda.visible((H200,), {"CUDA_VISIBLE_DEVICES": "MIG-4b1c"})
+    assert (part.uuid, part.memory_free) == ("MIG-4b1c", 0)
 
 
 def test_architectures() -> None:

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from ggufkit import offload, perplexity
+from ggufkit import bench, offload, perplexity, process
 from ggufkit.corpus import Corpus
 from ggufkit.errors import DeviceMemoryError, ToolError
 from ggufkit.llama import cuda, logs
 from ggufkit.llama.cuda import Gpu
 from ggufkit.llama.gguf import read_gguf
+from ggufkit.measurements import load
 from ggufkit.preflight import PlannedFile, whole_plan
 from ggufkit.process import ToolOutput, failure
-from ggufkit.records import GgufFile, Toolchain
+from ggufkit.records import GgufFile, Measurement, Toolchain
 from ggufkit.session import Session
 from ggufkit.steps import Workspace
 from ggufkit.streaming import passes, route
@@ -65,7 +68,14 @@ def test_the_device_is_called_by_its_name() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", [*OUT_OF_MEMORY.splitlines(), "CUDA error: out of memory", "ggml_vulkan: ErrorOutOfDeviceMemory"]
+    "text",
+    [
+        *OUT_OF_MEMORY.splitlines(),
+        "CUDA error: out of memory",
+        "ggml_vulkan: ErrorOutOfDeviceMemory",
+        "CUDA error: the resource allocation failed\n  in function cublas_handle at common.cuh:1234",
+        "CUBLAS_STATUS_NOT_INITIALIZED",
+    ],
 )
 def test_a_full_gpu_is_told_from_other_failures(text: str) -> None:
     error = failure(ended(text, 1), "evaluating x.gguf")
@@ -82,6 +92,63 @@ def test_the_ladder_ends_on_the_cpu() -> None:
     assert offload.ladder(None, 24) == [18, 12, 6, 0]
     assert offload.ladder(None, 2) == [1, 0]
     assert offload.ladder(12, 24) == []
+
+
+def test_no_layers_are_no_gpu(gpu_session: Session) -> None:
+    """llama.cpp would still multiply large batches there."""
+    options = " ".join(offload.compute(gpu_session, 0, 4).options())
+    assert "-ngl 0 -dev none" in options
+    assert "-b" not in options.split()
+    assert "-dev" not in offload.compute(gpu_session, 6, 4).options()
+
+
+def bench_row(ngl: int) -> str:
+    row = {"avg_ts": 9.0, "stddev_ts": 0.1, "backends": "CUDA", "gpu_info": "NVIDIA H200", "n_threads": 4}
+    return "\n".join(
+        json.dumps(row | {"n_prompt": p, "n_gen": 128 - p, "n_gpu_layers": ngl, "cpu_info": "A CPU"})
+        for p in (128, 0)
+    )
+
+
+def test_a_full_gpu_is_timed_with_fewer_layers(
+    gpu_session: Session, files: list[GgufFile], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """llama-bench says no more than that the model was not loaded."""
+    base = next(f for f in files if f.type == "F16")
+    monkeypatch.setattr(offload, "ladder", lambda ngl, _: [] if ngl is not None else [18, 0])
+    fit, tried = {0}, []
+
+    def run(argv: Sequence[str], **_: object) -> ToolOutput:
+        ngl = int(argv[argv.index("-ngl") + 1]) if "-ngl" in argv else -1
+        tried.append(ngl)
+        if ngl in fit:
+            return ToolOutput(tuple(argv), 0, bench_row(ngl), "", 1.0, None)
+        return ToolOutput(tuple(argv), 1, "", "main: error: failed to load model 'x.gguf'", 1.0, None)
+
+    monkeypatch.setattr(process, "run", run)
+    gpu_session.workspace.measurements.mkdir(parents=True)
+    where = [(m.conditions.backend, m.conditions.device, m.conditions.ngl) for m in timed(base, gpu_session)]
+    assert set(where) == {("cpu", "A CPU", None)}, "what no GPU holds is not said to have run on one"
+    assert tried == [-1, 18, 0]
+    fit.add(18)
+    where = [(m.conditions.backend, m.conditions.device, m.conditions.ngl) for m in timed(base, gpu_session)]
+    assert set(where) == {("cuda", "NVIDIA H200", 18)}
+    fit.clear()
+    with pytest.raises(ToolError, match="failed to load model"):
+        timed(base, gpu_session)
+
+
+def timed(base: GgufFile, session: Session) -> tuple[Measurement, ...]:
+    made = bench.bench(replace(base, sha256="0" * 64), bench.BenchOptions(), replace(session, force=True))
+    return tuple(load(made.path))
+
+
+def test_a_batch_that_could_not_be_computed_is_a_failure() -> None:
+    """llama-perplexity says so, and ends with 0."""
+    stopped = ended("0.01.100.100 E kl_divergence : failed to decode\n" + OUT_OF_MEMORY)
+    assert logs.ended_truly(stopped).returncode == 1
+    assert logs.ended_truly(ended("perplexity: failed to decode\n")).returncode == 1
+    assert logs.ended_truly(ended(LOADED)).returncode == 0
 
 
 def test_fewer_layers_after_a_full_gpu(
@@ -140,6 +207,13 @@ def test_on_a_gpu_files_share_one_base_pass_even_if_a_file_would_fit() -> None:
     assert choose(replace(ON_GPU, gpus_free=[0])).strategy == route.FILE
     assert choose(replace(ON_GPU, pipes=False)).strategy == route.FILE
     assert choose(ON_GPU, route.FILE).strategy == route.FILE
+
+
+def test_what_a_gpu_holds_takes_little_of_the_machine() -> None:
+    large = replace(ON_GPU, ram_base=15_000 * MB, ram_files=[8_000 * MB] * 3, gpus_free=[139_000 * MB])
+    assert large.ram_free < 15_000 * MB
+    assert choose(replace(large, ram_beside=500 * MB)).at_once == 3
+    assert choose(replace(large, ram_beside=1_200 * MB)).at_once == 2
 
 
 def test_each_process_has_one_gpu_that_holds_it() -> None:

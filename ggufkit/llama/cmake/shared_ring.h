@@ -5,8 +5,11 @@
 
 #include <algorithm>
 #include <atomic>
+#include <cerrno>
 #include <chrono>
 #include <cstdint>
+#include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <fcntl.h>
 #include <fstream>
@@ -40,29 +43,31 @@ static_assert(std::atomic<uint64_t>::is_always_lock_free && sizeof(RingHead) <= 
 // One end of a ring.
 class RingBuffer : public std::streambuf {
 public:
-    // False if the file is no ring, but one like any other.
+    // False if the file is no ring, but one like any other. A ring that cannot be used ends the process: whoever is at its
+    // other end would wait for ever.
     bool open(const char * path, bool writes) {
         struct stat status;
         if (stat(path, &status) != 0 || !S_ISREG(status.st_mode) || uint64_t(status.st_size) <= RingHead::head_size) {
             return false;
         }
-        const int file = ::open(path, O_RDWR | O_CLOEXEC);
-        if (file < 0) {
+        const int file = ::open(path, O_RDONLY | O_CLOEXEC);
+        char magic[sizeof(RingHead::known)];
+        const bool known = file >= 0 && pread(file, magic, sizeof(magic), 0) == ssize_t(sizeof(magic))
+            && std::memcmp(magic, RingHead::known, sizeof(magic)) == 0;
+        ::close(file);
+        if (!known) {
             return false;
         }
         n_bytes = size_t(status.st_size);
-        void * const memory = mmap(nullptr, n_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
-        ::close(file);
+        const int shared = ::open(path, O_RDWR | O_CLOEXEC);
+        void * const memory = mmap(nullptr, n_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, shared, 0);
         if (memory == MAP_FAILED) {
-            return false;
+            std::fprintf(stderr, "error: the memory that logits go through cannot be mapped: %s\n", std::strerror(errno));
+            std::_Exit(1);
         }
+        ::close(shared);
         head = static_cast<RingHead *>(memory);
         bytes = static_cast<char *>(memory) + RingHead::head_size;
-        if (std::memcmp(head->magic, RingHead::known, sizeof(head->magic)) != 0) {
-            munmap(memory, n_bytes);
-            head = nullptr;
-            return false;
-        }
         own = writes ? &head->closed : &head->taken[head->n_joined.fetch_add(1) % RingHead::most_readers];
         is_writer = writes;
         return true;
