@@ -65,7 +65,7 @@ def _run(gguf: GgufFile, options: BenchOptions, session: Session, ngl: int | Non
     )  # fmt: skip
     with session.reporter.step(f"Speed of {gguf.path.name}"):
         run = process.run(command, log=session.workspace.log(f"bench-{gguf.path.stem}"))
-    _require_success(run, f"timing {gguf.path.name}", ngl, session)
+        _require_success(run, f"timing {gguf.path.name}", ngl, session)
     if run.paused_s:
         session.reporter.info(f"{gguf.path.name}: a pause fell into the timing. Once more.")
         return _run(gguf, options, session, ngl)

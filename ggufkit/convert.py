@@ -120,7 +120,7 @@ def _run_converter(
 
         log = session.workspace.log(f"convert-{partial.name.removesuffix('.gguf.partial')}")
         output = process.run(command, log=log, on_text=watch)
-    require_converted(output, partial)
+        require_converted(output, partial)
     return output
 
 

@@ -173,12 +173,12 @@ def _run(
         run = process.run(
             command, log=session.workspace.log(log), on_text=watch, cwd=where, env=offload.environment()
         )
-    if _found_too_little(run) and part.sums is None:
-        reason = logs.explain_missing(run.text)
-        hint = "Give a longer text with --calibration."
-        raise CorpusError(f"The calibration text {text.path} is too short: {reason}", hint=hint, log=run.log)
-    if not _found_too_little(run):
-        process.require_success(run, f"computing the importance matrix of {base.path.name}")
+        if _found_too_little(run) and part.sums is None:
+            reason = logs.explain_missing(run.text)
+            hint = "Give a longer text with --calibration."
+            raise CorpusError(f"The calibration text {text.path} is too short: {reason}", hint=hint, log=run.log)
+        if not _found_too_little(run):
+            process.require_success(run, f"computing the importance matrix of {base.path.name}")
     load_s = min(computing[0] - begun, run.duration_s) if computing else 0.0
     return run, Pace((run.duration_s - load_s) / part.n_chunks, load_s)
 

@@ -95,15 +95,13 @@ def _run(checkpoint: Checkpoint, adapter: Path, target: Path, reporter: Reporter
     log = cache_dir() / "logs" / f"merge-{target.name}.log"
     with reporter.step(f"Merging {adapter.name} into {checkpoint.name}"):
         output = process.run([sys.executable, "-m", "ggufkit.lora", checkpoint.path, adapter, partial], log=log)
-    if output.returncode != 0:
-        shutil.rmtree(partial, ignore_errors=True)
-        reason = (output.stderr.strip().splitlines() or ["peft said nothing"])[-1]
-        hint = (
-            f"{sys.executable} -m pip install peft"
-            if "No module named" in reason
-            else "Is it an adapter of this base?"
-        )
-        raise InputError(f"{adapter} cannot be merged into {checkpoint.name}: {reason}", hint=hint, log=output.log)
+        if output.returncode != 0:
+            shutil.rmtree(partial, ignore_errors=True)
+            reason = (output.stderr.strip().splitlines() or ["peft said nothing"])[-1]
+            lacks = "No module named" in reason
+            hint = f"{sys.executable} -m pip install peft" if lacks else "Is it an adapter of this base?"
+            message = f"{adapter} cannot be merged into {checkpoint.name}: {reason}"
+            raise InputError(message, hint=hint, log=output.log)
     partial.rename(target)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -195,11 +196,11 @@ def _attempt(
         compute = offload.compute(session, options.ngl, share.threads, options.n_ctx)
         command = argv.perplexity(session.tools, gguf.path, evaluation, compute)
         run = run_tool(command, title, log, session, cpus=share.cpus, env=share.environment)
+        refuse_short(run, corpus)
         process.require_success(run, f"evaluating {gguf.path.name}")
         try:
             return run, logs.parse_perplexity(run)
         except ToolOutputError as error:
-            refuse_short(run, corpus)
             if attempt == ATTEMPTS or not logs.lost_tail(run):
                 raise
             session.reporter.info(f"{error.message} Trying once more.")
@@ -217,8 +218,8 @@ def run_tool(
     cpus: Sequence[int] | None = None,
     env: Mapping[str, str] | None = None,
 ) -> ToolOutput:
-    """Run llama-perplexity and report how many chunks it has done."""
-    with session.reporter.step(title) as progress:
+    """Run llama-perplexity and report how many chunks it has done. A run that failed is returned like any other."""
+    with contextlib.suppress(_Failed), session.reporter.step(title) as progress:
         counter = logs.ChunkCounter()
 
         def watch(_stream: str, text: str) -> None:
@@ -228,8 +229,15 @@ def run_tool(
 
         whole = {**offload.environment(), **(env or {})}
         where = session.workspace.log(log)
-        run = process.run(command, log=where, on_text=watch, cancel=cancel, cpus=cpus, env=whole)
-        return logs.ended_truly(run)
+        ended = process.run(command, log=where, on_text=watch, cancel=cancel, cpus=cpus, env=whole)
+        run = logs.ended_truly(ended)
+        if run.returncode != 0:
+            raise _Failed  # a step that ends so is not shown as done
+    return run
+
+
+class _Failed(Exception):
+    """The tool ended badly."""
 
 
 def refuse_short(run: ToolOutput, corpus: Corpus) -> None:

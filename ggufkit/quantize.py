@@ -118,7 +118,7 @@ def _quantize(base: GgufFile, partial: Path, kind: QuantType, options: QuantizeO
 
         log = session.workspace.log(f"quantize-{partial.name.removesuffix('.gguf.partial')}")
         run = process.run(command, log=log, on_text=watch, env=cuda.HIDDEN)
-    process.require_success(run, doing)
+        process.require_success(run, doing)
     done = logs.parse_quantize(run)
     _require_result(partial, read_header(base.path), done, run, doing)
     notes: dict[str, Json] = {"variant": options.variant, "type": kind.name, "n_fallback": done.n_fallback}

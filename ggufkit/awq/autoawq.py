@@ -106,7 +106,7 @@ def scale_with_autoawq(
         raise ResourceError(message, hint="Free some space and repeat the command.") from error
     with reporter.step("AutoAWQ: searching scales", model.n_layers) as progress:
         run = process.run([python, _DRIVER, state / "job.json"], log=log, on_text=_Watch(progress), env=_QUIET)
-    process.require_success(run, f"scaling {model.path.name} with AutoAWQ")
+        process.require_success(run, f"scaling {model.path.name} with AutoAWQ")
     return _result(model, state, log)
 
 

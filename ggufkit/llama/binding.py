@@ -67,8 +67,8 @@ def _install(home: Path, reporter: Reporter) -> None:
     with reporter.step(f"Installing {PACKAGE} {VERSION}, Python part only"):
         options = ["--quiet", "--disable-pip-version-check", "--upgrade", "--target", str(partial)]
         output = process.run([*pip, *options, *packages], env={"CMAKE_ARGS": "-DLLAMA_BUILD=OFF"}, log=log)
-    if output.returncode != 0 or not (partial / "llama_cpp").is_dir():
-        command = f"CMAKE_ARGS=-DLLAMA_BUILD=OFF {' '.join(pip)} {' '.join(packages)}"
-        message = f"{PACKAGE}, through which ggufkit generates text, could not be installed."
-        raise ToolchainError(message, hint=f"Install it: {command}", log=log)
+        if output.returncode != 0 or not (partial / "llama_cpp").is_dir():
+            command = f"CMAKE_ARGS=-DLLAMA_BUILD=OFF {' '.join(pip)} {' '.join(packages)}"
+            message = f"{PACKAGE}, through which ggufkit generates text, could not be installed."
+            raise ToolchainError(message, hint=f"Install it: {command}", log=log)
     partial.rename(home)

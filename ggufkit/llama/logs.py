@@ -40,7 +40,7 @@ _CHUNK = re.compile(rf"\[(\d+)\]{_PPL},")
 _FINAL = re.compile(rf"Final estimate: PPL = {_PPL} \+/- (-?\d+\.\d{{5}}|-?nan|-?inf)\s")
 _COMPUTING = re.compile(r"(?:calculating perplexity|computing) over (\d+) chunks, n_ctx=(\d+)")
 _RUNNING = re.compile(r"\[(\d+)\]\d[\d.]*,|(?<=\n) {0,3}(\d+) {4}[^\n]*%\n")
-_GAVE_UP = re.compile(r"(?m)^(?:perplexity|kl_divergence)\s*: failed to decode")
+_GAVE_UP = re.compile(r"(?m)^(?:perplexity|kl_divergence)\s*: (?:failed to decode|you need at least)")
 _LONGEST_LINE = 400
 
 
@@ -102,7 +102,7 @@ def lost_tail(output: ToolOutput) -> bool:
 
 
 def ended_truly(output: ToolOutput) -> ToolOutput:
-    """The run; with exit code 1 where llama-perplexity could not compute a batch, which it says, but exits with 0."""
+    """The run; with exit code 1 where llama-perplexity could not compute, or had too little text: it exits with 0."""
     gave_up = output.returncode == 0 and _GAVE_UP.search(plain(output.text)) is not None
     return replace(output, returncode=1) if gave_up else output
 
@@ -116,8 +116,8 @@ def model_of(output: ToolOutput) -> str:
 def explain_missing(text: str) -> str:
     """The tool's own reason for printing no result, or that it gave none."""
     reasons = re.findall(r"(?mi)^.*(?:you need at least|tokenizes to only|failed|error|unable to).*$", plain(text))
-    telling = [line.strip() for line in reasons if not line.startswith("ggml_cuda_init")]  # where GPUs are hidden
-    return " ".join(telling[:2]) or "it printed no reason."
+    telling = [line for line in reasons if not line.startswith("ggml_cuda_init")]  # where GPUs are hidden
+    return "; ".join(re.sub(r"^\w+\s*: ", "", line.strip()) for line in telling[:2]) or "it printed no reason."
 
 
 @dataclass(frozen=True)

@@ -72,8 +72,9 @@ def by_file(
     whole = one_processor() if calm else Share(session.threads)
     try:
         run = _run_base(base, logits, corpus, options, session, whole, None)
+        refuse_short(run, corpus)
         process.require_success(run, f"evaluating the base {base.path.name}")
-        _take_base(run, corpus, on_base)
+        _take_base(run, on_base)
         lost = []
         for file in files:
             run = _run_file(file, logits, options, session, whole, None)
@@ -123,7 +124,7 @@ def by_pipes(
             ),
         ]
         run, *runs = _together(tasks, stream.carry, corpus)
-    _take_base(run, corpus, on_base)
+    _take_base(run, on_base)
     return [lost for file, run in zip(files, runs, strict=True) for lost in _take(file, run, on_file)]
 
 
@@ -213,12 +214,11 @@ def _run_file(
     return run_tool(command, title, log, session, cancel=cancel, cpus=share.cpus, env=share.environment)
 
 
-def _take_base(run: ToolOutput, corpus: Corpus, on_base: OnBase) -> None:
+def _take_base(run: ToolOutput, on_base: OnBase) -> None:
     """Hand over the base's estimate; one that was lost under load is measured again by whoever needs it."""
     try:
         estimate = logs.parse_perplexity(run)
     except ToolOutputError:
-        refuse_short(run, corpus)
         if not logs.lost_tail(run):
             raise
         return

@@ -228,6 +228,7 @@ def test_a_corpus_that_is_too_short(base: Path, tmp_path: Path) -> None:
     short.write_text("Too short to say anything.")
     message = fails(INPUT, *build(base, short, tmp_path / "out"))
     assert "too short" in message
+    assert "✓ Base pass" not in message, "what failed is not shown as done"
     assert (tmp_path / "out" / "tiny-llama-Q8_0.gguf").is_file(), "what was finished stays"
 
 
@@ -275,6 +276,7 @@ def test_a_tool_that_dies_or_does_nothing(
     env = fake_tools(tools, tmp_path / "fake", "llama-quantize", real)
     said = fails(TOOL, "quantize", base, "--types", "q8_0", env=env)
     assert message in said
+    assert ("✓ Quantizing" in said) == (script == "exit 0")
     assert "Log: " in said
     assert not base.with_name("tiny-llama-Q8_0.gguf").exists()
 
