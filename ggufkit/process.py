@@ -199,6 +199,8 @@ def _killed(output: ToolOutput, message: str) -> GgufkitError:
         hint = (
             "The system may have run out of memory: close other programs, or use a smaller model or --ctx. " + hint
         )
+    if output.returncode == -getattr(signal, "SIGILL", 4):
+        hint = "The tools were built on a machine with another processor: set GGUFKIT_CACHE to a directory for this one."
     return ToolError(message, hint=hint, log=output.log)
 
 

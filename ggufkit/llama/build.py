@@ -94,10 +94,12 @@ def build(source: Source, wanted: BuildFor, reporter: Reporter) -> Path:
 
 
 def finished(source: Source, backend: Backend) -> list[Path]:
-    """The finished builds of a commit for a backend, whatever their further flags; the newest first."""
+    """The finished builds of a commit for a backend that run on the GPUs here; the newest first."""
     plain = build_dir(source, backend)
     prefix = plain.name.rpartition("-")[0]
-    found = [d for d in plain.parent.glob(f"{prefix}-*") if read_stamp(d) is not None]
+    stamps = {d: read_stamp(d) for d in plain.parent.glob(f"{prefix}-*")}
+    gpus = cuda.gpus() if backend.name == "cuda" else ()
+    found = [d for d, stamp in stamps.items() if stamp is not None and cuda.runs_on(stamp.flags, gpus)]
     return sorted(found, key=lambda d: -(d / STAMP).stat().st_mtime)
 
 

@@ -139,6 +139,13 @@ def architectures(cuda: Cuda, given: str | None) -> str:
     return ";".join(cleaned)
 
 
+def runs_on(flags: Sequence[str], gpus: Sequence[Gpu]) -> bool:
+    """Whether a build with these cmake flags runs on all these GPUs. For newer ones the driver compiles it anew."""
+    listed = next((f for f in flags if f.startswith("-DCMAKE_CUDA_ARCHITECTURES=")), "")
+    oldest = min(map(int, re.findall(r"\d+", listed)), default=0)
+    return all(oldest <= int(gpu.arch) for gpu in gpus)
+
+
 def require_buildable(cuda: Cuda) -> Path:
     """The compiler, if it is there and what it builds will run.
 

@@ -73,6 +73,7 @@ def test_a_program_that_is_not_there() -> None:
         ("import sys; print('error: bad weights'); sys.exit(3)", ToolError, r"exit code 3\): error: bad weights"),
         ("import os; os.kill(os.getpid(), 9)", ToolError, "killed by SIGKILL"),
         ("import os; os.kill(os.getpid(), 11)", ToolError, "killed by SIGSEGV"),
+        ("import os; os.kill(os.getpid(), 4)", ToolError, "killed by SIGILL"),
         ("import sys; sys.exit('write: No space left on device')", ResourceError, "disk filled up"),
         ("import sys; sys.exit(1)", ToolError, "it printed nothing"),
     ],

@@ -73,6 +73,14 @@ def test_architectures() -> None:
         cuda.architectures(Cuda((), None, None, None), None)
 
 
+def test_a_build_for_newer_gpus_is_not_used() -> None:
+    """As in a cache that machines with different GPUs share."""
+    assert cuda.runs_on(["-DGGML_CUDA=ON", "-DCMAKE_CUDA_ARCHITECTURES=90"], [H200])
+    assert not cuda.runs_on(["-DCMAKE_CUDA_ARCHITECTURES=90"], [H200, RTX])
+    assert cuda.runs_on(["-DCMAKE_CUDA_ARCHITECTURES=86;90a"], [H200, RTX])
+    assert cuda.runs_on([], [RTX])
+
+
 def test_what_cannot_be_built() -> None:
     with pytest.raises(ToolchainError, match="needs nvcc") as caught:
         cuda.require_buildable(Cuda((H200,), (12, 4), None, None))

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import tarfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from ggufkit import backends
 from ggufkit.errors import ToolchainError
-from ggufkit.llama import build, source, toolchain
+from ggufkit.llama import build, cuda, source, toolchain
+from ggufkit.llama.cuda import Gpu
 from ggufkit.llama.source import CONVERTER, PINNED_COMMIT, Source
 from ggufkit.progress import SilentReporter
 from ggufkit.records import Toolchain
@@ -35,13 +37,22 @@ def make_tree(root: Path, prefix: str = "") -> Path:
     return tree
 
 
-def fake_build(directory: Path, commit: str = PINNED_COMMIT, backend: str = "cpu") -> Path:
+def fake_build(
+    directory: Path, commit: str = PINNED_COMMIT, backend: str = "cpu", flags: Sequence[str] = ()
+) -> Path:
     """A finished build without a compiler."""
     (directory / "bin").mkdir(parents=True)
     for tool in build.TOOLS:
         (directory / "bin" / tool).write_text("#!/bin/sh\n")
         (directory / "bin" / tool).chmod(0o755)
-    stamp = {"commit": commit, "backend": backend, "flags": [], "version": "1", "source": "x", "seconds": 1.0}
+    stamp = {
+        "commit": commit,
+        "backend": backend,
+        "flags": list(flags),
+        "version": "1",
+        "source": "x",
+        "seconds": 1.0,
+    }
     (directory / build.STAMP).write_text(json.dumps(stamp))
     return directory
 
@@ -126,6 +137,23 @@ def test_the_pinned_build_in_the_cache(private_cache: Path) -> None:
     assert found is not None
     assert (found.origin, found.commit, found.backend, found.source) == ("built", PINNED_COMMIT, "cpu", tree)
     assert toolchain.find("cpu") == found
+
+
+def test_of_several_cuda_builds_the_one_for_this_gpu(private_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where machines share a cache."""
+    cuda_build, tree = backends.BY_NAME["cuda"], make_tree(private_cache / "llama.cpp" / PINNED_COMMIT[:12])
+    made = {}
+    for arch in ("80", "90"):
+        flags = (f"-DCMAKE_CUDA_ARCHITECTURES={arch}",)
+        home = build.build_dir(Source(tree, PINNED_COMMIT), cuda_build, flags)
+        made[arch] = fake_build(home, backend="cuda", flags=flags) / "bin"
+    for arch in ("80", "86"):
+        monkeypatch.setattr(cuda, "gpus", lambda arch=arch: (Gpu(0, "GPU-1", "A GPU", arch, 1 << 30, 1 << 30),))
+        found = toolchain.installed(cuda_build)
+        assert found is not None
+        assert found.dir == made["80"]
+    monkeypatch.setattr(cuda, "gpus", lambda: (Gpu(0, "GPU-1", "A GPU", "75", 1 << 30, 1 << 30),))
+    assert toolchain.installed(cuda_build) is None
 
 
 def test_an_unfinished_build_is_none(private_cache: Path) -> None:
