@@ -52,10 +52,15 @@ def bench(gguf: GgufFile, options: BenchOptions, session: Session) -> Result:
 def _bench(gguf: GgufFile, options: BenchOptions, session: Session, partial: Path) -> Made:
     run = offload.with_fewer(lambda ngl: _run(gguf, options, session, ngl), options.ngl, gguf, session)
     speeds = logs.parse_bench(run)
-    values: dict[str, Value] = {"pp_tps" if s.n_prompt else "tg_tps": (s.tps, s.tps_stddev) for s in speeds}
+    values: dict[str, Value] = {"pp_tps" if s.n_prompt else "tg_tps": _value(s, options) for s in speeds}
     save(partial, measured(str(gguf.sha256), values, _conditions(speeds[0], session)))
     _warn_if_noisy(gguf, speeds, session)
     return Made([run])
+
+
+def _value(speed: Speed, options: BenchOptions) -> Value:
+    """A single repetition has no deviation."""
+    return speed.tps, speed.tps_stddev if options.repetitions > 1 else None
 
 
 def _run(gguf: GgufFile, options: BenchOptions, session: Session, ngl: int | None) -> ToolOutput:

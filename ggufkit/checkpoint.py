@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 FILES = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "*.tiktoken", "*.md")
 """What a conversion may read of a checkpoint."""
 
+_PART = re.compile(r"(?P<stem>.+)-\d+-of-(?P<n>\d+)\.safetensors")
 _HEADER_LIMIT = 100_000_000
 _BLOCK = 1 << 24
 _DTYPE_BYTES = {
@@ -139,7 +141,22 @@ def _shards(path: Path) -> tuple[list[Path], Mapping[str, str]]:
     shards = sorted(path.glob("*.safetensors"))
     if not shards:
         raise CheckpointError(f"{path} has no *.safetensors.", hint=_no_weights_hint(path))
+    missing = _missing_of_several(shards)
+    if missing:
+        hint = "Download the missing files, and the index model.safetensors.index.json."
+        raise CheckpointError(f"{path} lacks {', '.join(missing)}.", hint=hint)
     return shards, {}
+
+
+def _missing_of_several(shards: Sequence[Path]) -> list[str]:
+    """Shards without an index tell by their names how many there should be."""
+    there, wanted = {shard.name for shard in shards}, set[str]()
+    for name in there:
+        part = _PART.fullmatch(name)
+        if part is not None:
+            numbers = range(1, int(part["n"]) + 1)
+            wanted |= {f"{part['stem']}-{i:0{len(part['n'])}d}-of-{part['n']}.safetensors" for i in numbers}
+    return sorted(wanted - there)
 
 
 def _no_weights_hint(path: Path) -> str:

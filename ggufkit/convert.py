@@ -12,7 +12,8 @@ from ggufkit import errors, process, tokens
 from ggufkit.checkpoint import fingerprint, scan_weights
 from ggufkit.errors import CheckpointError, GgufError, GgufkitError
 from ggufkit.llama import argv, launcher, toolchain, vocab
-from ggufkit.llama.gguf import read_gguf
+from ggufkit.llama.gguf import GgufHeader, read_gguf, read_header
+from ggufkit.manifest import PARTIAL
 from ggufkit.process import ToolOutput
 from ggufkit.progress import Progress, SilentReporter
 from ggufkit.records import Checkpoint, Json
@@ -93,9 +94,28 @@ def _convert(checkpoint: Checkpoint, partial: Path, options: ConvertOptions, ses
     made = read_gguf(partial)
     if made.type != options.out_type.upper():
         raise GgufError(f"The converter wrote {made.type} where {options.out_type.upper()} was asked for.")
+    _require_layers(checkpoint, read_header(partial))
     notes = _compare_tokens(checkpoint, partial, options, session, source)
     facts: dict[str, Json] = {"name": checkpoint.name, "variant": options.variant, "type": made.type}
     return Made([run], {**facts, "source": checkpoint.source, "revision": checkpoint.revision, **notes})
+
+
+def _require_layers(checkpoint: Checkpoint, made: GgufHeader) -> None:
+    """The converter takes what there is. Only where layers differ from each other may one be without tensors.
+
+    Raises:
+        CheckpointError: a layer that the configuration has is not there.
+    """
+    if isinstance(made.metadata.get(f"{made.architecture}.attention.head_count"), list):
+        return
+    there = {tensor.name.split(".")[1] for tensor in made.tensors if tensor.name.startswith("blk.")}
+    missing = [i for i in range(made.hparam("block_count")) if str(i) not in there]
+    if missing:
+        shown = ", ".join(map(str, missing[:4])) + (" …" if len(missing) > 4 else "")
+        message = f"{checkpoint.path} has no weights for layers that its config.json has: {shown}."
+        raise CheckpointError(
+            message, hint="A shard is missing, or config.json is another model's: download it again."
+        )
 
 
 def _check_weights(checkpoint: Checkpoint, out_type: str, progress: Progress) -> None:
@@ -118,7 +138,7 @@ def _run_converter(
             if percent:
                 progress.update(float(percent[-1]), 100, "% written")
 
-        log = session.workspace.log(f"convert-{partial.name.removesuffix('.gguf.partial')}")
+        log = session.workspace.log(f"convert-{partial.name.removesuffix('.gguf' + PARTIAL)}")
         output = process.run(command, log=log, on_text=watch)
         require_converted(output, partial)
     return output

@@ -31,6 +31,7 @@ from ggufkit.streaming.passes import BasePass, FilePass, OnBase, OnFile
 from ggufkit.streaming.route import Need, Route
 
 STEP, VERSION = "divergence", 1
+_ALONG = "measured along with the others"
 _DISK_RESERVE = 256 << 20
 _GUESSED_TOKEN = 4
 _MOST = 0.6
@@ -285,7 +286,7 @@ class _Work:
 
     def _ensure(self, file: GgufFile, make: Callable[[Path], Made], *, force: bool = False) -> Result:
         path, explain = result_path(file, self.session), self.session.explainer
-        return ensure(self._recipe(file), path, make, force=force, explain=explain)
+        return ensure(self._recipe(file), path, make, force=force, why=_ALONG, explain=explain)
 
     def _write(self, partial: Path, file: GgufFile, done: FilePass) -> Made:
         d, base = done.result, str(self.base.sha256)
@@ -302,6 +303,7 @@ class _Work:
             perplexity.result_path(self.base, session),
             lambda to: perplexity.write(to, self.base, done.run, done.estimate, self.text, session, own),
             force=True,
+            why=_ALONG,
             explain=session.explainer,
         )
 

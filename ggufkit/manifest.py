@@ -12,6 +12,8 @@ from ggufkit.records import Manifest
 
 SCHEMA = 1
 SUFFIX = ".manifest.json"
+PARTIAL = ".ggufkit.partial"
+"""What unfinished files end in; other programs' downloads end in ".partial", too."""
 
 
 def manifest_path(artefact: Path) -> Path:
@@ -35,6 +37,6 @@ def write_manifest(artefact: Path, manifest: Manifest) -> None:
 
 def write_atomically(path: Path, text: str) -> None:
     """Write `text` under another name, then give it the final one."""
-    partial = path.with_name(f"{path.name}.partial")
+    partial = path.with_name(path.name + PARTIAL)
     partial.write_text(text, encoding="utf-8")
     os.replace(partial, path)  # noqa: PTH105 - atomic on every platform

@@ -16,7 +16,7 @@ from ggufkit.modelfile import write as write_text
 from ggufkit.records import Json, Toolchain
 from ggufkit.session import Session
 from ggufkit.steps import Made as MadeFile
-from ggufkit.steps import Recipe, Result, ensure
+from ggufkit.steps import Recipe, Result, ensure, was_changed
 
 STEP, VERSION = "modelfile", 1
 
@@ -100,10 +100,10 @@ class Writer:
         self._made: Made | None = None
 
     def write_all(self, files: Sequence[Result]) -> list[Result]:
-        """Write them all; a template that cannot be proven is told once, and fails nothing."""
+        """Write them all but those that were edited; a template that cannot be proven is told once, and fails nothing."""
         largest = max(files, key=lambda file: file.path.stat().st_size)
         try:
-            return [self._write(file, largest) for file in files]
+            return [self._write(file, largest) for file in files if not self._is_edited(_output(file))]
         except GgufkitError as error:
             first = error.message.splitlines()[0]
             self.session.reporter.warn(f"No Modelfile: {first} See `ggufkit modelfile {largest.path.name}`.")
@@ -121,6 +121,13 @@ class Writer:
         recipe = Recipe(STEP, VERSION, inputs, params, self.session.tools.identity)
         session = self.session
         return ensure(recipe, _output(file), create, force=session.force, explain=session.explainer)
+
+    def _is_edited(self, path: Path) -> bool:
+        """Whether the user changed a Modelfile, which then stays."""
+        edited = not self.session.force and was_changed(path)
+        if edited:
+            self.session.reporter.info(f"{path.name} was edited and stays as it is; --force makes it anew.")
+        return edited
 
     def _prove(self, gguf: Result) -> Made:
         if self._made is None:

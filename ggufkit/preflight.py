@@ -66,7 +66,8 @@ class Plan:
         """Raise ResourceError when the plan does not fit this machine."""
         if self.disk_needed + _RESERVE > self.disk_free:
             raise ResourceError(
-                f"The plan needs {size(self.disk_needed)} of disk at its peak; {size(self.disk_free)} are free at {where}.",
+                f"The plan needs {size(self.disk_needed)} of disk at its peak, beside {size(_RESERVE)} that stay free; "
+                f"{size(self.disk_free)} are free at {where}.",
                 hint="Free some space, choose fewer --types, a smaller --scratch-limit, or another --out.",
             )
         if self.ram_needed > self.ram_free:

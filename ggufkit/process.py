@@ -212,8 +212,14 @@ def _signal_name(number: int) -> str:
 
 
 def _last_words(output: ToolOutput) -> str:
-    """The line that most likely holds the reason: the last one that speaks of an error, else the last one."""
+    """The line that most likely holds the reason: why a model was not loaded, the last one that speaks of an error, or
+    the last one."""
     lines = [line.strip() for line in output.text.splitlines() if line.strip()]
+    not_loaded = next(
+        (re.sub(r"^.*?(?=error loading model)", "", x) for x in lines if "error loading model:" in x), None
+    )
+    if not_loaded is not None:
+        return not_loaded[:300]
     telling = [x for x in lines if "error" in x.lower() or "failed" in x.lower() or "unable" in x.lower()]
     return (telling or lines or ["it printed nothing"])[-1][:300]
 

@@ -15,7 +15,7 @@ from ggufkit.errors import GgufkitError, InputError, SourceError
 from ggufkit.hashing import sha256_file
 from ggufkit.hub import hferrors, huggingface, modelscope
 from ggufkit.hub.listing import RemoteFile, Repo, RepoAbsent, defect
-from ggufkit.manifest import read_manifest
+from ggufkit.manifest import PARTIAL, read_manifest
 from ggufkit.progress import Reporter
 from ggufkit.report.card import CARD, PLOT, is_edited, write_card
 from ggufkit.steps import Workspace
@@ -85,7 +85,7 @@ def _judge(root: Path) -> tuple[list[Path], list[tuple[str, str]]]:
             left_out.append((file.name, "it was changed since it was made"))
         else:
             complete.append(file)
-    left_out += [(file.name, "it is not finished") for file in sorted(root.glob("*.gguf.partial"))]
+    left_out += [(file.name, "it is not finished") for file in sorted(root.glob(f"*.gguf{PARTIAL}"))]
     return complete, left_out
 
 

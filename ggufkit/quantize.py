@@ -14,6 +14,7 @@ from ggufkit.llama import argv, cuda, logs
 from ggufkit.llama.ask import ask
 from ggufkit.llama.gguf import GgufHeader, quantized_tensors, read_header
 from ggufkit.llama.logs import QuantizePlan, QuantType
+from ggufkit.manifest import PARTIAL
 from ggufkit.records import GgufFile, Json, Toolchain
 from ggufkit.session import Session
 from ggufkit.steps import Made, Recipe, Result, ensure
@@ -116,7 +117,7 @@ def _quantize(base: GgufFile, partial: Path, kind: QuantType, options: QuantizeO
             if steps:
                 progress.update(float(steps[-1][0]), float(steps[-1][1]), "tensors")
 
-        log = session.workspace.log(f"quantize-{partial.name.removesuffix('.gguf.partial')}")
+        log = session.workspace.log(f"quantize-{partial.name.removesuffix('.gguf' + PARTIAL)}")
         run = process.run(command, log=log, on_text=watch, env=cuda.HIDDEN)
         process.require_success(run, doing)
     done = logs.parse_quantize(run)

@@ -54,8 +54,8 @@ class GgufFile:
 
     @property
     def bpw(self) -> float:
-        """Bits per weight over all tensors, as llama.cpp prints it."""
-        return 8 * self.tensor_bytes / self.n_params
+        """Bits per weight over all tensors, as llama.cpp prints it; 0 without weights."""
+        return 8 * self.tensor_bytes / self.n_params if self.n_params else 0.0
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from ggufkit.calibration import Calibration
 from ggufkit.checkpoint import fingerprint
 from ggufkit.errors import InputError
 from ggufkit.llama.gguf import read_header
-from ggufkit.manifest import read_manifest
+from ggufkit.manifest import PARTIAL, read_manifest
 from ggufkit.records import Checkpoint, GgufFile, Json, RefineOptions
 from ggufkit.session import Session
 from ggufkit.steps import Made, Recipe, Result, ensure
@@ -95,7 +95,7 @@ def _refine(
             calibration,
             options=replace(options.how, device=device),
             reporter=session.reporter,
-            state_dir=session.workspace.private / f"refine-{partial.name.removesuffix('.gguf.partial')}",
+            state_dir=session.workspace.private / f"refine-{partial.name.removesuffix('.gguf' + PARTIAL)}",
         )
 
     report = offload.else_on_cpu(run, options.how.device, session)

@@ -19,6 +19,7 @@ from ggufkit.steps import Result, Workspace
 from ggufkit.variants import VARIANTS
 
 _QUALITY = ("divergence", "perplexity")
+_UNCONFIRMED = ("0", "")
 
 
 def collect(root: Path) -> list[ResultRow]:
@@ -39,7 +40,7 @@ def collect(root: Path) -> list[ResultRow]:
 
 
 def measurements_of(path: Path, digest: str, workspace: Workspace) -> list[Measurement]:
-    """All that was measured of a file as it is now: quality by the latest way of measuring it, then speed."""
+    """All that was measured of a file as it is now: quality as the last build did, else the last command; then speed."""
     files = [workspace.measurements / f"{path.stem}.{kind}.json" for kind in _QUALITY]
     made = [(_stamp(m), file) for file in files if (m := read_manifest(file)) is not None]
     latest = [max(made)[1]] if made else []
@@ -48,19 +49,20 @@ def measurements_of(path: Path, digest: str, workspace: Workspace) -> list[Measu
 
 
 def confirm(done: Iterable[Result]) -> None:
-    """Let measurements that were found fresh be the latest, where another way of measuring came after them."""
+    """Let what a build measured, or found fresh, be what its table shows: a measurement beside it comes second."""
     for result in done:
         stem, _, kind = result.path.name.removesuffix(".json").rpartition(".")
         others = [read_manifest(result.path.with_name(f"{stem}.{k}.json")) for k in _QUALITY if k != kind]
-        if kind in _QUALITY and any(m is not None and _stamp(m) > _stamp(result.manifest) for m in others):
+        latest = max((_stamp(m) for m in others if m is not None), default=("", ""))
+        if kind in _QUALITY and max(latest, _UNCONFIRMED) > _stamp(result.manifest):
             now = datetime.now(timezone.utc).isoformat(timespec="milliseconds")
             write_manifest(
                 result.path, replace(result.manifest, notes={**result.manifest.notes, "confirmed_at": now})
             )
 
 
-def _stamp(made: Manifest) -> str:
-    return str(made.notes.get("confirmed_at", made.started_at))
+def _stamp(made: Manifest) -> tuple[str, str]:
+    return str(made.notes.get("confirmed_at", "")), made.started_at
 
 
 def _with_base(rows: list[ResultRow], workspace: Workspace) -> list[ResultRow]:

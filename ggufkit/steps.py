@@ -15,15 +15,17 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from ggufkit.errors import BusyError, InputError, ResourceError
+from ggufkit import machine
+from ggufkit.errors import BusyError, InputError, ResourceError, ToolError
 from ggufkit.hashing import remember, sha256_file, sha256_files
-from ggufkit.manifest import SCHEMA, manifest_path, read_manifest, write_manifest
+from ggufkit.manifest import PARTIAL, SCHEMA, manifest_path, read_manifest, write_manifest
 from ggufkit.process import ToolOutput
 from ggufkit.progress import Reporter
 from ggufkit.records import Json, Manifest
+from ggufkit.units import size
 
-PARTIAL = ".partial"
 PRIVATE = ".ggufkit"
+_NEXT_TO_NOTHING = 64 << 20
 _IN_THE_OPEN = ("*.gguf", "*.imatrix", "Modelfile.*", "*.manifest.json", "results.*", "report.*")
 """What steps put among the user's own files."""
 
@@ -163,6 +165,12 @@ def _damage(output: Path, made: Manifest) -> str | None:
     return None
 
 
+def was_changed(output: Path) -> bool:
+    """Whether an artefact that was made here was changed since by somebody else."""
+    made = read_manifest(output) if output.exists() else None
+    return made is not None and _damage(output, made) is not None
+
+
 def _files(artefact: Path) -> list[Path]:
     """The files of an artefact: itself, or all below it if it is a directory."""
     return sorted(f for f in artefact.rglob("*") if f.is_file()) if artefact.is_dir() else [artefact]
@@ -189,6 +197,7 @@ def ensure(
     make: Callable[[Path], Made],
     *,
     force: bool = False,
+    why: str = "asked for by --force",
     explain: Reporter | None = None,
 ) -> Result:
     """Return the artefact `output` for `recipe`, made now unless it is there already.
@@ -196,7 +205,7 @@ def ensure(
     Args:
         make: writes the artefact, a file or a directory, to the partial path that it is given, checks it, and raises
             if it is not right.
-        force: make it even if it is fresh.
+        force: make it even if it is fresh, for the reason `why`.
         explain: where to say why the step runs or is skipped.
 
     Raises:
@@ -205,7 +214,7 @@ def ensure(
     """
     _refuse_foreign(output, force=force)
     stale = staleness(recipe, output)
-    reason = stale or ("asked for by --force" if force else "nothing changed")
+    reason = stale or (why if force else "nothing changed")
     if explain is not None:
         explain.info(f"{output.name}: {'made' if stale or force else 'skipped'}, {reason}")
     if stale is None and not force:
@@ -243,6 +252,12 @@ def _make(recipe: Recipe, output: Path, make: Callable[[Path], Made]) -> Manifes
         _publish(partial, output)
     except OSError as error:
         raise ResourceError(f"{output} could not be written: {error}.", hint="Is the disk full?") from error
+    except ToolError as error:
+        free = machine.free_disk(output.parent)
+        if free > _NEXT_TO_NOTHING:
+            raise
+        message = f"The disk is as good as full, {size(free)} are free at {output.parent}: {error.message}"
+        raise ResourceError(message, hint="Free some space and repeat the command.", log=error.log) from error
     finally:
         _remove(partial)
     if output.is_file():

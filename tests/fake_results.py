@@ -10,7 +10,7 @@ from pathlib import Path
 import gguf
 import numpy as np
 
-from ggufkit.manifest import SCHEMA, write_manifest
+from ggufkit.manifest import PARTIAL, SCHEMA, write_manifest
 from ggufkit.measurements import Value, measured, save
 from ggufkit.records import Conditions, Json, Manifest
 from ggufkit.steps import Workspace
@@ -60,7 +60,13 @@ def write_results(root: Path, fakes: Sequence[Fake] = FAKES, name: str = "tiny")
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
         base = base or digest
         notes: dict[str, Json] = {"name": name, "variant": fake.variant, "type": fake.type, "n_fallback": 0}
-        argv = ["/somewhere/bin/llama-quantize", str(root / f"{name}-F16.gguf"), f"{path}.partial", fake.type, "2"]
+        argv = [
+            "/somewhere/bin/llama-quantize",
+            str(root / f"{name}-F16.gguf"),
+            f"{path}{PARTIAL}",
+            fake.type,
+            "2",
+        ]
         _note(path, "quantize", notes, argv, digest, {})
         _measure(workspace, path, fake, digest, base)
     return root

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Iterator
@@ -14,11 +15,15 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from ggufkit import progress
 
 _PLAIN_EVERY_S = 20.0
+_WIDE = 1000
 
 
 def console(*, stderr: bool = True) -> Console:
-    """A console on stderr for what is said, on stdout for results."""
-    return Console(stderr=stderr, highlight=False, soft_wrap=not stderr)
+    """A console on stderr for what is said, on stdout for results. In a file or a pipe no line is broken."""
+    made = Console(stderr=stderr, highlight=False, soft_wrap=not stderr)
+    if not made.is_terminal and "COLUMNS" not in os.environ:
+        made.width = _WIDE
+    return made
 
 
 @contextmanager

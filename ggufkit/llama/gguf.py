@@ -19,6 +19,7 @@ from ggufkit.errors import GgufError
 from ggufkit.records import GgufFile, Json, Tensor
 
 FLOAT_TYPES = ("F32", "F16", "BF16", "F64")
+_INTEGER_TYPES = ("I8", "I16", "I32", "I64")
 _MAGIC = b"GGUF"
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 _STRING, _ARRAY = 8, 9
@@ -88,12 +89,16 @@ def _read(path: Path, size: int, _state: tuple[int, int]) -> GgufHeader:
 
 
 def read_gguf(path: Path, sha256: str | None = None) -> GgufFile:
-    """Read a GGUF into a record. Raises GgufError as `read_header` does, and for a part of a split one."""
+    """Read a GGUF into a record. Raises GgufError as `read_header` does, for a part of a split one, and without weights."""
     header = read_header(path)
     if header.n_parts > 1:
         message = f"{path} is one of {header.n_parts} parts of a split GGUF."
-        hint = "Merge them first, with llama.cpp's own tool: llama-gguf-split --merge FIRST-PART WHOLE.gguf"
+        hint = (
+            "Merge them first: llama-gguf-split --merge FIRST-PART WHOLE.gguf. It comes with llama.cpp's releases."
+        )
         raise GgufError(message, hint=hint)
+    if not header.tensors:
+        raise GgufError(f"{path} holds no weights, but a vocabulary at most.", hint="Give the model's own GGUF.")
     return summarize(header, sha256)
 
 
@@ -121,8 +126,8 @@ def dominant_type(header: GgufHeader) -> str:
 
 
 def quantized_tensors(header: GgufHeader) -> list[Tensor]:
-    """The tensors that are not floating point."""
-    return [t for t in header.tensors if t.type not in FLOAT_TYPES and not t.type.startswith("I")]
+    """The tensors that hold blocks: neither floating point nor integers."""
+    return [t for t in header.tensors if t.type not in (*FLOAT_TYPES, *_INTEGER_TYPES)]
 
 
 def _size(path: Path) -> int:

@@ -7,8 +7,8 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path, PurePath
 
-from ggufkit.manifest import read_manifest
-from ggufkit.steps import PARTIAL, Workspace
+from ggufkit.manifest import PARTIAL, read_manifest
+from ggufkit.steps import Workspace
 
 _KINDS = ("divergence", "perplexity", "bench")
 _PRIVATE = ("--probes", "--ids")

@@ -82,6 +82,16 @@ def test_weights_beyond_f16(checkpoint: Path, corpus: Path, tmp_path: Path, tool
     assert "--base-type bf16" in fails(INPUT, *build(checkpoint, corpus, tmp_path / "out"))
 
 
+def test_a_layer_without_weights(checkpoint: Path, corpus: Path, tmp_path: Path, tools: Toolchain) -> None:
+    """The converter writes what there is, and llama.cpp could not load it."""
+    config = json.loads((checkpoint / "config.json").read_text())
+    (checkpoint / "config.json").write_text(json.dumps({**config, "num_hidden_layers": 3}))
+    assert "no weights for layers that its config.json has: 2." in fails(
+        INPUT, *build(checkpoint, corpus, tmp_path / "out")
+    )
+    assert not list((tmp_path / "out").glob("*.gguf"))
+
+
 def test_an_architecture_that_the_converter_lacks(
     checkpoint: Path, corpus: Path, tmp_path: Path, tools: Toolchain
 ) -> None:

@@ -181,6 +181,19 @@ def test_explain_and_force(checkpoint: Path, base: Path, tmp_path: Path) -> None
     assert "input checkpoint changed" in cli(*again, "--explain").err
 
 
+def test_a_modelfile_that_was_edited_stays(base: Path, tmp_path: Path) -> None:
+    arguments = ("build", base, "--types", "q8_0", "--no-eval", "--no-bench", "--out", tmp_path / "out")
+    assert cli(*arguments).code == 0
+    own = tmp_path / "out" / "Modelfile.Q8_0"
+    made = own.read_text()
+    own.write_text(made + "PARAMETER num_ctx 77\n")
+    again = cli(*arguments)
+    assert "Modelfile.Q8_0 was edited and stays as it is" in again.err
+    assert "num_ctx 77" in own.read_text()
+    assert cli(*arguments, "--force").code == 0
+    assert own.read_text() == made
+
+
 def request_for(base: Path, text: Path, out: Path, **more: Any) -> BuildRequest:
     return BuildRequest(
         str(base), out, ("q4_0",), corpus=str(text), n_ctx=64, n_chunks=4, backend="cpu", bench=False, **more

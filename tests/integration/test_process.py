@@ -76,6 +76,11 @@ def test_a_program_that_is_not_there() -> None:
         ("import os; os.kill(os.getpid(), 4)", ToolError, "killed by SIGILL"),
         ("import sys; sys.exit('write: No space left on device')", ResourceError, "disk filled up"),
         ("import sys; sys.exit(1)", ToolError, "it printed nothing"),
+        (
+            "print('llama_model_load: error loading model: missing tensor x'); exit('error: unable to load model')",
+            ToolError,
+            ": error loading model: missing tensor x",
+        ),
     ],
 )
 def test_bad_ends_are_explained(tmp_path: Path, code: str, kind: type[Exception], message: str) -> None:

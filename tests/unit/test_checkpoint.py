@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from ggufkit.checkpoint import fingerprint, open_checkpoint, scan_weights
+from ggufkit.checkpoint import fingerprint, open_checkpoint, scan_weights, stored_tensors
 from ggufkit.errors import CheckpointError
 from tests import tiny
 from tests.shared import LLAMA, QWEN2, needs_shared
@@ -52,6 +52,15 @@ def test_a_missing_shard_is_named(tmp_path: Path) -> None:
     assert open_checkpoint(path).n_params > 0
     (path / "model-00002-of-00003.safetensors").unlink()
     with pytest.raises(CheckpointError, match=r"lacks model-00002-of-00003\.safetensors of 3 shards"):
+        open_checkpoint(path)
+
+
+def test_shards_without_an_index_tell_how_many_they_are(tmp_path: Path) -> None:
+    path = tiny.write_llama(tmp_path / "m", shards=3)
+    (path / "model.safetensors.index.json").unlink()
+    assert len(list(stored_tensors(path))) == len(list(stored_tensors(tiny.write_llama(tmp_path / "whole"))))
+    (path / "model-00002-of-00003.safetensors").unlink()
+    with pytest.raises(CheckpointError, match="lacks model-00002-of-00003"):
         open_checkpoint(path)
 
 

@@ -8,6 +8,7 @@ import pytest
 from ggufkit import cli as command_line
 from ggufkit import errors
 from ggufkit.cli.options import SIZE, Count, NameList
+from ggufkit.cli.terminal import console
 
 
 @pytest.mark.parametrize(
@@ -101,3 +102,15 @@ def test_counts_and_lists() -> None:
 def test_numbers_that_no_tool_takes(arguments: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
     assert command_line._run(list(arguments), False) == 2
     assert "Invalid value" in capsys.readouterr().err
+
+
+def test_in_a_file_no_line_is_broken(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("COLUMNS", raising=False)
+    name = "a-very-long-name-of-a-model-" * 8
+    for stderr in (True, False):
+        screen = console(stderr=stderr)
+        with screen.capture() as said:
+            screen.print(f"{name} {name}")
+        assert said.get() == f"{name} {name}\n"
+    monkeypatch.setenv("COLUMNS", "80")
+    assert console().width == 80

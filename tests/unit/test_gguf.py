@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,25 @@ def test_reads_what_the_package_wrote(tmp_path: Path) -> None:
         file.seek(embedding.offset)
         data = np.frombuffer(file.read(embedding.n_bytes), np.float16)
     assert np.array_equal(data, np.arange(192, dtype=np.float16))
+
+
+def test_which_tensors_are_quantized(tmp_path: Path) -> None:
+    header = read_header(write(tmp_path / "a.gguf", quantized=True))
+    types = ["F32", "BF16", "I32", "IQ2_XS", "IQ4_NL", "Q4_K", "TQ1_0", "MXFP4"]
+    tensors = tuple(replace(header.tensors[0], name=kind, type=kind) for kind in types)
+    found = quantized_tensors(replace(header, tensors=tensors))
+    assert [t.name for t in found] == ["IQ2_XS", "IQ4_NL", "Q4_K", "TQ1_0", "MXFP4"]
+
+
+def test_a_vocabulary_is_no_model(tmp_path: Path) -> None:
+    writer = gguf.GGUFWriter(tmp_path / "vocab.gguf", "llama")
+    writer.add_token_list(["a", "b"])
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.close()
+    assert summarize(read_header(tmp_path / "vocab.gguf")).bpw == 0
+    with pytest.raises(GgufError, match="holds no weights"):
+        read_gguf(tmp_path / "vocab.gguf")
 
 
 def test_bits_per_weight_counts_every_tensor(tmp_path: Path) -> None:

@@ -64,12 +64,12 @@ def test_what_is_not_complete_is_left_out_with_the_reason(root: Path, remote: di
     with (root / "tiny-Q8_0.gguf").open("ab") as file:
         file.write(b"x")
     manifest_path(root / "tiny-Q5_0.gguf").unlink()
-    (root / "tiny-Q2_K.gguf.partial").write_bytes(b"half")
+    (root / "tiny-Q2_K.gguf.ggufkit.partial").write_bytes(b"half")
     parcel = publish.pack(root, "me/x")
     reasons = dict(parcel.left_out)
     assert "changed" in reasons["tiny-Q8_0.gguf"]
     assert "manifest" in reasons["tiny-Q5_0.gguf"]
-    assert "not finished" in reasons["tiny-Q2_K.gguf.partial"]
+    assert "not finished" in reasons["tiny-Q2_K.gguf.ggufkit.partial"]
     assert not set(names(parcel)) & reasons.keys()
 
 

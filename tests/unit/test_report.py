@@ -10,6 +10,7 @@ import pytest
 
 from ggufkit import report, results
 from ggufkit.corpus import WIKITEXT2_TEST_SHA256
+from ggufkit.manifest import PARTIAL
 from ggufkit.report.anchors import anchor_for, comparable, find
 from ggufkit.report.choose import GIB, Wish
 from ggufkit.report.commands import build_command, shareable
@@ -144,9 +145,9 @@ def test_published_figures_need_the_same_model_and_conditions(tmp_path: Path) ->
 
 
 def test_commands_carry_no_paths_of_this_machine() -> None:
-    argv = ["/home/me/llama/bin/llama-quantize", "/data/m-F16.gguf", "/data/m-Q4_0.gguf.partial", "Q4_0", "2"]
+    argv = ["/home/me/llama/bin/llama-quantize", "/data/m-F16.gguf", f"/data/m-Q4_0.gguf{PARTIAL}", "Q4_0", "2"]
     assert shareable(argv) == "llama-quantize m-F16.gguf m-Q4_0.gguf Q4_0 2"
-    argv = ["/x/python3", "-m", "ggufkit.llama.launcher", "/src", "/models/My Model", "--outfile", "/o/m.gguf.partial",
+    argv = ["/x/python3", "-m", "ggufkit.llama.launcher", "/src", "/models/My Model", "--outfile", f"/o/m.gguf{PARTIAL}",
             "--probes", "/o/p.json"]  # fmt: skip
     assert shareable(argv) == "python convert_hf_to_gguf.py 'My Model' --outfile m.gguf"
     assert shareable(["llama-perplexity", "--save-all-logits", "/o/.ggufkit/scratch/logits-0.pipe"]).endswith(

@@ -107,6 +107,10 @@ def test_the_measurement_that_was_asked_for_is_shown(tmp_path: Path) -> None:
     assert kld() is None
     results.confirm([Result(compared, made, True, "nothing changed")])
     assert kld() == FAKES[1].kld
+    write_manifest(alone, replace(made, started_at="2027-02-01T00:00:00+00:00"))
+    assert kld() == FAKES[1].kld, "what a build measured is not displaced by a command beside it"
+    results.confirm([Result(alone, read_manifest(alone) or made, False, "a build without KL divergence")])
+    assert kld() is None
     results.confirm([Result(root / "Modelfile.Q8_0", made, True, "nothing changed")])
 
 

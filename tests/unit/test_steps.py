@@ -11,11 +11,12 @@ from typing import ClassVar
 
 import pytest
 
+from ggufkit import machine
 from ggufkit.errors import BusyError, InputError, ResourceError, ToolError
 from ggufkit.hashing import sha256_file
 from ggufkit.manifest import manifest_path, read_manifest
 from ggufkit.progress import Progress, SilentReporter
-from ggufkit.steps import Made, Recipe, Workspace, ensure, staleness
+from ggufkit.steps import Made, Recipe, Workspace, ensure, staleness, was_changed
 
 RECIPE = Recipe("quantize", 1, {"base": "aa"}, {"type": "Q4_0"}, "commit1")
 
@@ -41,6 +42,28 @@ def test_an_artefact_is_made_once(tmp_path: Path) -> None:
     assert output.read_text() == "one"
     assert second.sha256 == first.sha256 == read_manifest(output).output["sha256"]  # type: ignore[union-attr]
     assert not list(tmp_path.glob("*.partial"))
+
+
+def test_a_tool_that_failed_on_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not every tool says that it was the disk."""
+
+    def fail(_partial: Path) -> Made:
+        raise ToolError("llama-quantize failed: failed to quantize model")
+
+    with pytest.raises(ToolError):
+        ensure(RECIPE, tmp_path / "a.gguf", fail)
+    monkeypatch.setattr(machine, "free_disk", lambda _: 1_600_000)
+    with pytest.raises(ResourceError, match=r"1\.6 MB are free .* failed to quantize model"):
+        ensure(RECIPE, tmp_path / "a.gguf", fail)
+
+
+def test_what_was_changed_by_somebody_else(tmp_path: Path) -> None:
+    output = tmp_path / "Modelfile.Q8_0"
+    assert not was_changed(output)
+    ensure(RECIPE, output, write_text("FROM x"))
+    assert not was_changed(output)
+    output.write_text("FROM x\nPARAMETER num_ctx 99")
+    assert was_changed(output)
 
 
 @pytest.mark.parametrize(
@@ -124,13 +147,13 @@ def test_the_manifest_tells_how_it_was_made(tmp_path: Path) -> None:
 
 def test_one_command_at_a_time_and_leftovers_go(tmp_path: Path) -> None:
     workspace = Workspace(tmp_path)
-    (tmp_path / "x.gguf.partial").write_text("half")
-    (tmp_path / "download.iso.partial").write_text("the user's own")
+    (tmp_path / "x.gguf.ggufkit.partial").write_text("half")
+    (tmp_path / "download.gguf.partial").write_text("the user's own")
     workspace.scratch.mkdir(parents=True)
     (workspace.scratch / "logits").write_text("big")
     with workspace.locked():
-        assert not (tmp_path / "x.gguf.partial").exists()
-        assert (tmp_path / "download.iso.partial").exists()
+        assert not (tmp_path / "x.gguf.ggufkit.partial").exists()
+        assert (tmp_path / "download.gguf.partial").exists()
         assert not (workspace.scratch / "logits").exists()
         with pytest.raises(BusyError, match="Another ggufkit is working in"), Workspace(tmp_path).locked():
             pass
