@@ -82,9 +82,9 @@ def chat_command(
     """
     from ggufkit import chat
     from ggufkit.llama import binding, toolchain
-    from ggufkit.llama.gguf import read_header
+    from ggufkit.llama.gguf import read_gguf
 
-    read_header(gguf)
+    read_gguf(gguf)
     how = chat.ChatOptions(prompt, system, max_tokens, temperature, seed, n_ctx, ngl)
     with reporting() as reporter:
         tools = toolchain.find(backend, reporter)

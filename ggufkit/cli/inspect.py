@@ -11,7 +11,7 @@ import click
 
 from ggufkit.cli import options
 from ggufkit.cli.terminal import console, reporting
-from ggufkit.llama.gguf import GgufHeader, read_header, summarize
+from ggufkit.llama.gguf import GgufHeader, named_type, read_header, summarize
 from ggufkit.llama.memory import n_vocab
 from ggufkit.units import size
 
@@ -77,7 +77,7 @@ def _facts(header: GgufHeader) -> dict[str, Any]:
         "name": meta.get("general.name"),
         "parameters": gguf.n_params,
         "bits_per_weight": round(gguf.bpw, 4),
-        "type": gguf.type,
+        "type": named_type(header) or gguf.type,
         "tensors": dict(gguf.tensor_types),
         "layers": header.hparam("block_count"),
         "context_length": header.hparam("context_length"),

@@ -11,7 +11,7 @@ from ggufkit.cli import options
 from ggufkit.cli.terminal import console, reporting
 from ggufkit.errors import InputError, ToolchainError
 from ggufkit.llama import toolchain
-from ggufkit.llama.gguf import read_header
+from ggufkit.llama.gguf import read_gguf, read_header
 from ggufkit.progress import Reporter
 from ggufkit.records import Toolchain
 
@@ -55,7 +55,7 @@ def modelfile_command(
 
     from ggufkit import modelfile, modelfiles
 
-    read_header(gguf)
+    read_gguf(gguf)
     if out is not None and out.exists() and out.samefile(gguf):
         raise InputError(f"{out} is the GGUF itself.", hint="Give with --out the Modelfile to write.")
     if checkpoint is not None and not any(

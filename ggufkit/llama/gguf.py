@@ -125,6 +125,17 @@ def dominant_type(header: GgufHeader) -> str:
     return elements.most_common(1)[0][0] if elements else "F32"
 
 
+def named_type(header: GgufHeader) -> str | None:
+    """What llama.cpp calls the mix of types, by `general.file_type`: Q4_K_M, where most tensors are Q4_K."""
+    from gguf.constants import LlamaFileType
+
+    try:
+        name = str(LlamaFileType(header.metadata.get("general.file_type")).name)
+    except ValueError:
+        return None
+    return name.removeprefix("MOSTLY_").removeprefix("ALL_")
+
+
 def quantized_tensors(header: GgufHeader) -> list[Tensor]:
     """The tensors that hold blocks: neither floating point nor integers."""
     return [t for t in header.tensors if t.type not in (*FLOAT_TYPES, *_INTEGER_TYPES)]

@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ggufkit.errors import GgufError
-from ggufkit.llama.gguf import ggml_type_by_name, quantized_tensors, read_gguf, read_header, summarize
+from ggufkit.llama.gguf import ggml_type_by_name, named_type, quantized_tensors, read_gguf, read_header, summarize
 
 
 def write(
@@ -142,3 +142,10 @@ def test_a_part_of_a_split_model_is_no_model(tmp_path: Path) -> None:
         read_gguf(part)
     assert "--merge" in str(refused.value.hint)
     assert read_gguf(write(tmp_path / "m.gguf", {"split.count": 1})).n_params > 0
+
+
+def test_the_mix_is_called_as_llama_cpp_calls_it(tmp_path: Path) -> None:
+    header = read_header(write(tmp_path / "a.gguf"))
+    assert named_type(header) is None
+    for number, name in ((15, "Q4_K_M"), (0, "F32"), (32, "BF16"), (9999, None)):
+        assert named_type(replace(header, metadata={"general.file_type": number})) == name
