@@ -32,6 +32,8 @@ _TAGS = ("gguf", "llama.cpp", "quantized")
 _LICENSE_KEYS = {"license": "license", "license_name": "license.name", "license_link": "license.link"}
 _FRONT_MATTER = re.compile(r"\A---\n(.*?)^---\s*$", re.DOTALL | re.MULTILINE)
 _DPI = 160
+_LONGEST_TAG = 80
+"""Characters that Ollama reads as a tag."""
 
 
 def write_card(rows: Sequence[ResultRow], root: Path, repo: str | None = None) -> list[Path]:
@@ -168,13 +170,15 @@ def _is_hf(source: str) -> bool:
 
 
 def _usage(summary: Summary, repo: str) -> str:
-    """How to run the file that the report would take first: the smallest of the front with a small loss."""
-    front = [e for e in choose.pareto(summary.quality) if not e.is_base] or list(summary.entries)
-    kind = front[0].row.type
-    if repo.startswith("ms:"):
-        name = repo.removeprefix("ms:")
-        return f"```sh\nmodelscope download --model {name} {front[0].row.file}\nollama run modelscope.cn/{name}:{kind}\n```"
-    return f"```sh\nllama-cli -hf {repo}:{kind}\nollama run hf.co/{repo}:{kind}\n```"
+    """How to run the file that the report would take first. It is named whole: files of several variants share a
+    type, and llama.cpp looks for a type only in names without "imatrix"."""
+    file = choose.first(summary.quality).row.file
+    on_modelscope, name = repo.startswith("ms:"), repo.removeprefix("ms:")
+    get = f"modelscope download --model {name} {file}" if on_modelscope else f"llama-cli -hf {name} -hff {file}"
+    lines = [get]
+    if len(file) <= _LONGEST_TAG:
+        lines.append(f"ollama run {'modelscope.cn' if on_modelscope else 'hf.co'}/{name}:{file}")
+    return "```sh\n" + "\n".join(lines) + "\n```"
 
 
 def _draw(summary: Summary, target: Path) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from ggufkit import quants
 from ggufkit.report.data import Entry
 
 MIB, GIB = 1 << 20, 1 << 30
@@ -56,6 +57,20 @@ def best_within(entries: Sequence[Entry], wish: Wish) -> Entry | None:
     if measured:
         return min(measured, key=lambda e: (loss(e), e.row.size_bytes))
     return max(fitting, key=lambda e: e.row.bpw)
+
+
+SMALL = 0.05
+"""Mean KL divergence, in nats, up to which a smaller file is worth its loss: that of a good 4-bit type."""
+
+
+def first(entries: Sequence[Entry]) -> Entry:
+    """The file to try first: the smallest of the front with a small loss, else the one that loses least.
+
+    No floating-point one, unless there are no others.
+    """
+    quantized = [e for e in entries if not quants.is_float(e.row.type)] or list(entries)
+    small = [e for e in pareto(quantized) if e.row.kld_mean is not None and e.row.kld_mean <= SMALL]
+    return small[0] if small else best_within(quantized, Wish()) or quantized[0]
 
 
 def answer(entries: Sequence[Entry], wish: Wish) -> str:

@@ -18,7 +18,7 @@ from ggufkit.manifest import read_manifest, write_manifest
 from ggufkit.records import Manifest
 from ggufkit.report import card
 from ggufkit.report.card import CARD, PLOT, is_edited, is_rewritten, write_card
-from tests.fake_results import FAKES, write_results
+from tests.fake_results import FAKES, Fake, write_results
 
 
 @pytest.fixture
@@ -119,11 +119,35 @@ def test_a_modelscope_source_names_its_twin(root: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("repo", "command"),
-    [("me/x-GGUF", "ollama run hf.co/me/x-GGUF:"), ("ms:me/x", "modelscope download --model me/x")],
+    ("repo", "commands"),
+    [
+        ("me/x-GGUF", ["llama-cli -hf me/x-GGUF -hff FILE", "ollama run hf.co/me/x-GGUF:FILE"]),
+        ("ms:me/x", ["modelscope download --model me/x FILE", "ollama run modelscope.cn/me/x:FILE"]),
+    ],
 )
-def test_commands_for_the_repository(repo: str, command: str, root: Path) -> None:
-    assert command in write(root, repo)
+def test_commands_for_the_repository_name_the_file(repo: str, commands: list[str], root: Path) -> None:
+    """The smallest with a small loss; its type alone would be the plain file for llama.cpp."""
+    text = write(root, repo)
+    assert "```sh\n" + "\n".join(c.replace("FILE", "tiny-gptq-Q4_0.gguf") for c in commands) + "\n```" in text
+
+
+@pytest.mark.parametrize(
+    ("fakes", "file"),
+    [
+        ([Fake("imatrix", "Q4_0", 0.03), Fake("imatrix", "Q5_0", 0.01)], "tiny-imatrix-Q4_0.gguf"),
+        ([Fake("plain", "F16", None), Fake("plain", "Q4_0", 0.4), Fake("plain", "Q8_0", 0.1)], "tiny-Q8_0.gguf"),
+        ([Fake("plain", "F16", None, ppl=9.0), Fake("plain", "Q4_0", None, ppl=9.5)], "tiny-Q4_0.gguf"),
+        ([Fake("plain", "F16", None)], "tiny-F16.gguf"),
+    ],
+)
+def test_which_file_is_run_first(fakes: list[Fake], file: str, tmp_path: Path, private_cache: Path) -> None:
+    assert f"-hff {file}\n" in write(write_results(tmp_path / "out", fakes), "me/x")
+
+
+def test_ollama_reads_no_longer_tags(tmp_path: Path, private_cache: Path) -> None:
+    text = write(write_results(tmp_path / "out", FAKES[:2], name="x" * 80), "me/x")
+    assert "-hff xxx" in text
+    assert "ollama run" not in text
 
 
 def test_hostile_values_stay_values(root: Path) -> None:
