@@ -293,7 +293,7 @@ class _Work:
         offload.tell(file, logs.parse_placement(done.run), self.session)
         where = perplexity.conditions(done.run, self.session, self.text, d.n_ctx, d.n_chunks, base)
         save(partial, measured(str(file.sha256), _values(d, done.run.duration_s), where))
-        notes: dict[str, Json] = {"tool_s": round(done.run.duration_s, 3)}
+        notes: dict[str, Json] = {"tool_s": round(done.run.duration_s, 3), "corpus": self.corpus.name}
         return Made([done.run], notes | ({"sample_bytes": self.sample_bytes} if self.sample_bytes else {}))
 
     def _publish_base(self, done: BasePass) -> None:

@@ -83,7 +83,7 @@ def _make(
         raise process.failure(runs[-1], f"computing the importance matrix of {base.path.name}", "it wrote no file")
     missing = require_fits(partial, read_header(base.path))
     _name_missing(missing, session)
-    return Made(runs, {"missing": list(missing)})
+    return Made(runs, {"missing": list(missing), "calibration_source": text.name})
 
 
 def _collect(

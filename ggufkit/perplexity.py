@@ -173,7 +173,7 @@ def write(
     }
     where = conditions(run, session, corpus, estimate.n_ctx, estimate.n_chunks, base_sha256)
     save(partial, measured(str(gguf.sha256), values, where))
-    return Made([run], {"tool_s": round(run.duration_s, 3)})
+    return Made([run], {"tool_s": round(run.duration_s, 3), "corpus": corpus.name})
 
 
 def _run_and_parse(

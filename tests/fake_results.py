@@ -60,21 +60,20 @@ def write_results(root: Path, fakes: Sequence[Fake] = FAKES, name: str = "tiny")
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
         base = base or digest
         notes: dict[str, Json] = {"name": name, "variant": fake.variant, "type": fake.type, "n_fallback": 0}
-        argv = [
-            "/somewhere/bin/llama-quantize",
-            str(root / f"{name}-F16.gguf"),
-            f"{path}{PARTIAL}",
-            fake.type,
-            "2",
-        ]
-        _note(path, "quantize", notes, argv, digest, {})
+        original, partial = str(root / f"{name}-F16.gguf"), f"{path}{PARTIAL}"
+        argv = ["/somewhere/bin/llama-quantize", original, partial, fake.type, "2"]
+        if (fake.variant, fake.type) == ("plain", "F16"):
+            _note(path, "convert", notes, argv, digest, {"out_type": "f16", "name": name}, {})
+        else:
+            _note(path, "quantize", notes, argv, digest, {}, {"base": base})
         _measure(workspace, path, fake, digest, base)
     return root
 
 
 def _note(
-    path: Path, step: str, notes: dict[str, Json], argv: list[str], digest: str, params: dict[str, Json]
-) -> None:
+    path: Path, step: str, notes: dict[str, Json], argv: list[str], digest: str, params: dict[str, Json],
+    inputs: dict[str, str],
+) -> None:  # fmt: skip
     output: dict[str, Json] = {"sha256": digest, "size_bytes": path.stat().st_size}
     started = "2026-01-01T00:00:00+00:00"
     write_manifest(
@@ -83,7 +82,7 @@ def _note(
             SCHEMA,
             step,
             1,
-            {"corpus": str(CONDITIONS.corpus_sha256)},
+            inputs,
             params,
             "0c1e570",
             [argv],
@@ -133,9 +132,11 @@ def _measure(workspace: Workspace, path: Path, fake: Fake, digest: str, base: st
         }  # fmt: skip
     file = workspace.measurements / f"{path.stem}.{kind}.json"
     save(file, measured(digest, values, where))
-    _note(file, kind, {}, ["/x/llama-perplexity", "-m", str(path)], "0" * 64, {"n_chunks": fake.n_chunks})
+    corpus = {"corpus": str(CONDITIONS.corpus_sha256)}
+    argv = ["/x/llama-perplexity", "-m", str(path)]
+    _note(file, kind, {"corpus": "tales.txt"}, argv, "0" * 64, {"n_chunks": fake.n_chunks}, corpus)
     if fake.tg is not None:
         file = workspace.measurements / f"{path.stem}.bench.json"
         speeds: dict[str, Value] = {"pp_tps": (fake.tg * 9, 4.0), "tg_tps": (fake.tg, 0.4)}
         save(file, measured(digest, speeds, where))
-        _note(file, "bench", {}, ["/x/llama-bench", "-m", str(path)], "0" * 64, {})
+        _note(file, "bench", {}, ["/x/llama-bench", "-m", str(path)], "0" * 64, {}, {})

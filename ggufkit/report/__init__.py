@@ -14,7 +14,7 @@ from ggufkit.records import ResultRow
 from ggufkit.report.choose import Wish
 from ggufkit.steps import Workspace
 
-VERSION = 1
+VERSION = 2
 FILES = ("results.csv", "results.json", "report.md", "report.html")
 
 

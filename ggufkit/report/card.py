@@ -17,7 +17,7 @@ from typing import Any
 from ggufkit import __version__
 from ggufkit.hub import names
 from ggufkit.llama.gguf import read_header
-from ggufkit.manifest import read_manifest, write_atomically
+from ggufkit.manifest import write_atomically
 from ggufkit.records import ResultRow
 from ggufkit.report import choose
 from ggufkit.report.choose import Wish
@@ -48,7 +48,7 @@ def write_card(rows: Sequence[ResultRow], root: Path, repo: str | None = None) -
     if _draw(summary, root / PLOT):
         written.append(root / PLOT)
     fields = _fields(entries, root)
-    card = _render(_with_users_fields(fields, root), summary, root, repo, plot=len(written) > 1)
+    card = _render(_with_users_fields(fields, root), summary, repo, plot=len(written) > 1)
     note = {"card": _hash(card), "text": _hash(_text(card)), "fields": fields}
     Workspace(root).private.mkdir(exist_ok=True)
     write_atomically(Workspace(root).private / _NOTE, json.dumps(note, indent=1) + "\n")
@@ -99,8 +99,8 @@ def _hash(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _render(fields: Mapping[str, Any], summary: Summary, root: Path, repo: str | None, *, plot: bool) -> str:
-    source, revision = _origin(root, summary.entries)
+def _render(fields: Mapping[str, Any], summary: Summary, repo: str | None, *, plot: bool) -> str:
+    source, revision = _origin(summary.entries)
     made = "".join(f" at commit `{revision[:12]}`" if revision else "")
     of = (
         f" of [{source}](https://huggingface.co/{source})" if _is_hf(source) else f" of {source}" if source else ""
@@ -143,7 +143,7 @@ def _read_fields(card: Path) -> dict[str, Any] | None:
 def _fields(entries: Sequence[Entry], root: Path) -> dict[str, Any]:
     """The fields that follow from the source model; None for what it does not say."""
     metadata = read_header(root / entries[0].row.file).metadata
-    source, _ = _origin(root, entries)
+    source, _ = _origin(entries)
     found: dict[str, Any] = {key: metadata.get(f"general.{name}") for key, name in _LICENSE_KEYS.items()}
     found["language"] = metadata.get("general.languages")
     found["base_model"] = names.on_huggingface(source) if "/" in source else None
@@ -157,11 +157,10 @@ def _fields(entries: Sequence[Entry], root: Path) -> dict[str, Any]:
     }
 
 
-def _origin(root: Path, entries: Sequence[Entry]) -> tuple[str, str]:
+def _origin(entries: Sequence[Entry]) -> tuple[str, str]:
     """The hub's name of the source and its commit; "" for what is not known."""
     source = next((e.source for e in entries if e.source), "")
-    manifests = (read_manifest(root / e.row.file) for e in entries if e.source)
-    revision = next((str(m.notes.get("revision") or "") for m in manifests if m is not None), "")
+    revision = next((e.revision for e in entries if e.source), "")
     return source.partition(" + ")[0], revision
 
 

@@ -7,26 +7,33 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path, PurePath
 
-from ggufkit.manifest import PARTIAL, read_manifest
-from ggufkit.steps import Workspace
+from ggufkit.manifest import PARTIAL
+from ggufkit.report.lineage import Piece, in_words
 
-_KINDS = ("divergence", "perplexity", "bench")
 _PRIVATE = ("--probes", "--ids")
 
 
-def of_file(path: Path, workspace: Workspace) -> tuple[str, ...]:
-    """Command lines for one file: how it was made, then how it was measured."""
-    artefacts = [path, *(workspace.measurements / f"{path.stem}.{kind}.json" for kind in _KINDS)]
-    made = [manifest for artefact in artefacts if (manifest := read_manifest(artefact)) is not None]
-    return tuple(dict.fromkeys(shareable(argv) for manifest in made for argv in manifest.argv))
+def lines(pieces: Sequence[Piece]) -> tuple[str, ...]:
+    """Command lines of what made and measured a file; steps inside ggufkit as comments."""
+    found = [line for piece in pieces for line in _of_piece(piece)]
+    return tuple(dict.fromkeys(" ".join(line.split()) if line.startswith("#") else line for line in found))
 
 
-def source_of(path: Path) -> str:
-    """What a base was converted from: a hub id, or the name of a local directory; "" if it was not converted."""
-    manifest = read_manifest(path)
-    source = str(manifest.notes.get("source") or "") if manifest is not None else ""
-    local = source.startswith((".", "/", "~")) or "\\" in source or Path(source).exists()
-    return PurePath(source).name if local else source
+def _of_piece(piece: Piece) -> list[str]:
+    return [shareable(argv) for argv in piece.made.argv] or [line for line in [in_words(piece)] if line]
+
+
+def source_of(lineage: Sequence[Piece]) -> tuple[str, str]:
+    """What a base was converted from, and its commit: a hub id, or the name of a local file or directory; "" for
+    what is not known."""
+    made = next((p.made for p in lineage if p.made.notes.get("source")), None)
+    if made is None:
+        return "", ""
+    source, revision = str(made.notes["source"]), str(made.notes.get("revision") or "")
+    origin = source.partition(" + ")[0]
+    here = origin.startswith((".", "/", "~")) or "\\" in origin or origin.lower().endswith(".gguf")
+    local = here or Path(origin).exists()
+    return (PurePath(source.replace("\\", "/")).name if local else source), revision
 
 
 def shareable(argv: Sequence[str]) -> str:
@@ -46,22 +53,3 @@ def _name(word: str) -> str:
         return word
     name = PurePath(word.replace("\\", "/")).name.removesuffix(PARTIAL)
     return "base.logits" if name.endswith((".logits", ".pipe")) else name
-
-
-def build_command(
-    source: str,
-    types: Sequence[str],
-    variants: Sequence[str],
-    n_ctx: int | None = None,
-    n_chunks: int | None = None,
-    precision: float | None = None,
-    kld: bool = True,
-) -> str:
-    """The `ggufkit build` that gives these results again."""
-    words = ["ggufkit", "build", source, "--types", ",".join(types).lower()]
-    words += [] if list(variants) in ([], ["plain"]) else ["--variants", ",".join(variants)]
-    words += [] if n_ctx in (None, 512) else ["--ctx", str(n_ctx)]
-    words += [] if n_chunks is None else ["--chunks", str(n_chunks)]
-    words += [] if precision is None else ["--precision", f"{100 * precision:g}%"]
-    words += [] if kld else ["--no-kld"]
-    return shlex.join(words)

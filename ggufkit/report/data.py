@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from ggufkit.errors import GgufError
@@ -12,6 +12,7 @@ from ggufkit.llama.gguf import GgufHeader, ggml_type_by_name, read_header
 from ggufkit.manifest import read_manifest
 from ggufkit.records import Conditions, Measurement, ResultRow
 from ggufkit.report import commands
+from ggufkit.report.lineage import Archive, Settings, calibrated, is_start, settings
 from ggufkit.results import measurements_of
 from ggufkit.steps import Workspace
 
@@ -67,7 +68,10 @@ class Entry:
         composition: bytes by tensor type, the most bits per weight first.
         percentiles: nats of KL divergence by fraction of the tokens.
         commands: what made and measured it.
-        source: what it was converted from, "" if it was not.
+        source, revision: what its base was converted from, "" if that is not known.
+        settings: the options of `ggufkit build` that decided it.
+        calibration: what of it was calibrated on which text, as label and value.
+        is_start: whether it is what a build starts from: a converted checkpoint, or the user's own file.
     """
 
     row: ResultRow
@@ -79,6 +83,10 @@ class Entry:
     footprint: Footprint
     commands: Sequence[str] = ()
     source: str = ""
+    revision: str = ""
+    settings: Settings = field(default_factory=Settings)
+    calibration: Sequence[tuple[str, str]] = ()
+    is_start: bool = False
 
     @property
     def label(self) -> str:
@@ -93,12 +101,14 @@ class Entry:
 
 def load_entries(rows: Sequence[ResultRow], root: Path) -> list[Entry]:
     """The entries of a result directory, in the order of its rows."""
-    workspace = Workspace(root)
-    return [_entry(row, workspace) for row in rows]
+    archive = Archive(Workspace(root))
+    return [_entry(row, archive) for row in rows]
 
 
-def _entry(row: ResultRow, workspace: Workspace) -> Entry:
-    path = workspace.root / row.file
+def _entry(row: ResultRow, archive: Archive) -> Entry:
+    workspace, path = archive.workspace, archive.workspace.root / row.file
+    lineage, measured = archive.lineage(path), archive.measured(path, row)
+    source, revision = commands.source_of(lineage)
     header, found = read_header(path), measurements_of(path, str(row.sha256), workspace)
     return Entry(
         row=row,
@@ -108,8 +118,12 @@ def _entry(row: ResultRow, workspace: Workspace) -> Entry:
         composition=_composition(header),
         percentiles={p: m.value for m in found if (p := PERCENTILES.get(m.metric)) is not None},
         footprint=footprint(header),
-        commands=commands.of_file(path, workspace),
-        source=commands.source_of(path),
+        commands=commands.lines([*lineage, *measured]),
+        source=source,
+        revision=revision,
+        settings=settings(row, lineage, measured),
+        calibration=calibrated(lineage),
+        is_start=is_start(row, lineage),
     )
 
 

@@ -26,7 +26,7 @@ def render_markdown(summary: Summary) -> str:
         "## How it was measured",
         "\n".join(f"- {label}: {_text(value)}" for label, value in summary.facts),
         "## Reproduce",
-        f"```sh\n{summary.command}\n```",
+        f"```sh\n{summary.command.replace('```', '')}\n```",
         _commands(summary.entries),
         _hashes(summary.entries),
     ]

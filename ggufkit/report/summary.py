@@ -11,8 +11,8 @@ from ggufkit.corpus import WIKITEXT2_TEST_SHA256
 from ggufkit.report import anchors, choose
 from ggufkit.report.anchors import Published
 from ggufkit.report.choose import Wish
-from ggufkit.report.commands import build_command
-from ggufkit.report.data import Entry, Extent
+from ggufkit.report.data import Entry
+from ggufkit.report.reproduce import commands
 from ggufkit.report.timeline import Span
 from ggufkit.report.verdict import Verdict, verdicts
 
@@ -66,7 +66,7 @@ def summarize(entries: Sequence[Entry], wish: Wish, spans: Sequence[Span] = ()) 
         known=anchors.find(entries),
         published=frozenset(e.row.file for e in entries if anchors.comparable(e)),
         facts=tuple(_facts(entries, together, _first(speed))),
-        command=_command(entries),
+        command=commands(entries),
         spans=tuple(spans),
     )
 
@@ -93,11 +93,19 @@ def _facts(entries: Sequence[Entry], quality: Sequence[Entry], speed: Sequence[E
     base = next((e for e in entries if e.is_base), None)
     if base is not None:
         facts.append(("Compared with", f"{base.row.file}, sha256 {str(base.row.sha256)[:16]}…"))
+    facts += _calibration(entries)
     if speed and speed[0].speed is not None:
         s = speed[0].speed
         facts.append(("Speed on", f"{s.machine}; {s.device}; {s.backend}, {s.threads} threads"))
     commits = sorted({e.row.llama_cpp_commit for e in entries if e.row.llama_cpp_commit})
     return [*facts, ("llama.cpp", ", ".join(commits) or "–"), ("ggufkit", __version__)]
+
+
+def _calibration(entries: Sequence[Entry]) -> list[tuple[str, str]]:
+    """What was calibrated on which text: one line for each use."""
+    found = dict.fromkeys(fact for e in entries for fact in e.calibration)
+    labels = dict.fromkeys(label for label, _ in found)
+    return [(label, "; ".join(value for name, value in found if name == label)) for label in labels]
 
 
 def _text(entry: Entry) -> str:
@@ -115,16 +123,3 @@ def _evaluated(entry: Entry) -> str:
     else:
         part = "the first of the text"
     return f"{row.n_chunks} chunks of {row.n_ctx} tokens, {part}"
-
-
-def _command(entries: Sequence[Entry]) -> str:
-    source = next((e.source for e in entries if e.source), entries[0].row.name)
-    types = dict.fromkeys(e.row.type for e in entries)
-    kinds = dict.fromkeys(e.row.variant for e in entries)
-    measured = next((e for e in entries if e.quality is not None), None)
-    extent = measured.extent if measured is not None else Extent()
-    n_ctx = measured.row.n_ctx if measured is not None else None
-    kld = any(e.row.kld_mean is not None for e in entries)
-    return build_command(
-        source, list(types), list(kinds), n_ctx, extent.n_chunks, extent.precision, kld or len(entries) == 1
-    )

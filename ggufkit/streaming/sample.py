@@ -29,7 +29,7 @@ def spread(corpus: Corpus, n_bytes: int, to: Path) -> Corpus:
         parts.append(data[start:end])
     chosen = b"".join(parts)
     to.write_bytes(chosen)
-    return Corpus(to, hashlib.sha256(chosen).hexdigest(), len(chosen), f"sample of {corpus.name}")
+    return Corpus(to, hashlib.sha256(chosen).hexdigest(), len(chosen), corpus.name)
 
 
 def _line_start(data: bytes, at: int) -> int:

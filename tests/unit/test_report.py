@@ -13,7 +13,7 @@ from ggufkit.corpus import WIKITEXT2_TEST_SHA256
 from ggufkit.manifest import PARTIAL
 from ggufkit.report.anchors import anchor_for, comparable, find
 from ggufkit.report.choose import GIB, Wish
-from ggufkit.report.commands import build_command, shareable
+from ggufkit.report.commands import shareable
 from ggufkit.report.data import Extent, load_entries
 from tests.fake_results import FAKES, Fake, write_results
 
@@ -74,7 +74,9 @@ def test_markdown_for_a_model_card(made: Path) -> None:
     text = (made / "report.md").read_text(encoding="utf-8")
     assert "| `tiny-imatrix-Q5_0.gguf` ★ |" in text
     assert "0.005786 ± 0.000080" in text
-    assert "ggufkit build tiny --types f16,q8_0,q5_0,q4_0 --variants plain,awq,imatrix,gptq --chunks 60" in text
+    assert f"# tales.txt: sha256 {'ab' * 32}" in text
+    for made_so in ("q8_0,q5_0,q4_0", "q4_0 --variants awq,gptq", "q5_0,q4_0 --variants imatrix"):
+        assert f"ggufkit build tiny --types {made_so} --corpus tales.txt --chunks 60\n" in text
     assert "**Which one should I take?** With 1.00 GiB of memory take tiny-F16.gguf" in text
     assert "/somewhere" not in text
     assert "<details>" in text
@@ -153,10 +155,3 @@ def test_commands_carry_no_paths_of_this_machine() -> None:
     assert shareable(["llama-perplexity", "--save-all-logits", "/o/.ggufkit/scratch/logits-0.pipe"]).endswith(
         "base.logits"
     )
-
-
-def test_the_build_command_leaves_out_defaults() -> None:
-    assert build_command("org/m", ["Q4_K_M"], ["plain"], 512) == "ggufkit build org/m --types q4_k_m"
-    long = build_command("org/m", ["Q4_K_M"], ["plain", "awq"], 2048, 40, kld=False)
-    assert long.endswith("--variants plain,awq --ctx 2048 --chunks 40 --no-kld")
-    assert build_command("m", ["Q8_0"], [], precision=0.02) == "ggufkit build m --types q8_0 --precision 2%"

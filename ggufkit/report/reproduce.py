@@ -1,0 +1,118 @@
+"""The `ggufkit build` commands that give the files and measurements of a report again."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from ggufkit import quants, variants
+from ggufkit.records import Json
+from ggufkit.report.data import Entry
+
+DEFAULTS: Mapping[str, Json] = {
+    "--base-type": "f16", "--lora": None, "--pre": None, "--calibration": "wikitext2-train",
+    "--calibration-samples": 128, "--seed": 42, "--imatrix": None, "--awq-engine": "native",
+    "--awq-objective": "ggml", "--awq-dtype": "source", "--awq-per-type": False, "--allow-requantize": False,
+    "--corpus": "wikitext2", "--ctx": 512, "--chunks": None, "--precision": None, "--no-eval": False,
+    "--no-kld": False, "--no-bench": False, "--bench-reps": 5, "--ngl": None,
+}  # fmt: skip
+"""The options of `ggufkit build` that decide its results, in the order to print them. What the machine decides is
+not among them: --backend, --threads, --scratch-limit."""
+
+
+@dataclass
+class _Group:
+    """Files that one command makes: the types of each variant, and the options that decided them."""
+
+    types: dict[str, list[str]]
+    options: dict[str, Json]
+    hashes: dict[str, str] = field(default_factory=dict)
+
+
+def commands(entries: Sequence[Entry]) -> str:
+    """One command for each group of variants that share types and options; before them the hashes of own files.
+
+    A base is made by every command, and asked for only where there is nothing else.
+    """
+    made = [e for e in entries if not e.is_start] or list(entries)
+    groups = _merged(_by_variant(made))
+    hashes = {name: digest for group in groups for name, digest in group.hashes.items()}
+    notes = [" ".join(f"# {name}: sha256 {digest}".split()) for name, digest in hashes.items()]
+    model = _model(entries)
+    return "\n".join([*notes, *(_command(model, group) for group in groups)])
+
+
+def _model(entries: Sequence[Entry]) -> str:
+    found = next((e for e in entries if e.source), None)
+    if found is None:
+        return entries[0].row.name
+    source = found.source.partition(" + ")[0]
+    on_hub = re.fullmatch(r"[\w.-]+/[\w.-]+", source) is not None
+    return f"{source}@{found.revision}" if on_hub and found.revision else source
+
+
+def _by_variant(entries: Sequence[Entry]) -> list[_Group]:
+    """The files of each variant; of one variant more than one group where their options differ."""
+    groups: list[_Group] = []
+    for entry in entries:
+        variant, decided = entry.row.variant, entry.settings
+        same = [g for g in groups if variant in g.types and _agree(g.options, decided.options)]
+        if not same:
+            same = [_Group({variant: []}, {})]
+            groups += same
+        same[0].types[variant].append(entry.row.type)
+        same[0].options |= decided.options
+        same[0].hashes |= decided.hashes
+    return groups
+
+
+def _merged(groups: Sequence[_Group]) -> list[_Group]:
+    merged: list[_Group] = []
+    for group in groups:
+        other = next((g for g in merged if _one_command(g, group)), None)
+        if other is None:
+            merged.append(group)
+            continue
+        other.types |= group.types
+        other.options |= group.options
+        other.hashes |= group.hashes
+    return merged
+
+
+def _agree(one: Mapping[str, Json], other: Mapping[str, Json]) -> bool:
+    return all(one.get(option, value) == value for option, value in other.items())
+
+
+def _one_command(one: _Group, other: _Group) -> bool:
+    """Whether one command makes exactly the files of both."""
+    if set(one.types) & set(other.types) or not _agree(one.options, other.options):
+        return False
+    types = {**one.types, **other.types}
+    base = str(one.options.get("--base-type", "f16")).upper()
+    every = {kind for kinds in types.values() for kind in kinds}
+    return all(set(kinds) == {t for t in every if _is_made(v, t, base)} for v, kinds in types.items())
+
+
+def _is_made(variant: str, kind: str, base: str) -> bool:
+    """Whether a build makes a type of a variant, when it is asked for both."""
+    if not quants.is_float(kind):
+        return True
+    known = variants.BY_NAME.get(variant)
+    return (known is None or known.has_float_types) and not (variant == "plain" and kind == base)
+
+
+def _command(model: str, group: _Group) -> str:
+    types = dict.fromkeys(kind.lower() for kinds in group.types.values() for kind in kinds)
+    words = ["ggufkit", "build", model, "--types", ",".join(types)]
+    words += [] if list(group.types) == ["plain"] else ["--variants", ",".join(group.types)]
+    for option, default in DEFAULTS.items():
+        value = group.options.get(option, default)
+        if value is not None and value != default:
+            words += [option] if value is True else [option, _shown(option, value)]
+    return shlex.join(words)
+
+
+def _shown(option: str, value: Json) -> str:
+    return f"{100 * value:g}%" if option == "--precision" and isinstance(value, float) else str(value)
