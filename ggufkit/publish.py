@@ -6,7 +6,7 @@ import contextlib
 import io
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,12 +15,13 @@ from ggufkit.errors import GgufkitError, InputError, SourceError
 from ggufkit.hashing import sha256_file
 from ggufkit.hub import hferrors, huggingface, modelscope
 from ggufkit.hub.listing import RemoteFile, Repo, RepoAbsent, defect
-from ggufkit.manifest import PARTIAL, read_manifest
+from ggufkit.manifest import PARTIAL, SUFFIX, read_manifest
+from ggufkit.modelfile import grammar
 from ggufkit.progress import Reporter
 from ggufkit.report.card import CARD, PLOT, is_edited, write_card
 from ggufkit.steps import Workspace
 
-_BESIDE = ("Modelfile*", *report.FILES, CARD, PLOT)
+_BESIDE = (*report.FILES, CARD, PLOT)
 _REPO = re.compile(r"(ms:)?[A-Za-z0-9_][\w.-]*/[A-Za-z0-9_][\w.-]*")
 
 
@@ -49,7 +50,8 @@ class Parcel:
 
 
 def pack(root: Path, repo: str, *, replace_card: bool = False) -> Parcel:
-    """Find out what is complete and what the repository lacks. The model card is written, unless the user wrote one.
+    """Find out what is complete and what the repository lacks. Tables and reports that are there, and the model card
+    unless the user wrote it, are brought up to date first.
 
     Args:
         repo: OWNER/NAME on Hugging Face, or ms:OWNER/NAME.
@@ -62,11 +64,14 @@ def pack(root: Path, repo: str, *, replace_card: bool = False) -> Parcel:
     if _REPO.fullmatch(repo) is None:
         raise InputError(f"{repo!r} is no repository.", hint="Write OWNER/NAME, or ms:OWNER/NAME for ModelScope.")
     rows = results.collect(root)
+    report.refresh(rows, root)
     if not is_edited(root):
         write_card(rows, root, repo)
     complete, left_out = _judge(root)
+    modelfiles, others = _modelfiles(root, {file.name for file in complete})
+    left_out += others
     there = _remote_files(repo)
-    files = [*complete, *sorted({f for pattern in _BESIDE for f in root.glob(pattern) if f.is_file()})]
+    files = [*complete, *modelfiles, *sorted(root / name for name in _BESIDE if (root / name).is_file())]
     if not replace_card and _edited_there(root, repo, (there or {}).get(CARD)):
         files.remove(root / CARD)
         left_out.append((CARD, "the repository's was written or edited there; --replace-card overwrites it"))
@@ -87,6 +92,29 @@ def _judge(root: Path) -> tuple[list[Path], list[tuple[str, str]]]:
             complete.append(file)
     left_out += [(file.name, "it is not finished") for file in sorted(root.glob(f"*.gguf{PARTIAL}"))]
     return complete, left_out
+
+
+def _modelfiles(root: Path, complete: Collection[str]) -> tuple[list[Path], list[tuple[str, str]]]:
+    """The Modelfiles of files that are uploaded, and the others with the reason why they are not."""
+    ours, others = [], []
+    for file in sorted(
+        f for f in root.glob("Modelfile*") if f.is_file() and not f.name.endswith((SUFFIX, PARTIAL))
+    ):
+        base = _base_of(file)
+        if base in complete:
+            ours.append(file)
+        else:
+            others.append((file.name, f"it is for {base}, which is not uploaded" if base else "it names no file"))
+    return ours, others
+
+
+def _base_of(file: Path) -> str:
+    """The file that a Modelfile's FROM names; "" if it cannot be read."""
+    try:
+        commands = grammar.parse(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, InputError):
+        return ""
+    return next((c.args for c in commands if c.name == "model"), "").removeprefix("./")
 
 
 def _edited_there(root: Path, repo: str, remote: RemoteFile | None) -> bool:

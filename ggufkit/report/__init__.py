@@ -7,6 +7,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from ggufkit import __version__
 from ggufkit.manifest import manifest_path, write_atomically
@@ -21,9 +22,8 @@ FILES = ("results.csv", "results.json", "report.md", "report.html")
 def is_current(rows: Sequence[ResultRow], root: Path, wish: Wish | None = None) -> bool:
     """Whether all tables and reports are there, unchanged, and say what was measured."""
     try:
-        stamp = json.loads(_stamp(root).read_text(encoding="utf-8"))
-        return bool(stamp == _state(rows, root, wish or Wish()))
-    except (OSError, ValueError):
+        return _note(root) == _state(rows, root, wish or Wish())
+    except OSError:
         return False
 
 
@@ -48,6 +48,13 @@ def write(rows: Sequence[ResultRow], root: Path, wish: Wish | None = None) -> No
     write_atomically(_stamp(root), json.dumps(_state(rows, root, wish)) + "\n")
 
 
+def refresh(rows: Sequence[ResultRow], root: Path) -> None:
+    """Write those tables and reports again that are there and do not say what was measured, for the same wish."""
+    wish = _noted_wish(root)
+    if any((root / name).exists() for name in FILES) and not is_current(rows, root, wish):
+        write(rows, root, wish)
+
+
 def conclusions(rows: Sequence[ResultRow], root: Path, wish: Wish | None = None) -> list[str]:
     """What to take away, in sentences: which variant helped, and which file to take for a given memory."""
     from ggufkit.report.choose import answer
@@ -64,7 +71,23 @@ def _stamp(root: Path) -> Path:
     return Workspace(root).private / "report.json"
 
 
-def _state(rows: Sequence[ResultRow], root: Path, wish: Wish) -> dict[str, str]:
+def _note(root: Path) -> dict[str, Any]:
+    """What was written last."""
+    try:
+        note = json.loads(_stamp(root).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return note if isinstance(note, dict) else {}
+
+
+def _noted_wish(root: Path) -> Wish:
+    try:
+        return Wish(**_note(root).get("wish", {}))
+    except TypeError:
+        return Wish()
+
+
+def _state(rows: Sequence[ResultRow], root: Path, wish: Wish) -> dict[str, Any]:
     """Hashes of what the reports were made from, and of the reports."""
     said = json.dumps([VERSION, __version__, asdict(wish), [asdict(row) for row in rows]])
     beside = [
@@ -75,4 +98,4 @@ def _state(rows: Sequence[ResultRow], root: Path, wish: Wish) -> dict[str, str]:
     for file in beside:
         inputs.update(file.read_bytes() if file.is_file() else b"")
     made = {name: hashlib.sha256((root / name).read_bytes()).hexdigest() for name in FILES}
-    return {"inputs": inputs.hexdigest(), **made}
+    return {"inputs": inputs.hexdigest(), "wish": asdict(wish), **made}

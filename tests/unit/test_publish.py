@@ -6,13 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from ggufkit import publish
+from ggufkit import publish, report, results
 from ggufkit.errors import InputError
 from ggufkit.hashing import sha256_file
 from ggufkit.hub import huggingface, modelscope
 from ggufkit.hub.listing import Listing, RemoteFile, Repo, RepoAbsent, git_sha1
 from ggufkit.manifest import manifest_path, read_manifest, write_manifest
 from ggufkit.records import Manifest
+from ggufkit.report.choose import Wish
 from tests.fake_results import FAKES, write_results
 
 
@@ -101,6 +102,36 @@ def test_ggufkits_own_card_follows_the_results(root: Path, remote: dict[str, Rem
     publish.pack(root, "me/y")
     assert "Q4_0" not in (root / "README.md").read_text()
     assert "me/y" in (root / "README.md").read_text()
+
+
+def remove(root: Path, name: str) -> None:
+    (root / name).unlink()
+    manifest_path(root / name).unlink()
+
+
+def test_tables_and_reports_follow_the_files(root: Path, remote: dict[str, RemoteFile]) -> None:
+    wish = Wish(5 << 30, 1234)
+    report.write(results.collect(root), root, wish)
+    remove(root, "tiny-Q4_0.gguf")
+    assert set(names(publish.pack(root, "me/x"))) >= set(report.FILES)
+    for name in report.FILES:
+        assert "tiny-Q4_0.gguf" not in (root / name).read_text()
+    assert "1,234" in (root / "report.md").read_text()
+    assert report.is_current(results.collect(root), root, wish)
+
+
+def test_modelfiles_go_with_their_files(root: Path, remote: dict[str, RemoteFile]) -> None:
+    for kind in ("Q4_0", "Q5_0"):
+        (root / f"Modelfile.{kind}").write_text(f"FROM ./tiny-{kind}.gguf\n")
+        (root / f"Modelfile.{kind}.manifest.json").write_text('{"inputs": "/home/me/private"}')
+    (root / "Modelfile").write_text("FROM /home/me/tiny-Q5_0.gguf\n")
+    (root / "Modelfile.mine").write_text("not one\n")
+    remove(root, "tiny-Q4_0.gguf")
+    parcel = publish.pack(root, "me/x")
+    assert [name for name in names(parcel) if name.startswith("Modelfile")] == ["Modelfile.Q5_0"]
+    reasons = dict(parcel.left_out)
+    assert reasons["Modelfile.Q4_0"] == "it is for tiny-Q4_0.gguf, which is not uploaded"
+    assert {"Modelfile", "Modelfile.mine"} <= reasons.keys()
 
 
 @pytest.mark.parametrize("repo", ["x", "", "a/b/c", "../x", "hf:me/x", "me/ x", "ms:x"])
