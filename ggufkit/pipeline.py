@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from ggufkit import bench, chat, divergence, perplexity, planning, results
+from ggufkit import bench, chat, divergence, perplexity, planning, report, results
 from ggufkit.artifacts import Artifacts
 from ggufkit.bench import BenchOptions
 from ggufkit.divergence import Comparison
@@ -21,6 +21,7 @@ from ggufkit.perplexity import EvalOptions
 from ggufkit.planning import plan
 from ggufkit.progress import Reporter, SilentReporter
 from ggufkit.records import Checkpoint, GgufFile, ResultRow
+from ggufkit.report.choose import Wish
 from ggufkit.session import Session
 from ggufkit.steps import Result
 from ggufkit.together import Crew, crew, makers_at_once
@@ -49,6 +50,8 @@ def build(request: BuildRequest, reporter: Reporter | None = None) -> BuildResul
     """
     job = prepare(request, reporter or SilentReporter())
     session = job.session
+    if not request.force:
+        report.require_ours(job.out)
     with session.workspace.locked():
         artifacts = Artifacts(job, session)
         planning.require_disk_for_base(job)
@@ -166,9 +169,6 @@ def _time_all(job: Job, files: Sequence[GgufFile], session: Session) -> list[Res
 
 def _write_tables(job: Job, rows: Sequence[ResultRow]) -> None:
     """Write tables and reports unless they say what was measured already."""
-    from ggufkit import report
-    from ggufkit.report.choose import Wish
-
     wish = Wish(job.request.fits, job.request.fits_ctx)
     if job.request.force or not report.is_current(rows, job.out, wish):
         with job.reporter.step("Writing tables and report"):

@@ -12,6 +12,7 @@ from typing import Any
 from ggufkit import __version__
 from ggufkit.manifest import manifest_path, write_atomically
 from ggufkit.records import ResultRow
+from ggufkit.report import guard
 from ggufkit.report.choose import Wish
 from ggufkit.steps import Workspace
 
@@ -48,10 +49,20 @@ def write(rows: Sequence[ResultRow], root: Path, wish: Wish | None = None) -> No
     write_atomically(_stamp(root), json.dumps(_state(rows, root, wish)) + "\n")
 
 
+def require_ours(root: Path) -> None:
+    """Raise InputError where a table or report would be written over that ggufkit never wrote."""
+    guard.require_ours(root, FILES, _note(root))
+
+
 def refresh(rows: Sequence[ResultRow], root: Path) -> None:
-    """Write those tables and reports again that are there and do not say what was measured, for the same wish."""
+    """Write those tables and reports again that are there and do not say what was measured, for the same wish.
+
+    Raises:
+        InputError: ggufkit did not write them.
+    """
     wish = _noted_wish(root)
     if any((root / name).exists() for name in FILES) and not is_current(rows, root, wish):
+        require_ours(root)
         write(rows, root, wish)
 
 

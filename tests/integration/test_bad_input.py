@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import stat
 import subprocess
@@ -377,6 +378,20 @@ def test_outputs_that_are_something_else(base: Path, checkpoint: Path, corpus: P
     twin = Path(shutil.copyfile(base, tmp_path / base.name))
     assert "mixed up" in fails(INPUT, "perplexity", base, twin, "--corpus", corpus, "--ctx", 64, "--chunks", 2)
     assert (own.read_bytes(), base.read_bytes(), notes.read_text()) == (before, before, "mine")
+
+
+def test_a_table_of_the_users_is_found_before_anything_is_spent(base: Path, corpus: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "results.csv").write_text("date,amount\n")
+    assert "did not make it" in fails(INPUT, *build(base, corpus, out))
+    assert [f.name for f in out.iterdir()] == ["results.csv"]
+    done = ggufkit(*build(base, corpus, out, "--force"))
+    assert done.code == 0, done.err
+    assert (out / "results.csv").read_text().startswith("name,variant,")
+    command = re.search(r"^ggufkit build .*$", (out / "report.md").read_text(), re.MULTILINE)
+    assert command is not None
+    assert f"{base.name} --types q8_0 --corpus {corpus.name} --ctx 64 --chunks 4 --no-bench" in command[0]
 
 
 def test_a_terminal_that_lacks_letters(base: Path, corpus: Path, tmp_path: Path) -> None:

@@ -7,9 +7,12 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 from ggufkit import report, results
+from ggufkit.cli.publish import report_command
 from ggufkit.corpus import WIKITEXT2_TEST_SHA256
+from ggufkit.errors import InputError
 from ggufkit.manifest import PARTIAL
 from ggufkit.report.anchors import anchor_for, comparable, find
 from ggufkit.report.choose import GIB, Wish
@@ -155,3 +158,41 @@ def test_commands_carry_no_paths_of_this_machine() -> None:
     assert shareable(["llama-perplexity", "--save-all-logits", "/o/.ggufkit/scratch/logits-0.pipe"]).endswith(
         "base.logits"
     )
+
+
+def own_file(root: Path, name: str) -> Path:
+    file = root / name
+    file.write_text({"csv": "date,amount\n1,2\n", "json": '{"a": 1}\n'}.get(file.suffix[1:], "mine"))
+    return file
+
+
+@pytest.mark.parametrize("name", report.FILES)
+def test_what_ggufkit_never_wrote_is_not_written_over(name: str, tmp_path: Path, private_cache: Path) -> None:
+    root = write_results(tmp_path / "out", FAKES[:2])
+    mine = own_file(root, name).read_text()
+    with pytest.raises(InputError, match=rf"{name}: there already, and ggufkit did not make it"):
+        CliRunner().invoke(report_command, [str(root)], catch_exceptions=False)
+    assert (root / name).read_text() == mine
+    assert [n for n in report.FILES if (root / n).exists()] == [name]
+
+
+@pytest.mark.parametrize("name", ["results.csv", "results.json"])
+def test_a_table_of_the_users_in_the_place_of_ggufkits(name: str, tmp_path: Path, private_cache: Path) -> None:
+    root = write_results(tmp_path / "out", FAKES[:2])
+    report.write(results.collect(root), root)
+    own_file(root, name)
+    with pytest.raises(InputError, match="did not make it"):
+        report.require_ours(root)
+
+
+def test_what_ggufkit_wrote_once_is_written_again(tmp_path: Path, private_cache: Path) -> None:
+    root = write_results(tmp_path / "out", FAKES[:2])
+    report.write(results.collect(root), root)
+    (root / ".ggufkit" / "report.json").unlink()
+    report.require_ours(root)  # by its form
+    report.write(results.collect(root), root)
+    for name in ("report.md", "report.html"):
+        (root / name).write_text("edited")
+    report.require_ours(root)
+    assert CliRunner().invoke(report_command, [str(root)], catch_exceptions=False).exit_code == 0
+    assert (root / "report.md").read_text() != "edited"

@@ -1,0 +1,55 @@
+"""What may be written over: tables and reports that ggufkit wrote."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+from ggufkit.errors import InputError
+
+_COLUMNS = {"name", "variant", "type", "file", "size_bytes", "n_params", "bpw"}
+_HEADINGS = {
+    "report.md": ("## What each type really holds", "## How it was measured"),
+    "report.html": ('<h2 id="results">', '<script type="application/json" id="choices">'),
+}
+
+
+def require_ours(root: Path, names: Collection[str], noted: Collection[str]) -> None:
+    """Refuse to write over a file that ggufkit never wrote. What it wrote once, and was edited, it may.
+
+    Args:
+        noted: names of files that ggufkit notes to have written here; they need not have come along.
+
+    Raises:
+        InputError: a table without ggufkit's columns, a report that is neither noted nor like one.
+    """
+    foreign = [n for n in names if (root / n).exists() and not _is_ours(root / n, n in noted)]
+    if foreign:
+        raise InputError(
+            f"{', '.join(str(root / name) for name in foreign)}: there already, and ggufkit did not make it.",
+            hint="Move it away; `ggufkit build` also takes another --out, or overwrites it with --force.",
+        )
+
+
+def _is_ours(file: Path, noted: bool) -> bool:
+    try:
+        text = file.read_text(encoding="utf-8")
+    except (OSError, ValueError):
+        return False
+    if file.suffix == ".csv":
+        return set(text.partition("\n")[0].strip().replace('"', "").split(",")) >= _COLUMNS
+    if file.suffix == ".json":
+        rows = _rows(file)
+        return bool(rows) and all(row.keys() >= _COLUMNS for row in rows)
+    return noted or all(heading in text for heading in _HEADINGS[file.name])
+
+
+def _rows(file: Path) -> list[dict[str, Any]]:
+    """The rows of a `results.json`; none where it cannot be read."""
+    try:
+        rows = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return []
+    return rows if isinstance(rows, list) and all(isinstance(row, dict) for row in rows) else []
