@@ -32,7 +32,7 @@ def report_command(directory: Path, fits: int | None, fits_ctx: int, card: bool,
     from ggufkit.report.choose import Wish
 
     rows = results.collect(directory)
-    report.require_ours(directory)
+    report.require_writable(directory)
     report.write(rows, directory, Wish(fits, fits_ctx))
     if card and is_rewritten(directory):
         hint = "Move it away, or take what you need from report.md, which was written now."

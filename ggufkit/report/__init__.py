@@ -46,23 +46,29 @@ def write(rows: Sequence[ResultRow], root: Path, wish: Wish | None = None) -> No
     summary = summarize(load_entries(rows, root), wish, spans(root, rows[0].name if rows else ""))
     write_atomically(root / "report.md", render_markdown(summary))
     write_atomically(root / "report.html", render_html(summary))
+    _stamp(root).parent.mkdir(exist_ok=True)
     write_atomically(_stamp(root), json.dumps(_state(rows, root, wish)) + "\n")
 
 
-def require_ours(root: Path) -> None:
-    """Raise InputError where a table or report would be written over that ggufkit never wrote."""
+def require_writable(root: Path) -> None:
+    """Whether tables and reports may be written (over).
+
+    Raises:
+        InputError: there are some that ggufkit never wrote, or that hold measurements which are kept nowhere else.
+    """
     guard.require_ours(root, FILES, _note(root))
+    guard.require_kept(root)
 
 
 def refresh(rows: Sequence[ResultRow], root: Path) -> None:
     """Write those tables and reports again that are there and do not say what was measured, for the same wish.
 
     Raises:
-        InputError: ggufkit did not write them.
+        InputError: as `require_writable`.
     """
     wish = _noted_wish(root)
     if any((root / name).exists() for name in FILES) and not is_current(rows, root, wish):
-        require_ours(root)
+        require_writable(root)
         write(rows, root, wish)
 
 

@@ -1,4 +1,4 @@
-"""What may be written over: tables and reports that ggufkit wrote."""
+"""What may be written over: tables and reports that ggufkit wrote, and only while it has what they were made from."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from ggufkit.errors import InputError
+from ggufkit.steps import Workspace
 
 _COLUMNS = {"name", "variant", "type", "file", "size_bytes", "n_params", "bpw"}
+_MEASURED = ("ppl", "kld_mean", "pp_tps", "tg_tps")
 _HEADINGS = {
     "report.md": ("## What each type really holds", "## How it was measured"),
     "report.html": ('<h2 id="results">', '<script type="application/json" id="choices">'),
@@ -44,6 +46,28 @@ def _is_ours(file: Path, noted: bool) -> bool:
         rows = _rows(file)
         return bool(rows) and all(row.keys() >= _COLUMNS for row in rows)
     return noted or all(heading in text for heading in _HEADINGS[file.name])
+
+
+def require_kept(root: Path) -> None:
+    """Refuse to write tables without measurements that the present ones hold.
+
+    Raises:
+        InputError: `results.json` holds measurements of a file that is there, and .ggufkit none of that file.
+    """
+    kept = Workspace(root).measurements
+    measured = [row for row in _rows(root / "results.json") if any(row.get(key) is not None for key in _MEASURED)]
+    files = [root / str(row.get("file")) for row in measured]
+    lost = [file.name for file in files if file.is_file() and not _has_measurements(kept, file.stem)]
+    if lost:
+        raise InputError(
+            f"{kept} lacks the measurements of {lost[0]} that {root / 'results.json'} holds: they would be lost.",
+            hint="Copy the hidden directory .ggufkit along with the files (cp -r DIR/. NEW); or remove results.json, "
+            "and measure again.",
+        )
+
+
+def _has_measurements(kept: Path, stem: str) -> bool:
+    return any((kept / f"{stem}.{kind}.json").is_file() for kind in ("divergence", "perplexity", "bench"))
 
 
 def _rows(file: Path) -> list[dict[str, Any]]:

@@ -155,6 +155,7 @@ def test_tokens_per_second_are_those_of_the_wall_clock(
 ) -> None:
     with at_work(tools, tmp_path) as session:
         for result in divergence.measure_all(files[0], files[1:], text, OPTIONS, Comparison(GIB), session):
+            assert result.manifest.notes["corpus"] == text.name
             tps = next(m.value for m in load(result.path) if m.metric == "eval_tps")
             assert tps * float(str(result.manifest.notes["tool_s"])) == pytest.approx(24 * 64, rel=0.01)
 

@@ -92,6 +92,7 @@ def test_parts_give_the_same_bytes(
         output = tmp_path / directory / "parts.imatrix"
         parts = make_imatrix(gguf, text, output, options(2 * BATCH + 9), there)
     assert len(parts.manifest.argv) == 2
+    assert parts.manifest.notes["calibration_source"] == text.name
     assert parts.path.read_bytes() == whole(text, 2 * BATCH + 9)
     assert leftovers(there) == []
     assert len(list((tmp_path / directory / "logs").iterdir())) == 2

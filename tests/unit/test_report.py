@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -182,17 +183,50 @@ def test_a_table_of_the_users_in_the_place_of_ggufkits(name: str, tmp_path: Path
     report.write(results.collect(root), root)
     own_file(root, name)
     with pytest.raises(InputError, match="did not make it"):
-        report.require_ours(root)
+        report.require_writable(root)
 
 
 def test_what_ggufkit_wrote_once_is_written_again(tmp_path: Path, private_cache: Path) -> None:
     root = write_results(tmp_path / "out", FAKES[:2])
     report.write(results.collect(root), root)
     (root / ".ggufkit" / "report.json").unlink()
-    report.require_ours(root)  # by its form
+    report.require_writable(root)  # by its form
     report.write(results.collect(root), root)
     for name in ("report.md", "report.html"):
         (root / name).write_text("edited")
-    report.require_ours(root)
+    report.require_writable(root)
     assert CliRunner().invoke(report_command, [str(root)], catch_exceptions=False).exit_code == 0
     assert (root / "report.md").read_text() != "edited"
+
+
+@pytest.fixture
+def moved(tmp_path: Path, private_cache: Path) -> Path:
+    """A result directory whose hidden part did not come along."""
+    root = write_results(tmp_path / "out", FAKES[:2])
+    report.write(results.collect(root), root)
+    shutil.rmtree(root / ".ggufkit")
+    return root
+
+
+def test_measurements_are_not_lost_with_the_hidden_directory(moved: Path) -> None:
+    before = {name: (moved / name).read_bytes() for name in report.FILES}
+    with pytest.raises(InputError, match=r"lacks the measurements of tiny-F16\.gguf") as refused:
+        CliRunner().invoke(report_command, [str(moved)], catch_exceptions=False)
+    assert "cp -r" in str(refused.value.hint)
+    assert {name: (moved / name).read_bytes() for name in report.FILES} == before
+    assert not (moved / ".ggufkit").exists()
+
+
+def test_without_measurements_a_report_is_made_anywhere(moved: Path) -> None:
+    (moved / "results.json").unlink()
+    assert CliRunner().invoke(report_command, [str(moved)], catch_exceptions=False).exit_code == 0
+    assert report.is_current(results.collect(moved), moved)
+    assert CliRunner().invoke(report_command, [str(moved)], catch_exceptions=False).exit_code == 0
+
+
+def test_measurements_of_files_that_are_gone_may_go(tmp_path: Path, private_cache: Path) -> None:
+    root = write_results(tmp_path / "out", FAKES[:3])
+    report.write(results.collect(root), root)
+    for file in [*root.glob("tiny-Q5_0*"), *(root / ".ggufkit" / "measurements").glob("tiny-Q5_0*")]:
+        file.unlink()
+    report.require_writable(root)
