@@ -14,7 +14,8 @@ from ggufkit import report, results
 from ggufkit.errors import GgufkitError, InputError, SourceError
 from ggufkit.hashing import sha256_file
 from ggufkit.hub import hferrors, huggingface, modelscope
-from ggufkit.hub.listing import RemoteFile, Repo, RepoAbsent, defect
+from ggufkit.hub.listing import HubUnreachable, RemoteFile, Repo, RepoAbsent, defect
+from ggufkit.hub.obtain import offline
 from ggufkit.manifest import PARTIAL, SUFFIX, read_manifest
 from ggufkit.modelfile import grammar
 from ggufkit.progress import Reporter
@@ -36,12 +37,19 @@ class Upload:
 
 @dataclass(frozen=True)
 class Parcel:
-    """What an upload would do. `left_out` names files that are not complete, with the reason."""
+    """What an upload would do.
+
+    Args:
+        left_out: files that are not uploaded, with the reason.
+        exists: whether there is such a repository, None where the hub was not reached.
+        unreached: why not, in which case nothing counts as there.
+    """
 
     repo: str
     uploads: tuple[Upload, ...]
     left_out: tuple[tuple[str, str], ...]
-    exists: bool
+    exists: bool | None
+    unreached: str = ""
 
     @property
     def missing(self) -> list[Upload]:
@@ -49,13 +57,14 @@ class Parcel:
         return sorted((u for u in self.uploads if not u.there), key=lambda u: u.size_bytes)
 
 
-def pack(root: Path, repo: str, *, replace_card: bool = False) -> Parcel:
+def pack(root: Path, repo: str, *, replace_card: bool = False, look_only: bool = False) -> Parcel:
     """Find out what is complete and what the repository lacks. Tables and reports that are there, and the model card
     unless the user wrote it, are brought up to date first.
 
     Args:
         repo: OWNER/NAME on Hugging Face, or ms:OWNER/NAME.
         replace_card: send the card also where the repository's own was written or edited there.
+        look_only: nothing will be sent: say what could be also where the hub does not answer.
 
     Raises:
         InputError: the directory holds no results, or `repo` is no name.
@@ -70,13 +79,14 @@ def pack(root: Path, repo: str, *, replace_card: bool = False) -> Parcel:
     complete, left_out = _judge(root)
     modelfiles, others = _modelfiles(root, {file.name for file in complete})
     left_out += others
-    there = _remote_files(repo)
+    there, unreached = _look(repo, look_only=look_only)
     files = [*complete, *modelfiles, *sorted(root / name for name in _BESIDE if (root / name).is_file())]
     if not replace_card and _edited_there(root, repo, (there or {}).get(CARD)):
         files.remove(root / CARD)
         left_out.append((CARD, "the repository's was written or edited there; --replace-card overwrites it"))
     uploads = [Upload(f, f.stat().st_size, _is_there(f, (there or {}).get(f.name))) for f in files]
-    return Parcel(repo, tuple(uploads), tuple(left_out), there is not None)
+    exists = None if unreached else there is not None
+    return Parcel(repo, tuple(uploads), tuple(left_out), exists, unreached)
 
 
 def _judge(root: Path) -> tuple[list[Path], list[tuple[str, str]]]:
@@ -140,6 +150,19 @@ def _note_sent(card: Path, repo: str) -> None:
 
 def _is_there(file: Path, remote: RemoteFile | None) -> bool:
     return remote is not None and (remote.sha256 or remote.git_sha1) is not None and defect(file, remote) is None
+
+
+def _look(repo: str, *, look_only: bool) -> tuple[dict[str, RemoteFile] | None, str]:
+    """What the repository holds; or nothing, and why the hub was not reached."""
+    try:
+        if offline():
+            raise HubUnreachable("HF_HUB_OFFLINE is set.", hint="Unset it to upload.")
+        return _remote_files(repo), ""
+    except HubUnreachable as error:
+        if look_only:
+            return None, error.message
+        hint = "Check the network or the proxy, and repeat; ModelScope's repositories are called ms:OWNER/NAME."
+        raise HubUnreachable(error.message, hint=error.hint if offline() else hint) from error
 
 
 def _remote_files(repo: str) -> dict[str, RemoteFile] | None:

@@ -134,7 +134,7 @@ def publish_command(
     from ggufkit import publish
 
     with reporting() as reporter:
-        parcel = publish.pack(directory, repo, replace_card=replace_card)
+        parcel = publish.pack(directory, repo, replace_card=replace_card, look_only=not yes)
         if not as_json:
             _show_parcel(parcel)
         address = publish.send(parcel, reporter, private=private) if yes and parcel.missing else None
@@ -153,7 +153,9 @@ def _show_parcel(parcel: Parcel) -> None:
         screen.print(f"{item.path.name:<40} {size(item.size_bytes):>8}  {state}")
     for name, reason in parcel.left_out:
         screen.print(f"[yellow]{name}[/yellow] left out: {reason}.")
-    where = parcel.repo if parcel.exists else f"{parcel.repo}, which will be made"
+    if parcel.unreached:
+        screen.print(f"What {parcel.repo} holds already is not known: {parcel.unreached}", markup=False)
+    where = parcel.repo if parcel.exists is not False else f"{parcel.repo}, which will be made"
     missing = parcel.missing
     if not missing:
         screen.print(f"{parcel.repo} has all of it already.")

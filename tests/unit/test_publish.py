@@ -5,12 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 from ggufkit import publish, report, results
-from ggufkit.errors import InputError
+from ggufkit.cli.hub import publish_command
+from ggufkit.errors import InputError, SourceError
 from ggufkit.hashing import sha256_file
 from ggufkit.hub import huggingface, modelscope
-from ggufkit.hub.listing import Listing, RemoteFile, Repo, RepoAbsent, git_sha1
+from ggufkit.hub.listing import HubUnreachable, Listing, RemoteFile, Repo, RepoAbsent, git_sha1
 from ggufkit.manifest import manifest_path, read_manifest, write_manifest
 from ggufkit.records import Manifest
 from ggufkit.report.choose import Wish
@@ -173,3 +175,30 @@ def test_a_changed_front_matter_stays_as_it_is(root: Path, remote: dict[str, Rem
     card.write_text(mine)
     publish.pack(root, "me/x")
     assert card.read_text() == mine
+
+
+@pytest.mark.parametrize("offline", [False, True])
+def test_a_look_needs_no_hub(offline: bool, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unreachable(_: Repo) -> Listing:
+        raise HubUnreachable("it cannot be reached.", hint="Use --from modelscope.")
+
+    monkeypatch.setattr(huggingface, "list_files", unreachable)
+    monkeypatch.setenv("HF_HUB_OFFLINE", str(int(offline)))
+    parcel = publish.pack(root, "me/x", look_only=True)
+    assert (parcel.exists, parcel.unreached) == (
+        None,
+        "HF_HUB_OFFLINE is set." if offline else "it cannot be reached.",
+    )
+    assert {"tiny-F16.gguf", "README.md"} <= set(names(parcel))
+    with pytest.raises(SourceError) as refused:
+        publish.pack(root, "me/x")
+    assert "--from" not in str(refused.value.hint)
+    assert ("Unset" if offline else "ms:OWNER/NAME") in str(refused.value.hint)
+
+
+def test_a_look_is_shown_without_a_hub(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    shown = CliRunner().invoke(publish_command, [str(root), "me/x"], catch_exceptions=False).output
+    assert "What me/x holds already is not known: HF_HUB_OFFLINE is set." in shown
+    assert "which will be made" not in shown
+    assert "Nothing was uploaded" in shown
