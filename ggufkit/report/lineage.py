@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePath
 
 from ggufkit import quants
 from ggufkit.hub.texts import TEXTS
 from ggufkit.manifest import PARTIAL, SUFFIX, read_manifest
-from ggufkit.records import Json, Manifest, ResultRow
+from ggufkit.records import Json, Manifest, RefineOptions, ResultRow
 from ggufkit.steps import Workspace
 
 _INPUTS = ("base", "imatrix", "quantized")
@@ -200,6 +200,8 @@ def in_words(piece: Piece) -> str:
     made = piece.made
     if made.step not in _TITLES:
         return ""
-    what = f"{made.params.get('engine')} engine" if made.step == "awq" else "llama.cpp's own format"
-    name = piece.path.name.removesuffix(PARTIAL)
-    return f"# {_TITLES[made.step]}: {name}, {what}, {_calibration_text(made)[0]}, {_samples(made)}"
+    usual: Mapping[str, Json] = asdict(RefineOptions())
+    how = [f"{key} {value}" for key, value in made.params.items() if usual.get(key, value) != value]
+    how += [f"{made.params.get('engine')} engine"] if made.step == "awq" else []
+    facts = [piece.path.name, *how, _calibration_text(made)[0], _samples(made)]
+    return f"# {_TITLES[made.step]}: {', '.join(facts)}"

@@ -109,9 +109,10 @@ def _calibration(entries: Sequence[Entry]) -> list[tuple[str, str]]:
 
 
 def _text(entry: Entry) -> str:
-    digest = entry.extent.corpus_sha256
-    name = "WikiText-2 raw, test split, " if digest == WIKITEXT2_TEST_SHA256 else ""
-    return f"{name}sha256 {str(digest)[:16]}…"
+    digest, name = entry.extent.corpus_sha256, entry.settings.options.get("--corpus")
+    if digest == WIKITEXT2_TEST_SHA256:
+        name = "WikiText-2 raw, test split"
+    return f"{name}, sha256 {str(digest)[:16]}…" if name else f"sha256 {str(digest)[:16]}…"
 
 
 def _evaluated(entry: Entry) -> str:

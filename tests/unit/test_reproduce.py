@@ -184,7 +184,8 @@ def test_awq_and_gptq_are_told_with_all_that_ran(tmp_path: Path) -> None:
     made = read_manifest(root / "tiny-gptq-Q4_0.gguf")
     assert made is not None
     notes = {**made.notes, **CALIBRATED, "calibration_samples": 32}
-    write_manifest(root / "tiny-gptq-Q4_0.gguf", replace(made, step="refine", argv=[], notes=notes))
+    how: dict[str, Json] = {"sequential": True, "tune_norms": True}
+    write_manifest(root / "tiny-gptq-Q4_0.gguf", replace(made, step="refine", argv=[], notes=notes, params=how))
     awq, gptq = commands(root)
     assert (
         "--calibration mine.txt --calibration-samples 64 --seed 7 --awq-objective autoawq --awq-dtype float32"
@@ -198,7 +199,8 @@ def test_awq_and_gptq_are_told_with_all_that_ran(tmp_path: Path) -> None:
     awq_ran = ran.index("# AWQ scales: awq, native engine, mine.txt, 64 samples of 512 tokens, seed 7")
     converted = ran.index("python convert_hf_to_gguf.py awq --outfile tiny-awq-F16.gguf")
     assert awq_ran < converted < ran.index("tiny-awq-Q4_0.gguf Q4_0 2")
-    assert "# GPTQ: tiny-gptq-Q4_0.gguf, " in ran
+    assert "# GPTQ: tiny-gptq-Q4_0.gguf, tune_norms True, mine.txt, 32 samples of 512 tokens, seed 7" in ran
+    assert "- Text: tales.txt, sha256 abab" in text
 
 
 def test_names_are_words_of_one_line(tmp_path: Path) -> None:
