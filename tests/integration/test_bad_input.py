@@ -210,7 +210,7 @@ def test_an_output_directory_of_another_model(checkpoint: Path, corpus: Path, tm
     assert "holds the results of other" in fails(INPUT, *build(checkpoint, corpus, out))
     assert [f.name for f in out.glob("*.gguf")] == ["other-F16.gguf"]
     write_results(
-        tmp_path / "again", FAKES[:1], name=f"{checkpoint.name}-awq"
+        tmp_path / "again", FAKES[1:2], name=f"{checkpoint.name}-awq"
     )  # as `ggufkit quantize` notes its input
     assert ggufkit(*build(checkpoint, corpus, tmp_path / "again"), "--dry-run").code == 0
 
