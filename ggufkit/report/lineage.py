@@ -8,7 +8,7 @@ from pathlib import Path, PurePath
 
 from ggufkit import quants
 from ggufkit.hub.texts import TEXTS
-from ggufkit.manifest import PARTIAL, SUFFIX, read_manifest
+from ggufkit.manifest import SUFFIX, read_manifest
 from ggufkit.records import Json, Manifest, RefineOptions, ResultRow
 from ggufkit.steps import Workspace
 

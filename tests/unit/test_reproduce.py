@@ -149,7 +149,17 @@ def test_an_own_importance_matrix_is_named(tmp_path: Path) -> None:
 
 def test_a_computed_importance_matrix_is_told_with_its_text(tmp_path: Path) -> None:
     root = imatrix_results(tmp_path / "out")
-    argv = [["/x/llama-imatrix", "-m", "/y/tiny-F16.gguf", "-o", "/y/tiny-F16.imatrix.ggufkit.partial", "-f", "mine.txt"]]
+    argv = [
+        [
+            "/x/llama-imatrix",
+            "-m",
+            "/y/tiny-F16.gguf",
+            "-o",
+            "/y/tiny-F16.imatrix.ggufkit.partial",
+            "-f",
+            "mine.txt",
+        ]
+    ]
     note(root / ".ggufkit" / "tiny-F16.imatrix", "imatrix", "d" * 64, argv=argv,
          inputs={"calibration": "c" * 64}, params={"n_chunks": 64, "n_ctx": 512, "text": "mine.txt"})  # fmt: skip
     assert "--variants imatrix --calibration mine.txt --calibration-samples 64 --corpus" in commands(root)[1]
