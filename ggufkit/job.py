@@ -9,6 +9,7 @@ from ggufkit import adopt, calibration_text, convert, corpus, lora, machine, qua
 from ggufkit.convert import ConvertOptions
 from ggufkit.corpus import Corpus
 from ggufkit.errors import InputError, UsageError
+from ggufkit.imatrix import read_imatrix
 from ggufkit.llama import toolchain
 from ggufkit.llama.logs import QuantType
 from ggufkit.manifest import read_manifest
@@ -20,6 +21,7 @@ from ggufkit.sources import SourceOptions
 from ggufkit.steps import Workspace
 from ggufkit.variants import Variant
 
+DEFAULT_CALIBRATION = "wikitext2-train"
 DEFAULT_TYPES = ("q4_k_m", "q5_k_m", "q8_0", "f16")
 GIB = 1 << 30
 
@@ -52,7 +54,7 @@ class BuildRequest:
     types: tuple[str, ...] = DEFAULT_TYPES
     variants: tuple[str, ...] = ("plain",)
     base_type: str = "f16"
-    calibration: str = "wikitext2-train"
+    calibration: str = DEFAULT_CALIBRATION
     calibration_samples: int = 128
     calibration_field: str = "text"
     seed: int = 42
@@ -185,6 +187,10 @@ class Job:
 def prepare(request: BuildRequest, reporter: Reporter) -> Job:
     """Look everything up and refuse what cannot work, before anything is written."""
     chosen = variants.resolve(request.variants)
+    if (unused := unused_option(request)) is not None:
+        raise InputError(unused.message, hint=unused.hint)
+    if request.imatrix is not None:
+        read_imatrix(request.imatrix)
     model = _model(request, reporter)
     name = model.name if isinstance(model, Checkpoint) else sources.name_of(model.path)
     out = (request.out or _beside(name, model)).expanduser()
@@ -199,6 +205,23 @@ def prepare(request: BuildRequest, reporter: Reporter) -> Job:
     known = quantize.known_types(tools)
     kinds = quants.resolve(request.types, known)
     return Job(request, model, name, out, kinds, known, chosen, text, calibration, tools, reporter)
+
+
+def unused_option(request: BuildRequest) -> UsageError | None:
+    """The error for a matrix or a calibration text that none of the variants uses.
+
+    A user's own matrix serves the unscaled weights only: for scaled ones it is always computed.
+    """
+    chosen = variants.resolve(request.variants)
+    names = ", ".join(v.name for v in chosen)
+    if request.imatrix is not None and not any(v.imatrix and not v.awq for v in chosen):
+        return UsageError(f"--imatrix is not used by --variants {names}.", hint="Use --variants imatrix.")
+    if request.calibration == DEFAULT_CALIBRATION or _calibrated(chosen, request):
+        return None
+    hint = (
+        "Use --variants imatrix." if request.imatrix is None else "Leave one of --calibration and --imatrix out."
+    )
+    return UsageError(f"--calibration is not used by --variants {names}.", hint=hint)
 
 
 def _beside(name: str, model: Checkpoint | GgufFile) -> Path:

@@ -23,7 +23,7 @@ from ggufkit.cli.terminal import console, reporting
 from ggufkit.convert import ConvertOptions
 from ggufkit.errors import InputError, UsageError
 from ggufkit.imatrix import ImatrixOptions, make_imatrix, require_fits
-from ggufkit.job import refuse_inside
+from ggufkit.job import refuse_inside, unused_option
 from ggufkit.llama import toolchain
 from ggufkit.llama.gguf import read_header
 from ggufkit.lora import merge
@@ -63,7 +63,7 @@ BASE_TYPES = click.Choice(["f16", "bf16", "f32"])
 )
 @click.option("--base-type", type=BASE_TYPES, default="f16", show_default=True, help="Type of the base.")
 @options.calibration_options
-@click.option("--imatrix", type=options.FILE, help="An importance matrix of your own.")
+@click.option("--imatrix", type=options.FILE, help="Your own importance matrix, for --variants imatrix, gptq.")
 @options.awq_options
 @options.eval_options
 @click.option("--no-eval", is_flag=True, help="Measure no quality.")
@@ -99,6 +99,8 @@ def build_command(**given: Any) -> None:  # fmt: skip
     if given["precision"] is not None and (given["no_eval"] or not given["kld"]):
         raise UsageError("--precision is about KL divergence.", hint="Leave out --no-kld and --no-eval.")
     request = _request(**given)
+    if (unused := unused_option(request)) is not None:
+        raise unused
     with reporting() as reporter:
         outcome = pipeline.plan(request, reporter) if dry_run else pipeline.build(request, reporter)
     if isinstance(outcome, Plan):
