@@ -8,16 +8,17 @@ from functools import partial
 from pathlib import Path
 
 from ggufkit.checkpoint import open_checkpoint
-from ggufkit.errors import CheckpointError
+from ggufkit.errors import CheckpointError, SourceError
 from ggufkit.hashing import sha256_file
 from ggufkit.hub import names, pickles
-from ggufkit.hub.listing import needed
-from ggufkit.hub.obtain import Place, Want, obtain
-from ggufkit.llama.gguf import read_gguf
+from ggufkit.hub.listing import HubUnreachable, RepoAbsent, needed
+from ggufkit.hub.obtain import Want, obtain
+from ggufkit.llama.gguf import MAGIC, read_gguf, read_header
 from ggufkit.progress import Reporter, SilentReporter
 from ggufkit.records import Checkpoint, GgufFile
 
 _TYPE_SUFFIX = re.compile(r"[-._](?:F32|F16|BF16|I?Q\d\w*)$", re.IGNORECASE)
+_HASH = re.compile(r"(?:sha256-)?(?:[0-9a-f]{40}|[0-9a-f]{64})")
 _TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "tekken.json", "*.tiktoken", "spiece.model")
 
 
@@ -44,32 +45,64 @@ def resolve(
         CheckpointError, GgufError: it is not whole.
     """
     chosen, teller = options or SourceOptions(), reporter or SilentReporter()
-    path = Path(model).expanduser()
-    if path.suffix.lower() == ".gguf":
-        gguf = read_gguf(path)
-        return read_gguf(path, sha256_file(gguf.path, teller))
-    places = [] if _is_checkpoint(path) or model.startswith((".", "/", "~")) else names.places(model, chosen.hub)
-    if places:
-        return _from_hub(places, chosen, teller)
+    path = local(model, chosen.hub)
+    if path is None:
+        return _from_hub(model, chosen, teller)
     if path.is_dir():
         return _open(path, chosen, teller)
-    raise names.unknown(model)
+    gguf = read_gguf(path)
+    return read_gguf(path, sha256_file(gguf.path, teller))
+
+
+def local(model: str, hub: str = "auto") -> Path | None:
+    """Where a model is on this disk; None if a hub is to be asked, which it is of nothing that is here.
+
+    A directory of results may well be called like the alias that they are made of: then the alias is meant.
+
+    Raises:
+        SourceError: there is neither, or a file that is no GGUF.
+    """
+    path = Path(model).expanduser()
+    if path.is_dir() and (_is_checkpoint(path) or names.find_alias(model) is None):
+        return path
+    if path.is_file() and path.suffix.lower() != ".gguf":
+        _require_magic(path)
+    if path.is_file() or path.suffix.lower() == ".gguf":
+        return path
+    if model.startswith((".", "/", "~")) or not names.places(model, hub):
+        raise names.unknown(model)
+    return None
 
 
 def is_local(model: str) -> bool:
     """Whether `resolve` would look on disk only."""
-    path = Path(model).expanduser()
-    return path.suffix.lower() == ".gguf" or path.is_dir() or not names.places(model)
+    try:
+        return local(model) is not None
+    except SourceError:
+        return True
+
+
+def _require_magic(path: Path) -> None:
+    with path.open("rb") as file:
+        if file.read(len(MAGIC)) == MAGIC:
+            return
+    hint = "Give a GGUF, or the directory of a checkpoint: config.json, tokenizer and *.safetensors."
+    raise SourceError(f"{path} is a file, but no GGUF.", hint=hint)
 
 
 def _is_checkpoint(path: Path) -> bool:
-    """A directory of results may well be called like the model that they are made of."""
     return (path / "config.json").is_file()
 
 
-def _from_hub(places: list[Place], options: SourceOptions, reporter: Reporter) -> Checkpoint:
+def _from_hub(model: str, options: SourceOptions, reporter: Reporter) -> Checkpoint:
     want = Want(partial(needed, allow_pickle=options.allow_pickle), _require_whole)
-    found = obtain(places, want, reporter, ask_first=options.hub != "auto")
+    places = names.places(model, options.hub)
+    try:
+        found = obtain(places, want, reporter, ask_first=options.hub != "auto")
+    except (RepoAbsent, HubUnreachable) as error:
+        if Path(model).parent != Path() and Path(model).parent.is_dir():
+            raise type(error)(f"{error.message} Nor is there a local path {model}.", hint=error.hint) from error
+        raise
     repo = found.place.repo
     name = repo.id.partition("/")[2]
     source = repo.id if found.place.hub.KEY == "hf" else f"ms:{repo.id}"
@@ -99,5 +132,12 @@ def _require_whole(path: Path) -> None:
 
 
 def name_of(gguf: Path) -> str:
-    """The model's name from the name of one of its files: without extension and type."""
-    return _TYPE_SUFFIX.sub("", gguf.stem) or gguf.stem
+    """The model's name from the name of one of its files: without extension and type.
+
+    A file that is named by its hash, as Ollama's blobs are, has it in its metadata, if at all.
+    """
+    stem = gguf.stem if gguf.suffix.lower() == ".gguf" else gguf.name
+    if _HASH.fullmatch(stem):
+        inside = str(read_header(gguf).metadata.get("general.name", ""))
+        return re.sub(r"[^\w.+-]+", "-", inside).strip("-.") or stem
+    return _TYPE_SUFFIX.sub("", stem) or stem

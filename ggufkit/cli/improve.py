@@ -15,8 +15,10 @@ from ggufkit.cli import options
 from ggufkit.cli.terminal import reporting
 from ggufkit.convert import ConvertOptions
 from ggufkit.errors import InputError
+from ggufkit.hashing import sha256_file
 from ggufkit.job import refuse_inside, require_folds
 from ggufkit.llama import toolchain
+from ggufkit.llama.gguf import read_gguf
 from ggufkit.llama.logs import QuantType
 from ggufkit.lora import merge
 from ggufkit.manifest import read_manifest
@@ -186,7 +188,5 @@ def refine_command(
 
 
 def _gguf(path: Path) -> GgufFile:
-    found = sources.resolve(str(path))
-    if isinstance(found, Checkpoint):
-        raise InputError(f"{path} is a checkpoint.", hint="Give the GGUF file.")
-    return found
+    gguf = read_gguf(path)
+    return read_gguf(path, sha256_file(gguf.path))

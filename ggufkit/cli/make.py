@@ -22,16 +22,17 @@ from ggufkit.cli import options, quality, show
 from ggufkit.cli.terminal import console, reporting
 from ggufkit.convert import ConvertOptions
 from ggufkit.errors import InputError, UsageError
+from ggufkit.hashing import sha256_file
 from ggufkit.imatrix import ImatrixOptions, make_imatrix, require_fits
 from ggufkit.job import refuse_inside, unused_option
 from ggufkit.llama import toolchain
-from ggufkit.llama.gguf import read_header
+from ggufkit.llama.gguf import read_gguf, read_header
 from ggufkit.lora import merge
 from ggufkit.pipeline import BuildRequest, BuildResult
 from ggufkit.preflight import Plan
 from ggufkit.progress import Reporter
 from ggufkit.quantize import QuantizeOptions
-from ggufkit.records import Checkpoint, GgufFile
+from ggufkit.records import GgufFile
 from ggufkit.report.choose import Wish
 from ggufkit.session import Session
 from ggufkit.sources import SourceOptions
@@ -214,10 +215,8 @@ def imatrix_command(
 
 
 def _require_gguf(path: Path) -> GgufFile:
-    found = sources.resolve(str(path))
-    if isinstance(found, Checkpoint):
-        raise InputError(f"{path} is a checkpoint.", hint="Convert it first: ggufkit convert.")
-    return found
+    gguf = read_gguf(path)
+    return read_gguf(path, sha256_file(gguf.path))
 
 
 def _session(where: Path, reporter: Reporter, backend: str = "auto", **more: Any) -> Session:

@@ -66,7 +66,7 @@ def obtain(places: Sequence[Place], want: Want, reporter: Reporter, *, ask_first
     if offline():
         names = " or ".join(str(place.repo) for place in places)
         hint = "Unset it for the first download, or give a local directory."
-        raise SourceError(f"{names} is not in the cache, and HF_HUB_OFFLINE is set.", hint=hint)
+        raise HubUnreachable(f"{names} is not in the cache, and HF_HUB_OFFLINE is set.", hint=hint)
     return _from_first_that_answers(places, want, reporter)
 
 

@@ -20,7 +20,7 @@ from ggufkit.records import GgufFile, Json, Tensor
 
 FLOAT_TYPES = ("F32", "F16", "BF16", "F64")
 _INTEGER_TYPES = ("I8", "I16", "I32", "I64")
-_MAGIC = b"GGUF"
+MAGIC = b"GGUF"
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 _STRING, _ARRAY = 8, 9
 _HINT = "Convert or download the file again."
@@ -265,7 +265,7 @@ def _parse(path: Path, data: mmap.mmap, size: int) -> GgufHeader:
 
 
 def _check_magic(path: Path, cursor: _Cursor) -> int:
-    if cursor.data[:4] != _MAGIC:
+    if cursor.data[:4] != MAGIC:
         raise GgufError(f"{path} is not a GGUF: it does not start with GGUF.", hint=_HINT)
     cursor.at = 4
     version = int(cursor.scalar("I"))

@@ -114,3 +114,12 @@ def test_in_a_file_no_line_is_broken(monkeypatch: pytest.MonkeyPatch) -> None:
         assert said.get() == f"{name} {name}\n"
     monkeypatch.setenv("COLUMNS", "80")
     assert console().width == 80
+
+
+@pytest.mark.parametrize("command", [("quantize", "--types", "q8_0"), ("imatrix",)])
+def test_a_file_that_is_missing_is_asked_of_no_hub(
+    command: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("ggufkit.sources.obtain", lambda *_a, **_k: pytest.fail("a hub was asked"))
+    assert command_line._run([command[0], "nm/typo", *command[1:]], False) == 3
+    assert "nm/typo is not there" in capsys.readouterr().err
