@@ -19,6 +19,7 @@ from ggufkit.records import Checkpoint, GgufFile
 
 _TYPE_SUFFIX = re.compile(r"[-._](?:F32|F16|BF16|I?Q\d\w*)$", re.IGNORECASE)
 _HASH = re.compile(r"(?:sha256-)?(?:[0-9a-f]{40}|[0-9a-f]{64})")
+_CACHED = re.compile(r"(?:models--)?[\w.-]+?--(?P<name>[\w.-]+)")
 _TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "tekken.json", "*.tiktoken", "spiece.model")
 
 
@@ -117,7 +118,7 @@ def _open(
     source: str | None = None,
     revision: str | None = None,
 ) -> Checkpoint:
-    name, source = name or path.resolve().name, source or str(path)
+    name, source = name or _name_of_directory(path.resolve()), source or str(path)
     if options.allow_pickle and _is_checkpoint(path) and not any(path.glob("*.safetensors")):
         path = pickles.as_safetensors(path, reporter)
     return open_checkpoint(path, name, source, revision)
@@ -129,6 +130,14 @@ def _require_whole(path: Path) -> None:
         open_checkpoint(path)
     if not any(file for pattern in _TOKENIZERS for file in path.glob(pattern)):
         raise CheckpointError(f"{path} has no tokenizer.")
+
+
+def _name_of_directory(path: Path) -> str:
+    """The model's name from its directory's: in the caches of hubs that is a commit, a branch, or a mended name."""
+    above, home = path.parent, path.parent.parent
+    if above.name == "snapshots" and (cached := _CACHED.fullmatch(home.name)):
+        return cached["name"]
+    return path.name.replace("___", ".") if home.name == "models" else path.name
 
 
 def name_of(gguf: Path) -> str:

@@ -87,3 +87,23 @@ def test_a_checkpoint_here_is_no_alias(tmp_path: Path) -> None:
     assert isinstance(sources.resolve("qwen2.5-0.5b"), Checkpoint)
     (tmp_path / "qwen2.5-0.5b" / "config.json").unlink()
     assert sources.local("qwen2.5-0.5b") is None
+
+
+@pytest.mark.parametrize(
+    ("directory", "name"),
+    [
+        (f"hub/models--acme--Tiny-0.5B/snapshots/{'c' * 40}", "Tiny-0.5B"),
+        ("models/acme--Tiny-0.5B/snapshots/master", "Tiny-0.5B"),
+        ("models/acme/Tiny-0___5B", "Tiny-0.5B"),
+        ("mine/snapshots/last", "last"),
+        ("mine/a___b", "a___b"),
+    ],
+)
+def test_a_snapshot_of_a_cache_has_the_name_of_its_model(directory: str, name: str, tmp_path: Path) -> None:
+    (tmp_path / directory).parent.mkdir(parents=True)
+    tiny.write_llama(tmp_path / directory)
+    (tmp_path / "link").symlink_to(tmp_path / directory)
+    for given in (directory, "./link"):
+        found = sources.resolve(given)
+        assert isinstance(found, Checkpoint)
+        assert found.name == name
