@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -184,27 +185,71 @@ class Job:
         return Session(self.tools, workspace, self.reporter, request.threads, request.force, request.explain)
 
 
-def prepare(request: BuildRequest, reporter: Reporter) -> Job:
-    """Look everything up and refuse what cannot work, before anything is written."""
+def prepare(request: BuildRequest, reporter: Reporter, outlines: Path | None = None) -> Job:
+    """Look everything up and refuse what cannot work, before anything is written; before a model is downloaded, all
+    that does not depend on it.
+
+    Args:
+        outlines: an empty directory, for a plan: it needs neither a hub's weights nor the named texts.
+    """
     chosen = variants.resolve(request.variants)
-    if (unused := unused_option(request)) is not None:
-        raise InputError(unused.message, hint=unused.hint)
-    if request.imatrix is not None:
-        read_imatrix(request.imatrix)
-    model = _model(request, reporter)
+    _require_possible(request)
+    tools = _tools_at_once(request, reporter)
+    if tools is not None:
+        quants.resolve(request.types, quantize.known_types(tools))
+    text, calibration = _texts(chosen, request, reporter, planned=outlines is not None)
+    model = _model(request, reporter, outlines)
     name = model.name if isinstance(model, Checkpoint) else sources.name_of(model.path)
     out = (request.out or _beside(name, model)).expanduser()
     refuse_inside(out, model)
     _refuse_others(out, name)
-    text = corpus.find(request.corpus, reporter) if request.evaluate else None
     _require_checkpoint(chosen, model)
-    calibration = None
-    if _calibrated(chosen, request):
-        calibration = calibration_text.find(request.calibration, request.calibration_field, reporter)
-    tools = toolchain.find(request.backend, reporter)
+    tools = tools or toolchain.find(request.backend, reporter)
     known = quantize.known_types(tools)
     kinds = quants.resolve(request.types, known)
     return Job(request, model, name, out, kinds, known, chosen, text, calibration, tools, reporter)
+
+
+def _require_possible(request: BuildRequest) -> None:
+    """Raise InputError for what the request alone, and the files that it names, show to be in vain."""
+    if (unused := unused_option(request)) is not None:
+        raise InputError(unused.message, hint=unused.hint)
+    if request.imatrix is not None:
+        read_imatrix(request.imatrix)
+    sources.local(request.model, request.source)
+    name = sources.name_on_hub(request.model, request.source) if request.lora is None else None
+    out = request.out or (Path(name) if name else None)
+    if out is not None:
+        _require_writable(out.expanduser())
+    if out is not None and name is not None:
+        _refuse_others(out.expanduser(), name)
+
+
+def _require_writable(out: Path) -> None:
+    there = next(path for path in (out, *out.absolute().parents) if path.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK):
+        hint = "Choose a directory that you can write with --out."
+        raise InputError(f"{out} cannot be written.", hint=hint)
+
+
+def _tools_at_once(request: BuildRequest, reporter: Reporter) -> Toolchain | None:
+    """The toolchain; None where building it can wait for what is wrong with a model on this disk."""
+    known = toolchain.locate(request.backend)
+    if sources.is_local(request.model) and (known is None or known.origin == "path"):
+        return None
+    return toolchain.find(request.backend, reporter)
+
+
+def _texts(
+    chosen: tuple[Variant, ...], request: BuildRequest, reporter: Reporter, *, planned: bool
+) -> tuple[Corpus | None, Corpus | None]:
+    """The evaluation text and the calibration text, None where none is needed; a plan needs the former's size."""
+    text = calibration = None
+    if request.evaluate:
+        text = (corpus.expected(request.corpus) if planned else None) or corpus.find(request.corpus, reporter)
+    if _calibrated(chosen, request) and not (planned and request.calibration == DEFAULT_CALIBRATION):
+        calibration = calibration_text.find(request.calibration, request.calibration_field, reporter)
+    return text, calibration
 
 
 def unused_option(request: BuildRequest) -> UsageError | None:
@@ -231,8 +276,9 @@ def _beside(name: str, model: Checkpoint | GgufFile) -> Path:
     return Path(f"{name}-gguf") if inside else out
 
 
-def _model(request: BuildRequest, reporter: Reporter) -> Checkpoint | GgufFile:
-    found = sources.resolve(request.model, SourceOptions(request.source, request.allow_pickle), reporter)
+def _model(request: BuildRequest, reporter: Reporter, outlines: Path | None) -> Checkpoint | GgufFile:
+    outlines = outlines if request.lora is None else None
+    found = sources.resolve(request.model, SourceOptions(request.source, request.allow_pickle), reporter, outlines)
     if request.lora is None:
         return found
     if isinstance(found, GgufFile):

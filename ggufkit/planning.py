@@ -23,8 +23,10 @@ from ggufkit.variants import Variant
 
 def plan(request: BuildRequest, reporter: Reporter | None = None) -> Plan:
     """What a build would make and need. Nothing is written to the output directory."""
-    job = prepare(request, reporter or SilentReporter())
     with tempfile.TemporaryDirectory(prefix="ggufkit-plan-") as temporary:
+        outlines = Path(temporary) / "outline"
+        outlines.mkdir()
+        job = prepare(request, reporter or SilentReporter(), outlines)
         base = _skeleton(job, Path(temporary))
         extra = read_header(base).size_bytes + _out_of_sight(job, base)
         _warn_of_paging(job, base, machine.free_memory())

@@ -13,6 +13,7 @@ from ggufkit.hashing import sha256_file
 from ggufkit.hub import names, pickles
 from ggufkit.hub.listing import HubUnreachable, RepoAbsent, needed
 from ggufkit.hub.obtain import Want, obtain
+from ggufkit.hub.outline import outline
 from ggufkit.llama.gguf import MAGIC, read_gguf, read_header
 from ggufkit.progress import Reporter, SilentReporter
 from ggufkit.records import Checkpoint, GgufFile
@@ -37,9 +38,15 @@ class SourceOptions:
 
 
 def resolve(
-    model: str, options: SourceOptions | None = None, reporter: Reporter | None = None
+    model: str,
+    options: SourceOptions | None = None,
+    reporter: Reporter | None = None,
+    outlines: Path | None = None,
 ) -> Checkpoint | GgufFile:
     """What the user named, on disk and checked to be whole; from a hub it is downloaded first.
+
+    Args:
+        outlines: an empty directory, for a plan: a hub's checkpoint may be put there with holes for its weights.
 
     Raises:
         SourceError: there is nothing of that name, or the hub refuses it.
@@ -48,7 +55,7 @@ def resolve(
     chosen, teller = options or SourceOptions(), reporter or SilentReporter()
     path = local(model, chosen.hub)
     if path is None:
-        return _from_hub(model, chosen, teller)
+        return _from_hub(model, chosen, teller, outlines)
     if path.is_dir():
         return _open(path, chosen, teller)
     gguf = read_gguf(path)
@@ -95,11 +102,18 @@ def _is_checkpoint(path: Path) -> bool:
     return (path / "config.json").is_file()
 
 
-def _from_hub(model: str, options: SourceOptions, reporter: Reporter) -> Checkpoint:
+def name_on_hub(model: str, hub: str = "auto") -> str | None:
+    """The name of a model that a hub is asked for, None for one on disk or one whose name tells which hub answered."""
+    found = {p.repo.id.partition("/")[2] for p in names.places(model, hub)} if not is_local(model) else set()
+    return found.pop() if len(found) == 1 else None
+
+
+def _from_hub(model: str, options: SourceOptions, reporter: Reporter, outlines: Path | None) -> Checkpoint:
     want = Want(partial(needed, allow_pickle=options.allow_pickle), _require_whole)
-    places = names.places(model, options.hub)
+    places, ask_first = names.places(model, options.hub), options.hub != "auto"
     try:
-        found = obtain(places, want, reporter, ask_first=options.hub != "auto")
+        found = outline(places, want, outlines, reporter, ask_first=ask_first) if outlines is not None else None
+        found = found or obtain(places, want, reporter, ask_first=ask_first)
     except (RepoAbsent, HubUnreachable) as error:
         if Path(model).parent != Path() and Path(model).parent.is_dir():
             raise type(error)(f"{error.message} Nor is there a local path {model}.", hint=error.hint) from error

@@ -81,7 +81,9 @@ BASE_TYPES = click.Choice(["f16", "bf16", "f32"])
 @options.source_options
 @options.convert_options
 @click.option("--allow-requantize", is_flag=True, help="Accept a .gguf that is quantized already.")
-@click.option("--dry-run", is_flag=True, help="Show the plan; write nothing.")
+@click.option(
+    "--dry-run", is_flag=True, help="Show the plan; write nothing, and fetch no weights from Hugging Face."
+)
 @options.redo_options
 @options.json_option
 def build_command(**given: Any) -> None:  # fmt: skip

@@ -129,6 +129,25 @@ def fetch(repo: Repo, listing: Listing, files: Sequence[RemoteFile], reporter: R
     return directory(repo, listing.commit)
 
 
+def read_header(repo: Repo, commit: str, file: RemoteFile) -> dict[str, Any]:
+    """What the header of a safetensors file says of its tensors, without the file.
+
+    Raises:
+        SourceError: the hub refuses, or the file has no such header.
+    """
+    quieten()
+    from huggingface_hub import HfApi
+
+    def get() -> dict[str, Any]:
+        found = HfApi(endpoint=host()).parse_safetensors_file_metadata(repo.id, file.path, revision=commit)
+        return {
+            n: {"dtype": t.dtype, "shape": t.shape, "data_offsets": t.data_offsets}
+            for n, t in found.tensors.items()
+        }
+
+    return hferrors.patiently(get, repo, host(), file.path)
+
+
 def quieten() -> None:
     """One progress display and one error message: ggufkit's. Small pieces, so that a cut loses little."""
     one_display()

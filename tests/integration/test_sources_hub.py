@@ -53,6 +53,35 @@ def test_a_build_from_a_hub_and_again_without_it(tools: Toolchain, tmp_path: Pat
         assert (tmp_path / "anew" / name).read_bytes() == (out / name).read_bytes()
 
 
+@pytest.mark.parametrize("prefix", ["", "ms:"], ids=["hf", "ms"])
+def test_a_plan_reads_no_weights(prefix: str, checkpoint: Path, tools: Toolchain, tmp_path: Path) -> None:
+    """ModelScope's are downloaded, which is said."""
+    if prefix:
+        pytest.importorskip("modelscope_hub", reason="ModelScope's client is not installed")
+    env = {"HF_HOME": str(tmp_path / "hf"), "MODELSCOPE_CACHE": str(tmp_path / "ms"), "NO_PROXY": "*"}
+    env |= {"GGUFKIT_CACHE": str(tmp_path / "cache"), "GGUFKIT_LLAMA_CPP": str(tools.dir.parent)}
+    arguments = (
+        "--types",
+        "q4_k_m,q8_0",
+        "--variants",
+        "plain,imatrix",
+        "--dry-run",
+        "--json",
+        "--out",
+        tmp_path / "out",
+    )
+    with hubserver.serve({"acme/tiny-llama": hubserver.files_of(checkpoint)}) as hub:
+        env |= {"HF_ENDPOINT": hub.url, "MODELSCOPE_ENDPOINT": hub.url}
+        planned = ggufkit("build", f"{prefix}acme/tiny-llama", *arguments, env=env)
+        assert planned.code == 0, planned.err
+        read = sum(sum(asked.sent) for asked in hub.content_requests("model.safetensors"))
+    assert (read > 200_000) == bool(prefix)
+    assert ("to download" in planned.err) == bool(prefix)
+    assert not (tmp_path / "out").exists()
+    local = ggufkit("build", checkpoint, *arguments, env=env)
+    assert json.loads(local.out)["files"] == json.loads(planned.out)["files"], local.err
+
+
 def write_adapter(path: Path, base: Path, **more: Any) -> tuple[Path, Any]:
     """An adapter that peft wrote, and the model that it makes."""
     peft, torch = pytest.importorskip("peft"), pytest.importorskip("torch")

@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from ggufkit import cli as command_line
-from ggufkit import job, sources
-from ggufkit.errors import InputError
+from ggufkit import job, quantize, sources
+from ggufkit.errors import InputError, ToolchainError, UsageError
+from ggufkit.hub import texts
 from ggufkit.job import BuildRequest, prepare
+from ggufkit.llama import toolchain
+from ggufkit.llama.gguf import read_gguf
+from ggufkit.llama.logs import QuantType
+from ggufkit.manifest import read_manifest, write_manifest
 from ggufkit.progress import SilentReporter
+from ggufkit.records import Toolchain
+from tests.fake_results import FAKES, write_results
+from tests.unit.test_gguf import write
 
 
 @pytest.fixture(autouse=True)
@@ -57,4 +67,70 @@ def test_an_option_that_no_variant_uses_is_a_usage_error(option: str, capsys: py
 def test_a_matrix_that_is_missing_is_missed_at_once(tmp_path: Path) -> None:
     request = BuildRequest("acme/x", variants=("imatrix",), imatrix=tmp_path / "no.imatrix")
     with pytest.raises(InputError, match=r"no\.imatrix is not there"):
+        prepare(request, SilentReporter())
+
+
+@pytest.fixture
+def tools(monkeypatch: pytest.MonkeyPatch) -> Toolchain:
+    """A toolchain that knows one type."""
+    found = Toolchain(Path("bin"), "built", "c" * 40, "cpu", "1")
+    monkeypatch.setattr(toolchain, "locate", lambda _backend: found)
+    monkeypatch.setattr(toolchain, "find", lambda *_: found)
+    monkeypatch.setattr(quantize, "known_types", lambda _tools: (QuantType("Q4_0", 2, "4.34G"),))
+    return found
+
+
+@pytest.mark.usefixtures("tools")
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"types": ("q4_x",)}, "no type 'q4_x'"),
+        ({"corpus": "no.txt"}, "There is no text no.txt"),
+        ({"calibration": "no.txt", "variants": ("imatrix",)}, "There is no text no.txt"),
+        ({"out": Path("file") / "out"}, "cannot be written"),
+        ({"variants": ("shiny",)}, "no variant 'shiny'"),
+    ],
+)
+def test_what_needs_no_model_is_refused_before_it(
+    given: dict[str, Any], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_text("")
+    text = tmp_path / "text.txt"
+    text.write_text("text")
+    with pytest.raises((InputError, UsageError), match=message):
+        prepare(BuildRequest("acme/x", **{"corpus": str(text), "types": ("q4_0",), **given}), SilentReporter())
+
+
+def test_an_impossible_backend_is_refused_before_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise ToolchainError("This machine has no usable device.")
+
+    monkeypatch.setattr(toolchain, "locate", refuse)
+    with pytest.raises(ToolchainError):
+        prepare(BuildRequest("acme/x", backend="hip"), SilentReporter())
+
+
+@pytest.mark.usefixtures("tools")
+def test_results_of_another_model_are_met_before_the_download(tmp_path: Path) -> None:
+    base = write_results(tmp_path / "out", FAKES[:1], name="other") / "other-F16.gguf"
+    noted = read_manifest(base)
+    assert noted is not None
+    write_manifest(base, replace(noted, step="convert"))
+    with pytest.raises(InputError, match="holds the results of other"):
+        prepare(BuildRequest("acme/x", tmp_path / "out", ("q4_0",)), SilentReporter())
+
+
+@pytest.mark.usefixtures("tools")
+def test_a_plan_fetches_no_named_text(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def fetch(*_: object) -> None:
+        raise AssertionError("a text was fetched")
+
+    monkeypatch.setattr(texts, "named", fetch)
+    monkeypatch.setattr(sources, "resolve", lambda *_: read_gguf(write(tmp_path / "x.gguf")))
+    request = BuildRequest("acme/x", tmp_path / "out", ("q4_0",), ("plain", "imatrix"))
+    planned = prepare(request, SilentReporter(), tmp_path)
+    assert planned.text is not None
+    assert planned.text.n_bytes == 1_290_590
+    with pytest.raises(AssertionError, match="a text was fetched"):
         prepare(request, SilentReporter())
