@@ -16,17 +16,18 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ggufkit.errors import CorpusError, TokenizerError
 from ggufkit.records import Json
+from ggufkit.rowfiles import JSON, LINES, decode, is_structured, read_entries, text_of
 
 Tokens = NDArray[np.int32]
 
-_TEXT, _JSON, _LINES = (".txt", ".md", ".raw"), ".json", (".jsonl", ".ndjson")
+_TEXT = (".txt", ".md", ".raw")
 # Long enough that cutting text there hardly matters, short enough that a huge text is sampled all over.
 _PIECE_CHARS = 1 << 16
 _PIECES_AT_ONCE = 8
@@ -97,7 +98,7 @@ def read_texts(path: Path, field: str = "text") -> list[str]:
         CorpusError: nothing there, not text, or no such field.
     """
     if path.is_dir():
-        known = (*_TEXT, _JSON, *_LINES)
+        known = (*_TEXT, JSON, *LINES)
         files = sorted(f for f in path.rglob("*") if f.is_file() and f.suffix.lower() in known)
     else:
         files = [path]
@@ -108,46 +109,10 @@ def read_texts(path: Path, field: str = "text") -> list[str]:
     return texts
 
 
-def is_structured(file: Path) -> bool:
-    """Whether a file holds texts as JSON or JSONL."""
-    return file.is_file() and file.suffix.lower() in (_JSON, *_LINES)
-
-
 def _read_file(file: Path, field: str) -> list[str]:
-    text = _decode(file)
-    suffix = file.suffix.lower()
-    if suffix != _JSON and suffix not in _LINES:
-        return [text]
-    try:
-        values = json.loads(text) if suffix == _JSON else [json.loads(x) for x in text.splitlines() if x.strip()]
-    except ValueError as error:
-        raise CorpusError(f"{file} is not valid JSON: {error}.", hint="Is it JSONL, or plain text?") from error
-    entries = values if isinstance(values, list) else [values]
-    return [_field_of(entry, field, file) for entry in entries]
-
-
-def _decode(file: Path) -> str:
-    hint = "Extract its text column into a .txt, .json or .jsonl file."
-    try:
-        data = file.read_bytes()
-        if b"\0" in data:
-            raise CorpusError(f"{file} is binary, not text.", hint=hint)
-        return data.decode("utf-8")
-    except OSError as error:
-        reason = error.strerror or str(error)
-        hint = "Check the path given with --calibration."
-        raise CorpusError(f"The calibration text {file} cannot be read: {reason}.", hint=hint) from error
-    except UnicodeDecodeError as error:
-        raise CorpusError(f"{file} is not UTF-8 text (byte {error.start}).", hint=hint) from error
-
-
-def _field_of(entry: Any, field: str, file: Path) -> str:
-    value = entry.get(field) if isinstance(entry, dict) else entry
-    if isinstance(value, str):
-        return value
-    have = ", ".join(sorted(entry)) if isinstance(entry, dict) else type(entry).__name__
-    message = f"{file} has an entry without the text field {field!r}; it has: {have}."
-    raise CorpusError(message, hint="Name the field that holds the text.")
+    if is_structured(file):
+        return [text_of(entry, field, file) for entry in read_entries(file)]
+    return [decode(file)]
 
 
 def load_tokenizer(checkpoint: Path) -> Tokenizer:

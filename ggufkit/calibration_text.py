@@ -6,11 +6,12 @@ import hashlib
 from pathlib import Path
 
 from ggufkit import corpus
-from ggufkit.calibration import is_structured, read_texts
+from ggufkit.calibration import read_texts
 from ggufkit.corpus import Corpus
 from ggufkit.manifest import write_atomically
 from ggufkit.paths import cache_dir
 from ggufkit.progress import Reporter
+from ggufkit.rowfiles import is_structured
 
 
 def find(given: str, field: str, reporter: Reporter) -> Corpus:

@@ -16,9 +16,10 @@ from ggufkit.progress import Reporter, SilentReporter
 _WIKITEXT2_TEST_BYTES = 1_290_590
 WIKITEXT2_TEST_SHA256 = texts.TEXTS["wikitext2"].sha256
 
-_TABLE = re.compile(r"(?P<path>.+\.(?:parquet|arrow|feather))(?::(?P<column>\w+))?", re.IGNORECASE)
+_TABLE = re.compile(r"(?P<path>.+\.(?:parquet|arrow|feather|jsonl?|ndjson))(?::(?P<column>\w+))?", re.IGNORECASE)
 _NAMES = ", ".join(texts.TEXTS)
-_HINT = f"Give a text file, a .parquet or .arrow file, a data set (OWNER/NAME:SPLIT:COLUMN), or one of {_NAMES}."
+_FILES = "a text file, a .parquet, .arrow, .json or .jsonl file"
+_HINT = f"Give {_FILES}, a data set (OWNER/NAME:SPLIT:COLUMN), or one of {_NAMES}."
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from ggufkit.errors import CorpusError
 from ggufkit.hashing import sha256_file
 from ggufkit.hub.huggingface import serves_xet
 from ggufkit.paths import cache_dir
+from ggufkit.rowfiles import is_structured, read_entries, text_of
 
 if TYPE_CHECKING:
     import pyarrow
@@ -46,9 +47,14 @@ def table_kind(path: Path) -> str | None:
 def read_column(path: Path, column: str | None = None) -> Iterator[str]:
     """The texts of a table's column, a batch at a time; by default `text`, or the only column of text.
 
+    JSON and JSONL are tables, too: the fields of their objects are columns, and strings are rows as they are.
+
     Raises:
         CorpusError: pyarrow is not installed, the table is damaged, or has no such column.
     """
+    if is_structured(path):
+        yield from _read_field(path, column)
+        return
     try:
         import pyarrow as pa
     except ImportError:
@@ -60,6 +66,18 @@ def read_column(path: Path, column: str | None = None) -> Iterator[str]:
             yield from (value or "" for value in batch.column(name).to_pylist())
     except (pa.ArrowException, OSError) as error:
         raise CorpusError(f"{path} cannot be read as a table: {error}", hint="Download it again.") from error
+
+
+def _read_field(path: Path, field: str | None) -> Iterator[str]:
+    entries = read_entries(path)
+    if not entries:
+        raise CorpusError(
+            f"{path} holds no text.", hint="Give a text file, or JSON or JSONL with a field of text."
+        )
+    objects = [entry for entry in entries if isinstance(entry, dict)]
+    fields = dict.fromkeys(name for entry in objects for name, value in entry.items() if isinstance(value, str))
+    name = choose_column(list(fields), field, str(path)) if objects else "text"
+    return (text_of(entry, name, path) for entry in entries)
 
 
 def _open_table(path: Path) -> tuple[pyarrow.Schema, Iterable[pyarrow.RecordBatch]]:

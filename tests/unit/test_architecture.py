@@ -42,7 +42,7 @@ LAYERS = (
     ("awq", "refine", "layers", "calibration"),
     ("steps", "measurements", "checkpoint", "llama", "quants", "backends"),
     ("manifest", "hashing", "process"),
-    ("machine", "paths", "probes", "metrics", "variants", "progress", "units"),
+    ("machine", "paths", "probes", "metrics", "variants", "progress", "units", "rowfiles"),
     ("records", "errors"),
 )  # fmt: skip
 

@@ -114,6 +114,39 @@ def test_tables_are_read_as_corpora(kind: str, suffix: str, known: str, tmp_path
     assert corpus.find(f"{file}:text").sha256 == known
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "given"),
+    [
+        ("x.jsonl", '{"text": "one\u2028a", "id": 1}\r\n\n{"id": 2, "text": "two"}\n', ""),
+        ("x.json", '[{"q": "?", "body": "one\u2028a"}, {"q": "?", "body": "two"}]', ":body"),
+        ("x.ndjson", '"one\u2028a"\n"two"\n', ""),
+        ("x.JSON", '[{"only": "one\u2028a"}, {"only": "two"}]', ""),
+    ],
+)
+def test_json_is_read_as_rows_of_text(name: str, content: str, given: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(content.encode())
+    found = corpus.find(f"{tmp_path / name}{given}")
+    assert found.path.read_text(encoding="utf-8") == "one\u2028a\ntwo\n"
+    assert found.name == name
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("x.jsonl", '{"id": 1}', "no column called text; its text columns: none"),
+        ("x.jsonl", '{"q": "a", "a": "b"}', "its text columns: q, a"),
+        ("x.jsonl", '{"text": "a"}\n{"text": 1}', "an entry without the text field 'text'"),
+        ("x.json", "[1]", "it has: int"),
+        ("x.json", "[]", "holds no text"),
+        ("x.json", '{"text": "a"}\n{"text": "b"}', "is not valid JSON"),
+    ],
+)
+def test_json_without_text_is_refused(name: str, content: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text(content)
+    with pytest.raises(CorpusError, match=message):
+        corpus.find(str(tmp_path / name))
+
+
 def test_a_column_must_be_clear(tmp_path: Path) -> None:
     file = write_table(tmp_path / "two.parquet", "parquet", question=["a"], answer=["b"], n=[1])
     with pytest.raises(CorpusError, match="question, answer"):
