@@ -122,7 +122,14 @@ class Job:
         wanted = [
             (v, t) for v in self.variants for t in self.types if v.has_float_types or not quants.is_float(t.name)
         ]
+        wanted = [(v, t) for v, t in wanted if v.imatrix or t not in self.for_matrices_only]
         return [(v, t) for v, t in wanted if not (v.name == "plain" and t.name == self.base_type)]
+
+    @property
+    def for_matrices_only(self) -> list[QuantType]:
+        """Types that are useless without a matrix, where one of the variants has one: the others leave them out."""
+        with_matrix = any(v.imatrix for v in self.variants)
+        return [t for t in self.types if with_matrix and t.name in quants.NEEDS_IMATRIX]
 
     def output(self, variant: Variant, type_name: str) -> Path:
         """Where a result goes."""
@@ -207,7 +214,16 @@ def prepare(request: BuildRequest, reporter: Reporter, outlines: Path | None = N
     tools = tools or toolchain.find(request.backend, reporter)
     known = quantize.known_types(tools)
     kinds = quants.resolve(request.types, known)
-    return Job(request, model, name, out, kinds, known, chosen, text, calibration, tools, reporter)
+    job = Job(request, model, name, out, kinds, known, chosen, text, calibration, tools, reporter)
+    _tell_left_out(job)
+    return job
+
+
+def _tell_left_out(job: Job) -> None:
+    without = [v.name for v in job.variants if not v.imatrix]
+    if without and job.for_matrices_only:
+        kinds = ", ".join(t.name for t in job.for_matrices_only)
+        job.reporter.info(f"Not made as {' or '.join(without)}, for want of an importance matrix: {kinds}.")
 
 
 def _require_possible(request: BuildRequest) -> None:

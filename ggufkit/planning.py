@@ -92,7 +92,7 @@ def require_matrices(job: Job) -> None:
         base = _skeleton(job, Path(temporary))
         for kind in doubtful:
             if quantize.plan(job.tools, base, kind).needs_imatrix:
-                raise quantize.needs_imatrix(kind, "Use --variants imatrix.")
+                raise quantize.needs_imatrix(kind, _way_to_matrix(job))
 
 
 def require_layers(job: Job) -> None:
@@ -185,5 +185,10 @@ def _scratch(job: Job, base: GgufHeader) -> int:
 def _plan_one(job: Job, base: GgufHeader, variant: Variant, kind: QuantType, path: Path) -> PlannedFile:
     file = preflight.plan_file(job.tools, base, kind, path.name, variant.name, job.known_types, job.request.n_ctx)
     if file.needs_imatrix and not variant.imatrix:
-        raise quantize.needs_imatrix(kind, "Use --variants imatrix.")
+        raise quantize.needs_imatrix(kind, _way_to_matrix(job))
     return file
+
+
+def _way_to_matrix(job: Job) -> str:
+    given = any(variant.imatrix for variant in job.variants)
+    return "Leave it out, or the variants without a matrix." if given else "Use --variants imatrix."

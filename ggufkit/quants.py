@@ -15,7 +15,7 @@ from ggufkit.llama.logs import QuantType
 FLOAT_TYPES = ("F32", "F16", "BF16")
 """Conversions rather than quantizations: an importance matrix changes nothing in them."""
 
-NEEDS_IMATRIX = frozenset({"IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ2_M", "Q2_K_S", "IQ3_XXS"})
+NEEDS_IMATRIX = frozenset({"IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ2_M", "Q2_K_S", "IQ3_XXS", "IQ3_XS"})
 """Types that llama-quantize refuses, or warns of, without an importance matrix."""
 
 _PSEUDO = frozenset({"COPY"})

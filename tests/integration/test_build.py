@@ -20,6 +20,7 @@ from ggufkit.manifest import read_manifest
 from ggufkit.progress import SilentReporter
 from ggufkit.records import Toolchain
 from tests import tiny
+from tests.integration.run_cli import fails
 from tests.integration.run_cli import ggufkit as cli
 from tests.shared import LLAMA, QWEN2, WIKI_TEST, needs_shared
 
@@ -123,10 +124,26 @@ def test_every_type_that_the_tool_lists(tmp_path: Path, tools: Toolchain) -> Non
     listed = logs.parse_types(process.run(argv.list_types(tools)).text)
     names = [t.name for t in listed if t.name != "COPY" and "alias" not in t.description]
     out = tmp_path / "out"
-    done = cli("build", base, "--types", ",".join(names), "--variants", "imatrix,plain", "--no-eval",
-               "--no-bench", "--calibration", corpus, "--calibration-samples", 8, "--out", out, "--dry-run")  # fmt: skip
-    assert done.code == 3
-    assert "needs an importance matrix" in done.err
+    plan = (
+        "build",
+        base,
+        "--types",
+        ",".join(names),
+        "--no-eval",
+        "--no-bench",
+        "--dry-run",
+        "--json",
+        "--out",
+        out,
+    )
+    assert "needs an importance matrix" in fails(3, *plan)
+    both = cli(*plan, "--variants", "imatrix,plain")
+    assert both.code == 0, both.err
+    planned = [(f["variant"], f["type"]) for f in json.loads(both.out)["files"]]
+    assert ("imatrix", "IQ2_XXS") in planned
+    assert ("plain", "IQ2_XXS") not in planned
+    assert ("plain", "Q2_K") in planned
+    assert re.search(r"Not made as plain,.*IQ2_XXS", " ".join(both.err.split()))
     done = cli("build", base, "--types", ",".join(names), "--variants", "imatrix", "--no-eval", "--no-bench",
                "--calibration", corpus, "--calibration-samples", 8, "--out", out)  # fmt: skip
     assert done.code == 0, done.err

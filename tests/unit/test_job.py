@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from ggufkit import cli as command_line
-from ggufkit import job, quantize, sources
+from ggufkit import job, quantize, sources, variants
 from ggufkit.errors import InputError, ToolchainError, UsageError
 from ggufkit.hub import texts
-from ggufkit.job import BuildRequest, prepare
+from ggufkit.job import BuildRequest, Job, prepare
 from ggufkit.llama import toolchain
 from ggufkit.llama.gguf import read_gguf
 from ggufkit.llama.logs import QuantType
@@ -134,3 +134,23 @@ def test_a_plan_fetches_no_named_text(monkeypatch: pytest.MonkeyPatch, tmp_path:
     assert planned.text.n_bytes == 1_290_590
     with pytest.raises(AssertionError, match="a text was fetched"):
         prepare(request, SilentReporter())
+
+
+@pytest.mark.parametrize(
+    ("asked", "made"),
+    [
+        (("plain", "imatrix"), "plain Q4_0, imatrix Q4_0, imatrix IQ2_XS"),
+        (("plain", "awq", "gptq"), "plain F32, plain Q4_0, awq F32, awq Q4_0, gptq Q4_0, gptq IQ2_XS"),
+        (("plain",), "plain Q4_0, plain IQ2_XS"),
+    ],
+)
+def test_a_type_that_needs_a_matrix_is_left_out_where_another_variant_has_one(
+    asked: tuple[str, ...], made: str, tmp_path: Path
+) -> None:
+    model = read_gguf(write(tmp_path / "x.gguf"))
+    names = ("F32", "Q4_0", "IQ2_XS") if "awq" in asked else ("F16", "Q4_0", "IQ2_XS")
+    kinds = tuple(QuantType(name, None, "") for name in names)
+    tools, chosen = Toolchain(tmp_path, "built", "c" * 40, "cpu", "1"), variants.resolve(asked)
+    request = BuildRequest("x", variants=asked)
+    found = Job(request, model, "x", tmp_path, kinds, kinds, chosen, None, None, tools, SilentReporter())
+    assert ", ".join(f"{v.name} {t.name}" for v, t in found.targets) == made
