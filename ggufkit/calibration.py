@@ -92,14 +92,15 @@ def read_texts(path: Path, field: str = "text") -> list[str]:
     """The texts of a file or directory.
 
     A text file is one text; JSON holds a list, JSONL one value a line, of strings or of objects with `field`;
-    a directory stands for all such files below it, in the order of their names.
+    a directory stands for all such files below it, in the order of their names; hidden ones do not count.
 
     Raises:
         CorpusError: nothing there, not text, or no such field.
     """
     if path.is_dir():
         known = (*_TEXT, JSON, *LINES)
-        files = sorted(f for f in path.rglob("*") if f.is_file() and f.suffix.lower() in known)
+        below = (f for f in path.rglob("*") if not any(part.startswith(".") for part in f.relative_to(path).parts))
+        files = sorted(f for f in below if f.is_file() and f.suffix.lower() in known)
     else:
         files = [path]
     texts = [text for file in files for text in _read_file(file, field) if text.strip()]

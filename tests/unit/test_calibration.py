@@ -55,6 +55,9 @@ def test_a_directory_stands_for_its_files_in_order(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "x.jsonl").write_text('{"text": "one"}')
     (tmp_path / "c.bin").write_bytes(b"\0\1")
+    (tmp_path / ".git").mkdir()
+    (tmp_path / ".git" / "x.json").write_text("{")
+    (tmp_path / ".hidden.txt").write_text("three")
     assert read_texts(tmp_path) == ["one", "two"]
 
 
