@@ -89,6 +89,14 @@ class BuildRequest:
     force: bool = False
     explain: bool = False
 
+    def __post_init__(self) -> None:
+        """From Python, a path may be given as a string, and a string as a path."""
+        for name in ("out", "imatrix", "lora"):
+            if (path := getattr(self, name)) is not None:
+                object.__setattr__(self, name, Path(path).expanduser())
+        for name in ("model", "calibration", "corpus"):
+            object.__setattr__(self, name, str(getattr(self, name)))
+
     @property
     def scaling_options(self) -> ScalingOptions:
         """How AWQ scales are searched."""

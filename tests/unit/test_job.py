@@ -154,3 +154,18 @@ def test_a_type_that_needs_a_matrix_is_left_out_where_another_variant_has_one(
     request = BuildRequest("x", variants=asked)
     found = Job(request, model, "x", tmp_path, kinds, kinds, chosen, None, None, tools, SilentReporter())
     assert ", ".join(f"{v.name} {t.name}" for v, t in found.targets) == made
+
+
+def test_paths_and_strings_are_taken_alike(tmp_path: Path) -> None:
+    given = {
+        "out": "results",
+        "imatrix": "~/m.imatrix",
+        "lora": "adapter",
+        "corpus": tmp_path,
+        "calibration": tmp_path,
+    }
+    request = BuildRequest(tmp_path, **given)  # type: ignore[arg-type]
+    assert (request.out, request.imatrix) == (Path("results"), Path.home() / "m.imatrix")
+    assert request.lora == Path("adapter")
+    assert request.model == request.corpus == request.calibration == str(tmp_path)
+    assert BuildRequest("x").out is None
