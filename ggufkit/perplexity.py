@@ -18,6 +18,7 @@ from ggufkit.llama.gguf import read_header
 from ggufkit.llama.logs import Estimate
 from ggufkit.measurements import Value, measured, save
 from ggufkit.process import ToolOutput
+from ggufkit.progress import Reporter
 from ggufkit.records import Conditions, GgufFile, Json
 from ggufkit.session import Session
 from ggufkit.steps import Made, Recipe, Result, ensure
@@ -37,6 +38,15 @@ def calm(seconds: float, session: Session) -> bool:
     On a GPU no longer one: what takes the processors there, the sums over all logits, takes one of them far longer.
     """
     return seconds < (_SHORT_S if session.tools.backend == "cpu" else _SHORT_ON_GPU_S)
+
+
+def warn_of_context(gguf: Path, n_ctx: int, reporter: Reporter) -> None:
+    """Beyond the context that a model was trained on its predictions fall apart, and those of its quantizations too."""
+    trained = read_header(gguf).hparam("context_length")
+    if 0 < trained < n_ctx:
+        reporter.warn(
+            f"{gguf.name} was trained on a context of {trained:,} tokens: at --ctx {n_ctx} its figures say little."
+        )
 
 
 @dataclass(frozen=True)

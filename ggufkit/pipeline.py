@@ -59,6 +59,7 @@ def build(request: BuildRequest, reporter: Reporter | None = None) -> BuildResul
         planning.require_layers(job)
         base = artifacts.base()
         planning.require_room(job, base.path)
+        planning.warn_of_context(job, base.path)
         _warn_of_overlap(job, artifacts)
         made, measured = _make_and_evaluate(job, artifacts, session)
         files = [read_gguf(result.path, result.sha256) for result in made]

@@ -7,7 +7,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from ggufkit import convert, machine, offload, preflight, quantize, quants, variants
+from ggufkit import convert, machine, offload, perplexity, preflight, quantize, quants, variants
 from ggufkit.artifacts import outputs
 from ggufkit.job import BuildRequest, Job, prepare
 from ggufkit.llama import memory
@@ -30,6 +30,7 @@ def plan(request: BuildRequest, reporter: Reporter | None = None) -> Plan:
         base = _skeleton(job, Path(temporary))
         extra = read_header(base).size_bytes + _out_of_sight(job, base)
         _warn_of_paging(job, base, machine.free_memory())
+        warn_of_context(job, base)
         return replace(_plan(job, base, outputs(job), extra_disk=extra), steps=tuple(_steps(job)))
 
 
@@ -134,6 +135,12 @@ def _warn_of_paging(job: Job, base: Path, free: int) -> None:
             f"{job.base_output.name} needs {size(needed)} of memory to be measured, {size(free)} are free: it will be "
             "read from disk again and again. --no-eval and --no-bench leave that out."
         )
+
+
+def warn_of_context(job: Job, base: Path) -> None:
+    """Whether the evaluation goes beyond the context that the model was trained on."""
+    if job.request.evaluate:
+        perplexity.warn_of_context(base, job.request.n_ctx, job.reporter)
 
 
 def _out_of_sight(job: Job, base: Path) -> int:

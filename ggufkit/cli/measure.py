@@ -66,6 +66,7 @@ def perplexity_command(
     with reporting() as reporter:
         _require_different_names([*([base] if base else []), *paths])
         files = [_hashed(path, reporter) for path in ([base] if base else []) + paths]
+        perplexity.warn_of_context(files[0].path, evaluation.n_ctx, reporter)
         text = corpus.find(rest.pop("corpus"), reporter)
         session = _session(out or options.beside(ggufs[0]), reporter, **rest)
         with session.workspace.locked():

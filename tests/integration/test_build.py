@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -232,3 +233,28 @@ def test_a_base_that_memory_does_not_hold_is_told(
     assert reporter.warnings == []
     pipeline.plan(request_for(base, text, tmp_path / "out"), reporter)
     assert any("read from disk again and again" in w for w in reporter.warnings)
+
+
+@pytest.mark.usefixtures("tools")
+def test_a_context_beyond_the_trained_one_is_told(base: Path, tmp_path: Path) -> None:
+    text, trained = tiny.text_file(tmp_path / "text.txt"), read_header(base).hparam("context_length")
+    for n_ctx, evaluate, n_warnings in ((trained, True, 0), (trained + 1, True, 1), (trained + 1, False, 0)):
+        request, reporter = request_for(base, text, tmp_path / "out", evaluate=evaluate), SilentReporter()
+        pipeline.plan(replace(request, n_ctx=n_ctx), reporter)
+        assert sum("its figures say little" in w for w in reporter.warnings) == n_warnings
+    failed = cli("perplexity", base, "--corpus", tmp_path / "none.txt", "--ctx", trained + 1)
+    assert "its figures say little" in " ".join(failed.err.split())
+    short = (
+        "--types",
+        "q8_0",
+        "--corpus",
+        text,
+        "--chunks",
+        2,
+        "--no-kld",
+        "--no-bench",
+        "--out",
+        tmp_path / "out",
+    )
+    built = cli("build", base, *short, "--ctx", trained + 1)
+    assert " ".join(built.err.split()).count("its figures say little") == 1, built.err
