@@ -240,7 +240,7 @@ def _require_possible(request: BuildRequest) -> None:
         raise InputError(unused.message, hint=unused.hint)
     if request.imatrix is not None:
         read_imatrix(request.imatrix)
-    sources.local(request.model, request.source)
+    sources.require_readable(request.model, request.source)
     name = sources.name_on_hub(request.model, request.source) if request.lora is None else None
     out = request.out or (Path(name) if name else None)
     if out is not None:

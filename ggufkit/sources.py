@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from ggufkit.checkpoint import open_checkpoint
+from ggufkit.checkpoint import open_checkpoint, read_config
 from ggufkit.errors import CheckpointError, SourceError
 from ggufkit.hashing import sha256_file
 from ggufkit.hub import names, pickles
@@ -80,6 +80,19 @@ def local(model: str, hub: str = "auto") -> Path | None:
     if model.startswith((".", "/", "~")) or not names.places(model, hub):
         raise names.unknown(model)
     return None
+
+
+def require_readable(model: str, hub: str = "auto") -> None:
+    """Refuse at once what is on this disk and no model: only a configuration or a header is read.
+
+    Raises:
+        SourceError, CheckpointError, GgufError: it is none.
+    """
+    path = local(model, hub)
+    if path is not None and path.is_dir():
+        read_config(path)
+    elif path is not None:
+        read_gguf(path)
 
 
 def is_local(model: str) -> bool:

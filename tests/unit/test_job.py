@@ -169,3 +169,14 @@ def test_paths_and_strings_are_taken_alike(tmp_path: Path) -> None:
     assert request.lora == Path("adapter")
     assert request.model == request.corpus == request.calibration == str(tmp_path)
     assert BuildRequest("x").out is None
+
+
+@pytest.mark.usefixtures("tools")
+def test_what_is_no_model_on_this_disk_is_refused_before_a_text_is_fetched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(texts, "named", lambda *_: pytest.fail("a text was fetched"))
+    (tmp_path / "x.gguf").write_text("hello")
+    for model in ("", "x.gguf", "none"):
+        with pytest.raises(InputError):
+            prepare(BuildRequest(f"{tmp_path}/{model}", types=("q4_0",)), SilentReporter())
