@@ -6,7 +6,19 @@ import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ggufkit import adopt, calibration_text, convert, corpus, lora, machine, quantize, quants, sources, variants
+from ggufkit import (
+    adopt,
+    calibration_text,
+    convert,
+    corpus,
+    lora,
+    machine,
+    quantize,
+    quants,
+    report,
+    sources,
+    variants,
+)
 from ggufkit.convert import ConvertOptions
 from ggufkit.corpus import Corpus
 from ggufkit.errors import InputError, UsageError
@@ -218,6 +230,8 @@ def prepare(request: BuildRequest, reporter: Reporter, outlines: Path | None = N
     out = (request.out or _beside(name, model)).expanduser()
     refuse_inside(out, model)
     _refuse_others(out, name)
+    if not request.force:
+        report.require_writable(out)
     _require_checkpoint(chosen, model)
     tools = tools or toolchain.find(request.backend, reporter)
     known = quantize.known_types(tools)
@@ -245,6 +259,8 @@ def _require_possible(request: BuildRequest) -> None:
     out = request.out or (Path(name) if name else None)
     if out is not None:
         _require_writable(out.expanduser())
+        if not request.force:
+            report.require_writable(out.expanduser())
     if out is not None and name is not None:
         _refuse_others(out.expanduser(), name)
 

@@ -50,8 +50,6 @@ def build(request: BuildRequest, reporter: Reporter | None = None) -> BuildResul
     """
     job = prepare(request, reporter or SilentReporter())
     session = job.session
-    if not request.force:
-        report.require_writable(job.out)
     with session.workspace.locked():
         artifacts = Artifacts(job, session)
         planning.require_disk_for_base(job)
