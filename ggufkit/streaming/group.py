@@ -12,7 +12,7 @@ from ggufkit import process
 from ggufkit.errors import Interrupted, ToolError
 from ggufkit.process import ToolOutput
 
-_GRACE_S = 1.0
+_GRACE_S, _SETTLE_S = 1.0, 0.3
 
 
 @dataclass(frozen=True)
@@ -65,13 +65,13 @@ def run_together(tasks: Sequence[Task], carry: Callable[[threading.Event], None]
 def _run(outcome: _Outcome, cancel: threading.Event) -> None:
     try:
         outcome.output = outcome.task.run(cancel)
-        if outcome.output.returncode != 0:
-            cancel.set()
     except BaseException as error:
         outcome.error = error
+    outcome.ended = time.monotonic()
+    if outcome.error is not None or (outcome.output is not None and outcome.output.returncode != 0):
+        # One that dies lets go of its pipes first: who fails for that may be heard before it is seen to be dead.
+        cancel.wait(_SETTLE_S)
         cancel.set()
-    finally:
-        outcome.ended = time.monotonic()
 
 
 def _carry(carry: Callable[[threading.Event], None], cancel: threading.Event) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import signal
 import sys
 import threading
 import time
@@ -13,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from ggufkit import process
-from ggufkit.errors import ToolError
+from ggufkit.errors import Interrupted, ToolError
 from ggufkit.process import ToolOutput
 from ggufkit.streaming import pipes
 from ggufkit.streaming.group import Task, run_together
@@ -139,6 +140,20 @@ def test_the_one_that_died_is_named_and_the_others_end(tmp_path: Path, victim: s
             run_together(tasks, lambda cancel: pipes.pump(source, sinks, cancel))
     assert time.monotonic() - started < 15
     assert list(tmp_path.iterdir()) == []
+
+
+def test_one_that_is_seen_to_be_dead_later_than_its_pipes_is_named() -> None:
+    def killed(cancel: threading.Event) -> ToolOutput:
+        if cancel.wait(0.1):
+            raise Interrupted("reader was stopped.")
+        return ToolOutput(("reader",), -signal.SIGKILL, "", "", 0.1)
+
+    tasks = [
+        Task("writing", lambda _cancel: ToolOutput(("writer",), 1, "", "Broken pipe", 0.1)),
+        Task("reading", killed),
+    ]
+    with pytest.raises(ToolError, match="killed by SIGKILL while reading"):
+        run_together(tasks, lambda _cancel: None)
 
 
 @pytest.mark.parametrize("reader_first", [True, False])
