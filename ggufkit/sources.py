@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -58,8 +58,12 @@ def resolve(
         return _from_hub(model, chosen, teller, outlines)
     if path.is_dir():
         return _open(path, chosen, teller)
-    gguf = read_gguf(path)
-    return read_gguf(path, sha256_file(gguf.path, teller))
+    return open_gguf(path, teller)
+
+
+def open_gguf(path: Path, reporter: Reporter | None = None) -> GgufFile:
+    """A GGUF on disk, with its hash, for which a large file is read once. Raises GgufError as `read_gguf` does."""
+    return replace(read_gguf(path), sha256=sha256_file(path, reporter))
 
 
 def local(model: str, hub: str = "auto") -> Path | None:

@@ -15,10 +15,8 @@ from ggufkit.cli import options
 from ggufkit.cli.terminal import reporting
 from ggufkit.convert import ConvertOptions
 from ggufkit.errors import InputError
-from ggufkit.hashing import sha256_file
 from ggufkit.job import refuse_inside, require_folds
 from ggufkit.llama import toolchain
-from ggufkit.llama.gguf import read_gguf
 from ggufkit.llama.logs import QuantType
 from ggufkit.lora import merge
 from ggufkit.manifest import read_manifest
@@ -170,7 +168,7 @@ def refine_command(
         ggufkit refine m-imatrix-Q4_K_M.gguf --base m-F16.gguf --model ./m
     """
     with reporting() as reporter:
-        rounded, original = _gguf(quantized), _gguf(base)
+        rounded, original = sources.open_gguf(quantized), sources.open_gguf(base)
         checkpoint = _checkpoint(model, SourceOptions(), None, reporter)
         kind, name = refining.type_of(quantized), checkpoint.name
         output = (out or quantized.parent / f"{name}-gptq-{kind}.gguf").expanduser()
@@ -185,8 +183,3 @@ def refine_command(
             drawn = _draw(checkpoint, text.path, text.name, calibration_samples, seed)
             refining.refine(rounded, original, checkpoint, output, drawn, how, session)
     click.echo(output)
-
-
-def _gguf(path: Path) -> GgufFile:
-    gguf = read_gguf(path)
-    return read_gguf(path, sha256_file(gguf.path))

@@ -22,11 +22,10 @@ from ggufkit.cli import options, quality, show
 from ggufkit.cli.terminal import console, reporting
 from ggufkit.convert import ConvertOptions
 from ggufkit.errors import InputError, UsageError
-from ggufkit.hashing import sha256_file
 from ggufkit.imatrix import ImatrixOptions, make_imatrix, require_fits
 from ggufkit.job import refuse_inside, unused_option
 from ggufkit.llama import toolchain
-from ggufkit.llama.gguf import read_gguf, read_header
+from ggufkit.llama.gguf import read_header
 from ggufkit.lora import merge
 from ggufkit.pipeline import BuildRequest, BuildResult
 from ggufkit.preflight import Plan
@@ -205,7 +204,7 @@ def imatrix_command(
     Example:
         ggufkit imatrix model-F16.gguf --calibration mytext.txt
     """
-    base = _require_gguf(gguf)
+    base = sources.open_gguf(gguf)
     where = out or options.beside(gguf)
     sampling = ImatrixOptions(n_chunks=chunks, ngl=rest.pop("ngl"))
     with reporting() as reporter:
@@ -214,11 +213,6 @@ def imatrix_command(
         with session.workspace.locked():
             made = make_imatrix(base, text, where / f"{gguf.stem}.imatrix", sampling, session)
     click.echo(made.path)
-
-
-def _require_gguf(path: Path) -> GgufFile:
-    gguf = read_gguf(path)
-    return read_gguf(path, sha256_file(gguf.path))
 
 
 def _session(where: Path, reporter: Reporter, backend: str = "auto", **more: Any) -> Session:
@@ -244,7 +238,7 @@ def quantize_command(
     Example:
         ggufkit quantize model-F16.gguf --types q4_k_m,q8_0
     """
-    base, header = _require_gguf(gguf), read_header(gguf)
+    base, header = sources.open_gguf(gguf), read_header(gguf)
     quantize.require_base(header, allow_requantize=allow_requantize)
     if imatrix is not None:
         require_fits(imatrix, header)

@@ -10,17 +10,14 @@ from typing import Any
 
 import click
 
-from ggufkit import bench, corpus, divergence, measurements, perplexity
+from ggufkit import bench, corpus, divergence, measurements, perplexity, sources
 from ggufkit.bench import BenchOptions
 from ggufkit.cli import options, quality
 from ggufkit.cli.terminal import console, reporting
 from ggufkit.divergence import Comparison
 from ggufkit.errors import InputError, UsageError
-from ggufkit.hashing import sha256_file
 from ggufkit.llama import toolchain
-from ggufkit.llama.gguf import read_gguf
 from ggufkit.perplexity import EvalOptions
-from ggufkit.progress import Reporter
 from ggufkit.records import GgufFile, Measurement
 from ggufkit.session import Session
 from ggufkit.steps import Result, Workspace
@@ -30,11 +27,6 @@ GGUFS = click.argument("ggufs", nargs=-1, required=True, type=options.FILE)
 OUT = click.option(
     "--out", type=options.PATH, help="Directory for what is measured and logged.  [default: beside the first GGUF]"
 )
-
-
-def _hashed(path: Path, reporter: Reporter) -> GgufFile:
-    gguf = read_gguf(path)
-    return read_gguf(path, sha256_file(gguf.path, reporter))
 
 
 @click.command("perplexity")
@@ -65,7 +57,7 @@ def perplexity_command(
     evaluation = EvalOptions(rest.pop("n_ctx"), rest.pop("n_chunks"), rest.pop("ngl"), precision)
     with reporting() as reporter:
         _require_different_names([*([base] if base else []), *paths])
-        files = [_hashed(path, reporter) for path in ([base] if base else []) + paths]
+        files = [sources.open_gguf(path, reporter) for path in ([base] if base else []) + paths]
         perplexity.warn_of_context(files[0].path, evaluation.n_ctx, reporter)
         text = corpus.find(rest.pop("corpus"), reporter)
         session = _session(out or options.beside(ggufs[0]), reporter, **rest)
@@ -127,7 +119,7 @@ def bench_command(ggufs: tuple[Path, ...], bench_reps: int, out: Path | None, as
     timing = BenchOptions(repetitions=bench_reps, ngl=rest.pop("ngl"))
     with reporting() as reporter:
         _require_different_names(ggufs)
-        files = [_hashed(path, reporter) for path in ggufs]
+        files = [sources.open_gguf(path, reporter) for path in ggufs]
         session = _session(out or options.beside(ggufs[0]), reporter, **rest)
         with session.workspace.locked():
             done = [bench.bench(file, timing, session) for file in files]
