@@ -143,8 +143,3 @@ def _require_result(
     wrong = [t.name for t, p in zip(made.tensors, plan.tensors, strict=True) if t.type != p.after]
     if wrong:
         raise ToolOutputError(f"{doing}: {wrong[0]} has another type than the tool said.", log=run.log)
-
-
-def is_requested_base(kind: QuantType, base: GgufFile) -> bool:
-    """Whether a requested type is what the base is already."""
-    return quants.is_float(kind.name) and kind.name == base.type

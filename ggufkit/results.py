@@ -19,7 +19,6 @@ from ggufkit.steps import Result, Workspace
 from ggufkit.variants import VARIANTS
 
 _QUALITY = ("divergence", "perplexity")
-_UNCONFIRMED = ("0", "")
 
 
 def collect(root: Path) -> list[ResultRow]:
@@ -54,7 +53,8 @@ def confirm(done: Iterable[Result]) -> None:
         stem, _, kind = result.path.name.removesuffix(".json").rpartition(".")
         others = [read_manifest(result.path.with_name(f"{stem}.{k}.json")) for k in _QUALITY if k != kind]
         latest = max((_stamp(m) for m in others if m is not None), default=("", ""))
-        if kind in _QUALITY and max(latest, _UNCONFIRMED) > _stamp(result.manifest):
+        own = _stamp(result.manifest)
+        if kind in _QUALITY and (not own[0] or latest > own):
             now = datetime.now(timezone.utc).isoformat(timespec="milliseconds")
             write_manifest(
                 result.path, replace(result.manifest, notes={**result.manifest.notes, "confirmed_at": now})
@@ -62,6 +62,7 @@ def confirm(done: Iterable[Result]) -> None:
 
 
 def _stamp(made: Manifest) -> tuple[str, str]:
+    """When a build took a measurement for its table, "" if none did, and when it was made."""
     return str(made.notes.get("confirmed_at", "")), made.started_at
 
 

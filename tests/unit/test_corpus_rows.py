@@ -28,9 +28,7 @@ def as_rows(text: str) -> list[str]:
     return [line if line.strip() else "" for line in text.splitlines(keepends=True)]
 
 
-@pytest.fixture(autouse=True)
-def own_cache(private_cache: Path) -> None:
-    pass
+pytestmark = pytest.mark.usefixtures("private_cache")
 
 
 @pytest.fixture

@@ -27,9 +27,7 @@ CALIBRATED: dict[str, Json] = {
 }  # fmt: skip
 
 
-@pytest.fixture(autouse=True)
-def _cache(private_cache: Path) -> None:
-    pass
+pytestmark = pytest.mark.usefixtures("private_cache")
 
 
 def edit(path: Path, **changes: dict[str, Json]) -> None:
