@@ -13,13 +13,13 @@ from ggufkit.llama.argv import Compute
 from ggufkit.llama.cuda import Gpu
 from ggufkit.llama.gguf import read_header
 from ggufkit.llama.logs import Placement
+from ggufkit.llama.memory import GPU_BATCH
 from ggufkit.records import GgufFile
 from ggufkit.session import Session
 
 T = TypeVar("T")
 _SHARES = (0.75, 0.5, 0.25, 0.0)
 _USABLE = 0.8
-_GPU_BATCH = 1024
 _WAITING = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
 
 
@@ -93,12 +93,14 @@ def place(needs: Sequence[int], free: Sequence[int]) -> list[int] | None:
 def compute(session: Session, ngl: int | None, threads: int, n_ctx: int = 512) -> Compute:
     """How llama-perplexity computes.
 
-    On a GPU it gets batches of 1024 tokens instead of 2048: the host, which is what waits with a large vocabulary,
-    moves and sorts half as many logits at a time. Perplexity moves in its tenth digit in F16 and by some 1e-5 of itself
-    in quantized files, whose kernels depend on the batch.
+    On a GPU batches have 1024 tokens and are computed at once: two chunks of the usual 512. llama.cpp's own 2048 are
+    computed in four parts of a quarter of each chunk, keep a GPU less busy, and leave logits for the host to put in
+    order. Perplexity moves by some 1e-5 of itself.
     """
     plain = Compute(session.tools.backend, ngl, threads)
-    return plain if plain.on_cpu or n_ctx > _GPU_BATCH else replace(plain, batch=_GPU_BATCH)
+    if plain.on_cpu:
+        return plain
+    return replace(plain, batch=GPU_BATCH if n_ctx <= GPU_BATCH else None, ubatch=GPU_BATCH)
 
 
 def environment() -> Mapping[str, str]:

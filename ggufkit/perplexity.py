@@ -30,6 +30,7 @@ ATTEMPTS = 3
 run in twenty under load, and of every second that is over in no time."""
 
 _SHORT_S, _SHORT_ON_GPU_S = 60.0, 5.0
+_BESIDE = (1, 2, 3, 4)
 
 
 def calm(seconds: float, session: Session) -> bool:
@@ -85,6 +86,8 @@ class EvalOptions:
         """What decides the result besides the files and the tools."""
         params: dict[str, Json] = {"n_ctx": self.n_ctx, "n_chunks": self.n_chunks, "ngl": self.ngl}
         params["backend"] = session.tools.backend
+        if session.tools.backend != "cpu":
+            params["batch"] = memory.GPU_BATCH
         return params if self.precision is None else params | {"precision": self.precision}
 
 
@@ -119,7 +122,7 @@ def memory_needed(file: GgufFile, n_ctx: int) -> int:
 
 
 def slots(files: Sequence[GgufFile], n_ctx: int, session: Session) -> list[Share]:
-    """What may run at once: one process on a CPU; one on each GPU, and a second where both files fit in its memory.
+    """What may run at once: one process on a CPU; on each GPU as many as its memory holds, up to four.
 
     With a large vocabulary one process leaves a GPU idle most of the time.
     """
@@ -127,7 +130,7 @@ def slots(files: Sequence[GgufFile], n_ctx: int, session: Session) -> list[Share
     if not gpus or len(files) < 2:
         return [Share(session.threads)]
     need = max(memory_needed(f, n_ctx) for f in files)
-    places = [gpu for n in (1, 2) for gpu in gpus if offload.place([need] * n, [gpu.memory_free]) is not None]
+    places = [gpu for n in _BESIDE for gpu in gpus if offload.place([need] * n, [gpu.memory_free]) is not None]
     used = places[: len(files)]
     if not used:
         return [Share(session.threads)]

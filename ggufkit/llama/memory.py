@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from ggufkit.llama.gguf import GgufHeader
 
+GPU_BATCH = 1024
+"""Tokens that a GPU evaluates at once."""
+
 _EVAL_TOKENS = 2048
 _UBATCH = 512
 _OVERHEAD = 8 << 20
@@ -37,7 +40,10 @@ def compute_line(header: GgufHeader) -> tuple[int, int]:
 
 
 def evaluation_ram(header: GgufHeader, n_bytes: int, n_ctx: int) -> int:
-    """llama-perplexity on a file of `n_bytes`: weights, KV cache, the logits of one batch, compute buffers."""
+    """llama-perplexity on a file of `n_bytes`: weights, KV cache, the logits of one batch, compute buffers.
+
+    On a GPU the logits are the host's, and its compute buffers are those of `GPU_BATCH` tokens: no more in all.
+    """
     tokens = max(_EVAL_TOKENS, n_ctx)
     fixed, per_token = compute_line(header)
     return n_bytes + kv_bytes(header, tokens) + _logits(header, tokens) + fixed + per_token * tokens
@@ -45,7 +51,7 @@ def evaluation_ram(header: GgufHeader, n_bytes: int, n_ctx: int) -> int:
 
 def ram_beside_gpu(header: GgufHeader, n_ctx: int) -> int:
     """The machine's own memory for llama-perplexity where a GPU holds the model: the logits of one batch, and CUDA."""
-    return _logits(header, max(_EVAL_TOKENS, n_ctx)) + _CUDA
+    return _logits(header, max(GPU_BATCH, n_ctx)) + _CUDA
 
 
 def _logits(header: GgufHeader, n_tokens: int) -> int:

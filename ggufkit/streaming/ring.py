@@ -1,12 +1,13 @@
 """Base logits through memory that the base's process shares with those that read them.
 
 Through pipes every byte is copied four times on its way to a reader (what that costs: `benchmarks/README.md`). The tools of
-GPU builds know another way: a file in memory, used as a ring (`llama/cmake/shared_ring.h`).
+GPU builds know another way: a file in memory, used as a ring (`llama/cmake/shared_ring.h`), whose bytes stay where they are.
 """
 
 from __future__ import annotations
 
 import contextlib
+import mmap
 import os
 import struct
 from collections.abc import Iterator
@@ -18,9 +19,10 @@ from ggufkit.errors import ToolError
 from ggufkit.records import Toolchain
 
 MOST_READERS = 64
-_MAGIC = b"ggufkit ring 1"
+_MAGIC = b"ggufkit ring 2"
 _HEAD = struct.Struct("<16sQQQ")  # magic, bytes, readers, closed; then what the tools count themselves
 _HEAD_SIZE = 4096
+_PAGE = mmap.PAGESIZE
 _CLOSED_AT = _HEAD.size - 8
 _TOOL, _PART = "llama-perplexity", "libllama-perplexity-impl.so"
 
@@ -57,7 +59,11 @@ def _bytes(file: Path) -> bytes:
 
 @contextlib.contextmanager
 def open_ring(n_readers: int, size: int) -> Iterator[Ring]:
-    """Make a ring of `size` bytes for `n_readers`; its memory is given back when the last process has left it."""
+    """Make a ring of `size` bytes, rounded up to whole pages, for `n_readers`.
+
+    Its memory is given back when the last process has left it.
+    """
+    size = -(-size // _PAGE) * _PAGE
     file = os.memfd_create("ggufkit-logits", os.MFD_CLOEXEC)
     try:
         os.truncate(file, _HEAD_SIZE + size)

@@ -1,4 +1,4 @@
-"""The rewritten loops of GPU builds: the same KL divergence as llama-perplexity's own, several times as fast."""
+"""The rewritten loops of GPU builds: the same values as llama-perplexity's own, several times as fast."""
 
 from __future__ import annotations
 
@@ -31,6 +31,10 @@ _HEAD = """
 #include <vector>
 """
 _MAIN = """
+static double since(std::chrono::steady_clock::time_point begin) {
+    return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+}
+
 int main() {
     const int n_vocab = 40001, n_rows = 60;
     std::mt19937 random(7);
@@ -38,7 +42,7 @@ int main() {
     std::vector<float> base(n_vocab), file(n_vocab);
     std::vector<uint16_t> log_probs(n_vocab + 5);
     kl_divergence_result result;
-    double seconds = 0;
+    double nll = 0, stored = 0, perplexity_s = 0, base_s = 0, divergence_s = 0;
     for (int row = 0; row < n_rows; ++row) {
         for (int i = 0; i < n_vocab; ++i) {
             base[i] = normal(random);
@@ -48,26 +52,41 @@ int main() {
         if (row == 2) { file[n_vocab - 1] = base[n_vocab - 1] = 40; }                       // the last one of all
         if (row == 3) { file[5] = -std::numeric_limits<float>::infinity(); base[5] = -90; } // an impossible token
         if (row == 4) { std::fill(base.begin(), base.end(), -1.0f); }                       // no scale
+        auto begin = std::chrono::steady_clock::now();
         log_softmax(n_vocab, base.data(), log_probs.data(), row);
-        const auto begin = std::chrono::steady_clock::now();
+        base_s += since(begin);
+        stored += log_probs[4 + row] + log_probs[n_vocab + 3];
+        begin = std::chrono::steady_clock::now();
         log_softmax(n_vocab, file.data(), log_probs.data(), row, result);
-        seconds += std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+        divergence_s += since(begin);
+        begin = std::chrono::steady_clock::now();
+        nll -= log_softmax(n_vocab, file.data(), row).log_softmax;
+        perplexity_s += since(begin);
     }
-    printf("{\\"kld\\": %.17g, \\"nll\\": %.17g, \\"nll_base\\": %.17g, \\"same_top\\": %zu, \\"seconds\\": %g}\\n",
-        result.sum_kld/n_rows, result.sum_nll/n_rows, result.sum_nll_base/n_rows, result.n_same_top, seconds);
+    file[70] = std::numeric_limits<float>::quiet_NaN();
+    kl_divergence_result broken;
+    log_softmax(n_vocab, file.data(), log_probs.data(), 1, broken);
+    const bool hidden = broken.sum_kld == broken.sum_kld || !std::isnan(log_softmax(n_vocab, file.data(), 1).log_softmax);
+    printf("{\\"kld\\": %.17g, \\"nll\\": %.17g, \\"nll_base\\": %.17g, \\"same_top\\": %zu, \\"nll_alone\\": %.17g, "
+        "\\"stored\\": %.17g, \\"hides_nan\\": %d, \\"seconds\\": [%g, %g, %g]}\\n", result.sum_kld/n_rows,
+        result.sum_nll/n_rows, result.sum_nll_base/n_rows, result.n_same_top, nll/n_rows, stored/n_rows, int(hidden),
+        perplexity_s, base_s, divergence_s);
 }
 """
 
 
 @dataclass(frozen=True)
 class Found:
-    """What the sums over all rows are, and how long the divergence took."""
+    """What the sums over all rows are, and how long perplexity, the base pass and the divergence took."""
 
     kld: float
     nll: float
     nll_base: float
     same_top: int
-    seconds: float
+    nll_alone: float
+    stored: float
+    hides_nan: int
+    seconds: list[float]
 
 
 @pytest.fixture(scope="module")
@@ -100,10 +119,10 @@ def sums(source: Path, work: Path, flags: Sequence[str] = ()) -> Found:
     functions = text[
         text.index("struct results_log_softmax") : text.index("static void process_logits(int n_vocab")
     ]
-    for other in ("static void process_logits(\n", "static void process_logits(std::ostream"):
-        start = functions.index(other)
+    while "static void process_logits(" in functions:
+        start = functions.index("static void process_logits(")
         functions = functions[:start] + functions[functions.index("\n}\n", start) + 3 :]
-    include = text[: text.index("\n")] if "first_largest" in text.partition("\n")[0] else ""
+    include = text[: text.index("\n")] if "fast_sums" in text.partition("\n")[0] else ""
     work.mkdir()
     program = work / "sums.cpp"
     threads = "#include <mutex>\n#include <thread>\n#include <ostream>\n"
@@ -114,15 +133,18 @@ def sums(source: Path, work: Path, flags: Sequence[str] = ()) -> Found:
 
 
 @pytest.mark.alone
-def test_the_rewritten_loops_give_the_same_divergence_faster(source: Path, tmp_path: Path) -> None:
+def test_the_rewritten_loops_give_the_same_values_faster(source: Path, tmp_path: Path) -> None:
     assert rewritten(source, tmp_path / "perplexity.cpp").returncode == 0
     own = sums(source, tmp_path / "own")
     fast = sums(tmp_path / "perplexity.cpp", tmp_path / "fast", flags())
     assert fast.same_top == own.same_top
     assert fast.nll == pytest.approx(own.nll, rel=1e-7)
     assert fast.nll_base == pytest.approx(own.nll_base, rel=1e-7)
+    assert fast.nll_alone == pytest.approx(own.nll_alone, rel=1e-7)
+    assert fast.stored == pytest.approx(own.stored, rel=1e-4)
     assert fast.kld == pytest.approx(own.kld, rel=1e-5)
-    assert own.seconds > 2 * fast.seconds
+    assert not fast.hides_nan, "a GPU that computes NaN is found out"
+    assert all(theirs > 2 * ours for theirs, ours in zip(own.seconds, fast.seconds, strict=True))
 
 
 def test_another_llama_cpp_is_left_as_it_is(source: Path, tmp_path: Path) -> None:

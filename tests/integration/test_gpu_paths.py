@@ -14,12 +14,14 @@ import pandas as pd
 import pytest
 
 import ggufkit
-from ggufkit import divergence, process
+from ggufkit import divergence, offload, process
 from ggufkit.errors import DeviceMemoryError
 from ggufkit.llama import cuda, toolchain
 from ggufkit.llama.cuda import Gpu
 from ggufkit.records import GgufFile, Toolchain
 from ggufkit.report.timeline import spans
+from ggufkit.session import Session
+from ggufkit.steps import Workspace
 from ggufkit.streaming import passes, route
 from ggufkit.streaming.route import FAN_OUT, Route
 from tests import tiny
@@ -49,8 +51,11 @@ def on_gpu(tools: Toolchain, monkeypatch: pytest.MonkeyPatch) -> Toolchain:
 
 
 def test_the_same_figures(base: Path, tmp_path: Path, tools: Toolchain) -> None:
+    """As one after the other and by a file, with the batches of a GPU: others move the digits of quantized files."""
+    batches = offload.compute(Session(replace(tools, backend="cuda"), Workspace(tmp_path)), None, 2)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(toolchain, "find", lambda *_: tools)
+        patch.setattr(offload, "compute", lambda *_: replace(batches, backend="cpu"))
         serial = build(base, tmp_path / "cpu")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(toolchain, "find", lambda *_: replace(tools, backend="cuda"))
@@ -60,7 +65,7 @@ def test_the_same_figures(base: Path, tmp_path: Path, tools: Toolchain) -> None:
     pd.testing.assert_frame_equal(serial[same], beside[same])
     assert set(beside["backend"]) == {"cpu"}, "what really ran is said"
     log = (tmp_path / "gpu" / "logs" / "divergence-tiny-llama-Q4_0.log").read_text()
-    assert "-b 1024" in log
+    assert "-b 1024 -ub 1024" in log
     assert "logits-" in log, "files are compared through named pipes"
     assert {"KL divergence Q4_0", "quantize Q8_0"} <= {s.label for s in spans(tmp_path / "gpu", "tiny-llama")}
 

@@ -16,6 +16,7 @@ from ggufkit.llama import cuda, logs
 from ggufkit.llama.cuda import Gpu
 from ggufkit.llama.gguf import read_gguf
 from ggufkit.measurements import load
+from ggufkit.perplexity import EvalOptions
 from ggufkit.preflight import PlannedFile, whole_plan
 from ggufkit.process import ToolOutput, failure
 from ggufkit.records import GgufFile, Measurement, Toolchain
@@ -230,13 +231,13 @@ def test_each_process_has_one_gpu_that_holds_it() -> None:
 def test_slots(gpu_session: Session, files: list[GgufFile], monkeypatch: pytest.MonkeyPatch) -> None:
     def shares(*gpus: Gpu) -> list[tuple[int, str | None]]:
         monkeypatch.setattr(cuda, "gpus", lambda: gpus)
-        return [(s.threads, s.gpu) for s in perplexity.slots(files, 512, gpu_session)]
+        return [(s.threads, s.gpu) for s in perplexity.slots(files[:4], 512, gpu_session)]
 
-    assert shares(GPUS[0]) == [(8, None), (8, None)]  # two files share it
+    assert shares(GPUS[0]) == [(4, None)] * 4  # four files share it
     assert shares(replace(GPUS[0], memory_free=1 << 20)) == [(16, None)]
     assert shares(*GPUS) == [(4, "GPU-aaaa-1"), (4, "GPU-bbbb-2"), (4, "GPU-aaaa-1"), (4, "GPU-bbbb-2")]
     assert shares() == [(16, None)]
-    assert shares(replace(GPUS[0], memory_free=1 << 20), GPUS[1]) == [(8, "GPU-bbbb-2"), (8, "GPU-bbbb-2")]
+    assert shares(replace(GPUS[0], memory_free=1 << 20), GPUS[1]) == [(4, "GPU-bbbb-2")] * 4
 
 
 def test_what_no_gpu_holds_gets_all_of_them(
@@ -275,10 +276,15 @@ def test_processes_are_dealt_out_over_gpus(
 
 
 def test_batches_on_a_gpu(gpu_session: Session) -> None:
-    assert "-b 1024" in " ".join(offload.compute(gpu_session, None, 4).options())
-    assert "-b" not in offload.compute(gpu_session, None, 4, n_ctx=2048).options()
+    assert "-b 1024 -ub 1024" in " ".join(offload.compute(gpu_session, None, 4).options())
+    longer = offload.compute(gpu_session, None, 4, n_ctx=2048).options()
+    assert "-b" not in longer
+    assert longer[-2:] == ["-ub", "1024"]
+    assert "-ub" not in offload.compute(gpu_session, 0, 4).options(), "without layers on it, it takes no part"
+    assert EvalOptions().params(gpu_session)["batch"] == 1024
     cpu = replace(gpu_session, tools=replace(gpu_session.tools, backend="cpu"))
     assert "-b" not in offload.compute(cpu, None, 4).options()
+    assert "batch" not in EvalOptions().params(cpu)
 
 
 def test_how_threads_wait_is_left_to_the_user(monkeypatch: pytest.MonkeyPatch) -> None:
