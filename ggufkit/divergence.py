@@ -235,6 +235,7 @@ class _Work:
                 return
             except DeviceMemoryError as error:
                 self.session.reporter.warn(f"{error.message} One file at a time is evaluated beside the base.")
+                offload.keep_log(error, "together")
                 chosen = replace(chosen, strategy=route.PIPE, at_once=1)
         offload.with_fewer(run, self.options.ngl, self.base, self.session)
 

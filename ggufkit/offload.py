@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -38,8 +39,16 @@ def with_fewer(run: Callable[[int | None], T], ngl: int | None, gguf: GgufFile, 
             return run(ngl)
         except DeviceMemoryError as error:
             session.reporter.warn(f"{error.message} Trying again with {fewer} layers on the GPU.")
+            keep_log(error, "all" if ngl is None else str(ngl))
             ngl = fewer
     return run(ngl)
+
+
+def keep_log(error: DeviceMemoryError, layers: str) -> None:
+    """Give the log of a failed try a name of its own: the next one writes another."""
+    if error.log is not None:
+        with contextlib.suppress(OSError):
+            error.log.replace(error.log.with_name(f"{error.log.stem}-out-of-memory-{layers}.log"))
 
 
 def else_on_cpu(run: Callable[[str], T], device: str, session: Session) -> T:

@@ -134,9 +134,13 @@ class Placement:
 
     @property
     def device(self) -> str | None:
-        """The GPUs that hold weights, by their own names where the tool gave them; None on a CPU."""
-        names = [self.devices.get(b, b) for b in self.buffers if not b.startswith("CPU") and "_Host" not in b]
-        return ", ".join(dict.fromkeys(names)) or None
+        """The GPUs that hold weights, by their own names where the tool gave them; None on a CPU.
+
+        A CPU may hold weights in several ways: CPU_Mapped, CPU_REPACK, AMX. GPUs are what the tool called devices.
+        """
+        known = [self.devices[b] for b in self.buffers if b in self.devices]
+        unnamed = [b for b in self.buffers if b != "AMX" and not b.startswith("CPU") and "_Host" not in b]
+        return ", ".join(dict.fromkeys(known or unnamed)) or None
 
 
 _BUFFER = re.compile(r"load_tensors:\s+(\S+) model buffer size =\s+([\d.]+) MiB")

@@ -97,12 +97,22 @@ def pinned_source(reporter: Reporter) -> Source:
 
 def unpack_archive(archive: Path) -> Source:
     """Unpack a llama.cpp source archive (any tar, or `git archive`) into the cache, once per content."""
-    target = cache_dir() / "llama.cpp" / f"archive-{sha256_file(archive)[:12]}"
+    target = _home_of(archive)
     target.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(target.with_suffix(".lock")):
         if not is_source(target):
             _unpack(archive, target, None)
     return describe_source(target)
+
+
+def known(path: Path) -> Source | None:
+    """A source tree, or that of an archive which was unpacked before; None if it is neither."""
+    tree = _home_of(path) if path.is_file() else path
+    return describe_source(tree) if is_source(tree) else None
+
+
+def _home_of(archive: Path) -> Path:
+    return cache_dir() / "llama.cpp" / f"archive-{sha256_file(archive)[:12]}"
 
 
 def _fetch(target: Path, reporter: Reporter) -> None:

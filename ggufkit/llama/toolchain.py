@@ -49,8 +49,7 @@ def locate(backend: str = "auto") -> Toolchain | None:
     """The toolchain that `find` would return without building or fetching anything; None if it would."""
     explicit = os.environ.get("GGUFKIT_LLAMA_CPP")
     if explicit:
-        path = Path(explicit).expanduser()
-        return _explicit(path, backend, _QUICK) if _binaries_in(path) is not None else None
+        return _explicit_here(Path(explicit).expanduser(), backend)
     return installed(_choose(backend, _QUICK)) or _on_path()
 
 
@@ -163,6 +162,15 @@ def _explicit(path: Path, backend: str, reporter: Reporter) -> Toolchain:
         f"GGUFKIT_LLAMA_CPP={path} holds neither llama.cpp's tools nor its source.",
         hint="Point it at a build directory (with llama-quantize in it), a source tree or a source archive.",
     )
+
+
+def _explicit_here(path: Path, backend: str) -> Toolchain | None:
+    """What the user named if it is a build, or a source that was built before."""
+    if _binaries_in(path) is not None:
+        return _explicit(path, backend, _QUICK)
+    source = sources.known(path)
+    builds = build.finished(source, _choose(backend, _QUICK)) if source is not None else []
+    return _explicit(path, backend, _QUICK) if builds else None
 
 
 def _binaries_in(path: Path) -> Path | None:

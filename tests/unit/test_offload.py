@@ -66,6 +66,10 @@ def test_the_device_is_called_by_its_name() -> None:
     placement = logs.parse_placement(ended(LOADED))
     assert (placement.layers_on_gpu, placement.n_layers, placement.device) == (20, 25, "NVIDIA H200")
     assert logs.parse_placement(ended("")).device is None
+    with_amx = LOADED + "0.00.7 I load_tensors:          AMX model buffer size =   942.16 MiB\n"
+    assert logs.parse_placement(ended(with_amx)).device == "NVIDIA H200"
+    alone = "0.01.0 I load_tensors: offloaded 0/25 layers to GPU\n0.01.0 I load_tensors: AMX model buffer size = 9.5 MiB\n"
+    assert logs.parse_placement(ended(alone)).device is None, "what holds the weights is the processor"
 
 
 @pytest.mark.parametrize(
@@ -273,6 +277,21 @@ def test_processes_are_dealt_out_over_gpus(
     assert {s.gpu for s in passes._shares(four, 512, gpu_session)} == {None}
     monkeypatch.setattr(cuda, "gpus", lambda: [replace(g, memory_free=1 << 20) for g in GPUS])
     assert {s.gpu for s in passes._shares(four, 512, gpu_session)} == {None}, "all see all GPUs"
+
+
+def test_the_log_of_a_failed_try_is_kept(gpu_session: Session, files: list[GgufFile]) -> None:
+    log = gpu_session.workspace.log("perplexity-x")
+    log.parent.mkdir(parents=True)
+
+    def run(ngl: int | None) -> str:
+        log.write_text(f"with {ngl}")
+        if ngl is None:
+            raise DeviceMemoryError("The GPU ran out of memory.", log=log)
+        return "done"
+
+    assert offload.with_fewer(run, None, files[0], gpu_session) == "done"
+    kept = log.with_name("perplexity-x-out-of-memory-all.log")
+    assert (kept.read_text(), log.read_text().startswith("with ")) == ("with None", True)
 
 
 def test_batches_on_a_gpu(gpu_session: Session) -> None:

@@ -212,3 +212,19 @@ def test_another_backend_than_the_explicit_build_s(tmp_path: Path, monkeypatch: 
     assert toolchain.find("auto").backend == "vulkan"
     with pytest.raises(ToolchainError, match="is built for vulkan, not cuda"):
         toolchain.find("cuda")
+
+
+def test_status_knows_a_source_that_was_built(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also in an archive, which is not unpacked for that."""
+    given = archive(tmp_path, "llama.cpp/")
+    monkeypatch.setenv("GGUFKIT_LLAMA_CPP", str(given))
+    assert toolchain.locate("cpu") is None
+    assert source.known(given) is None
+    unpacked = source.unpack_archive(given)
+    assert toolchain.locate("cpu") is None, "nothing is built yet"
+    made = fake_build(build.build_dir(unpacked, CPU), unpacked.commit)
+    found = toolchain.locate("cpu")
+    assert found is not None
+    assert (found.origin, found.dir, found.source) == ("explicit", made / "bin", unpacked.path)
+    monkeypatch.setenv("GGUFKIT_LLAMA_CPP", str(unpacked.path))
+    assert toolchain.locate("cpu") == found

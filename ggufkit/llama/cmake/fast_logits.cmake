@@ -1,12 +1,13 @@
 # A copy of llama-perplexity's source in which a GPU waits less for the host; the values stay the same.
 #
 # Its loops over all logits of a token are replaced by those of fast_sums.h, which a compiler can vectorize: it looks for
-# the largest value in order, or while it sums, and calls expf. And the base's logits, 300 kB for each token of a large
-# vocabulary, may go through shared memory, where they are written and read without a copy.
+# the largest value in order, or while it sums, and calls expf. Its threads, which it starts anew for each chunk, are fewer
+# for small vocabularies. And the base's logits, 300 kB for each token of a large vocabulary, may go through shared memory,
+# where they are written and read without a copy.
 #
 # As a script: cmake -DSOURCE=perplexity.cpp -DTO=copy.cpp -P fast_logits.cmake
 
-set(GGUFKIT_PARTS LARGEST RANGE SEARCH EXPONENTIALS DIVERGENCE
+set(GGUFKIT_PARTS LARGEST RANGE SEARCH EXPONENTIALS DIVERGENCE HELPERS HELPERS_READING
     OUT WRITER WRITES WRITES_AT SENDS IN READER READS READS_AT TAKES COMPARES)
 
 set(GGUFKIT_OWN_LARGEST [==[
@@ -75,6 +76,31 @@ set(GGUFKIT_OWN_DIVERGENCE [==[
 set(GGUFKIT_FAST_DIVERGENCE [==[
     const int imax_base = ggufkit::first_largest(n_vocab, base_log_prob);
     const double sum = ggufkit::divergence(n_vocab, base_log_prob, scale, min_log_prob, logits, max_logit);
+]==])
+
+set(GGUFKIT_OWN_HELPERS [==[
+batch_size=%d, n_seq=%d\n", __func__, n_chunk, n_ctx, n_batch, n_seq);
+
+    std::vector<std::thread> workers(std::thread::hardware_concurrency() - 1);
+
+    std::vector<uint16_t> log_probs;
+]==])
+set(GGUFKIT_FAST_HELPERS [==[
+batch_size=%d, n_seq=%d\n", __func__, n_chunk, n_ctx, n_batch, n_seq);
+
+    std::vector<std::thread> workers(ggufkit::n_helpers(size_t(n_ctx/2)*n_vocab));
+
+    std::vector<uint16_t> log_probs;
+]==])
+set(GGUFKIT_OWN_HELPERS_READING [==[
+    std::vector<std::thread> workers(std::thread::hardware_concurrency() - 1);
+
+    auto mean_and_uncertainty = [] (double sum, double sum2, size_t count) {
+]==])
+set(GGUFKIT_FAST_HELPERS_READING [==[
+    std::vector<std::thread> workers(ggufkit::n_helpers(size_t(n_ctx/2)*n_vocab));
+
+    auto mean_and_uncertainty = [] (double sum, double sum2, size_t count) {
 ]==])
 
 set(GGUFKIT_OWN_OUT "    std::ofstream logits_stream;\n")

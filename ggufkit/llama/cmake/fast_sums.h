@@ -6,11 +6,18 @@
 #include <algorithm>
 #include <cstdint>
 #include <cstring>
+#include <thread>
 
 namespace ggufkit {
 
 constexpr int n_lanes = 64;    // compared side by side
 constexpr int n_block = 2048;  // searched at once, or summed in single precision before double takes over
+
+// Threads besides the own for so many logits at a time: to start one takes as long as a part of a million does.
+inline size_t n_helpers(size_t n_logits) {
+    const size_t n_processors = std::max(1u, std::thread::hardware_concurrency());
+    return std::min(n_processors - 1, n_logits >> 20);
+}
 
 // Where the first of the largest values is.
 template <typename T>
