@@ -239,3 +239,7 @@ def test_gpu_builds_tool_gives_the_same_figures_through_a_ring(
     through_ring = measured(fast, files, text, tmp_path / "ring", "fan-out")
     assert through_ring == by_file
     assert through_ring == pytest.approx(own, rel=1e-3, abs=2e-6)
+    whole = ring.open_ring
+    for name, size in (("some chunks", 200_000), ("no chunk", 5_000)):  # used again and again; copied in parts
+        monkeypatch.setattr(ring, "open_ring", lambda n_readers, _, size=size: whole(n_readers, size))
+        assert measured(fast, files, text, tmp_path / name, "fan-out") == by_file
