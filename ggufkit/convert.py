@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import tempfile
+import threading
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,12 +16,14 @@ from ggufkit.llama import argv, launcher, toolchain, vocab
 from ggufkit.llama.gguf import GgufHeader, read_gguf, read_header
 from ggufkit.manifest import PARTIAL
 from ggufkit.process import ToolOutput
-from ggufkit.progress import Progress, SilentReporter
+from ggufkit.progress import Reporter, SilentReporter, Stoppable
 from ggufkit.records import Checkpoint, Json
 from ggufkit.session import Session
-from ggufkit.steps import Made, Recipe, Result, ensure
+from ggufkit.steps import Made, Recipe, Result, ensure, settle
+from ggufkit.together import beside
 
 STEP, VERSION = "convert", 1
+_CHECKPOINT = "checkpoint"
 _F16_MAX = 65504.0
 _LONG = 8 << 30
 
@@ -53,12 +56,14 @@ def convert(checkpoint: Checkpoint, output: Path, options: ConvertOptions, sessi
     if checkpoint.tensor_bytes >= _LONG and not output.exists():
         _rehearse(checkpoint, options, session)
     params: dict[str, Json] = {"out_type": options.out_type, "name": checkpoint.name, "pre": options.pre}
-    inputs = {"checkpoint": fingerprint(checkpoint.path, session.reporter)}
+    inputs: dict[str, str] = {}
+    if output.exists():  # whether it is fresh depends on the checkpoint; else that is read while it is converted
+        inputs[_CHECKPOINT] = fingerprint(checkpoint.path, session.reporter)
     recipe = Recipe(STEP, VERSION, inputs, params, session.tools.identity)
     return ensure(
         recipe,
         output,
-        lambda partial: _convert(checkpoint, partial, options, session),
+        lambda partial: _convert(checkpoint, partial, options, session, inputs),
         force=session.force,
         explain=session.explainer,
     )
@@ -86,16 +91,18 @@ def _rehearse(checkpoint: Checkpoint, options: ConvertOptions, session: Session)
         _compare_tokens(checkpoint, empty, options, quiet, source)
 
 
-def _convert(checkpoint: Checkpoint, partial: Path, options: ConvertOptions, session: Session) -> Made:
+def _convert(
+    checkpoint: Checkpoint, partial: Path, options: ConvertOptions, session: Session, inputs: dict[str, str]
+) -> Made:
     source = toolchain.converter_source(session.tools, session.reporter, force=options.force_toolchain)
-    with session.reporter.step(f"Checking the weights of {checkpoint.name}") as progress:
-        _check_weights(checkpoint, options.out_type, progress)
-    run = _run_converter(checkpoint, partial, options, session, source)
+    run = _read_and_convert(checkpoint, partial, options, session, source, inputs)
     made = read_gguf(partial)
     if made.type != options.out_type.upper():
         raise GgufError(f"The converter wrote {made.type} where {options.out_type.upper()} was asked for.")
     _require_layers(checkpoint, read_header(partial))
-    notes = _compare_tokens(checkpoint, partial, options, session, source)
+    notes = beside(
+        lambda _: _compare_tokens(checkpoint, partial, options, session, source), [lambda _: settle(partial)]
+    )
     facts: dict[str, Json] = {"name": checkpoint.name, "variant": options.variant, "type": made.type}
     return Made([run], {**facts, "source": checkpoint.source, "revision": checkpoint.revision, **notes})
 
@@ -118,8 +125,29 @@ def _require_layers(checkpoint: Checkpoint, made: GgufHeader) -> None:
         )
 
 
-def _check_weights(checkpoint: Checkpoint, out_type: str, progress: Progress) -> None:
-    widest = scan_weights(checkpoint.path, progress)
+def _read_and_convert(
+    checkpoint: Checkpoint,
+    partial: Path,
+    options: ConvertOptions,
+    session: Session,
+    source: Path,
+    inputs: dict[str, str],
+) -> ToolOutput:
+    """Run the converter; the weights are checked and hashed beside it."""
+
+    def check(stop: threading.Event) -> None:
+        _check_weights(checkpoint, options.out_type, Stoppable(session.reporter, stop))
+
+    def read(stop: threading.Event) -> None:
+        inputs[_CHECKPOINT] = fingerprint(checkpoint.path, Stoppable(session.reporter, stop))
+
+    jobs = [check] if _CHECKPOINT in inputs else [check, read]
+    return beside(lambda stop: _run_converter(checkpoint, partial, options, session, source, stop), jobs)
+
+
+def _check_weights(checkpoint: Checkpoint, out_type: str, reporter: Reporter) -> None:
+    with reporter.step(f"Checking the weights of {checkpoint.name}") as progress:
+        widest = scan_weights(checkpoint.path, progress)
     if out_type == "f16" and widest.largest > _F16_MAX:
         raise CheckpointError(
             f"{widest.tensor} holds {widest.largest:.3g}, which F16 cannot: it would become infinite.",
@@ -128,7 +156,12 @@ def _check_weights(checkpoint: Checkpoint, out_type: str, progress: Progress) ->
 
 
 def _run_converter(
-    checkpoint: Checkpoint, partial: Path, options: ConvertOptions, session: Session, source: Path
+    checkpoint: Checkpoint,
+    partial: Path,
+    options: ConvertOptions,
+    session: Session,
+    source: Path,
+    cancel: threading.Event,
 ) -> ToolOutput:
     command = _command(checkpoint, partial, options, session, source)
     with session.reporter.step(f"Converting {checkpoint.name} to {options.out_type.upper()}", 100) as progress:
@@ -139,7 +172,7 @@ def _run_converter(
                 progress.update(float(percent[-1]), 100, "% written")
 
         log = session.workspace.log(f"convert-{partial.name.removesuffix('.gguf' + PARTIAL)}")
-        output = process.run(command, log=log, on_text=watch)
+        output = process.run(command, log=log, on_text=watch, cancel=cancel)
         require_converted(output, partial)
     return output
 

@@ -265,11 +265,21 @@ def _make(recipe: Recipe, output: Path, make: Callable[[Path], Made]) -> Manifes
     return manifest
 
 
+def settle(partial: Path) -> None:
+    """Hash a finished file and bring it to the disk beside other work: publishing it then takes no time."""
+    sha256_file(partial)
+    _flush(partial)
+
+
+def _flush(file: Path) -> None:
+    with file.open("rb") as opened:
+        os.fsync(opened.fileno())
+
+
 def _publish(partial: Path, output: Path) -> None:
     """Give a finished artefact its final name, after its bytes have reached the disk."""
     for part in _files(partial):
-        with part.open("rb") as file:
-            os.fsync(file.fileno())
+        _flush(part)
     if output.is_dir():
         shutil.rmtree(output)
     os.replace(partial, output)  # noqa: PTH105 - atomic on every platform

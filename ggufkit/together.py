@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import queue
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from typing import TypeVar
 
 from ggufkit import process
+from ggufkit.errors import Interrupted
 
 T = TypeVar("T")
 S = TypeVar("S")
@@ -59,6 +62,44 @@ def crew(size: int) -> Iterator[Crew]:
             workers.give_up()
             process.stop_all()
             raise
+
+
+def beside(run: Callable[[threading.Event], T], jobs: Sequence[Callable[[threading.Event], object]]) -> T:
+    """Run something here and jobs in threads beside it; each is given an event that ends it, set when another fails.
+
+    Returns:
+        What `run` returns, all jobs having ended well.
+
+    Raises:
+        The error of the one that failed: being ended for that is none.
+    """
+    stop = threading.Event()
+
+    def guarded(job: Callable[[threading.Event], object]) -> None:
+        try:
+            job(stop)
+        except BaseException:
+            stop.set()
+            raise
+
+    with crew(len(jobs)) as workers:
+        others = [workers.give(partial(guarded, job)) for job in jobs]
+        try:
+            result = run(stop)
+        except BaseException as error:
+            stop.set()
+            raise _cause(error, others) from None
+        for other in others:
+            other.result()
+        return result
+
+
+def _cause(error: BaseException, others: Sequence[Future[None]]) -> BaseException:
+    """The error of a job that ended the others; `error` itself where it was the first."""
+    if not isinstance(error, Interrupted):
+        return error
+    found = [other.exception() for other in others]
+    return next((e for e in found if e is not None and not isinstance(e, Interrupted)), error)
 
 
 def run_all(jobs: Sequence[Callable[[S], T]], slots: Sequence[S]) -> list[T]:

@@ -8,8 +8,9 @@ from functools import partial
 
 import pytest
 
-from ggufkit.errors import ToolError
-from ggufkit.together import crew, makers_at_once, run_all
+from ggufkit.errors import CheckpointError, Interrupted, ToolError
+from ggufkit.progress import SilentReporter, Stoppable
+from ggufkit.together import beside, crew, makers_at_once, run_all
 
 
 def test_results_are_in_order_and_slots_are_never_shared() -> None:
@@ -62,3 +63,47 @@ def test_what_runs_is_finished_when_the_main_thread_fails() -> None:
 
 def test_makers() -> None:
     assert [makers_at_once(n) for n in (1, 2, 4, 16)] == [1, 1, 1, 4]
+
+
+def wait_for(stop: threading.Event) -> None:
+    """What a tool or a long read does when it is ended."""
+    assert stop.wait(timeout=10)
+    raise Interrupted("ended")
+
+
+def test_beside_other_work() -> None:
+    seen: list[str] = []
+    assert beside(lambda _: "made", [lambda _: seen.append("checked"), lambda _: seen.append("hashed")]) == "made"
+    assert sorted(seen) == ["checked", "hashed"]
+    assert beside(lambda _: 7, []) == 7
+
+
+def failing(_: threading.Event) -> None:
+    raise CheckpointError("NaN weights")
+
+
+def test_who_failed_first_is_who_is_named() -> None:
+    with pytest.raises(CheckpointError, match="NaN weights"):
+        beside(wait_for, [failing, wait_for])
+    with pytest.raises(CheckpointError, match="NaN weights"):
+        beside(failing, [wait_for])
+    with pytest.raises(CheckpointError, match="NaN weights"):
+        beside(lambda _: "made", [failing])
+
+
+def test_interrupted_by_the_user() -> None:
+    def run(_: threading.Event) -> None:
+        raise Interrupted("the user")
+
+    with pytest.raises(Interrupted, match="the user"):
+        beside(run, [wait_for])
+
+
+def test_a_stoppable_step_ends_at_its_next_word() -> None:
+    stop = threading.Event()
+    reporter = Stoppable(SilentReporter(), stop)
+    with reporter.step("Reading") as progress:
+        progress.update(1, 2)
+        stop.set()
+        with pytest.raises(Interrupted):
+            progress.update(2, 2)
