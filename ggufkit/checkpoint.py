@@ -10,6 +10,7 @@ import json
 import math
 import re
 import struct
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from ggufkit.errors import CheckpointError
 from ggufkit.hashing import sha256_files
-from ggufkit.progress import Progress, Reporter
+from ggufkit.progress import Progress, Reporter, end_if
 from ggufkit.records import Checkpoint
 
 if TYPE_CHECKING:
@@ -58,9 +59,14 @@ def files_of(path: Path) -> list[Path]:
     return sorted({f for pattern in FILES for f in path.glob(pattern) if f.is_file()})
 
 
-def fingerprint(path: Path, reporter: Reporter | None = None) -> str:
-    """SHA-256 over all files that a conversion may read."""
-    return sha256_files(path, files_of(path), reporter)
+def fingerprint(path: Path, reporter: Reporter | None = None, stop: threading.Event | None = None) -> str:
+    """SHA-256 over all files that a conversion may read; `stop` ends it when set, by Interrupted."""
+    return sha256_files(path, files_of(path), reporter, stop)
+
+
+def state(path: Path) -> list[tuple[str, int, int]]:
+    """Names, sizes and times of these files: equal as long as nobody changes them."""
+    return [(f.name, f.stat().st_size, f.stat().st_mtime_ns) for f in files_of(path)]
 
 
 def read_config(path: Path) -> dict[str, Any]:
@@ -206,8 +212,8 @@ class WeightRange:
     tensor: str
 
 
-def scan_weights(path: Path, progress: Progress | None = None) -> WeightRange:
-    """Read every weight once.
+def scan_weights(path: Path, progress: Progress | None = None, stop: threading.Event | None = None) -> WeightRange:
+    """Read every weight once; `stop` ends it when set, by Interrupted.
 
     Raises:
         CheckpointError: a tensor holds NaN or Inf; it is named.
@@ -216,6 +222,7 @@ def scan_weights(path: Path, progress: Progress | None = None) -> WeightRange:
     total = sum(t.end - t.start for t in tensors)
     for tensor in tensors:
         for block in _blocks(tensor):
+            end_if(stop)
             largest = _largest(block, tensor)
             if not math.isfinite(largest):
                 message = f"{tensor.name} in {tensor.file.name} holds NaN or infinite weights."

@@ -10,13 +10,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ggufkit import errors, process, tokens
-from ggufkit.checkpoint import fingerprint, scan_weights
+from ggufkit.checkpoint import fingerprint, scan_weights, state
 from ggufkit.errors import CheckpointError, GgufError, GgufkitError
 from ggufkit.llama import argv, launcher, toolchain, vocab
 from ggufkit.llama.gguf import GgufHeader, read_gguf, read_header
 from ggufkit.manifest import PARTIAL
 from ggufkit.process import ToolOutput
-from ggufkit.progress import Reporter, SilentReporter, Stoppable
+from ggufkit.progress import Reporter, SilentReporter
 from ggufkit.records import Checkpoint, Json
 from ggufkit.session import Session
 from ggufkit.steps import Made, Recipe, Result, ensure, settle
@@ -101,7 +101,8 @@ def _convert(
         raise GgufError(f"The converter wrote {made.type} where {options.out_type.upper()} was asked for.")
     _require_layers(checkpoint, read_header(partial))
     notes = beside(
-        lambda _: _compare_tokens(checkpoint, partial, options, session, source), [lambda _: settle(partial)]
+        lambda _: _compare_tokens(checkpoint, partial, options, session, source),
+        [lambda stop: settle(partial, stop)],
     )
     facts: dict[str, Json] = {"name": checkpoint.name, "variant": options.variant, "type": made.type}
     return Made([run], {**facts, "source": checkpoint.source, "revision": checkpoint.revision, **notes})
@@ -133,21 +134,30 @@ def _read_and_convert(
     source: Path,
     inputs: dict[str, str],
 ) -> ToolOutput:
-    """Run the converter; the weights are checked and hashed beside it."""
+    """Run the converter; the weights are checked and hashed beside it.
 
-    def check(stop: threading.Event) -> None:
-        _check_weights(checkpoint, options.out_type, Stoppable(session.reporter, stop))
+    Raises:
+        CheckpointError: the checkpoint cannot be read, or somebody changed it meanwhile.
+    """
+    before = state(checkpoint.path)
 
     def read(stop: threading.Event) -> None:
-        inputs[_CHECKPOINT] = fingerprint(checkpoint.path, Stoppable(session.reporter, stop))
+        try:
+            _check_weights(checkpoint, options.out_type, session.reporter, stop)
+            if _CHECKPOINT not in inputs:
+                inputs[_CHECKPOINT] = fingerprint(checkpoint.path, session.reporter, stop)
+        except OSError as error:
+            raise CheckpointError(f"{checkpoint.path} cannot be read: {error}.", hint="Is it complete?") from error
 
-    jobs = [check] if _CHECKPOINT in inputs else [check, read]
-    return beside(lambda stop: _run_converter(checkpoint, partial, options, session, source, stop), jobs)
+    run = beside(lambda stop: _run_converter(checkpoint, partial, options, session, source, stop), [read])
+    if state(checkpoint.path) != before:
+        raise CheckpointError(f"{checkpoint.path} changed while it was converted.", hint="Repeat the command.")
+    return run
 
 
-def _check_weights(checkpoint: Checkpoint, out_type: str, reporter: Reporter) -> None:
+def _check_weights(checkpoint: Checkpoint, out_type: str, reporter: Reporter, stop: threading.Event) -> None:
     with reporter.step(f"Checking the weights of {checkpoint.name}") as progress:
-        widest = scan_weights(checkpoint.path, progress)
+        widest = scan_weights(checkpoint.path, progress, stop)
     if out_type == "f16" and widest.largest > _F16_MAX:
         raise CheckpointError(
             f"{widest.tensor} holds {widest.largest:.3g}, which F16 cannot: it would become infinite.",

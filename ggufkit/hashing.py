@@ -6,21 +6,23 @@ import contextlib
 import hashlib
 import json
 import sqlite3
+import threading
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from ggufkit.paths import cache_dir
-from ggufkit.progress import Progress, Reporter, SilentReporter
+from ggufkit.progress import Progress, Reporter, SilentReporter, end_if
 
 _BLOCK = 1 << 22
 _LONG = 1 << 30
 
 
-def sha256_file(path: Path, reporter: Reporter | None = None) -> str:
+def sha256_file(path: Path, reporter: Reporter | None = None, stop: threading.Event | None = None) -> str:
     """The hex SHA-256 of a file; read again only if its size or modification time changed.
 
     Args:
         reporter: is told how far it is, with files that take more than a moment.
+        stop: ends it when set, by Interrupted.
     """
     with _memory() as memory:
         known = memory.execute(
@@ -31,7 +33,7 @@ def sha256_file(path: Path, reporter: Reporter | None = None) -> str:
     n_bytes = path.stat().st_size
     teller = reporter if reporter is not None and n_bytes >= _LONG else SilentReporter()
     with teller.step(f"Reading {path.name}") as progress:
-        digest = _read_and_hash(path, progress, n_bytes)
+        digest = _read_and_hash(path, progress, n_bytes, stop)
     remember(path, digest)
     return digest
 
@@ -47,16 +49,19 @@ def _key(path: Path) -> tuple[str, int, int]:
     return str(path.resolve()), stat.st_size, stat.st_mtime_ns
 
 
-def sha256_files(root: Path, files: Iterable[Path], reporter: Reporter | None = None) -> str:
+def sha256_files(
+    root: Path, files: Iterable[Path], reporter: Reporter | None = None, stop: threading.Event | None = None
+) -> str:
     """One hash for a set of files: over their names relative to `root` and their contents."""
-    listing = {str(file.relative_to(root)): sha256_file(file, reporter) for file in files}
+    listing = {str(file.relative_to(root)): sha256_file(file, reporter, stop) for file in files}
     return hashlib.sha256(json.dumps(listing, sort_keys=True).encode()).hexdigest()
 
 
-def _read_and_hash(path: Path, progress: Progress, n_bytes: int) -> str:
+def _read_and_hash(path: Path, progress: Progress, n_bytes: int, stop: threading.Event | None) -> str:
     digest, done = hashlib.sha256(), 0
     with path.open("rb") as file:
         while block := file.read(_BLOCK):
+            end_if(stop)
             digest.update(block)
             done += len(block)
             progress.update(done / 1e9, n_bytes / 1e9, "GB")

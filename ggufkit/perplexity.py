@@ -86,8 +86,9 @@ class EvalOptions:
         """What decides the result besides the files and the tools."""
         params: dict[str, Json] = {"n_ctx": self.n_ctx, "n_chunks": self.n_chunks, "ngl": self.ngl}
         params["backend"] = session.tools.backend
-        if session.tools.backend != "cpu":
-            params["batch"] = memory.GPU_BATCH
+        how = offload.compute(session, self.ngl, 1, self.n_ctx)
+        if how.ubatch is not None:
+            params |= {"batch": how.batch, "ubatch": how.ubatch}
         return params if self.precision is None else params | {"precision": self.precision}
 
 
@@ -130,8 +131,10 @@ def slots(files: Sequence[GgufFile], n_ctx: int, session: Session) -> list[Share
     if not gpus or len(files) < 2:
         return [Share(session.threads)]
     need = max(memory_needed(f, n_ctx) for f in files)
+    beside = memory.ram_beside_gpu(read_header(files[0].path), n_ctx)
+    most = min(len(files), max(1, machine.free_memory() // beside))
     places = [gpu for n in _BESIDE for gpu in gpus if offload.place([need] * n, [gpu.memory_free]) is not None]
-    used = places[: len(files)]
+    used = places[:most]
     if not used:
         return [Share(session.threads)]
     return [Share(session.threads // len(used) or 1, None, gpu.uuid if len(gpus) > 1 else None) for gpu in used]

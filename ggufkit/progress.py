@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
 from typing import Protocol
 
 from ggufkit.errors import Interrupted
@@ -55,34 +54,7 @@ class _Unwatched:
         pass
 
 
-@dataclass(frozen=True)
-class Stoppable:
-    """A reporter for work in a thread, which ends by Interrupted at its next word of progress after `stop` is set."""
-
-    reporter: Reporter
-    stop: threading.Event
-
-    @contextmanager
-    def step(self, title: str, total: float | None = None) -> Iterator[Progress]:
-        """Open a step of the reporter."""
-        with self.reporter.step(title, total) as progress:
-            yield _StoppableProgress(progress, self.stop)
-
-    def info(self, text: str) -> None:
-        """Pass on."""
-        self.reporter.info(text)
-
-    def warn(self, text: str) -> None:
-        """Pass on."""
-        self.reporter.warn(text)
-
-
-@dataclass(frozen=True)
-class _StoppableProgress:
-    progress: Progress
-    stop: threading.Event
-
-    def update(self, done: float, total: float | None = None, note: str = "") -> None:
-        if self.stop.is_set():
-            raise Interrupted("Stopped.")
-        self.progress.update(done, total, note)
+def end_if(stop: threading.Event | None) -> None:
+    """Raise Interrupted if the event is set: for long work in a thread, which nothing else ends."""
+    if stop is not None and stop.is_set():
+        raise Interrupted("It was stopped.")

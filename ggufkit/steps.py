@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import shutil
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -20,7 +21,7 @@ from ggufkit.errors import BusyError, InputError, ResourceError, ToolError
 from ggufkit.hashing import remember, sha256_file, sha256_files
 from ggufkit.manifest import PARTIAL, SCHEMA, manifest_path, read_manifest, write_manifest
 from ggufkit.process import ToolOutput
-from ggufkit.progress import Reporter
+from ggufkit.progress import Reporter, end_if
 from ggufkit.records import Json, Manifest
 from ggufkit.units import size
 
@@ -265,9 +266,10 @@ def _make(recipe: Recipe, output: Path, make: Callable[[Path], Made]) -> Manifes
     return manifest
 
 
-def settle(partial: Path) -> None:
+def settle(partial: Path, stop: threading.Event) -> None:
     """Hash a finished file and bring it to the disk beside other work: publishing it then takes no time."""
-    sha256_file(partial)
+    sha256_file(partial, stop=stop)
+    end_if(stop)
     _flush(partial)
 
 

@@ -86,12 +86,12 @@ def beside(run: Callable[[threading.Event], T], jobs: Sequence[Callable[[threadi
         others = [workers.give(partial(guarded, job)) for job in jobs]
         try:
             result = run(stop)
+            for other in others:
+                other.result()
+            return result
         except BaseException as error:
             stop.set()
             raise _cause(error, others) from None
-        for other in others:
-            other.result()
-        return result
 
 
 def _cause(error: BaseException, others: Sequence[Future[None]]) -> BaseException:

@@ -34,7 +34,7 @@ def status_command(backend: str) -> None:
 @BACKEND
 @click.option("--cuda-arch", metavar="LIST", help="Build for these compute capabilities, e.g. 90,89.")
 def install_command(backend: str, cuda_arch: str | None) -> None:
-    """Fetch and build the pinned llama.cpp unless that is done.
+    """Fetch and build the pinned llama.cpp unless that is done; what an earlier ggufkit built is built anew.
 
     With GGUFKIT_LLAMA_CPP set to a source directory or archive, that is built and no network is needed.
 
@@ -48,6 +48,8 @@ def install_command(backend: str, cuda_arch: str | None) -> None:
             made = toolchain.install(backends.BY_NAME["cuda"], reporter, cuda_arch)
         else:
             made = toolchain.find(backend, reporter)
+            if toolchain.is_outdated(made):
+                made = toolchain.install(backends.BY_NAME[made.backend], reporter)
     click.echo(made.dir)
 
 

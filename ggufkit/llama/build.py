@@ -32,7 +32,10 @@ _FLAGS = (
     "-DLLAMA_BUILD_SERVER=OFF", "-DLLAMA_BUILD_APP=OFF",
 )  # fmt: skip
 _ADDITIONS = Path(__file__).parent / "cmake" / "tools.cmake"
-"""What is compiled in addition, and in place of two loops where a GPU waits for them; the source tree stays as it is."""
+"""What is compiled in addition, and in place of some loops where a GPU waits for them; the source tree stays as it is."""
+
+_FAST = "-DGGUFKIT_FAST_LOGITS=ON"
+_ALWAYS = ("linger.cpp", "tools.cmake")
 
 
 @dataclass(frozen=True)
@@ -45,12 +48,20 @@ class Stamp:
     version: str
     source: str
     seconds: float
+    additions: str = ""
+
+
+def additions(backend: Backend) -> str:
+    """A hash of what ggufkit compiles into a backend's tools."""
+    used = [f for f in sorted(_ADDITIONS.parent.iterdir()) if f.name in _ALWAYS or _FAST in backend.flags]
+    return hashlib.sha256(json.dumps([f.read_text(encoding="utf-8") for f in used]).encode()).hexdigest()[:8]
 
 
 def build_dir(source: Source, backend: Backend, flags: tuple[str, ...] = ()) -> Path:
     """Where a build of this commit, backend and flags is kept."""
-    ours = [f.read_text(encoding="utf-8") for f in sorted(_ADDITIONS.parent.iterdir())]
-    key = hashlib.sha256(json.dumps([*_FLAGS, *backend.flags, *flags, *ours]).encode()).hexdigest()[:8]
+    key = hashlib.sha256(json.dumps([*_FLAGS, *backend.flags, *flags, additions(backend)]).encode()).hexdigest()[
+        :8
+    ]
     commit = source.commit[:12]
     if source.commit == "unknown":
         commit = "tree-" + hashlib.sha256(str(source.path.resolve()).encode()).hexdigest()[:8]
@@ -94,13 +105,21 @@ def build(source: Source, wanted: BuildFor, reporter: Reporter) -> Path:
 
 
 def finished(source: Source, backend: Backend) -> list[Path]:
-    """The finished builds of a commit for a backend that run on the GPUs here; the newest first."""
+    """The finished builds of a commit for a backend that run on the GPUs here: those with what is compiled into them now
+    before those of an earlier ggufkit, the newest first."""
     plain = build_dir(source, backend)
     prefix = plain.name.rpartition("-")[0]
     stamps = {d: read_stamp(d) for d in plain.parent.glob(f"{prefix}-*")}
     gpus = cuda.gpus() if backend.name == "cuda" else ()
-    found = [d for d, stamp in stamps.items() if stamp is not None and cuda.runs_on(stamp.flags, gpus)]
-    return sorted(found, key=lambda d: -(d / STAMP).stat().st_mtime)
+    found = {d: s for d, s in stamps.items() if s is not None and cuda.runs_on(s.flags, gpus)}
+    now = additions(backend)
+    return sorted(found, key=lambda d: (found[d].additions != now, -(d / STAMP).stat().st_mtime))
+
+
+def is_outdated(directory: Path, backend: Backend) -> bool:
+    """Whether an earlier ggufkit made a finished build, and compiled something else into it."""
+    stamp = read_stamp(directory)
+    return stamp is not None and stamp.additions != additions(backend)
 
 
 @contextlib.contextmanager
@@ -171,7 +190,9 @@ def _finish(work: Path, target: Path, source: Source, backend: Backend, flags: l
     shutil.rmtree(work, ignore_errors=True)
     output = process.run([target / "bin" / "llama-bench", "--version"])
     version = logs.parse_version(output.text).version
-    stamp = Stamp(source.commit, backend.name, flags, version, str(source.path), round(seconds, 1))
+    stamp = Stamp(
+        source.commit, backend.name, flags, version, str(source.path), round(seconds, 1), additions(backend)
+    )
     partial = target / (STAMP + ".partial")
     partial.write_text(json.dumps(asdict(stamp), indent=1) + "\n")
     partial.rename(target / STAMP)

@@ -34,6 +34,8 @@ def find(backend: str = "auto", reporter: Reporter = _QUICK) -> Toolchain:
     chosen = _choose(backend, reporter)
     known = installed(chosen)
     if known is not None:
+        if is_outdated(known):
+            reporter.info(f"An earlier ggufkit built this llama.cpp. Build it anew: {_anew(known)}")
         return known
     try:
         return install(chosen, reporter)
@@ -49,8 +51,19 @@ def locate(backend: str = "auto") -> Toolchain | None:
     """The toolchain that `find` would return without building or fetching anything; None if it would."""
     explicit = os.environ.get("GGUFKIT_LLAMA_CPP")
     if explicit:
-        return _explicit_here(Path(explicit).expanduser(), backend)
+        found = _explicit_here(Path(explicit).expanduser(), backend)
+        return _for_backend(found, backend) if found is not None else None
     return installed(_choose(backend, _QUICK)) or _on_path()
+
+
+def is_outdated(tools: Toolchain) -> bool:
+    """Whether an earlier ggufkit built these tools, and `install` would build others."""
+    ours = tools.dir.parent.parent == cache_dir() / "toolchains"
+    return ours and build.is_outdated(tools.dir.parent, BY_NAME[tools.backend])
+
+
+def _anew(tools: Toolchain) -> str:
+    return f"ggufkit toolchain install --backend {tools.backend}"
 
 
 def _for_backend(tools: Toolchain, backend: str) -> Toolchain:

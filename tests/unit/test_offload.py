@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from ggufkit import bench, offload, perplexity, process
+from ggufkit import bench, machine, offload, perplexity, process
 from ggufkit.corpus import Corpus
 from ggufkit.errors import DeviceMemoryError, ToolError
 from ggufkit.llama import cuda, logs
@@ -237,10 +237,16 @@ def test_slots(gpu_session: Session, files: list[GgufFile], monkeypatch: pytest.
         monkeypatch.setattr(cuda, "gpus", lambda: gpus)
         return [(s.threads, s.gpu) for s in perplexity.slots(files[:4], 512, gpu_session)]
 
+    monkeypatch.setattr(machine, "free_memory", lambda: 64 * GIB)
     assert shares(GPUS[0]) == [(4, None)] * 4  # four files share it
     assert shares(replace(GPUS[0], memory_free=1 << 20)) == [(16, None)]
     assert shares(*GPUS) == [(4, "GPU-aaaa-1"), (4, "GPU-bbbb-2"), (4, "GPU-aaaa-1"), (4, "GPU-bbbb-2")]
     assert shares() == [(16, None)]
+    monkeypatch.setattr(machine, "free_memory", lambda: 3 * GIB)
+    assert shares(*GPUS) == [(8, "GPU-aaaa-1"), (8, "GPU-bbbb-2")], "of its own memory the machine has little"
+    monkeypatch.setattr(machine, "free_memory", lambda: 1 << 20)
+    assert shares(*GPUS) == [(16, "GPU-aaaa-1")]
+    monkeypatch.setattr(machine, "free_memory", lambda: 64 * GIB)
     assert shares(replace(GPUS[0], memory_free=1 << 20), GPUS[1]) == [(4, "GPU-bbbb-2")] * 4
 
 
@@ -300,10 +306,11 @@ def test_batches_on_a_gpu(gpu_session: Session) -> None:
     assert "-b" not in longer
     assert longer[-2:] == ["-ub", "1024"]
     assert "-ub" not in offload.compute(gpu_session, 0, 4).options(), "without layers on it, it takes no part"
-    assert EvalOptions().params(gpu_session)["batch"] == 1024
+    assert EvalOptions().params(gpu_session)["ubatch"] == 1024
+    assert "ubatch" not in EvalOptions(ngl=0).params(gpu_session)
     cpu = replace(gpu_session, tools=replace(gpu_session.tools, backend="cpu"))
     assert "-b" not in offload.compute(cpu, None, 4).options()
-    assert "batch" not in EvalOptions().params(cpu)
+    assert "ubatch" not in EvalOptions().params(cpu)
 
 
 def test_how_threads_wait_is_left_to_the_user(monkeypatch: pytest.MonkeyPatch) -> None:

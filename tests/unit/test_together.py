@@ -8,8 +8,8 @@ from functools import partial
 
 import pytest
 
+from ggufkit import process
 from ggufkit.errors import CheckpointError, Interrupted, ToolError
-from ggufkit.progress import SilentReporter, Stoppable
 from ggufkit.together import beside, crew, makers_at_once, run_all
 
 
@@ -99,11 +99,25 @@ def test_interrupted_by_the_user() -> None:
         beside(run, [wait_for])
 
 
-def test_a_stoppable_step_ends_at_its_next_word() -> None:
-    stop = threading.Event()
-    reporter = Stoppable(SilentReporter(), stop)
-    with reporter.step("Reading") as progress:
-        progress.update(1, 2)
-        stop.set()
-        with pytest.raises(Interrupted):
-            progress.update(2, 2)
+def test_a_late_failure_is_named_and_an_interruption_passed_on() -> None:
+    """Also when what runs here has ended."""
+    with pytest.raises(CheckpointError, match="NaN weights"):
+        beside(lambda _: "made", [wait_for, failing])
+    begun, ended = threading.Event(), threading.Event()
+
+    def long(stop: threading.Event) -> None:
+        begun.set()
+        if stop.wait(timeout=10):
+            ended.set()
+
+    def interrupt(_: threading.Event) -> None:
+        """As Ctrl-C while the main thread waits."""
+        begun.wait(timeout=10)
+        raise KeyboardInterrupt
+
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            beside(lambda _: "made", [interrupt, long])
+    finally:
+        process.resume()
+    assert ended.is_set()

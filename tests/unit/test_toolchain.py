@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import tarfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -228,3 +229,30 @@ def test_status_knows_a_source_that_was_built(tmp_path: Path, monkeypatch: pytes
     assert (found.origin, found.dir, found.source) == ("explicit", made / "bin", unpacked.path)
     monkeypatch.setenv("GGUFKIT_LLAMA_CPP", str(unpacked.path))
     assert toolchain.locate("cpu") == found
+
+
+def test_builds_of_an_earlier_ggufkit(private_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are used, with a word about it, until there is one with what is compiled in now."""
+    tree = make_tree(private_cache / "llama.cpp" / PINNED_COMMIT[:12])
+    there = build.build_dir(Source(tree, PINNED_COMMIT), CPU)
+    old = fake_build(there.with_name(there.name + "0"))
+    said: list[str] = []
+    reporter = SilentReporter()
+    monkeypatch.setattr(reporter, "info", said.append)
+    found = toolchain.find("cpu", reporter)
+    assert found.dir.parent == old
+    assert toolchain.is_outdated(found)
+    assert said == [
+        "An earlier ggufkit built this llama.cpp. Build it anew: ggufkit toolchain install --backend cpu"
+    ]
+    new = fake_build(there)
+    stamp = json.loads((new / build.STAMP).read_text())
+    (new / build.STAMP).write_text(json.dumps(stamp | {"additions": build.additions(CPU)}))
+    os.utime(new / build.STAMP, (1, 1))  # older, but with what is compiled in now
+    found = toolchain.find("cpu", reporter)
+    assert (found.dir.parent, toolchain.is_outdated(found), len(said)) == (new, False, 1)
+
+
+def test_only_what_is_compiled_in_counts() -> None:
+    assert build.additions(CPU) != build.additions(backends.BY_NAME["cuda"])
+    assert build.additions(CPU) == build.additions(backends.BY_NAME["metal"])

@@ -1,4 +1,4 @@
-# A copy of llama-perplexity's source in which a GPU waits less for the host; the values stay the same.
+# A copy of llama-perplexity's source in which a GPU waits less for the host.
 #
 # Its loops over all logits of a token are replaced by those of fast_sums.h, which a compiler can vectorize: it looks for
 # the largest value in order, or while it sums, and calls expf. Its threads, which it starts anew for each chunk, are fewer

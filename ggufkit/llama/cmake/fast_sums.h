@@ -74,13 +74,14 @@ inline Range range_of(int n, const float * values) {
     return {*std::min_element(low, low + n_lanes), *std::max_element(high, high + n_lanes)};
 }
 
-// exp(x) to some 1e-7 of itself, for x up to 88; what is below -87 is next to nothing. NaN stays NaN.
+// exp(x) for x up to 88, to some 1e-7 of itself where multiplying and adding are one instruction; what is below -87 is next
+// to nothing. NaN stays NaN.
 inline float exp_of(float x) {
     x = x < -87.f ? -87.f : x;
     const float shifted = x*1.44269504f + 12582912.f;  // 1.5 x 2^23: what is left of the fraction's bits is an integer
     int32_t bits;
     std::memcpy(&bits, &shifted, sizeof(bits));
-    const int32_t n = bits - 0x4b400000;
+    const int32_t n = int32_t(uint32_t(bits) - 0x4b400000u);
     const float r = x - float(n)*0.693147181f;
     float p = 1.9875691500e-4f;  // the polynomial of Cephes' expf
     p = p*r + 1.3981999507e-3f;
@@ -89,7 +90,7 @@ inline float exp_of(float x) {
     p = p*r + 1.6666665459e-1f;
     p = p*r + 5.0000001201e-1f;
     p = p*(r*r) + r + 1.f;
-    const int32_t power = (n + 127) << 23;
+    const uint32_t power = uint32_t(n + 127) << 23;
     float scale;
     std::memcpy(&scale, &power, sizeof(scale));
     return p*scale;

@@ -77,7 +77,8 @@ public:
         }
     }
 
-    bool holds(uint64_t n) const { return n <= head->size; }
+    // Whether `n` bytes may stay where they are: while a reader has them, there must be room for as many.
+    bool holds(uint64_t n) const { return 2*n <= head->size; }
 
     // Where the next `n` bytes are to be written, once there is room.
     char * room(uint64_t n) {
