@@ -10,8 +10,10 @@ import pytest
 from ggufkit.errors import InputError, ToolError, ToolOutputError
 from ggufkit.modelfile import Modelfile, install, write
 
-# Answers as the real program does; what it was asked to create is in its own directory.
-STAND_IN = """#!{python}
+# Answers as the real program does; what it was asked to create is in its own directory. The second line is a command to a
+# shell, which can start a Python with spaces in its path, and a string to Python.
+STAND_IN = """#!/bin/sh
+"exec" "{python}" "$0" "$@"
 import json, sys
 from pathlib import Path
 from ggufkit.modelfile import parse
