@@ -28,6 +28,8 @@ def status_command(backend: str) -> None:
         return
     for key in ("origin", "commit", "version", "backend", "dir", "source"):
         click.echo(f"{key:<8} {getattr(found, key)}")
+    if toolchain.is_outdated(found):
+        click.echo(toolchain.outdated_words(found))
 
 
 @toolchain_command.command("install")

@@ -35,7 +35,7 @@ def find(backend: str = "auto", reporter: Reporter = _QUICK) -> Toolchain:
     known = installed(chosen)
     if known is not None:
         if is_outdated(known):
-            reporter.info(f"An earlier ggufkit built this llama.cpp. Build it anew: {_anew(known)}")
+            reporter.info(outdated_words(known))
         return known
     try:
         return install(chosen, reporter)
@@ -62,8 +62,9 @@ def is_outdated(tools: Toolchain) -> bool:
     return ours and build.is_outdated(tools.dir.parent, BY_NAME[tools.backend])
 
 
-def _anew(tools: Toolchain) -> str:
-    return f"ggufkit toolchain install --backend {tools.backend}"
+def outdated_words(tools: Toolchain) -> str:
+    """What to say of tools that are outdated, with the way out."""
+    return f"An earlier ggufkit built this llama.cpp. Build it anew: ggufkit toolchain install --backend {tools.backend}"
 
 
 def _for_backend(tools: Toolchain, backend: str) -> Toolchain:
