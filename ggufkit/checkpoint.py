@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ggufkit.errors import CheckpointError
-from ggufkit.hashing import sha256_files
+from ggufkit.hashing import key, sha256_files
 from ggufkit.progress import Progress, Reporter, end_if
 from ggufkit.records import Checkpoint
 
@@ -65,8 +65,8 @@ def fingerprint(path: Path, reporter: Reporter | None = None, stop: threading.Ev
 
 
 def state(path: Path) -> list[tuple[str, int, int]]:
-    """Names, sizes and times of these files: equal as long as nobody changes them."""
-    return [(f.name, f.stat().st_size, f.stat().st_mtime_ns) for f in files_of(path)]
+    """The keys of these files: equal as long as nobody changes them."""
+    return [key(file) for file in files_of(path)]
 
 
 def read_config(path: Path) -> dict[str, Any]:

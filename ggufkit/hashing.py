@@ -26,7 +26,7 @@ def sha256_file(path: Path, reporter: Reporter | None = None, stop: threading.Ev
     """
     with _memory() as memory:
         known = memory.execute(
-            "SELECT sha256 FROM hashes WHERE path=? AND size=? AND mtime=?", _key(path)
+            "SELECT sha256 FROM hashes WHERE path=? AND size=? AND mtime=?", key(path)
         ).fetchone()
     if known:
         return str(known[0])
@@ -41,10 +41,11 @@ def sha256_file(path: Path, reporter: Reporter | None = None, stop: threading.Ev
 def remember(path: Path, digest: str) -> None:
     """Note the hash of a file that was hashed under another name."""
     with contextlib.suppress(sqlite3.Error), _memory() as memory:  # a full disk, say
-        memory.execute("REPLACE INTO hashes VALUES (?, ?, ?, ?)", (*_key(path), digest))
+        memory.execute("REPLACE INTO hashes VALUES (?, ?, ?, ?)", (*key(path), digest))
 
 
-def _key(path: Path) -> tuple[str, int, int]:
+def key(path: Path) -> tuple[str, int, int]:
+    """Path, bytes and modification time (ns): equal as long as nobody changes the file."""
     stat = path.stat()
     return str(path.resolve()), stat.st_size, stat.st_mtime_ns
 

@@ -54,14 +54,16 @@ class Stamp:
 def additions(backend: Backend) -> str:
     """A hash of what ggufkit compiles into a backend's tools."""
     used = [f for f in sorted(_ADDITIONS.parent.iterdir()) if f.name in _ALWAYS or _FAST in backend.flags]
-    return hashlib.sha256(json.dumps([f.read_text(encoding="utf-8") for f in used]).encode()).hexdigest()[:8]
+    return _short_hash([f.read_text(encoding="utf-8") for f in used])
+
+
+def _short_hash(texts: list[str]) -> str:
+    return hashlib.sha256(json.dumps(texts).encode()).hexdigest()[:8]
 
 
 def build_dir(source: Source, backend: Backend, flags: tuple[str, ...] = ()) -> Path:
     """Where a build of this commit, backend and flags is kept."""
-    key = hashlib.sha256(json.dumps([*_FLAGS, *backend.flags, *flags, additions(backend)]).encode()).hexdigest()[
-        :8
-    ]
+    key = _short_hash([*_FLAGS, *backend.flags, *flags, additions(backend)])
     commit = source.commit[:12]
     if source.commit == "unknown":
         commit = "tree-" + hashlib.sha256(str(source.path.resolve()).encode()).hexdigest()[:8]
