@@ -172,10 +172,13 @@ def _explicit(path: Path, backend: str, reporter: Reporter) -> Toolchain:
         made = _from_stamp(builds[0], source) if builds else install(chosen, reporter)
         if made is not None:
             return replace(made, origin="explicit")
-    raise ToolchainError(
-        f"GGUFKIT_LLAMA_CPP={path} holds neither llama.cpp's tools nor its source.",
-        hint="Point it at a build directory (with llama-quantize in it), a source tree or a source archive.",
-    )
+    raise _holds_nothing(path)
+
+
+def _holds_nothing(path: Path) -> ToolchainError:
+    message = f"GGUFKIT_LLAMA_CPP={path} holds neither llama.cpp's tools nor its source."
+    hint = "Point it at a build directory (with llama-quantize in it), a source tree or a source archive."
+    return ToolchainError(message, hint=hint)
 
 
 def _explicit_here(path: Path, backend: str) -> Toolchain | None:
@@ -183,6 +186,8 @@ def _explicit_here(path: Path, backend: str) -> Toolchain | None:
     if _binaries_in(path) is not None:
         return _explicit(path, backend, _QUICK)
     source = sources.known(path)
+    if source is None and not path.is_file():
+        raise _holds_nothing(path)
     builds = build.finished(source, _choose(backend, _QUICK)) if source is not None else []
     return _explicit(path, backend, _QUICK) if builds else None
 

@@ -229,6 +229,9 @@ def test_status_knows_a_source_that_was_built(tmp_path: Path, monkeypatch: pytes
     assert (found.origin, found.dir, found.source) == ("explicit", made / "bin", unpacked.path)
     monkeypatch.setenv("GGUFKIT_LLAMA_CPP", str(unpacked.path))
     assert toolchain.locate("cpu") == found
+    monkeypatch.setenv("GGUFKIT_LLAMA_CPP", str(tmp_path / "nowhere"))
+    with pytest.raises(ToolchainError, match="holds neither"):
+        toolchain.locate("cpu")
 
 
 def test_builds_of_an_earlier_ggufkit(private_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
