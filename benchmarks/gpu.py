@@ -21,11 +21,12 @@ import click
 
 from benchmarks.record import Row, save
 from benchmarks.shape import write_checkpoint
-from ggufkit import load_results, machine, process
+from ggufkit import load_results
+from ggufkit.core import machine, process
+from ggufkit.core.progress import SilentReporter
+from ggufkit.core.records import Toolchain
 from ggufkit.llama import argv, cuda, logs, toolchain
 from ggufkit.llama.argv import Compute, Evaluation
-from ggufkit.progress import SilentReporter
-from ggufkit.records import Toolchain
 from ggufkit.report import timeline
 
 SHAPE = "qwen2.5-0.5b-shape"

@@ -19,10 +19,10 @@ from pathlib import Path
 import click
 
 from benchmarks.record import Row, save
-from ggufkit import machine, process
+from ggufkit.core import machine, process
+from ggufkit.core.records import Toolchain
 from ggufkit.llama import argv, toolchain
 from ggufkit.llama.argv import Compute, Evaluation
-from ggufkit.records import Toolchain
 
 TYPES = ("Q4_K_M", "Q5_K_M", "Q8_0")
 

@@ -8,9 +8,9 @@ from dataclasses import asdict, dataclass
 from datetime import date
 from pathlib import Path
 
-from ggufkit import machine, process
-from ggufkit.errors import ToolError
-from ggufkit.records import Toolchain
+from ggufkit.core import machine, process
+from ggufkit.core.errors import ToolError
+from ggufkit.core.records import Toolchain
 
 RESULTS = Path(__file__).parent / "results"
 ROOT = Path(__file__).parents[1]

@@ -11,19 +11,22 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from ggufkit.version import __version__
+
 __all__ = ["BuildRequest", "BuildResult", "__version__", "build", "load_results", "plan"]
 
 if TYPE_CHECKING:
-    from ggufkit.pipeline import BuildRequest, BuildResult, build, plan
-    from ggufkit.tables import load_results
+    from ggufkit.pipeline.build import BuildResult, build
+    from ggufkit.pipeline.job import BuildRequest
+    from ggufkit.pipeline.plan import plan
+    from ggufkit.report.tables import load_results
 
 _HOMES = {
-    "BuildRequest": "ggufkit.pipeline",
-    "BuildResult": "ggufkit.pipeline",
-    "build": "ggufkit.pipeline",
-    "plan": "ggufkit.pipeline",
-    "load_results": "ggufkit.tables",
+    "BuildRequest": "ggufkit.pipeline.job",
+    "BuildResult": "ggufkit.pipeline.build",
+    "build": "ggufkit.pipeline.build",
+    "plan": "ggufkit.pipeline.plan",
+    "load_results": "ggufkit.report.tables",
 }
 
 

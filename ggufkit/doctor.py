@@ -7,12 +7,13 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from ggufkit import backends, corpus, machine
-from ggufkit.errors import GgufkitError
-from ggufkit.llama import cuda, toolchain
+from ggufkit.core import machine
+from ggufkit.core.errors import GgufkitError
+from ggufkit.core.paths import cache_dir
+from ggufkit.core.units import size
+from ggufkit.llama import backends, cuda, toolchain
 from ggufkit.llama.programs import find_program
-from ggufkit.paths import cache_dir
-from ggufkit.units import size
+from ggufkit.texts import corpus
 
 _MIN_DISK = 5 << 30
 

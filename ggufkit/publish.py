@@ -10,17 +10,18 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 
-from ggufkit import report, results
-from ggufkit.errors import GgufkitError, InputError, SourceError
-from ggufkit.hashing import sha256_file
+from ggufkit import report
+from ggufkit.core.errors import GgufkitError, InputError, SourceError
+from ggufkit.core.hashing import sha256_file
+from ggufkit.core.manifest import PARTIAL, SUFFIX, read_manifest
+from ggufkit.core.progress import Reporter
 from ggufkit.hub import hferrors, huggingface, modelscope
 from ggufkit.hub.listing import HubUnreachable, RemoteFile, Repo, RepoAbsent, defect
 from ggufkit.hub.obtain import offline
-from ggufkit.manifest import PARTIAL, SUFFIX, read_manifest
 from ggufkit.modelfile import grammar
-from ggufkit.progress import Reporter
+from ggufkit.report import results
 from ggufkit.report.card import CARD, PLOT, is_edited, write_card
-from ggufkit.steps import Workspace
+from ggufkit.steps.step import Workspace
 
 _BESIDE = (*report.FILES, CARD, PLOT)
 _REPO = re.compile(r"(ms:)?[A-Za-z0-9_][\w.-]*/[A-Za-z0-9_][\w.-]*")

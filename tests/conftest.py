@@ -11,13 +11,14 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-from ggufkit import convert, sources
-from ggufkit.convert import ConvertOptions
-from ggufkit.errors import ToolchainError
+from ggufkit.core.errors import ToolchainError
+from ggufkit.core.records import Checkpoint, Toolchain
 from ggufkit.llama import toolchain
-from ggufkit.records import Checkpoint, Toolchain
-from ggufkit.session import Session
-from ggufkit.steps import Workspace
+from ggufkit.models import sources
+from ggufkit.steps import convert
+from ggufkit.steps.convert import ConvertOptions
+from ggufkit.steps.session import Session
+from ggufkit.steps.step import Workspace
 from tests import tiny
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

@@ -10,10 +10,10 @@ from pathlib import Path
 import gguf
 import numpy as np
 
-from ggufkit.manifest import PARTIAL, SCHEMA, write_manifest
-from ggufkit.measurements import Value, measured, save
-from ggufkit.records import Conditions, Json, Manifest
-from ggufkit.steps import Workspace
+from ggufkit.core.manifest import PARTIAL, SCHEMA, write_manifest
+from ggufkit.core.records import Conditions, Json, Manifest
+from ggufkit.measure.measurements import Value, measured, save
+from ggufkit.steps.step import Workspace
 
 CONDITIONS = Conditions(
     backend="cpu", device="Test CPU", ngl=0, threads=2, machine="Test CPU, 2 cores, Linux",

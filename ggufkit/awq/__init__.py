@@ -8,4 +8,4 @@ layer, `apply` writes the checkpoint, `proof` compares it with the original, `co
 and `autoawq` runs AutoAWQ itself. `engine` puts them together.
 """
 
-import ggufkit.layers.patient  # noqa: F401 - must be the first to import torch
+import ggufkit.layers.torch_threads  # noqa: F401 - must be the first to import torch

@@ -17,12 +17,12 @@ import torch
 
 from ggufkit.awq.archs import folds_in_layer, folds_of
 from ggufkit.awq.fold import Heads, Scales, edit, edits, settle
-from ggufkit.checkpoint import StoredTensor
-from ggufkit.errors import CheckpointError, InputError, ResourceError
+from ggufkit.core.errors import CheckpointError, InputError, ResourceError
+from ggufkit.core.manifest import write_atomically
+from ggufkit.core.progress import Reporter
 from ggufkit.layers import Shards, StreamedModel
 from ggufkit.layers.shards import DTYPES
-from ggufkit.manifest import write_atomically
-from ggufkit.progress import Reporter
+from ggufkit.models.checkpoint import StoredTensor
 
 _INDEX = "model.safetensors.index.json"
 _WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpack", ".onnx")

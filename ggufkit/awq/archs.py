@@ -12,7 +12,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from enum import Enum
 
-from ggufkit.errors import CheckpointError, UnsupportedArchitecture
+from ggufkit.core.errors import CheckpointError, UnsupportedArchitecture
 
 
 class Divide(Enum):

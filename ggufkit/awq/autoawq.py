@@ -20,14 +20,14 @@ import torch
 from filelock import FileLock
 from safetensors.torch import load_file
 
-from ggufkit import process
 from ggufkit.awq.apply import Rewrites
 from ggufkit.awq.compat import group_size
-from ggufkit.calibration import Calibration
-from ggufkit.errors import ResourceError, ToolError, UnsupportedArchitecture
+from ggufkit.core import process
+from ggufkit.core.errors import ResourceError, ToolError, UnsupportedArchitecture
+from ggufkit.core.paths import cache_dir
+from ggufkit.core.progress import Progress, Reporter
 from ggufkit.layers import Shards, StreamedModel
-from ggufkit.paths import cache_dir
-from ggufkit.progress import Progress, Reporter
+from ggufkit.texts.calibration import Calibration
 
 AUTOAWQ = "autoawq==0.2.9"
 PINS = ("transformers==5.23.0", "accelerate==1.15.0")

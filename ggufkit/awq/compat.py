@@ -19,7 +19,7 @@ from torch import nn
 from ggufkit.awq.archs import Divide, Fold
 from ggufkit.awq.native import LayerWork
 from ggufkit.awq.search import IDENTITY, Found
-from ggufkit.errors import UnsupportedArchitecture
+from ggufkit.core.errors import UnsupportedArchitecture
 from ggufkit.layers import HiddenStates, keeping_freed_memory, run_layer
 from ggufkit.layers.moments import batch_size
 

@@ -15,11 +15,11 @@ from ggufkit.awq.compat import GOAL, AutoAwqObjective
 from ggufkit.awq.native import GgmlObjective, Objective, Searched, search_scales
 from ggufkit.awq.proof import Proof, prove, rewritten_layers
 from ggufkit.awq.search import Goal
-from ggufkit.calibration import Calibration, load_tokenizer, require_vocabulary
+from ggufkit.core.progress import Reporter
+from ggufkit.core.records import Json
 from ggufkit.layers import StreamedModel, borrowed_device, return_freed_memory
 from ggufkit.llama.libggml import LibGgml
-from ggufkit.progress import Reporter
-from ggufkit.records import Json
+from ggufkit.texts.calibration import Calibration, load_tokenizer, require_vocabulary
 
 
 @dataclass(frozen=True)

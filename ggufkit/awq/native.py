@@ -20,12 +20,12 @@ from torch import nn
 from ggufkit.awq.archs import Fold, folds_in_layer, folds_of
 from ggufkit.awq.fold import Heads
 from ggufkit.awq.search import Found, Goal, best_scales, targets_of
-from ggufkit.calibration import Calibration, Tokens
-from ggufkit.checkpoint import fingerprint
-from ggufkit.errors import ResourceError
+from ggufkit.core.errors import ResourceError
+from ggufkit.core.progress import Progress, Reporter
 from ggufkit.layers import HiddenStates, Linear, Moments, StreamedModel, embed, run_layer
 from ggufkit.llama.libggml import LibGgml
-from ggufkit.progress import Progress, Reporter
+from ggufkit.models.checkpoint import fingerprint
+from ggufkit.texts.calibration import Calibration, Tokens
 
 VERSION = 3
 _WIDEST_GRAM = 8192

@@ -12,12 +12,12 @@ import torch
 from torch import nn
 
 from ggufkit.awq.apply import Rewrites
-from ggufkit.calibration import Tokens
-from ggufkit.errors import ToolError
+from ggufkit.core.errors import ToolError
+from ggufkit.core.progress import Progress, Reporter
+from ggufkit.core.records import Json
 from ggufkit.layers import HiddenStates, Shards, StreamedModel, embed, return_freed_memory, run_layer
 from ggufkit.layers.shards import DTYPES
-from ggufkit.progress import Progress, Reporter
-from ggufkit.records import Json
+from ggufkit.texts.calibration import Tokens
 
 TOLERANCE = 1e-3
 """The largest change of a logit allowed, in standard deviations of the logits."""

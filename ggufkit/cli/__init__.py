@@ -13,8 +13,8 @@ from typing import Any
 
 import click
 
-from ggufkit import __version__
-from ggufkit.errors import GgufkitError, Interrupted, ResourceError
+from ggufkit.core.errors import GgufkitError, Interrupted, ResourceError
+from ggufkit.version import __version__
 
 COMMANDS = {
     "build": "make",
@@ -141,7 +141,7 @@ def _interrupt(_number: int, _frame: FrameType | None) -> None:
 
 def _pause(suspend: int, _frame: FrameType | None) -> None:
     """Ctrl-Z: the tools, which have process groups of their own, pause and go on with ggufkit."""
-    from ggufkit import process
+    from ggufkit.core import process
 
     with process.paused():
         signal.signal(suspend, signal.SIG_DFL)
@@ -150,7 +150,7 @@ def _pause(suspend: int, _frame: FrameType | None) -> None:
 
 
 def _stopped() -> int:
-    from ggufkit import process
+    from ggufkit.core import process
 
     process.stop_all()
     click.echo("Stopped. What was finished is kept; the same command goes on from there.", err=True)

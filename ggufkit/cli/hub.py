@@ -12,7 +12,7 @@ import click
 
 from ggufkit.cli import options
 from ggufkit.cli.terminal import console, reporting
-from ggufkit.units import size
+from ggufkit.core.units import size
 
 if TYPE_CHECKING:
     from ggufkit.publish import Parcel
@@ -80,9 +80,9 @@ def chat_command(
     Example:
         ggufkit chat model-Q4_K_M.gguf "What is a llama?"
     """
-    from ggufkit import chat
     from ggufkit.llama import binding, toolchain
     from ggufkit.llama.gguf import read_gguf
+    from ggufkit.measure import chat
 
     read_gguf(gguf)
     how = chat.ChatOptions(prompt, system, max_tokens, temperature, seed, n_ctx, ngl)

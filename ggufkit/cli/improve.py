@@ -9,24 +9,26 @@ from tempfile import TemporaryDirectory
 
 import click
 
-from ggufkit import calibration_text, convert, quantize, quants, refining, scaling, sources, steps
-from ggufkit.calibration import Calibration, draw, load_tokenizer, read_texts
 from ggufkit.cli import options
 from ggufkit.cli.terminal import reporting
-from ggufkit.convert import ConvertOptions
-from ggufkit.errors import InputError
-from ggufkit.job import refuse_inside, require_folds
-from ggufkit.llama import toolchain
+from ggufkit.core.errors import InputError
+from ggufkit.core.manifest import read_manifest
+from ggufkit.core.paths import cache_dir
+from ggufkit.core.progress import Reporter
+from ggufkit.core.records import Checkpoint, GgufFile, RefineOptions
+from ggufkit.llama import quants, toolchain
 from ggufkit.llama.logs import QuantType
-from ggufkit.lora import merge
-from ggufkit.manifest import read_manifest
-from ggufkit.paths import cache_dir
-from ggufkit.progress import Reporter
-from ggufkit.records import Checkpoint, GgufFile, RefineOptions
-from ggufkit.refining import RefiningOptions
-from ggufkit.scaling import ScalingOptions, Wanted
-from ggufkit.session import Session
-from ggufkit.sources import SourceOptions
+from ggufkit.models import sources
+from ggufkit.models.lora import merge
+from ggufkit.models.sources import SourceOptions
+from ggufkit.pipeline.job import refuse_inside, require_folds
+from ggufkit.steps import awq, convert, quantize, refine, step
+from ggufkit.steps.awq import ScalingOptions, Wanted
+from ggufkit.steps.convert import ConvertOptions
+from ggufkit.steps.refine import RefiningOptions
+from ggufkit.steps.session import Session
+from ggufkit.texts import calibration_text
+from ggufkit.texts.calibration import Calibration, draw, load_tokenizer, read_texts
 
 DEVICES = click.Choice(["auto", "cpu", "cuda"])
 device_option = click.option("--device", type=DEVICES, default="auto", show_default=True, help="Of the search.")
@@ -72,13 +74,13 @@ def awq_command(
         text = calibration_text.find(calibration, calibration_field, reporter)
         corner = cache_dir() / "work" / hashlib.sha256(str(output.resolve()).encode()).hexdigest()[:16]
         session = Session(
-            toolchain.find("auto", reporter), steps.Workspace(corner), reporter, threads, force, explain
+            toolchain.find("auto", reporter), step.Workspace(corner), reporter, threads, force, explain
         )
         kinds = quants.resolve(types, quantize.known_types(session.tools))
         with session.workspace.locked():
             wanted = _wanted(checkpoint, output, kinds, for_imatrix, how, session)
             drawn = _draw(checkpoint, text.path, text.name, calibration_samples, seed)
-            made = scaling.scale(checkpoint, wanted, drawn, how, session)
+            made = awq.scale(checkpoint, wanted, drawn, how, session)
     for result in made:
         _show_proof(result, reporter)
         click.echo(result.path)
@@ -112,7 +114,7 @@ def _wanted(
 ) -> list[Wanted]:
     with TemporaryDirectory(prefix="ggufkit-plan-") as temporary:
         empty = convert.skeleton(checkpoint, Path(temporary) / "plan.gguf", ConvertOptions(), session)
-        types = {kind.name: scaling.planned_types(session.tools, empty, kind) for kind in kinds}
+        types = {kind.name: awq.planned_types(session.tools, empty, kind) for kind in kinds}
     label = "awq+imatrix" if importance else "awq"
     if how.per_type:
         beside = {name: output.with_name(f"{output.name}-{name}") for name in types}
@@ -124,7 +126,7 @@ def _draw(checkpoint: Checkpoint, path: Path, name: str, samples: int, seed: int
     return draw(read_texts(path), load_tokenizer(checkpoint.path), samples=samples, seed=seed, source=name)
 
 
-def _show_proof(result: steps.Result, reporter: Reporter) -> None:
+def _show_proof(result: step.Result, reporter: Reporter) -> None:
     equality = result.manifest.notes.get("equality")
     if not isinstance(equality, dict):
         return
@@ -170,16 +172,16 @@ def refine_command(
     with reporting() as reporter:
         rounded, original = sources.open_gguf(quantized), sources.open_gguf(base)
         checkpoint = _checkpoint(model, SourceOptions(), None, reporter)
-        kind, name = refining.type_of(quantized), checkpoint.name
+        kind, name = refine.type_of(quantized), checkpoint.name
         output = (out or quantized.parent / f"{name}-gptq-{kind}.gguf").expanduser()
         if output.is_dir():
             raise InputError(f"{output} is a directory.", hint="Give with --out the name of the refined file.")
         text = calibration_text.find(calibration, calibration_field, reporter)
         rounding = RefineOptions(sequential, act_order, include_output, tune_norms, device)
         how = RefiningOptions(rounding, type=kind, name=name)
-        where = steps.Workspace(output.resolve().parent)
+        where = step.Workspace(output.resolve().parent)
         session = Session(toolchain.find("auto", reporter), where, reporter, threads, force, explain)
         with session.workspace.locked():
             drawn = _draw(checkpoint, text.path, text.name, calibration_samples, seed)
-            refining.refine(rounded, original, checkpoint, output, drawn, how, session)
+            refine.refine(rounded, original, checkpoint, output, drawn, how, session)
     click.echo(output)

@@ -11,9 +11,9 @@ import click
 
 from ggufkit.cli import options
 from ggufkit.cli.terminal import console, reporting
+from ggufkit.core.units import size
 from ggufkit.llama.gguf import GgufHeader, named_type, read_header, summarize
 from ggufkit.llama.memory import n_vocab
-from ggufkit.units import size
 
 
 @click.command("inspect")
@@ -47,7 +47,7 @@ def inspect_command(gguf: Path, against: Path | None, as_json: bool) -> None:
 
 
 def _inspect_against(header: GgufHeader, reference: GgufHeader, as_json: bool) -> None:
-    from ggufkit.llama.against import by_type, compare_tensors
+    from ggufkit.llama.tensor_error import by_type, compare_tensors
 
     with reporting() as reporter, reporter.step(f"Comparing the tensors of {header.path.name}") as progress:
         errors = compare_tensors(header, reference, lambda done, total: progress.update(done, total, "tensors"))

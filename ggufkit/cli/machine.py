@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import click
 
-from ggufkit import backends, doctor
+from ggufkit import doctor
 from ggufkit.cli import options
 from ggufkit.cli.terminal import console, reporting
-from ggufkit.llama import toolchain
+from ggufkit.llama import backends, toolchain
 
 BACKEND = click.option("--backend", type=click.Choice(backends.CHOICES), default="auto", show_default=True,
                        help="What it computes on.")  # fmt: skip

@@ -7,35 +7,30 @@ from typing import Any
 
 import click
 
-from ggufkit import (
-    calibration_text,
-    convert,
-    pipeline,
-    quantize,
-    quants,
-    report,
-    sources,
-    steps,
-    variants,
-)
+from ggufkit import report
 from ggufkit.cli import options, quality, show
 from ggufkit.cli.terminal import console, reporting
-from ggufkit.convert import ConvertOptions
-from ggufkit.errors import InputError, UsageError
-from ggufkit.imatrix import ImatrixOptions, make_imatrix, require_fits
-from ggufkit.job import refuse_inside, unused_option
-from ggufkit.llama import toolchain
+from ggufkit.core import variants
+from ggufkit.core.errors import InputError, UsageError
+from ggufkit.core.progress import Reporter
+from ggufkit.core.records import GgufFile
+from ggufkit.core.units import size
+from ggufkit.llama import quants, toolchain
 from ggufkit.llama.gguf import read_header
-from ggufkit.lora import merge
-from ggufkit.pipeline import BuildRequest, BuildResult
-from ggufkit.preflight import Plan
-from ggufkit.progress import Reporter
-from ggufkit.quantize import QuantizeOptions
-from ggufkit.records import GgufFile
+from ggufkit.models import sources
+from ggufkit.models.lora import merge
+from ggufkit.models.sources import SourceOptions
+from ggufkit.pipeline import build, plan
+from ggufkit.pipeline.build import BuildResult
+from ggufkit.pipeline.job import BuildRequest, refuse_inside, unused_option
+from ggufkit.pipeline.resources import Plan
 from ggufkit.report.choose import Wish
-from ggufkit.session import Session
-from ggufkit.sources import SourceOptions
-from ggufkit.units import size
+from ggufkit.steps import convert, quantize, step
+from ggufkit.steps.convert import ConvertOptions
+from ggufkit.steps.imatrix import ImatrixOptions, make_imatrix, require_fits
+from ggufkit.steps.quantize import QuantizeOptions
+from ggufkit.steps.session import Session
+from ggufkit.texts import calibration_text
 
 BASE_TYPES = click.Choice(["f16", "bf16", "f32"])
 
@@ -104,7 +99,7 @@ def build_command(**given: Any) -> None:  # fmt: skip
     if (unused := unused_option(request)) is not None:
         raise unused
     with reporting() as reporter:
-        outcome = pipeline.plan(request, reporter) if dry_run else pipeline.build(request, reporter)
+        outcome = plan.plan(request, reporter) if dry_run else build.build(request, reporter)
     if isinstance(outcome, Plan):
         _show_plan(outcome, as_json)
     else:
@@ -134,7 +129,7 @@ def _show_plan(plan: Plan, as_json: bool) -> None:
 
 def _show_results(result: BuildResult, as_json: bool, wish: Wish | None = None) -> None:
     if as_json:
-        from ggufkit import tables
+        from ggufkit.report import tables
 
         click.echo(tables.to_json(result.rows), nl=False)
         return
@@ -172,7 +167,7 @@ def convert_command(
             checkpoint = merge(checkpoint, lora, reporter)
         refuse_inside(where, checkpoint)
         session = Session(
-            toolchain.find("auto", reporter), steps.Workspace(where), reporter, force=force, explain=explain
+            toolchain.find("auto", reporter), step.Workspace(where), reporter, force=force, explain=explain
         )
         output = where / variants.file_name(checkpoint.name, variants.BY_NAME["plain"], out_type.upper())
         with session.workspace.locked():
@@ -216,7 +211,7 @@ def imatrix_command(
 
 
 def _session(where: Path, reporter: Reporter, backend: str = "auto", **more: Any) -> Session:
-    return Session(toolchain.find(backend, reporter), steps.Workspace(where), reporter, **more)
+    return Session(toolchain.find(backend, reporter), step.Workspace(where), reporter, **more)
 
 
 @click.command("quantize")
@@ -276,7 +271,7 @@ def demo_command(out: Path, force: bool, explain: bool) -> None:
         explain=explain,
     )
     with reporting() as reporter:
-        result = pipeline.build(request, reporter)
+        result = build.build(request, reporter)
     _show_results(result, as_json=False)
     screen = console(stderr=False)
     screen.print("\nTry next:")

@@ -10,18 +10,20 @@ from typing import Any
 
 import click
 
-from ggufkit import bench, corpus, divergence, measurements, perplexity, sources
-from ggufkit.bench import BenchOptions
 from ggufkit.cli import options, quality
 from ggufkit.cli.terminal import console, reporting
-from ggufkit.divergence import Comparison
-from ggufkit.errors import InputError, UsageError
+from ggufkit.core.errors import InputError, UsageError
+from ggufkit.core.records import GgufFile, Measurement
 from ggufkit.llama import toolchain
-from ggufkit.perplexity import EvalOptions
-from ggufkit.records import GgufFile, Measurement
-from ggufkit.session import Session
-from ggufkit.steps import Result, Workspace
-from ggufkit.streaming import route
+from ggufkit.measure import bench, divergence, measurements, perplexity
+from ggufkit.measure.bench import BenchOptions
+from ggufkit.measure.divergence import Comparison
+from ggufkit.measure.logits import strategy
+from ggufkit.measure.perplexity import EvalOptions
+from ggufkit.models import sources
+from ggufkit.steps.session import Session
+from ggufkit.steps.step import Result, Workspace
+from ggufkit.texts import corpus
 
 GGUFS = click.argument("ggufs", nargs=-1, required=True, type=options.FILE)
 OUT = click.option(
@@ -36,7 +38,9 @@ OUT = click.option(
 @quality.precision_option
 @quality.scratch_option
 @OUT
-@click.option("--strategy", type=click.Choice(route.STRATEGIES), help="How base logits travel.  [default: chosen]")
+@click.option(
+    "--strategy", type=click.Choice(strategy.STRATEGIES), help="How base logits travel.  [default: chosen]"
+)
 @options.backend_options
 @options.redo_options
 @options.json_option

@@ -9,11 +9,11 @@ import click
 
 from ggufkit.cli import options
 from ggufkit.cli.terminal import console, reporting
-from ggufkit.errors import InputError, ToolchainError
+from ggufkit.core.errors import InputError, ToolchainError
+from ggufkit.core.progress import Reporter
+from ggufkit.core.records import Toolchain
 from ggufkit.llama import toolchain
 from ggufkit.llama.gguf import read_gguf, read_header
-from ggufkit.progress import Reporter
-from ggufkit.records import Toolchain
 
 if TYPE_CHECKING:
     from ggufkit.modelfile import Modelfile
@@ -53,7 +53,8 @@ def modelfile_command(
     """
     from dataclasses import replace
 
-    from ggufkit import modelfile, modelfiles
+    from ggufkit import modelfile
+    from ggufkit.steps.modelfile import ModelfileOptions, make_modelfile
 
     read_gguf(gguf)
     if out is not None and out.exists() and out.samefile(gguf):
@@ -62,11 +63,11 @@ def modelfile_command(
         (checkpoint / f).is_file() for f in ("tokenizer.json", "tokenizer.model")
     ):
         raise InputError(f"{checkpoint} holds no tokenizer.", hint="Give with --model the original checkpoint.")
-    wanted = modelfiles.ModelfileOptions(None if template == "auto" else template, checkpoint, system, force)
+    wanted = ModelfileOptions(None if template == "auto" else template, checkpoint, system, force)
     with reporting() as reporter:
         tools = _tools(reporter)
         with reporter.step(f"Proving the chat template of {gguf.name}"):
-            made = modelfiles.make_modelfile(gguf, _named_from(gguf, out), wanted, tools)
+            made = make_modelfile(gguf, _named_from(gguf, out), wanted, tools)
         reporter.info(made.why)
     text = modelfile.write(made.modelfile)
     if out is not None:

@@ -10,7 +10,8 @@ from typing import Any, TypeVar
 
 import click
 
-from ggufkit import backends, machine, variants
+from ggufkit.core import machine, variants
+from ggufkit.llama import backends
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 MOST = (1 << 31) - 1
@@ -48,7 +49,7 @@ def beside(gguf: Path) -> Path:
 
 def beside_model(model: str) -> Path:
     """The directory that the user named with a local MODEL; the current one for a hub's."""
-    from ggufkit import sources
+    from ggufkit.models import sources
 
     return Path(os.path.abspath(Path(model).expanduser())).parent if sources.is_local(model) else Path()  # noqa: PTH100
 

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import click
 
-from ggufkit import compare, results
 from ggufkit.cli import options, quality, show, side_by_side
 from ggufkit.cli.terminal import console
-from ggufkit.errors import InputError
+from ggufkit.core.errors import InputError
+from ggufkit.report import compare, results
 
 DIRECTORY = click.Path(path_type=Path, exists=True, file_okay=False)
 
@@ -27,7 +27,8 @@ def report_command(directory: Path, fits: int | None, fits_ctx: int, card: bool,
     Example:
         ggufkit report ./qwen2.5-0.5b --fits 2GiB
     """
-    from ggufkit import report, tables
+    from ggufkit import report
+    from ggufkit.report import tables
     from ggufkit.report.card import CARD, is_rewritten, write_card
     from ggufkit.report.choose import Wish
 

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from rich.markup import escape
 from rich.table import Table
 
-from ggufkit.preflight import Plan
-from ggufkit.records import ResultRow
-from ggufkit.units import size
+from ggufkit.core.records import ResultRow
+from ggufkit.core.units import size
+from ggufkit.pipeline.resources import Plan
 
 
 def results_table(rows: Sequence[ResultRow]) -> Table:

@@ -10,8 +10,8 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from ggufkit.compare import Comparison, Group, Sample
-from ggufkit.units import size
+from ggufkit.core.units import size
+from ggufkit.report.compare import Comparison, Group, Sample
 
 _MISSING = "–"
 

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from ggufkit import progress
+from ggufkit.core import progress
 
 _PLAIN_EVERY_S = 20.0
 _WIDE = 1000

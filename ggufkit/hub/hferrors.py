@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
-from ggufkit.errors import GgufkitError, ResourceError, SourceError
+from ggufkit.core.errors import GgufkitError, ResourceError, SourceError
 from ggufkit.hub.listing import HubUnreachable, Repo, RepoAbsent
 
 T = TypeVar("T")

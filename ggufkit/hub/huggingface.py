@@ -21,12 +21,12 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from ggufkit.errors import Interrupted, SourceError
-from ggufkit.hashing import remember
+from ggufkit.core.errors import Interrupted, SourceError
+from ggufkit.core.hashing import remember
+from ggufkit.core.progress import Reporter
 from ggufkit.hub import hferrors
+from ggufkit.hub.downloads import one_display, run_all, watching
 from ggufkit.hub.listing import Listing, RemoteFile, Repo, defect
-from ggufkit.hub.watch import one_display, run_all, watching
-from ggufkit.progress import Reporter
 
 KEY = "hf"
 TITLE = "Hugging Face"

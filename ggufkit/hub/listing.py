@@ -12,12 +12,14 @@ from pathlib import Path, PurePosixPath
 from typing import Protocol
 from urllib.parse import quote
 
-from ggufkit.checkpoint import FILES
-from ggufkit.errors import SourceError
-from ggufkit.hashing import sha256_file
-from ggufkit.manifest import write_atomically
-from ggufkit.paths import cache_dir
-from ggufkit.progress import Reporter
+from ggufkit.core.errors import SourceError
+from ggufkit.core.hashing import sha256_file
+from ggufkit.core.manifest import write_atomically
+from ggufkit.core.paths import cache_dir
+from ggufkit.core.progress import Reporter
+
+CHECKPOINT_FILES = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "*.tiktoken", "*.md")
+"""What a conversion may read of a checkpoint."""
 
 _SHARD = re.compile(r"model(-\d+-of-\d+)?\.safetensors")
 _PICKLE = re.compile(r"pytorch_model(-\d+-of-\d+)?\.bin")
@@ -117,12 +119,14 @@ def needed(repo: Repo, listing: Listing, *, allow_pickle: bool = False) -> list[
         hint = "It is an adapter: give its base model, and --lora DIR." if adapter else _no_weights_hint(names)
         raise SourceError(f"{repo} has no config.json: it is no checkpoint.", hint=hint)
     weights = _weights(repo, top, allow_pickle)
-    rest = [f for f in top if f.path.endswith(_suffixes()) and any(fnmatchcase(f.path, p) for p in FILES)]
+    rest = [
+        f for f in top if f.path.endswith(_suffixes()) and any(fnmatchcase(f.path, p) for p in CHECKPOINT_FILES)
+    ]
     return sorted([*rest, *weights], key=lambda file: file.path)
 
 
 def _suffixes() -> tuple[str, ...]:
-    return tuple(pattern.removeprefix("*") for pattern in FILES if pattern != "*.safetensors")
+    return tuple(pattern.removeprefix("*") for pattern in CHECKPOINT_FILES if pattern != "*.safetensors")
 
 
 def _weights(repo: Repo, top: Sequence[RemoteFile], allow_pickle: bool) -> list[RemoteFile]:

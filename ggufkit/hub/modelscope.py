@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlparse
 
-from ggufkit.errors import GgufkitError, SourceError
+from ggufkit.core.errors import GgufkitError, SourceError
+from ggufkit.core.progress import Reporter
+from ggufkit.hub.downloads import WORKERS, one_display, watching
 from ggufkit.hub.listing import HubUnreachable, Listing, RemoteFile, Repo, RepoAbsent, defect
-from ggufkit.hub.watch import WORKERS, one_display, watching
-from ggufkit.progress import Reporter
 
 if TYPE_CHECKING:
     from modelscope_hub import HubApi

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 
-from ggufkit.errors import SourceError, UsageError
+from ggufkit.core.errors import SourceError, UsageError
 from ggufkit.hub import huggingface, modelscope
 from ggufkit.hub.listing import Repo
 from ggufkit.hub.obtain import Place

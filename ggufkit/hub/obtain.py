@@ -7,11 +7,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ggufkit import machine
-from ggufkit.errors import CheckpointError, ResourceError, SourceError
+from ggufkit.core import machine
+from ggufkit.core.errors import CheckpointError, ResourceError, SourceError
+from ggufkit.core.locks import waiting_lock
+from ggufkit.core.progress import Reporter
 from ggufkit.hub.listing import Hub, HubUnreachable, Listing, RemoteFile, Repo, defect, lock_file, recall, remember
-from ggufkit.llama.build import waiting_lock
-from ggufkit.progress import Reporter
 
 
 @dataclass(frozen=True)

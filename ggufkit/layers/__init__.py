@@ -24,7 +24,7 @@ Memory: one layer in float32, the second moments asked for (4 · width² bytes f
 most `passes` at a time), and the workspace of one batch of tokens. Hidden states live in files.
 """
 
-import ggufkit.layers.patient  # noqa: F401 - must be the first to import torch
+import ggufkit.layers.torch_threads  # noqa: F401 - must be the first to import torch
 from ggufkit.layers.device import borrowed_device, choose_device, keeping_freed_memory, return_freed_memory
 from ggufkit.layers.hidden import HiddenStates
 from ggufkit.layers.linears import Linear, from_file_rows, to_file_rows

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import torch
 
-from ggufkit.errors import DeviceMemoryError
+from ggufkit.core.errors import DeviceMemoryError
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 

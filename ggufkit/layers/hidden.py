@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ggufkit.errors import ResourceError
+from ggufkit.core.errors import ResourceError
 
 _FLOAT = np.dtype("<f4")
 

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from ggufkit.errors import CheckpointError, UnsupportedArchitecture
+from ggufkit.core.errors import CheckpointError, UnsupportedArchitecture
 from ggufkit.layers.device import choose_device, return_freed_memory
 from ggufkit.layers.experts import split_experts
 from ggufkit.layers.linears import Linear, describe

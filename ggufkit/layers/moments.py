@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from ggufkit.errors import InputError
+from ggufkit.core.errors import InputError
 from ggufkit.layers.hidden import HiddenStates
 from ggufkit.layers.linears import Linear
 from ggufkit.layers.model import StreamedModel

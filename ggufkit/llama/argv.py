@@ -6,7 +6,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from ggufkit.records import Toolchain
+from ggufkit.core.records import Toolchain
 
 Argv = list[str]
 

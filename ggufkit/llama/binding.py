@@ -6,12 +6,12 @@ import importlib.metadata
 import sys
 from pathlib import Path
 
-from ggufkit import process
-from ggufkit.errors import ToolchainError
-from ggufkit.llama.build import waiting_lock
-from ggufkit.paths import cache_dir
-from ggufkit.progress import Reporter
-from ggufkit.records import Toolchain
+from ggufkit.core import process
+from ggufkit.core.errors import ToolchainError
+from ggufkit.core.locks import waiting_lock
+from ggufkit.core.paths import cache_dir
+from ggufkit.core.progress import Reporter
+from ggufkit.core.records import Toolchain
 
 PACKAGE = "llama-cpp-python"
 VERSION = "0.3.36"

@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import shutil
 import sys
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
-from ggufkit import process
-from ggufkit.backends import Backend
-from ggufkit.errors import ToolchainError
+from ggufkit.core import process
+from ggufkit.core.errors import ToolchainError
+from ggufkit.core.locks import waiting_lock
+from ggufkit.core.paths import cache_dir
+from ggufkit.core.progress import Reporter
+from ggufkit.core.records import Toolchain
 from ggufkit.llama import cuda, logs
+from ggufkit.llama.backends import Backend
 from ggufkit.llama.programs import find_program
 from ggufkit.llama.selfcheck import self_check
 from ggufkit.llama.source import Source
-from ggufkit.paths import cache_dir
-from ggufkit.progress import Reporter
-from ggufkit.records import Toolchain
 
 TOOLS = ("llama-quantize", "llama-perplexity", "llama-imatrix", "llama-bench")
 STAMP = "ggufkit-toolchain.json"
@@ -122,21 +119,6 @@ def is_outdated(directory: Path, backend: Backend) -> bool:
     """Whether an earlier ggufkit made a finished build, and compiled something else into it."""
     stamp = read_stamp(directory)
     return stamp is not None and stamp.additions != additions(backend)
-
-
-@contextlib.contextmanager
-def waiting_lock(path: Path, what: str, reporter: Reporter) -> Iterator[None]:
-    """Hold a lock file; say so when another process has it, and wait."""
-    lock = FileLock(path)
-    try:
-        lock.acquire(timeout=0.2)
-    except Timeout:
-        reporter.info(f"Waiting for another ggufkit that is at work on: {what}.")
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def _build(source: Source, wanted: BuildFor, reporter: Reporter, target: Path) -> None:

@@ -10,8 +10,8 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
-from ggufkit import process
-from ggufkit.errors import ToolchainError
+from ggufkit.core import process
+from ggufkit.core.errors import ToolchainError
 from ggufkit.llama.programs import find_program
 
 Version = tuple[int, int]

@@ -15,8 +15,8 @@ from functools import cached_property, lru_cache
 from math import prod
 from pathlib import Path
 
-from ggufkit.errors import GgufError
-from ggufkit.records import GgufFile, Json, Tensor
+from ggufkit.core.errors import GgufError
+from ggufkit.core.records import GgufFile, Json, Tensor
 
 FLOAT_TYPES = ("F32", "F16", "BF16", "F64")
 _INTEGER_TYPES = ("I8", "I16", "I32", "I64")

@@ -12,9 +12,9 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from ggufkit.errors import ToolOutputError
+from ggufkit.core.errors import ToolOutputError
+from ggufkit.core.process import ToolOutput
 from ggufkit.llama.logs import explain_missing, model_of, plain
-from ggufkit.process import ToolOutput
 
 Value = tuple[float, float]
 """A mean and its standard error."""

@@ -15,7 +15,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from ggufkit.errors import CheckpointError, GgufkitError, TokenizerError, UnsupportedArchitecture
+from ggufkit.core.errors import CheckpointError, GgufkitError, TokenizerError, UnsupportedArchitecture
 from ggufkit.llama import pretokenizers
 
 ERROR_MARK = "ggufkit-error: "

@@ -18,7 +18,7 @@ import numpy as np
 from gguf.constants import GGMLQuantizationType
 from numpy.typing import NDArray
 
-from ggufkit.errors import InputError, ToolchainError, UnknownType
+from ggufkit.core.errors import InputError, ToolchainError, UnknownType
 
 Floats = NDArray[np.float32]
 Blocks = NDArray[np.uint8]

@@ -13,8 +13,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import PurePath
 
-from ggufkit.errors import ToolOutputError
-from ggufkit.process import ToolOutput
+from ggufkit.core.errors import ToolOutputError
+from ggufkit.core.process import ToolOutput
 
 _ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 _STAMP = re.compile(r"(?m)^\d+\.\d\d\.\d{3}\.\d{3} [A-Z] ")

@@ -6,11 +6,11 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from ggufkit import process
-from ggufkit.errors import ToolchainError
+from ggufkit.core import process
+from ggufkit.core.errors import ToolchainError
+from ggufkit.core.records import Toolchain
 from ggufkit.llama import argv, logs
 from ggufkit.llama.argv import Compute, Evaluation
-from ggufkit.records import Toolchain
 
 TOLERANCE = 0.01
 _WIDTH, _LAYERS, _HEADS, _INNER, _CONTEXT = 256, 2, 4, 512, 128

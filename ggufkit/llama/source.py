@@ -12,11 +12,11 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from ggufkit import process
-from ggufkit.errors import ToolchainError
-from ggufkit.hashing import sha256_file
-from ggufkit.paths import cache_dir
-from ggufkit.progress import Reporter
+from ggufkit.core import process
+from ggufkit.core.errors import ToolchainError
+from ggufkit.core.hashing import sha256_file
+from ggufkit.core.paths import cache_dir
+from ggufkit.core.progress import Reporter
 
 CONVERTER = "convert_hf_to_gguf.py"
 COMMIT_FILE = ".ggufkit-commit"

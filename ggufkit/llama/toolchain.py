@@ -7,17 +7,17 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
-from ggufkit.backends import BY_NAME, Backend, candidates
-from ggufkit.errors import ToolchainError
-from ggufkit.hashing import sha256_file
+from ggufkit.core.errors import ToolchainError
+from ggufkit.core.hashing import sha256_file
+from ggufkit.core.paths import cache_dir
+from ggufkit.core.progress import Reporter, SilentReporter
+from ggufkit.core.records import Toolchain
 from ggufkit.llama import argv, build, cuda, logs
 from ggufkit.llama import source as sources
-from ggufkit.llama.ask import ask
+from ggufkit.llama.backends import BY_NAME, Backend, candidates
 from ggufkit.llama.build import BuildFor
+from ggufkit.llama.cached_output import ask
 from ggufkit.llama.source import CONVERTER, Source
-from ggufkit.paths import cache_dir
-from ggufkit.progress import Reporter, SilentReporter
-from ggufkit.records import Toolchain
 
 _QUICK = SilentReporter()
 

@@ -13,8 +13,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from ggufkit import process
-from ggufkit.errors import ToolOutputError
+from ggufkit.core import process
+from ggufkit.core.errors import ToolOutputError
 from ggufkit.llama import cuda
 
 _MARK = "ggufkit-ids: "

@@ -4,13 +4,13 @@
 (`learn`), written out (`emit`) and compared with it (`prove`).
 """
 
-from ggufkit.modelfile.convert import Converted, convert
 from ggufkit.modelfile.grammar import Command, Modelfile, ModelfileError, parse, write
-from ggufkit.modelfile.holes import UnlearnableTemplate
+from ggufkit.modelfile.jinja_to_go import Converted, convert
 from ggufkit.modelfile.make import Made, Request, make
 from ggufkit.modelfile.metadata import ChatMeta, read_meta
 from ggufkit.modelfile.native import prove_native, renderer
 from ggufkit.modelfile.parameters import context_length, stop_strings
+from ggufkit.modelfile.placeholders import UnlearnableTemplate
 from ggufkit.modelfile.prove import Proof, UnprovenTemplate, Vocabulary, prove
 from ggufkit.modelfile.reference import ChatTemplateError
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
-from ggufkit.modelfile.holes import Calls, Close, Content, Hole, System, Today, Tools, UnlearnableTemplate
 from ggufkit.modelfile.learn import Shape
+from ggufkit.modelfile.placeholders import Calls, Close, Content, Hole, System, Today, Tools, UnlearnableTemplate
 from ggufkit.modelfile.reference import FOLD_SEPARATOR
 from ggufkit.modelfile.snippets import calls_code, defines, go_string, literal, tools_code
 from ggufkit.modelfile.trees import Split, Tree, common_prefix, common_suffix, leaves

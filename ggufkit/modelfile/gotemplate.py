@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from ggufkit.errors import GgufkitError
+from ggufkit.core.errors import GgufkitError
 
 
 class GoTemplateError(GgufkitError):

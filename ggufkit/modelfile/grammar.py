@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from ggufkit.errors import InputError
+from ggufkit.core.errors import InputError
 
 _WORDS = (
     "from",

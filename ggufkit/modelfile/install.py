@@ -7,8 +7,8 @@ import re
 import shutil
 from pathlib import Path
 
-from ggufkit import process
-from ggufkit.errors import InputError, ToolError, ToolOutputError
+from ggufkit.core import process
+from ggufkit.core.errors import InputError, ToolError, ToolOutputError
 from ggufkit.modelfile.grammar import Modelfile
 
 Version = tuple[int, int, int]

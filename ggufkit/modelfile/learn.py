@@ -13,7 +13,8 @@ from dataclasses import dataclass, replace
 from itertools import product
 
 from ggufkit.modelfile.conversation import Conversation
-from ggufkit.modelfile.holes import (
+from ggufkit.modelfile.observe import Observation, Observer
+from ggufkit.modelfile.placeholders import (
     Calls,
     Close,
     Content,
@@ -23,8 +24,7 @@ from ggufkit.modelfile.holes import (
     Tools,
     UnlearnableTemplate,
 )
-from ggufkit.modelfile.observe import Observation, Observer
-from ggufkit.modelfile.probes import Domain, emptied, prefixes, probes
+from ggufkit.modelfile.questions import Domain, emptied, prefixes, probes
 from ggufkit.modelfile.reference import Reference
 from ggufkit.modelfile.trees import Features, Sample, Tree, common_end, common_prefix, common_suffix, decide, fit
 

@@ -6,10 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ggufkit.errors import GgufkitError, InputError
-from ggufkit.modelfile.convert import Converted, convert
+from ggufkit.core.errors import GgufkitError, InputError
 from ggufkit.modelfile.grammar import Modelfile
 from ggufkit.modelfile.install import NATIVE_SINCE, Version
+from ggufkit.modelfile.jinja_to_go import Converted, convert
 from ggufkit.modelfile.metadata import ChatMeta
 from ggufkit.modelfile.native import prove_native
 from ggufkit.modelfile.parameters import parameters

@@ -13,17 +13,17 @@ from datetime import date
 from itertools import islice
 from pathlib import Path
 
-from ggufkit import process
-from ggufkit.errors import InputError, ToolchainError, ToolOutputError
+from ggufkit.core import process
+from ggufkit.core.errors import InputError, ToolchainError, ToolOutputError
+from ggufkit.core.paths import cache_dir
+from ggufkit.core.records import Toolchain
 from ggufkit.llama.programs import find_program
 from ggufkit.modelfile.conversation import Conversation, collate, hf_messages, tool_schema
 from ggufkit.modelfile.metadata import ChatMeta
-from ggufkit.modelfile.probes import Domain
 from ggufkit.modelfile.prove import DEFAULT_COUNT, Difference, Proof, UnprovenTemplate, all_probes, bos_source
+from ggufkit.modelfile.questions import Domain
 from ggufkit.modelfile.reference import Reference
 from ggufkit.modelfile.samples import conversations
-from ggufkit.paths import cache_dir
-from ggufkit.records import Toolchain
 
 _SOURCE = Path(__file__).with_name("chat_prompts.cpp")
 _INCLUDES = ("common", "include", "ggml/include", "vendor")

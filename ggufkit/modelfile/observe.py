@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass
 
 from ggufkit.modelfile.conversation import Conversation, Message, Tool, sort_keys, tool_schema
-from ggufkit.modelfile.holes import (
+from ggufkit.modelfile.placeholders import (
     TRANSFORMS,
     Calls,
     Content,
@@ -19,7 +19,7 @@ from ggufkit.modelfile.holes import (
     UnlearnableTemplate,
     is_hole,
 )
-from ggufkit.modelfile.probes import marker
+from ggufkit.modelfile.questions import marker
 from ggufkit.modelfile.reference import Reference, dates_as
 
 # More line breaks than any template writes before or after a content, so that none of its own is mistaken for one.

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 
-from ggufkit.modelfile.holes import is_hole
 from ggufkit.modelfile.learn import Shape
 from ggufkit.modelfile.metadata import ChatMeta
+from ggufkit.modelfile.placeholders import is_hole
 
 DEFAULT_CONTEXT = 8192
 _LEAST_CONTEXT = 512

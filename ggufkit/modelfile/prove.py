@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from datetime import date
 from itertools import islice
 
-from ggufkit.errors import InputError
+from ggufkit.core.errors import InputError
 from ggufkit.modelfile import gotemplate, ollama
 from ggufkit.modelfile.conversation import Conversation, Message, collate
 from ggufkit.modelfile.gotemplate import GoTemplateError
 from ggufkit.modelfile.metadata import ChatMeta
-from ggufkit.modelfile.probes import Domain, emptied, probes
+from ggufkit.modelfile.questions import Domain, emptied, probes
 from ggufkit.modelfile.reference import Reference
 from ggufkit.modelfile.samples import conversations
 

@@ -13,7 +13,7 @@ import jinja2
 from jinja2.ext import Extension, loopcontrols
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from ggufkit.errors import InputError
+from ggufkit.core.errors import InputError
 from ggufkit.modelfile.conversation import Conversation, Message, hf_messages, tool_schema
 from ggufkit.modelfile.metadata import ChatMeta
 

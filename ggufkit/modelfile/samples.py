@@ -6,7 +6,7 @@ import random
 from collections.abc import Iterator
 
 from ggufkit.modelfile.conversation import Conversation, Json, Message, Parameter, Tool, ToolCall
-from ggufkit.modelfile.probes import Domain
+from ggufkit.modelfile.questions import Domain
 
 # No reasoning tags: templates cut them out of earlier answers, where Ollama hands the reasoning over apart.
 _PIECES = (

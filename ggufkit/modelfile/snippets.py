@@ -6,7 +6,7 @@ white space, or printing a string byte by byte with escapes. `len (slice . n)` i
 
 from __future__ import annotations
 
-from ggufkit.modelfile.holes import Calls, Tools
+from ggufkit.modelfile.placeholders import Calls, Tools
 
 # What str.strip removes, by the length of the UTF-8.
 _SPACES = (

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
-from ggufkit.modelfile.holes import UnlearnableTemplate, is_hole
+from ggufkit.modelfile.placeholders import UnlearnableTemplate, is_hole
 
 Features = Mapping[str, "str | bool"]
 

@@ -13,10 +13,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ggufkit import __version__
-from ggufkit.calibration import Calibration, overlapping_windows
-from ggufkit.errors import CheckpointError, GgufError
-from ggufkit.hashing import sha256_file
+from ggufkit.core.errors import CheckpointError, GgufError
+from ggufkit.core.hashing import sha256_file
+from ggufkit.core.progress import Progress, Reporter
+from ggufkit.core.records import RefineOptions, Tensor
 from ggufkit.layers import (
     HiddenStates,
     Linear,
@@ -28,8 +28,6 @@ from ggufkit.layers import (
     passes,
 )
 from ggufkit.llama.gguf import quantized_tensors
-from ggufkit.progress import Progress, Reporter
-from ggufkit.records import RefineOptions, Tensor
 from ggufkit.refine.matrices import Owner, refine_matrices
 from ggufkit.refine.norms import Tuning, tune_norms
 from ggufkit.refine.output import TENSOR as OUTPUT
@@ -39,6 +37,8 @@ from ggufkit.refine.stages import Gathered, TwinLayer
 from ggufkit.refine.state import Outcome, State
 from ggufkit.refine.tensors import Pair, QuantizedRows
 from ggufkit.refine.writer import Value, require_new, rewrite
+from ggufkit.texts.calibration import Calibration, overlapping_windows
+from ggufkit.version import __version__
 
 __all__ = ["RefineReport", "refine_gguf"]
 

@@ -9,7 +9,7 @@ from typing import Protocol
 
 import torch
 
-from ggufkit.errors import CheckpointError
+from ggufkit.core.errors import CheckpointError
 from ggufkit.layers import Linear, StreamedModel, from_file_rows, to_file_rows
 from ggufkit.refine.grid import Grid, join, read_grid, write_grid
 from ggufkit.refine.solve import correction, solve

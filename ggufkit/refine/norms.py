@@ -17,8 +17,8 @@ from gguf import MODEL_ARCH_NAMES, get_tensor_name_map
 from numpy.typing import NDArray
 from torch import nn
 
+from ggufkit.core.progress import Progress, Reporter
 from ggufkit.layers import HiddenStates, StreamedModel, from_file_rows
-from ggufkit.progress import Progress, Reporter
 from ggufkit.refine.tensors import Pair, QuantizedRows
 
 Vectors = Mapping[str, NDArray[np.float32]]

@@ -8,9 +8,9 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from ggufkit.core.progress import Progress
+from ggufkit.core.records import Tensor
 from ggufkit.llama.gguf import quantized_tensors
-from ggufkit.progress import Progress
-from ggufkit.records import Tensor
 from ggufkit.refine.norms import Tuning
 from ggufkit.refine.state import Outcome
 from ggufkit.refine.tensors import Pair

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from ggufkit.errors import InputError
+from ggufkit.core.errors import InputError
 from ggufkit.refine.grid import Grid, join
 from ggufkit.refine.rounding import descend, error, gptq
 from ggufkit.refine.scales import refit, search

@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from ggufkit.errors import InputError
+from ggufkit.core.errors import InputError
 from ggufkit.layers import HiddenStates, Linear, Moments, StreamedModel
 from ggufkit.layers.moments import batch_size
 from ggufkit.refine.taps import Enough, Seen, Tap, replayed, tapped

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ggufkit.errors import ResourceError
+from ggufkit.core.errors import ResourceError
 from ggufkit.refine.codecs import U8
 
 

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ggufkit.errors import GgufError
+from ggufkit.core.errors import GgufError
+from ggufkit.core.records import Tensor
 from ggufkit.layers import Shards
 from ggufkit.llama.gguf import FLOAT_TYPES, GgufHeader, read_header
-from ggufkit.records import Tensor
 from ggufkit.refine.codecs import CODECS, U8, Codec
 
 # What the output matrix is called in a checkpoint; the embedding is read whole only where it is that matrix.

@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import IO
 
-from ggufkit.errors import GgufError, ResourceError
+from ggufkit.core.errors import GgufError, ResourceError
+from ggufkit.core.records import Tensor
 from ggufkit.llama.gguf import GgufHeader
-from ggufkit.records import Tensor
 
 _FIXED = struct.Struct("<4sIQQ")  # magic, version, tensors, key-value pairs
 _INFO_REST = 4 + 8  # a tensor's type and offset

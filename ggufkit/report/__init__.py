@@ -9,12 +9,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from ggufkit import __version__
-from ggufkit.manifest import manifest_path, write_atomically
-from ggufkit.records import ResultRow
+from ggufkit.core.manifest import manifest_path, write_atomically
+from ggufkit.core.records import ResultRow
 from ggufkit.report import guard
 from ggufkit.report.choose import Wish
-from ggufkit.steps import Workspace
+from ggufkit.steps.step import Workspace
+from ggufkit.version import __version__
 
 VERSION = 2
 FILES = ("results.csv", "results.json", "report.md", "report.html")
@@ -34,7 +34,7 @@ def write(rows: Sequence[ResultRow], root: Path, wish: Wish | None = None) -> No
     Args:
         wish: the memory and context that the report names the best file for.
     """
-    from ggufkit import tables
+    from ggufkit.report import tables
     from ggufkit.report.data import load_entries
     from ggufkit.report.html import render_html
     from ggufkit.report.markdown import render_markdown

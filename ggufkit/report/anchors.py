@@ -6,8 +6,8 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ggufkit.corpus import WIKITEXT2_TEST_SHA256
 from ggufkit.report.data import Entry
+from ggufkit.texts.corpus import WIKITEXT2_TEST_SHA256
 
 _PARAMS_WITHIN = 0.02
 

@@ -14,17 +14,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ggufkit import __version__
+from ggufkit.core.manifest import write_atomically
+from ggufkit.core.records import ResultRow
 from ggufkit.hub import names
 from ggufkit.llama.gguf import read_header
-from ggufkit.manifest import write_atomically
-from ggufkit.records import ResultRow
 from ggufkit.report import choose
 from ggufkit.report.choose import Wish
 from ggufkit.report.data import Entry, load_entries
 from ggufkit.report.markdown import render_markdown
 from ggufkit.report.summary import Summary, summarize
-from ggufkit.steps import Workspace
+from ggufkit.steps.step import Workspace
+from ggufkit.version import __version__
 
 CARD, PLOT = "README.md", "quality.png"
 _NOTE = "card.json"

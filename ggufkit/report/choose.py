@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ggufkit import quants
+from ggufkit.llama import quants
 from ggufkit.report.data import Entry
 
 MIB, GIB = 1 << 20, 1 << 30

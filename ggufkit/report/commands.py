@@ -7,7 +7,7 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path, PurePath
 
-from ggufkit.manifest import PARTIAL
+from ggufkit.core.manifest import PARTIAL
 from ggufkit.report.lineage import Piece, in_words
 
 _PRIVATE = ("--probes", "--ids")

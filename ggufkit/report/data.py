@@ -6,15 +6,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ggufkit.errors import GgufError
+from ggufkit.core.errors import GgufError
+from ggufkit.core.manifest import read_manifest
+from ggufkit.core.records import Conditions, Measurement, ResultRow
 from ggufkit.llama import memory
 from ggufkit.llama.gguf import GgufHeader, ggml_type_by_name, read_header
-from ggufkit.manifest import read_manifest
-from ggufkit.records import Conditions, Measurement, ResultRow
 from ggufkit.report import commands
 from ggufkit.report.lineage import Archive, Settings, calibrated, is_start, settings
-from ggufkit.results import measurements_of
-from ggufkit.steps import Workspace
+from ggufkit.report.results import measurements_of
+from ggufkit.steps.step import Workspace
 
 PERCENTILES = {
     "kld_p10": 0.1, "kld_median": 0.5, "kld_p90": 0.9, "kld_p95": 0.95, "kld_p99": 0.99, "kld_p999": 0.999,

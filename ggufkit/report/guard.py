@@ -7,8 +7,8 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-from ggufkit.errors import InputError
-from ggufkit.steps import Workspace
+from ggufkit.core.errors import InputError
+from ggufkit.steps.step import Workspace
 
 _COLUMNS = {"name", "variant", "type", "file", "size_bytes", "n_params", "bpw"}
 _MEASURED = ("ppl", "kld_mean", "pp_tps", "tg_tps")

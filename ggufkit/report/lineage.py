@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePath
 
-from ggufkit import quants
-from ggufkit.hub.texts import TEXTS
-from ggufkit.manifest import SUFFIX, read_manifest
-from ggufkit.records import Json, Manifest, RefineOptions, ResultRow
-from ggufkit.steps import Workspace
+from ggufkit.core.manifest import SUFFIX, read_manifest
+from ggufkit.core.records import Json, Manifest, RefineOptions, ResultRow
+from ggufkit.llama import quants
+from ggufkit.steps.step import Workspace
+from ggufkit.texts.wikitext import TEXTS
 
 _INPUTS = ("base", "imatrix", "quantized")
 _TITLES = {"awq": "AWQ scales", "refine": "GPTQ"}

@@ -7,8 +7,9 @@ import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from ggufkit import quants, variants
-from ggufkit.records import Json
+from ggufkit.core import variants
+from ggufkit.core.records import Json
+from ggufkit.llama import quants
 from ggufkit.report.data import Entry
 
 DEFAULTS: Mapping[str, Json] = {

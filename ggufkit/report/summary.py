@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ggufkit import __version__, compare
-from ggufkit.compare import Group, Sample
-from ggufkit.corpus import WIKITEXT2_TEST_SHA256
-from ggufkit.report import anchors, choose
+from ggufkit.report import anchors, choose, compare
 from ggufkit.report.anchors import Published
 from ggufkit.report.choose import Wish
+from ggufkit.report.compare import Group, Sample
 from ggufkit.report.data import Entry
 from ggufkit.report.reproduce import commands
 from ggufkit.report.timeline import Span
 from ggufkit.report.verdict import Verdict, verdicts
+from ggufkit.texts.corpus import WIKITEXT2_TEST_SHA256
+from ggufkit.version import __version__
 
 
 @dataclass(frozen=True)

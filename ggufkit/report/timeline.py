@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from ggufkit.manifest import SUFFIX, read_manifest
-from ggufkit.records import Manifest
-from ggufkit.steps import Workspace
+from ggufkit.core.manifest import SUFFIX, read_manifest
+from ggufkit.core.records import Manifest
+from ggufkit.steps.step import Workspace
 
 _PAUSE_S = 1800.0
 _TITLES = {

@@ -6,8 +6,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ggufkit import variants
-from ggufkit.records import ResultRow
+from ggufkit.core import variants
+from ggufkit.core.records import ResultRow
 
 SIGNIFICANT = 2.0
 """Standard errors that a difference must exceed before it is called one."""

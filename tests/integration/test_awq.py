@@ -18,7 +18,6 @@ from gguf.quants import dequantize as gguf_dequantize
 from numpy.typing import NDArray
 from safetensors.torch import save_file
 
-from ggufkit import process
 from ggufkit.awq import autoawq
 from ggufkit.awq.apply import plan_folds, publishing, write_checkpoint
 from ggufkit.awq.archs import folds_of
@@ -28,19 +27,20 @@ from ggufkit.awq.engine import AwqOptions, Scaled, scale_checkpoint
 from ggufkit.awq.native import search_scales
 from ggufkit.awq.proof import prove, rewritten_layers
 from ggufkit.awq.search import Goal, Types
-from ggufkit.calibration import Calibration, draw, load_tokenizer, read_texts
-from ggufkit.checkpoint import open_checkpoint
-from ggufkit.convert import ConvertOptions, convert, skeleton
-from ggufkit.errors import Interrupted, TokenizerError, ToolError, UnsupportedArchitecture
+from ggufkit.core import process
+from ggufkit.core.errors import Interrupted, TokenizerError, ToolError, UnsupportedArchitecture
+from ggufkit.core.process import ToolOutput
+from ggufkit.core.progress import SilentReporter
+from ggufkit.core.records import Toolchain
 from ggufkit.layers import Shards, StreamedModel
 from ggufkit.llama import argv, logs
 from ggufkit.llama.argv import Compute, Evaluation
 from ggufkit.llama.gguf import read_header
 from ggufkit.llama.libggml import LibGgml
-from ggufkit.process import ToolOutput
-from ggufkit.progress import SilentReporter
-from ggufkit.records import Toolchain
-from ggufkit.session import Session
+from ggufkit.models.checkpoint import open_checkpoint
+from ggufkit.steps.convert import ConvertOptions, convert, skeleton
+from ggufkit.steps.session import Session
+from ggufkit.texts.calibration import Calibration, draw, load_tokenizer, read_texts
 from tests import tiny
 from tests.integration.run_cli import fails
 from tests.shared import CALIBRATION, LLAMA, QWEN2, WIKI_TEST, needs_shared

@@ -17,13 +17,13 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from ggufkit import convert
-from ggufkit.checkpoint import open_checkpoint
-from ggufkit.convert import ConvertOptions
-from ggufkit.errors import TokenizerError
-from ggufkit.records import Toolchain
-from ggufkit.session import Session
-from ggufkit.steps import Workspace
+from ggufkit.core.errors import TokenizerError
+from ggufkit.core.records import Toolchain
+from ggufkit.models.checkpoint import open_checkpoint
+from ggufkit.steps import convert
+from ggufkit.steps.convert import ConvertOptions
+from ggufkit.steps.session import Session
+from ggufkit.steps.step import Workspace
 from tests import tiny
 from tests.fake_results import FAKES, write_results
 from tests.integration.run_cli import fails, ggufkit
@@ -248,7 +248,7 @@ def test_a_disk_that_is_too_small(checkpoint: Path, corpus: Path, tmp_path: Path
         "import sys; from ggufkit import machine; machine.free_disk = lambda path: 1_000_000; "
         "from ggufkit.cli import main; main(sys.argv[1:])"
     )
-    from ggufkit import process
+    from ggufkit.core import process
 
     argv = [*map(str, build(checkpoint, corpus, tmp_path / "out"))]
     import sys

@@ -12,14 +12,15 @@ from typing import Any
 import pytest
 
 import ggufkit
-from ggufkit import machine, pipeline, process
-from ggufkit.corpus import WIKITEXT2_TEST_SHA256
-from ggufkit.job import BuildRequest
+from ggufkit.core import machine, process
+from ggufkit.core.manifest import read_manifest
+from ggufkit.core.progress import SilentReporter
+from ggufkit.core.records import Toolchain
 from ggufkit.llama import argv, logs, memory
 from ggufkit.llama.gguf import read_header
-from ggufkit.manifest import read_manifest
-from ggufkit.progress import SilentReporter
-from ggufkit.records import Toolchain
+from ggufkit.pipeline import plan
+from ggufkit.pipeline.job import BuildRequest
+from ggufkit.texts.corpus import WIKITEXT2_TEST_SHA256
 from tests import tiny
 from tests.integration.run_cli import fails
 from tests.integration.run_cli import ggufkit as cli
@@ -226,12 +227,12 @@ def test_a_base_that_memory_does_not_hold_is_told(
     header = read_header(base)
     needed = memory.evaluation_ram(header, header.size_bytes, 64)
     monkeypatch.setattr(machine, "free_memory", lambda: needed)
-    pipeline.plan(request_for(base, text, tmp_path / "out"), reporter)
+    plan.plan(request_for(base, text, tmp_path / "out"), reporter)
     assert reporter.warnings == []
     monkeypatch.setattr(machine, "free_memory", lambda: needed - 1)
-    pipeline.plan(request_for(base, text, tmp_path / "out", evaluate=False), reporter)
+    plan.plan(request_for(base, text, tmp_path / "out", evaluate=False), reporter)
     assert reporter.warnings == []
-    pipeline.plan(request_for(base, text, tmp_path / "out"), reporter)
+    plan.plan(request_for(base, text, tmp_path / "out"), reporter)
     assert any("read from disk again and again" in w for w in reporter.warnings)
 
 
@@ -240,7 +241,7 @@ def test_a_context_beyond_the_trained_one_is_told(base: Path, tmp_path: Path) ->
     text, trained = tiny.text_file(tmp_path / "text.txt"), read_header(base).hparam("context_length")
     for n_ctx, evaluate, n_warnings in ((trained, True, 0), (trained + 1, True, 1), (trained + 1, False, 0)):
         request, reporter = request_for(base, text, tmp_path / "out", evaluate=evaluate), SilentReporter()
-        pipeline.plan(replace(request, n_ctx=n_ctx), reporter)
+        plan.plan(replace(request, n_ctx=n_ctx), reporter)
         assert sum("its figures say little" in w for w in reporter.warnings) == n_warnings
     failed = cli("perplexity", base, "--corpus", tmp_path / "none.txt", "--ctx", trained + 1)
     assert "its figures say little" in " ".join(failed.err.split())

@@ -9,18 +9,20 @@ from pathlib import Path
 
 import pytest
 
-from ggufkit import chat, convert, quantize, sources
-from ggufkit.chat import ChatOptions
-from ggufkit.convert import ConvertOptions
-from ggufkit.errors import GgufError, ToolchainError, ToolError
-from ggufkit.hashing import sha256_file
+from ggufkit.core.errors import GgufError, ToolchainError, ToolError
+from ggufkit.core.hashing import sha256_file
+from ggufkit.core.progress import SilentReporter
+from ggufkit.core.records import Checkpoint, GgufFile, Toolchain
 from ggufkit.llama import binding
 from ggufkit.llama.gguf import read_gguf
-from ggufkit.progress import SilentReporter
-from ggufkit.quantize import QuantizeOptions
-from ggufkit.records import Checkpoint, GgufFile, Toolchain
-from ggufkit.session import Session
-from ggufkit.steps import Workspace
+from ggufkit.measure import chat
+from ggufkit.measure.chat import ChatOptions
+from ggufkit.models import sources
+from ggufkit.steps import convert, quantize
+from ggufkit.steps.convert import ConvertOptions
+from ggufkit.steps.quantize import QuantizeOptions
+from ggufkit.steps.session import Session
+from ggufkit.steps.step import Workspace
 from tests.integration.run_cli import fails, ggufkit
 from tests.shared import LLAMA, QWEN2, needs_shared
 

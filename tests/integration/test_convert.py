@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from ggufkit import convert
-from ggufkit.checkpoint import fingerprint, open_checkpoint
-from ggufkit.convert import ConvertOptions
-from ggufkit.errors import CheckpointError
-from ggufkit.session import Session
+from ggufkit.core.errors import CheckpointError
+from ggufkit.models.checkpoint import fingerprint, open_checkpoint
+from ggufkit.steps import convert
+from ggufkit.steps.convert import ConvertOptions
+from ggufkit.steps.session import Session
 
 
 def test_the_manifest_names_what_was_converted(checkpoint: Path, session: Session) -> None:

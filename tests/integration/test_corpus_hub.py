@@ -10,12 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from ggufkit import corpus
-from ggufkit.errors import CorpusError
-from ggufkit.hub import rows, texts
+from ggufkit.core.errors import CorpusError
+from ggufkit.core.progress import SilentReporter
 from ggufkit.hub.listing import RemoteFile
-from ggufkit.hub.texts import Text
-from ggufkit.progress import SilentReporter
+from ggufkit.texts import corpus, dataset_rows, wikitext
+from ggufkit.texts.wikitext import Text
 from tests import hubserver
 from tests.hubserver import HubServer
 from tests.shared import WIKI_TEST, needs_shared
@@ -55,8 +54,8 @@ def text(monkeypatch: pytest.MonkeyPatch) -> Text:
     """A small text in the place of WikiText-2's test split."""
     digest = hashlib.sha256(ORIGINAL.encode()).hexdigest()
     small = Text("wikitext2", "wiki.test.raw", "test", digest)
-    monkeypatch.setitem(texts.TEXTS, "wikitext2", small)
-    monkeypatch.setitem(rows.KNOWN, digest, small.file)
+    monkeypatch.setitem(wikitext.TEXTS, "wikitext2", small)
+    monkeypatch.setitem(dataset_rows.KNOWN, digest, small.file)
     return small
 
 
@@ -67,7 +66,7 @@ def archive(content: str, monkeypatch: pytest.MonkeyPatch) -> dict[str, bytes]:
         file.writestr("wikitext-2-raw/wiki.test.raw", content)
     body = buffer.getvalue()
     known = RemoteFile("wikitext-2-raw-v1.zip", len(body), hashlib.sha256(body).hexdigest())
-    monkeypatch.setattr(texts, "_ZIP", known)
+    monkeypatch.setattr(wikitext, "_ZIP", known)
     return {known.path: body}
 
 

@@ -19,23 +19,25 @@ from typing import TypeVar
 import psutil
 import pytest
 
-from ggufkit import corpus, divergence, perplexity, process
-from ggufkit.convert import ConvertOptions, convert
-from ggufkit.corpus import Corpus
-from ggufkit.divergence import Comparison
-from ggufkit.errors import ToolError
+from ggufkit.core import process
+from ggufkit.core.errors import ToolError
+from ggufkit.core.process import ToolOutput
+from ggufkit.core.progress import SilentReporter
+from ggufkit.core.records import GgufFile, Toolchain
 from ggufkit.llama import argv, kld, logs
 from ggufkit.llama.gguf import read_gguf
-from ggufkit.measurements import Value, load
-from ggufkit.perplexity import EvalOptions
-from ggufkit.process import ToolOutput
-from ggufkit.progress import SilentReporter
-from ggufkit.records import GgufFile, Toolchain
-from ggufkit.session import Session
-from ggufkit.sources import resolve
-from ggufkit.steps import Workspace
-from ggufkit.streaming import pipes
-from ggufkit.streaming.enough import PILOT
+from ggufkit.measure import divergence, perplexity
+from ggufkit.measure.divergence import Comparison
+from ggufkit.measure.logits import pipes
+from ggufkit.measure.logits.precision import PILOT
+from ggufkit.measure.measurements import Value, load
+from ggufkit.measure.perplexity import EvalOptions
+from ggufkit.models.sources import resolve
+from ggufkit.steps.convert import ConvertOptions, convert
+from ggufkit.steps.session import Session
+from ggufkit.steps.step import Workspace
+from ggufkit.texts import corpus
+from ggufkit.texts.corpus import Corpus
 from tests import tiny
 
 T = TypeVar("T")

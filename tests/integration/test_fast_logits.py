@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from ggufkit import process
+from ggufkit.core import process
+from ggufkit.core.progress import SilentReporter
+from ggufkit.core.records import Toolchain
 from ggufkit.llama import build, toolchain
 from ggufkit.llama.programs import find_program
-from ggufkit.progress import SilentReporter
-from ggufkit.records import Toolchain
 
 CMAKE = Path(build.__file__).parent / "cmake"
 _HEAD = """

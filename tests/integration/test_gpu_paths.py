@@ -14,16 +14,18 @@ import pandas as pd
 import pytest
 
 import ggufkit
-from ggufkit import divergence, offload, process
-from ggufkit.errors import DeviceMemoryError
+from ggufkit.core import process
+from ggufkit.core.errors import DeviceMemoryError
+from ggufkit.core.records import GgufFile, Toolchain
 from ggufkit.llama import cuda, toolchain
 from ggufkit.llama.cuda import Gpu
-from ggufkit.records import GgufFile, Toolchain
+from ggufkit.measure import divergence
+from ggufkit.measure.logits import passes, strategy
+from ggufkit.measure.logits.strategy import FAN_OUT, Route
 from ggufkit.report.timeline import spans
-from ggufkit.session import Session
-from ggufkit.steps import Workspace
-from ggufkit.streaming import passes, route
-from ggufkit.streaming.route import FAN_OUT, Route
+from ggufkit.steps import offload
+from ggufkit.steps.session import Session
+from ggufkit.steps.step import Workspace
 from tests import tiny
 
 GIB = 1 << 30
@@ -110,7 +112,7 @@ def test_what_was_measured_before_the_gpu_was_full_stays(
         return real(first, files, *rest, **how)  # type: ignore[arg-type]
 
     monkeypatch.setattr(passes, "by_pipes", full_later)
-    monkeypatch.setattr(route, "choose", lambda *_: Route(FAN_OUT, 2, 12, "two fit"))
+    monkeypatch.setattr(strategy, "choose", lambda *_: Route(FAN_OUT, 2, 12, "two fit"))
     monkeypatch.setattr(divergence, "at_once", lambda *_: 3)
     table = build(base, tmp_path / "out")
     assert table["kld_mean"].drop("F16").notna().all()

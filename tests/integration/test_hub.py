@@ -16,11 +16,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ggufkit import sources
-from ggufkit.errors import CheckpointError, ResourceError, SourceError
-from ggufkit.progress import SilentReporter
-from ggufkit.records import Checkpoint
-from ggufkit.sources import SourceOptions
+from ggufkit.core.errors import CheckpointError, ResourceError, SourceError
+from ggufkit.core.progress import SilentReporter
+from ggufkit.core.records import Checkpoint
+from ggufkit.models import sources
+from ggufkit.models.sources import SourceOptions
 from tests import hubserver, tiny
 from tests.hubserver import COMMIT, Faults, HubServer
 from tests.integration.run_cli import fails
@@ -320,7 +320,7 @@ def test_the_command_line_says_it_once(model: str, hub: HubServer, tmp_path: Pat
 def test_a_full_disk_is_found_before_the_download(
     model: str, hub: HubServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ggufkit.machine.free_disk", lambda _path: 1000)
+    monkeypatch.setattr("ggufkit.core.machine.free_disk", lambda _path: 1000)
     with pytest.raises(ResourceError, match="disk"):
         get(model)
     assert hub.content_requests() == []

@@ -8,18 +8,20 @@ from pathlib import Path
 
 import pytest
 
-from ggufkit import corpus, imatrix, imatrix_parts, process
-from ggufkit.corpus import Corpus
-from ggufkit.errors import ToolOutputError
-from ggufkit.imatrix import ImatrixOptions, make_imatrix
-from ggufkit.imatrix_parts import Pace
+from ggufkit.core import process
+from ggufkit.core.errors import ToolOutputError
+from ggufkit.core.process import ToolOutput
+from ggufkit.core.progress import SilentReporter
+from ggufkit.core.records import GgufFile, Toolchain
 from ggufkit.llama import vocab
 from ggufkit.llama.gguf import read_gguf
-from ggufkit.process import ToolOutput
-from ggufkit.progress import SilentReporter
-from ggufkit.records import GgufFile, Toolchain
-from ggufkit.session import Session
-from ggufkit.steps import Workspace
+from ggufkit.steps import imatrix, imatrix_parts
+from ggufkit.steps.imatrix import ImatrixOptions, make_imatrix
+from ggufkit.steps.imatrix_parts import Pace
+from ggufkit.steps.session import Session
+from ggufkit.steps.step import Workspace
+from ggufkit.texts import corpus
+from ggufkit.texts.corpus import Corpus
 from tests import tiny
 
 N_CTX, BATCH = 64, 32

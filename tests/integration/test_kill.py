@@ -15,10 +15,10 @@ from pathlib import Path
 
 import pytest
 
-from ggufkit.errors import GgufError
+from ggufkit.core.errors import GgufError
+from ggufkit.core.manifest import read_manifest
+from ggufkit.core.records import Toolchain
 from ggufkit.llama.gguf import read_gguf
-from ggufkit.manifest import read_manifest
-from ggufkit.records import Toolchain
 from tests import tiny
 from tests.integration.run_cli import ggufkit as cli
 

@@ -11,13 +11,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from ggufkit.core.records import Toolchain
 from ggufkit.modelfile import convert, gotemplate, ollama
 from ggufkit.modelfile.conversation import Conversation, Message, Parameter, Tool, ToolCall, collate
 from ggufkit.modelfile.metadata import ChatMeta
 from ggufkit.modelfile.prove import all_probes, compare
 from ggufkit.modelfile.reference import ChatTemplateError, Reference
 from ggufkit.modelfile.samples import conversations
-from ggufkit.records import Toolchain
 from tests.templates.catalog import TODAY, TOKENS, converted, meta
 from tests.templates.goengine import build, needs_go, render
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ggufkit.errors import InputError, ToolError, ToolOutputError
+from ggufkit.core.errors import InputError, ToolError, ToolOutputError
 from ggufkit.modelfile import Modelfile, install, write
 
 # Answers as the real program does; what it was asked to create is in its own directory. The second line is a command to a

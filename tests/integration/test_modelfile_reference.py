@@ -9,9 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from ggufkit.checkpoint import open_checkpoint
-from ggufkit.convert import ConvertOptions, convert
-from ggufkit.errors import ToolOutputError
+from ggufkit.core.errors import ToolOutputError
+from ggufkit.core.records import Toolchain
 from ggufkit.llama import vocab
 from ggufkit.llama.gguf import read_header
 from ggufkit.modelfile import (
@@ -27,12 +26,13 @@ from ggufkit.modelfile import (
     write,
 )
 from ggufkit.modelfile.conversation import hf_messages, tool_schema
-from ggufkit.modelfile.probes import Domain
+from ggufkit.modelfile.questions import Domain
 from ggufkit.modelfile.reference import Reference
 from ggufkit.modelfile.samples import conversations
-from ggufkit.records import Toolchain
-from ggufkit.session import Session
-from ggufkit.steps import Workspace
+from ggufkit.models.checkpoint import open_checkpoint
+from ggufkit.steps.convert import ConvertOptions, convert
+from ggufkit.steps.session import Session
+from ggufkit.steps.step import Workspace
 from tests.shared import QWEN2, needs_shared
 from tests.templates.catalog import TODAY, TOKENS, meta
 

@@ -16,12 +16,13 @@ from typing import Any
 import psutil
 import pytest
 
-from ggufkit import bench, process
-from ggufkit.bench import BenchOptions
-from ggufkit.errors import Interrupted, ResourceError, ToolError
+from ggufkit.core import process
+from ggufkit.core.errors import Interrupted, ResourceError, ToolError
+from ggufkit.core.process import ToolOutput
 from ggufkit.llama.gguf import read_gguf
-from ggufkit.process import ToolOutput
-from ggufkit.session import Session
+from ggufkit.measure import bench
+from ggufkit.measure.bench import BenchOptions
+from ggufkit.steps.session import Session
 
 PRINT_BOTH = "import sys; sys.stdout.write('out é\\n'); sys.stdout.flush(); sys.stderr.write('err\\n')"
 SLEEP = "import time; print('up', flush=True); time.sleep(60)"

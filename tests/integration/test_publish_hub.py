@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from ggufkit.hashing import sha256_file
-from ggufkit.manifest import manifest_path, read_manifest, write_manifest
-from ggufkit.records import Manifest
+from ggufkit.core.hashing import sha256_file
+from ggufkit.core.manifest import manifest_path, read_manifest, write_manifest
+from ggufkit.core.records import Manifest
 from tests import hubserver
 from tests.fake_results import FAKES, write_results
 from tests.hubserver import HubServer

@@ -11,17 +11,17 @@ from pathlib import Path
 import pytest
 import torch
 
-from ggufkit.calibration import Calibration, draw, load_tokenizer, read_texts
-from ggufkit.errors import Interrupted, ResourceError
+from ggufkit.core.errors import Interrupted, ResourceError
+from ggufkit.core.progress import SilentReporter
+from ggufkit.core.records import RefineOptions
 from ggufkit.llama import argv
 from ggufkit.llama.argv import Compute, Evaluation
 from ggufkit.llama.gguf import read_header
-from ggufkit.progress import SilentReporter
-from ggufkit.records import RefineOptions
 from ggufkit.refine.engine import RefineReport, refine_gguf
 from ggufkit.refine.grid import Grid
 from ggufkit.refine.solve import solve
-from ggufkit.session import Session
+from ggufkit.steps.session import Session
+from ggufkit.texts.calibration import Calibration, draw, load_tokenizer, read_texts
 from tests import tiny
 from tests.integration.test_awq import kld_of, quantized, raw, shorten, to_gguf
 from tests.shared import CALIBRATION, LLAMA, WIKI_TEST, needs_shared

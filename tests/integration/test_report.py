@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from ggufkit import report, results
+from ggufkit import report
+from ggufkit.report import results
 from tests.fake_results import write_results
 
 CHROMIUM = next(

@@ -14,21 +14,23 @@ from pathlib import Path
 
 import pytest
 
-from ggufkit import corpus, divergence, process
-from ggufkit.corpus import Corpus
-from ggufkit.divergence import Comparison
+from ggufkit.core import process
+from ggufkit.core.process import ToolOutput
+from ggufkit.core.progress import SilentReporter
+from ggufkit.core.records import GgufFile, Toolchain
 from ggufkit.llama import argv, build, toolchain
 from ggufkit.llama.gguf import read_gguf
 from ggufkit.llama.programs import find_program
-from ggufkit.measurements import load
-from ggufkit.perplexity import EvalOptions
-from ggufkit.process import ToolOutput
-from ggufkit.progress import SilentReporter
-from ggufkit.records import GgufFile, Toolchain
-from ggufkit.session import Session
-from ggufkit.steps import Workspace
-from ggufkit.streaming import pipes, ring
-from ggufkit.streaming.group import Task, run_together
+from ggufkit.measure import divergence
+from ggufkit.measure.divergence import Comparison
+from ggufkit.measure.logits import pipes, shared_memory
+from ggufkit.measure.logits.group import Task, run_together
+from ggufkit.measure.measurements import load
+from ggufkit.measure.perplexity import EvalOptions
+from ggufkit.steps.session import Session
+from ggufkit.steps.step import Workspace
+from ggufkit.texts import corpus
+from ggufkit.texts.corpus import Corpus
 from tests import tiny
 
 CMAKE = Path(build.__file__).parent / "cmake"
@@ -97,7 +99,7 @@ def task(cat: Path, *arguments: object) -> Task:
 
 def stream(cat: Path, mebibytes: float, readers: Sequence[tuple[float, int]], size: int) -> list[ToolOutput]:
     """Write so much; each reader takes so much at most, and pauses so long after each piece."""
-    with ring.open_ring(len(readers), size) as made:
+    with shared_memory.open_ring(len(readers), size) as made:
         tasks = [task(cat, "write", made.path, mebibytes)]
         tasks += [task(cat, "read", made.path, most, delay) for most, delay in readers]
         _, *outputs = run_together(tasks, lambda _cancel: None)
@@ -127,7 +129,7 @@ def test_a_reader_that_leaves_holds_nobody_back(cat: Path) -> None:
 
 
 def test_readers_end_when_the_writer_never_came(cat: Path) -> None:
-    with ring.open_ring(1, MEBI) as made:
+    with shared_memory.open_ring(1, MEBI) as made:
         reading = threading.Timer(0.3, made.end)
         reading.start()
         output = process.run([cat, "read", made.path, "5", "0"])
@@ -138,7 +140,7 @@ def test_readers_end_when_the_writer_never_came(cat: Path) -> None:
 @pytest.mark.parametrize("what", ["read", "write"])
 def test_a_ring_that_cannot_be_mapped_ends_the_process(cat: Path, what: str) -> None:
     """Taken for a file it would be written over, and the other end would wait for ever."""
-    with ring.open_ring(2, 1024 * MEBI) as made:
+    with shared_memory.open_ring(2, 1024 * MEBI) as made:
         limited = ["sh", "-c", 'ulimit -v 500000; "$@"', "sh", str(cat), what, str(made.path), "3", "0"]
         output = process.run(limited)
         assert (output.returncode, output.stdout) == (1, "")
@@ -215,12 +217,12 @@ def test_where_other_processes_cannot_open_it_there_are_pipes(
     fast: Toolchain, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     @contextlib.contextmanager
-    def nowhere(_n_readers: int, _size: int) -> Iterator[ring.Ring]:
-        yield ring.Ring(Path("/proc/nowhere/fd/3"), -1)
+    def nowhere(_n_readers: int, _size: int) -> Iterator[shared_memory.Ring]:
+        yield shared_memory.Ring(Path("/proc/nowhere/fd/3"), -1)
 
-    assert ring.supported(fast)
-    monkeypatch.setattr(ring, "open_ring", nowhere)
-    assert not ring.supported(fast)
+    assert shared_memory.supported(fast)
+    monkeypatch.setattr(shared_memory, "open_ring", nowhere)
+    assert not shared_memory.supported(fast)
 
 
 def test_gpu_builds_tool_gives_the_same_figures_through_a_ring(
@@ -231,15 +233,15 @@ def test_gpu_builds_tool_gives_the_same_figures_through_a_ring(
         path = tmp_path / f"tiny-{kind}.gguf"
         process.require_success(process.run(argv.quantize(tools, base, path, kind, 2)), "quantizing")
         files.append(read_gguf(path, kind * 8))
-    assert ring.supported(fast)
-    assert not ring.supported(tools)
+    assert shared_memory.supported(fast)
+    assert not shared_memory.supported(tools)
     own = measured(tools, files, text, tmp_path / "own", "fan-out")
     by_file = measured(fast, files, text, tmp_path / "file", "file")
     monkeypatch.setattr(pipes, "named_pipes", None)
     through_ring = measured(fast, files, text, tmp_path / "ring", "fan-out")
     assert through_ring == by_file
     assert through_ring == pytest.approx(own, rel=1e-3, abs=2e-6)
-    whole = ring.open_ring
+    whole = shared_memory.open_ring
     for name, size in (("some chunks", 200_000), ("no chunk", 5_000)):  # used again and again; copied in parts
-        monkeypatch.setattr(ring, "open_ring", lambda n_readers, _, size=size: whole(n_readers, size))
+        monkeypatch.setattr(shared_memory, "open_ring", lambda n_readers, _, size=size: whole(n_readers, size))
         assert measured(fast, files, text, tmp_path / name, "fan-out") == by_file

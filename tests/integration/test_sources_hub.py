@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from ggufkit import lora
-from ggufkit.checkpoint import open_checkpoint
-from ggufkit.errors import InputError
-from ggufkit.manifest import read_manifest
-from ggufkit.progress import SilentReporter
-from ggufkit.records import Toolchain
+from ggufkit.core.errors import InputError
+from ggufkit.core.manifest import read_manifest
+from ggufkit.core.progress import SilentReporter
+from ggufkit.core.records import Toolchain
+from ggufkit.models import lora
+from ggufkit.models.checkpoint import open_checkpoint
 from tests import hubserver, tiny
 from tests.hubserver import COMMIT
 from tests.integration.run_cli import fails, ggufkit

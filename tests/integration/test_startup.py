@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from ggufkit import process
+from ggufkit.core import process
 from tests.unit.test_gguf import write
 
 HEAVY = {"torch", "transformers", "pandas", "matplotlib", "numpy", "huggingface_hub", "datasets"}

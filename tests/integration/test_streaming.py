@@ -13,12 +13,12 @@ from pathlib import Path
 
 import pytest
 
-from ggufkit import process
-from ggufkit.errors import Interrupted, ToolError
-from ggufkit.process import ToolOutput
-from ggufkit.streaming import pipes
-from ggufkit.streaming.group import Task, run_together
-from ggufkit.streaming.pipes import _Ring
+from ggufkit.core import process
+from ggufkit.core.errors import Interrupted, ToolError
+from ggufkit.core.process import ToolOutput
+from ggufkit.measure.logits import pipes
+from ggufkit.measure.logits.group import Task, run_together
+from ggufkit.measure.logits.pipes import _Ring
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from ggufkit import process
+from ggufkit.core import process
 from ggufkit.modelfile.conversation import Conversation, tool_schema
 
 SOURCE = Path(__file__).with_name("render.go")

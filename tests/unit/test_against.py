@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from ggufkit.errors import GgufError
-from ggufkit.llama import against
-from ggufkit.llama.against import by_type, compare_tensors
+from ggufkit.core.errors import GgufError
+from ggufkit.llama import tensor_error
 from ggufkit.llama.gguf import GgufHeader, read_header
+from ggufkit.llama.tensor_error import by_type, compare_tensors
 
 TYPES = ("F16", "BF16", "Q8_0", "Q5_0", "Q4_0", "Q4_1", "Q5_1", "F32")
 
@@ -36,7 +36,7 @@ def write(path: Path, kinds: dict[str, str], n_rows: int = 300) -> GgufHeader:
 
 
 def test_errors_are_those_of_the_whole_tensor_worst_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(against, "_BLOCK_ELEMENTS", 64 * 7)  # 300 rows: blocks of 7, and a rest
+    monkeypatch.setattr(tensor_error, "_BLOCK_ELEMENTS", 64 * 7)  # 300 rows: blocks of 7, and a rest
     file = write(tmp_path / "a.gguf", {kind: kind for kind in TYPES})
     reference = write(tmp_path / "b.gguf", dict.fromkeys(TYPES, "F32"))
     errors = compare_tensors(file, reference)

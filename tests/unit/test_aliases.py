@@ -7,7 +7,7 @@ from collections import Counter
 
 import pytest
 
-from ggufkit.errors import UsageError
+from ggufkit.core.errors import UsageError
 from ggufkit.hub import names
 from ggufkit.hub.names import aliases, find_alias, matching, on_huggingface, places
 

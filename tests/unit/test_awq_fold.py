@@ -19,9 +19,9 @@ from ggufkit.awq.apply import Rewrites, plan_folds, publishing, write_checkpoint
 from ggufkit.awq.archs import ARCHITECTURES, Divide, Fold, folds_in_layer, folds_of
 from ggufkit.awq.fold import Heads, settle
 from ggufkit.awq.proof import prove, rewritten_layers
-from ggufkit.errors import CheckpointError, InputError, ResourceError, ToolError, UnsupportedArchitecture
+from ggufkit.core.errors import CheckpointError, InputError, ResourceError, ToolError, UnsupportedArchitecture
+from ggufkit.core.progress import SilentReporter
 from ggufkit.layers import StreamedModel
-from ggufkit.progress import SilentReporter
 
 CONFIGS = sorted((Path(__file__).resolve().parents[1] / "archs").glob("*.json"))
 TOKENS = np.random.default_rng(0).integers(0, 96, (3, 24)).astype(np.int32)

@@ -21,11 +21,11 @@ from ggufkit.awq.fold import Heads, column_scales
 from ggufkit.awq.native import GgmlObjective, LayerWork, search_scales
 from ggufkit.awq.search import IDENTITY, Found, Goal, Target, best_scales, targets_of
 from ggufkit.awq.search import candidates as ggml_candidates
-from ggufkit.calibration import Calibration, Tokens, draw, load_tokenizer
-from ggufkit.errors import UnsupportedArchitecture
+from ggufkit.core.errors import UnsupportedArchitecture
+from ggufkit.core.progress import SilentReporter
 from ggufkit.layers import Linear, Moments, StreamedModel
 from ggufkit.llama.libggml import LibGgml
-from ggufkit.progress import SilentReporter
+from ggufkit.texts.calibration import Calibration, Tokens, draw, load_tokenizer
 from tests import tiny
 
 Floats = NDArray[np.float32]

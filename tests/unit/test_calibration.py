@@ -13,9 +13,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ggufkit import calibration
-from ggufkit.calibration import draw, load_tokenizer, overlapping_windows, read_texts, require_vocabulary
-from ggufkit.errors import CorpusError, TokenizerError
+from ggufkit.core.errors import CorpusError, TokenizerError
+from ggufkit.texts import calibration
+from ggufkit.texts.calibration import draw, load_tokenizer, overlapping_windows, read_texts, require_vocabulary
 from tests import tiny
 from tests.shared import CALIBRATION, LLAMA, OTHER_DOMAIN, QWEN2, WIKI_TEST, needs_shared
 

@@ -10,13 +10,12 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
-from ggufkit import results
 from ggufkit.cli.publish import report_command
-from ggufkit.errors import InputError
+from ggufkit.core.errors import InputError
+from ggufkit.core.manifest import read_manifest, write_manifest
+from ggufkit.core.records import Manifest
 from ggufkit.llama.gguf import read_header
-from ggufkit.manifest import read_manifest, write_manifest
-from ggufkit.records import Manifest
-from ggufkit.report import card
+from ggufkit.report import card, results
 from ggufkit.report.card import CARD, PLOT, is_edited, is_rewritten, write_card
 from tests.fake_results import FAKES, Fake, write_results
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from ggufkit import chat
-from ggufkit.chat import Reply, faults, require_sane
-from ggufkit.errors import ToolError
-from ggufkit.process import ToolOutput
+from ggufkit.core.errors import ToolError
+from ggufkit.core.process import ToolOutput
+from ggufkit.measure import chat
+from ggufkit.measure.chat import Reply, faults, require_sane
 
 
 def reply(tokens: list[int], *, valid: bool = True) -> Reply:
@@ -60,7 +60,7 @@ def test_a_character_cut_off_at_the_end_is_not_invalid(raw: bytes, valid: bool) 
 def test_a_reply_that_is_not_there_is_an_error() -> None:
     from pathlib import Path
 
-    from ggufkit.errors import GgufError, ToolOutputError
+    from ggufkit.core.errors import GgufError, ToolOutputError
 
     with pytest.raises(ToolOutputError):
         chat._parse(ToolOutput(("python",), 0, "", "", 1.0), Path("x.gguf"))

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from ggufkit.checkpoint import fingerprint, open_checkpoint, scan_weights, stored_tensors
-from ggufkit.errors import CheckpointError
+from ggufkit.core.errors import CheckpointError
+from ggufkit.models.checkpoint import fingerprint, open_checkpoint, scan_weights, stored_tensors
 from tests import tiny
 from tests.shared import LLAMA, QWEN2, needs_shared
 

@@ -6,9 +6,9 @@ import click
 import pytest
 
 from ggufkit import cli as command_line
-from ggufkit import errors
 from ggufkit.cli.options import SIZE, Count, NameList
 from ggufkit.cli.terminal import console
+from ggufkit.core import errors
 
 
 @pytest.mark.parametrize(
@@ -36,7 +36,7 @@ def test_exit_codes(
         raise error
 
     monkeypatch.setattr(command_line.cli, "main", fail)
-    monkeypatch.setattr("ggufkit.process.stop_all", lambda: None)
+    monkeypatch.setattr("ggufkit.core.process.stop_all", lambda: None)
     assert command_line._run(["build"], debug=False) == code
     shown = capsys.readouterr()
     assert shown.out == ""
@@ -120,6 +120,6 @@ def test_in_a_file_no_line_is_broken(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_file_that_is_missing_is_asked_of_no_hub(
     command: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("ggufkit.sources.obtain", lambda *_a, **_k: pytest.fail("a hub was asked"))
+    monkeypatch.setattr("ggufkit.models.sources.obtain", lambda *_a, **_k: pytest.fail("a hub was asked"))
     assert command_line._run([command[0], "nm/typo", *command[1:]], False) == 3
     assert "nm/typo is not there" in capsys.readouterr().err

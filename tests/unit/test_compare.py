@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from ggufkit import compare
 from ggufkit.cli.publish import compare_command
-from ggufkit.errors import InputError
+from ggufkit.core.errors import InputError
+from ggufkit.report import compare
 from tests.fake_results import FAKES, write_results
 
 

@@ -10,9 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ggufkit import corpus
-from ggufkit.errors import CorpusError
-from ggufkit.hub import rows, texts
+from ggufkit.core.errors import CorpusError
+from ggufkit.texts import corpus, dataset_rows, wikitext
 from tests.shared import WIKI_TEST, needs_shared
 
 pa = pytest.importorskip("pyarrow", reason="reading tables needs pyarrow")
@@ -34,13 +33,13 @@ pytestmark = pytest.mark.usefixtures("private_cache")
 @pytest.fixture
 def known(monkeypatch: pytest.MonkeyPatch) -> str:
     digest = hashlib.sha256(ORIGINAL.encode()).hexdigest()
-    monkeypatch.setitem(rows.KNOWN, digest, "wiki.tiny.raw")
+    monkeypatch.setitem(dataset_rows.KNOWN, digest, "wiki.tiny.raw")
     return digest
 
 
 @pytest.mark.parametrize("cut", [lambda r: r, lambda r: r.removesuffix("\n")], ids=["with line ends", "without"])
 def test_rows_make_the_original_file(known: str, cut: Callable[[str], str], tmp_path: Path) -> None:
-    rows.write_known(lambda: map(cut, as_rows(ORIGINAL)), tmp_path / "x", known)
+    dataset_rows.write_known(lambda: map(cut, as_rows(ORIGINAL)), tmp_path / "x", known)
     assert (tmp_path / "x").read_text() == ORIGINAL
 
 
@@ -48,7 +47,7 @@ def test_rows_make_the_original_file(known: str, cut: Callable[[str], str], tmp_
 def test_wikitext_is_rebuilt_to_the_last_byte(tmp_path: Path) -> None:
     lines = as_rows(WIKI_TEST.read_text(encoding="utf-8"))
     assert (len(lines), lines.count("")) == (4358, 1467)
-    rows.write_known(lambda: lines, tmp_path / "x", texts.TEXTS["wikitext2"].sha256)
+    dataset_rows.write_known(lambda: lines, tmp_path / "x", wikitext.TEXTS["wikitext2"].sha256)
     assert (tmp_path / "x").read_bytes() == WIKI_TEST.read_bytes()
     assert (tmp_path / "x").stat().st_size == 1_290_590
 
@@ -65,7 +64,7 @@ DAMAGE: dict[str, Callable[[list[str]], list[str]]] = {
 @pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE.keys())
 def test_damaged_rows_are_an_error(damage: Callable[[list[str]], list[str]], known: str, tmp_path: Path) -> None:
     with pytest.raises(CorpusError):
-        rows.write_known(lambda: damage(as_rows(ORIGINAL)), tmp_path / "x", known)
+        dataset_rows.write_known(lambda: damage(as_rows(ORIGINAL)), tmp_path / "x", known)
     assert not (tmp_path / "x").exists()
 
 
@@ -74,7 +73,7 @@ def test_damaged_rows_are_an_error(damage: Callable[[list[str]], list[str]], kno
 def test_damaged_wikitext_is_an_error(damage: Callable[[list[str]], list[str]], tmp_path: Path) -> None:
     lines = as_rows(WIKI_TEST.read_text(encoding="utf-8"))
     with pytest.raises(CorpusError, match="expected 173c87a5"):
-        rows.write_known(lambda: damage(lines), tmp_path / "x", texts.TEXTS["wikitext2"].sha256)
+        dataset_rows.write_known(lambda: damage(lines), tmp_path / "x", wikitext.TEXTS["wikitext2"].sha256)
 
 
 @given(
@@ -86,7 +85,7 @@ def test_damaged_wikitext_is_an_error(damage: Callable[[list[str]], list[str]], 
 )
 def test_other_rows_are_lines(tmp_path_factory: pytest.TempPathFactory, lines: list[str]) -> None:
     target = tmp_path_factory.mktemp("rows") / "x"
-    rows.write_text(lambda: lines, target)
+    dataset_rows.write_text(lambda: lines, target)
     assert target.read_bytes().decode() == "".join(f"{line}\n" for line in lines)
 
 
@@ -196,14 +195,14 @@ def test_nothing_of_that_name(tmp_path: Path) -> None:
     ],
 )
 def test_names_of_data_sets(given: str, yes: bool) -> None:
-    assert texts.is_dataset(given) is yes
+    assert wikitext.is_dataset(given) is yes
 
 
 def test_a_named_text_in_the_cache_is_used(
     monkeypatch: pytest.MonkeyPatch, private_cache: Path, known: str
 ) -> None:
-    text = texts.Text("wikitext2", "wiki.tiny.raw", "test", known)
-    monkeypatch.setitem(texts.TEXTS, "wikitext2", text)
+    text = wikitext.Text("wikitext2", "wiki.tiny.raw", "test", known)
+    monkeypatch.setitem(wikitext.TEXTS, "wikitext2", text)
     assert corpus.inventory()["wikitext2"] is None
     home = private_cache / "corpora"
     home.mkdir(parents=True)

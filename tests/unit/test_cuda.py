@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from ggufkit.errors import ToolchainError
+from ggufkit.core.errors import ToolchainError
+from ggufkit.core.progress import SilentReporter
 from ggufkit.llama import build, cuda, toolchain
 from ggufkit.llama.cuda import Cuda, Gpu
-from ggufkit.progress import SilentReporter
 
 LISTED = """\
 0, GPU-aaaa-1, NVIDIA H200, 9.0, 143771, 143000

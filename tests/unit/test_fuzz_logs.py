@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ggufkit.errors import ToolOutputError
+from ggufkit.core.errors import ToolOutputError
+from ggufkit.core.process import ToolOutput
 from ggufkit.llama import kld, logs
-from ggufkit.process import ToolOutput
 from tests.shared import SHARED
 
 OWN = Path(__file__).resolve().parents[1] / "logs"

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ggufkit.errors import GgufError
+from ggufkit.core.errors import GgufError
 from ggufkit.llama.gguf import ggml_type_by_name, named_type, quantized_tensors, read_gguf, read_header, summarize
 
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ggufkit.errors import SourceError
+from ggufkit.core.errors import SourceError
 from ggufkit.hub import huggingface
 from ggufkit.hub.listing import Listing, RemoteFile, Repo, defect, needed, recall, remember, require_safe
 

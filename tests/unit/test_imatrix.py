@@ -9,9 +9,9 @@ import gguf
 import numpy as np
 import pytest
 
-from ggufkit.errors import InputError
-from ggufkit.imatrix import require_fits
+from ggufkit.core.errors import InputError
 from ggufkit.llama.gguf import GgufHeader, read_header
+from ggufkit.steps.imatrix import require_fits
 
 N_EXPERTS, N_COLUMNS = 4, 32
 

@@ -9,16 +9,19 @@ from typing import Any
 import pytest
 
 from ggufkit import cli as command_line
-from ggufkit import job, quantize, sources, variants
-from ggufkit.errors import InputError, ToolchainError, UsageError
-from ggufkit.hub import texts
-from ggufkit.job import BuildRequest, Job, prepare
+from ggufkit.core import variants
+from ggufkit.core.errors import InputError, ToolchainError, UsageError
+from ggufkit.core.manifest import read_manifest, write_manifest
+from ggufkit.core.progress import SilentReporter
+from ggufkit.core.records import Toolchain
 from ggufkit.llama import toolchain
 from ggufkit.llama.gguf import read_gguf
 from ggufkit.llama.logs import QuantType
-from ggufkit.manifest import read_manifest, write_manifest
-from ggufkit.progress import SilentReporter
-from ggufkit.records import Toolchain
+from ggufkit.models import sources
+from ggufkit.pipeline import job
+from ggufkit.pipeline.job import BuildRequest, Job, prepare
+from ggufkit.steps import quantize
+from ggufkit.texts import wikitext
 from tests.fake_results import FAKES, write_results
 from tests.unit.test_gguf import write
 
@@ -126,7 +129,7 @@ def test_a_plan_fetches_no_named_text(monkeypatch: pytest.MonkeyPatch, tmp_path:
     def fetch(*_: object) -> None:
         raise AssertionError("a text was fetched")
 
-    monkeypatch.setattr(texts, "named", fetch)
+    monkeypatch.setattr(wikitext, "named", fetch)
     monkeypatch.setattr(sources, "resolve", lambda *_: read_gguf(write(tmp_path / "x.gguf")))
     request = BuildRequest("acme/x", tmp_path / "out", ("q4_0",), ("plain", "imatrix"))
     planned = prepare(request, SilentReporter(), tmp_path)
@@ -175,7 +178,7 @@ def test_paths_and_strings_are_taken_alike(tmp_path: Path) -> None:
 def test_what_is_no_model_on_this_disk_is_refused_before_a_text_is_fetched(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(texts, "named", lambda *_: pytest.fail("a text was fetched"))
+    monkeypatch.setattr(wikitext, "named", lambda *_: pytest.fail("a text was fetched"))
     (tmp_path / "x.gguf").write_text("hello")
     for model in ("", "x.gguf", "none"):
         with pytest.raises(InputError):

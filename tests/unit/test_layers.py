@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
-from ggufkit.errors import (
+from ggufkit.core.errors import (
     CheckpointError,
     DeviceMemoryError,
     InputError,

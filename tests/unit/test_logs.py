@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from ggufkit.errors import ToolOutputError
+from ggufkit.core.errors import ToolOutputError
+from ggufkit.core.process import ToolOutput
 from ggufkit.llama import kld, logs
-from ggufkit.process import ToolOutput
 from tests.shared import SHARED, needs_shared
 
 LOGS = Path(__file__).resolve().parents[1] / "logs"

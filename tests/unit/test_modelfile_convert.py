@@ -7,7 +7,7 @@ from datetime import date
 
 import pytest
 
-from ggufkit.errors import InputError
+from ggufkit.core.errors import InputError
 from ggufkit.modelfile import (
     ChatTemplateError,
     UnlearnableTemplate,
@@ -19,7 +19,7 @@ from ggufkit.modelfile import (
     prove,
 )
 from ggufkit.modelfile.conversation import Conversation, Message, Parameter, Tool, ToolCall
-from ggufkit.modelfile.probes import Domain
+from ggufkit.modelfile.questions import Domain
 from tests.templates.catalog import REFUSED, TODAY, TOKENS, converted, meta
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from ggufkit.errors import InputError, ToolchainError
+from ggufkit.core.errors import InputError, ToolchainError
 from ggufkit.modelfile import (
     ChatMeta,
     Request,

@@ -9,21 +9,23 @@ from pathlib import Path
 
 import pytest
 
-from ggufkit import bench, machine, offload, perplexity, process
-from ggufkit.corpus import Corpus
-from ggufkit.errors import DeviceMemoryError, ToolError
+from ggufkit.core import machine, process
+from ggufkit.core.errors import DeviceMemoryError, ToolError
+from ggufkit.core.process import ToolOutput, failure
+from ggufkit.core.records import GgufFile, Measurement, Toolchain
 from ggufkit.llama import cuda, logs
 from ggufkit.llama.cuda import Gpu
 from ggufkit.llama.gguf import read_gguf, read_header
-from ggufkit.measurements import load
-from ggufkit.perplexity import EvalOptions
-from ggufkit.preflight import PlannedFile, whole_plan
-from ggufkit.process import ToolOutput, failure
-from ggufkit.records import GgufFile, Measurement, Toolchain
-from ggufkit.session import Session
-from ggufkit.steps import Workspace
-from ggufkit.streaming import passes, route
-from ggufkit.streaming.route import Need, choose
+from ggufkit.measure import bench, perplexity
+from ggufkit.measure.logits import passes, strategy
+from ggufkit.measure.logits.strategy import Need, choose
+from ggufkit.measure.measurements import load
+from ggufkit.measure.perplexity import EvalOptions
+from ggufkit.pipeline.resources import PlannedFile, whole_plan
+from ggufkit.steps import offload
+from ggufkit.steps.session import Session
+from ggufkit.steps.step import Workspace
+from ggufkit.texts.corpus import Corpus
 from tests.fake_results import write_results
 
 MB, GIB = 1_000_000, 1 << 30
@@ -207,11 +209,11 @@ def test_what_gpus_hold_is_not_asked_of_the_machine(
 
 def test_on_a_gpu_files_share_one_base_pass_even_if_a_file_would_fit() -> None:
     chosen = choose(ON_GPU)
-    assert (chosen.strategy, chosen.at_once) == (route.FAN_OUT, 3)
+    assert (chosen.strategy, chosen.at_once) == (strategy.FAN_OUT, 3)
     assert choose(replace(ON_GPU, gpus_free=[1500 * MB])).at_once == 2
-    assert choose(replace(ON_GPU, gpus_free=[0])).strategy == route.FILE
-    assert choose(replace(ON_GPU, pipes=False)).strategy == route.FILE
-    assert choose(ON_GPU, route.FILE).strategy == route.FILE
+    assert choose(replace(ON_GPU, gpus_free=[0])).strategy == strategy.FILE
+    assert choose(replace(ON_GPU, pipes=False)).strategy == strategy.FILE
+    assert choose(ON_GPU, strategy.FILE).strategy == strategy.FILE
 
 
 def test_what_a_gpu_holds_takes_little_of_the_machine() -> None:
@@ -229,7 +231,7 @@ def test_each_process_has_one_gpu_that_holds_it() -> None:
     assert offload.place([1], []) is None
     two = replace(ON_GPU, ram_base=500 * MB, ram_files=[300 * MB] * 3, gpus_free=[800 * MB] * 2)
     assert choose(two).at_once == 2, "640 MB each: the base on one, two files on the other"
-    assert choose(replace(two, gpus_free=[500 * MB] * 2)).strategy == route.FILE, "no GPU holds the base"
+    assert choose(replace(two, gpus_free=[500 * MB] * 2)).strategy == strategy.FILE, "no GPU holds the base"
 
 
 def test_slots(gpu_session: Session, files: list[GgufFile], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ggufkit.errors import TokenizerError
+from ggufkit.core.errors import TokenizerError
 from ggufkit.llama.pretokenizers import FAMILIES, describe, identify
 from tests import tiny
 

@@ -7,14 +7,15 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from ggufkit import publish, report, results
+from ggufkit import publish, report
 from ggufkit.cli.hub import publish_command
-from ggufkit.errors import InputError, SourceError
-from ggufkit.hashing import sha256_file
+from ggufkit.core.errors import InputError, SourceError
+from ggufkit.core.hashing import sha256_file
+from ggufkit.core.manifest import manifest_path, read_manifest, write_manifest
+from ggufkit.core.records import Manifest
 from ggufkit.hub import huggingface, modelscope
 from ggufkit.hub.listing import HubUnreachable, Listing, RemoteFile, Repo, RepoAbsent, git_sha1
-from ggufkit.manifest import manifest_path, read_manifest, write_manifest
-from ggufkit.records import Manifest
+from ggufkit.report import results
 from ggufkit.report.choose import Wish
 from tests.fake_results import FAKES, write_results
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from ggufkit import quants, variants
-from ggufkit.errors import UnknownType, UsageError
+from ggufkit.core import variants
+from ggufkit.core.errors import UnknownType, UsageError
+from ggufkit.llama import quants
 from ggufkit.llama.logs import QuantType, parse_types
 
 HELP = """

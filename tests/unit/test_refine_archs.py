@@ -12,11 +12,11 @@ from gguf.constants import GGMLQuantizationType
 from gguf.quants import quantize
 from numpy.typing import NDArray
 
-from ggufkit.calibration import Calibration
+from ggufkit.core.progress import SilentReporter
+from ggufkit.core.records import RefineOptions
 from ggufkit.layers import StreamedModel, to_file_rows
-from ggufkit.progress import SilentReporter
-from ggufkit.records import RefineOptions
 from ggufkit.refine.engine import RefineReport, refine_gguf
+from ggufkit.texts.calibration import Calibration
 from tests.unit.test_awq_fold import CONFIGS, random_model
 from tests.unit.test_refine_engine import tokens
 

@@ -15,16 +15,16 @@ from gguf import GGUFWriter
 from gguf.constants import GGMLQuantizationType
 from gguf.quants import quantize
 
-from ggufkit.calibration import Calibration
-from ggufkit.errors import CheckpointError, GgufError, Interrupted
+from ggufkit.core.errors import CheckpointError, GgufError, Interrupted
+from ggufkit.core.progress import SilentReporter
+from ggufkit.core.records import RefineOptions
 from ggufkit.layers import StreamedModel, to_file_rows
 from ggufkit.llama.gguf import read_header
-from ggufkit.progress import SilentReporter
-from ggufkit.records import RefineOptions
 from ggufkit.refine.engine import RefineReport, refine_gguf
 from ggufkit.refine.report import Pace, Part
 from ggufkit.refine.solve import solve
 from ggufkit.refine.tensors import Pair
+from ggufkit.texts.calibration import Calibration
 from tests import tiny
 
 HEADS = (4, 2)

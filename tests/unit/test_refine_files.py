@@ -13,7 +13,7 @@ from gguf import GGUFReader, GGUFWriter
 from gguf.constants import GGMLQuantizationType
 from gguf.quants import quantize
 
-from ggufkit.errors import GgufError, ResourceError
+from ggufkit.core.errors import GgufError, ResourceError
 from ggufkit.llama.gguf import read_header
 from ggufkit.refine.state import Outcome, State
 from ggufkit.refine.tensors import Pair

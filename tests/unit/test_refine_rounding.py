@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ggufkit.errors import InputError
+from ggufkit.core.errors import InputError
 from ggufkit.refine.codecs import CODECS, unpack
 from ggufkit.refine.grid import Grid, join, read_grid, write_grid
 from ggufkit.refine.rounding import descend, error, gptq

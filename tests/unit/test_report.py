@@ -10,15 +10,16 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from ggufkit import report, results
+from ggufkit import report
 from ggufkit.cli.publish import report_command
-from ggufkit.corpus import WIKITEXT2_TEST_SHA256
-from ggufkit.errors import InputError
-from ggufkit.manifest import PARTIAL
+from ggufkit.core.errors import InputError
+from ggufkit.core.manifest import PARTIAL
+from ggufkit.report import results
 from ggufkit.report.anchors import anchor_for, comparable, find
 from ggufkit.report.choose import GIB, Wish
 from ggufkit.report.commands import shareable
 from ggufkit.report.data import Extent, load_entries
+from ggufkit.texts.corpus import WIKITEXT2_TEST_SHA256
 from tests.fake_results import FAKES, Fake, write_results
 
 HOSTILE = 'a<script>alert(1)</script>&`|_*"'

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ggufkit.records import ResultRow
+from ggufkit.core.records import ResultRow
 from ggufkit.report.choose import GIB, MIB, Wish, answer, best_within, pareto
 from ggufkit.report.data import Entry, Extent, Footprint
 

@@ -10,10 +10,10 @@ from pathlib import Path
 import click
 import pytest
 
-from ggufkit import results
 from ggufkit.cli.make import build_command
-from ggufkit.manifest import SCHEMA, read_manifest, write_manifest
-from ggufkit.records import Json, Manifest
+from ggufkit.core.manifest import SCHEMA, read_manifest, write_manifest
+from ggufkit.core.records import Json, Manifest
+from ggufkit.report import results
 from ggufkit.report.choose import Wish
 from ggufkit.report.data import load_entries
 from ggufkit.report.markdown import render_markdown

@@ -9,10 +9,10 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from ggufkit import results, tables
-from ggufkit.errors import InputError
-from ggufkit.manifest import read_manifest, write_manifest
-from ggufkit.steps import Result
+from ggufkit.core.errors import InputError
+from ggufkit.core.manifest import read_manifest, write_manifest
+from ggufkit.report import results, tables
+from ggufkit.steps.step import Result
 from tests.fake_results import FAKES, Fake, write_results
 
 CONTRACT = [

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ggufkit.corpus import Corpus
-from ggufkit.streaming.sample import spread
+from ggufkit.measure.logits.sample import spread
+from ggufkit.texts.corpus import Corpus
 
 
 def corpus_of(path: Path, data: bytes) -> Corpus:

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from ggufkit import sources
-from ggufkit.errors import CheckpointError, GgufError, SourceError
+from ggufkit.core.errors import CheckpointError, GgufError, SourceError
+from ggufkit.core.records import Checkpoint, GgufFile
 from ggufkit.hub.listing import HubUnreachable, RepoAbsent
-from ggufkit.records import Checkpoint, GgufFile
+from ggufkit.models import sources
 from tests import tiny
 from tests.unit.test_gguf import write
 

@@ -11,12 +11,12 @@ from typing import ClassVar
 
 import pytest
 
-from ggufkit import machine
-from ggufkit.errors import BusyError, InputError, ResourceError, ToolError
-from ggufkit.hashing import sha256_file
-from ggufkit.manifest import manifest_path, read_manifest
-from ggufkit.progress import Progress, SilentReporter
-from ggufkit.steps import Made, Recipe, Workspace, ensure, staleness, was_changed
+from ggufkit.core import machine
+from ggufkit.core.errors import BusyError, InputError, ResourceError, ToolError
+from ggufkit.core.hashing import sha256_file
+from ggufkit.core.manifest import manifest_path, read_manifest
+from ggufkit.core.progress import Progress, SilentReporter
+from ggufkit.steps.step import Made, Recipe, Workspace, ensure, staleness, was_changed
 
 RECIPE = Recipe("quantize", 1, {"base": "aa"}, {"type": "Q4_0"}, "commit1")
 
@@ -177,7 +177,7 @@ def test_hashing_a_long_file_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyP
             with super().step(title, total) as progress:
                 yield progress
 
-    monkeypatch.setattr("ggufkit.hashing._LONG", 100)
+    monkeypatch.setattr("ggufkit.core.hashing._LONG", 100)
     small, large = tmp_path / "small", tmp_path / "large"
     small.write_bytes(b"x" * 99)
     large.write_bytes(b"x" * 100)
@@ -217,7 +217,7 @@ def test_killed_between_manifest_and_result(tmp_path: Path, monkeypatch: pytest.
     for content in ("one", "two"):
         recipe = replace(RECIPE, params={"type": content})
         with monkeypatch.context() as patch:
-            patch.setattr("ggufkit.steps._publish", killed)
+            patch.setattr("ggufkit.steps.step._publish", killed)
             with pytest.raises(KeyboardInterrupt):
                 ensure(recipe, output, write_text(content))
         assert not ensure(recipe, output, write_text(content)).fresh

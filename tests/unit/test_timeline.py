@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ggufkit.manifest import SCHEMA, write_manifest
-from ggufkit.records import Json, Manifest
+from ggufkit.core.manifest import SCHEMA, write_manifest
+from ggufkit.core.records import Json, Manifest
 from ggufkit.report import plots
 from ggufkit.report.timeline import Span, spans
-from ggufkit.steps import Workspace
+from ggufkit.steps.step import Workspace
 
 
 def made(path: Path, step: str, started: str, seconds: float, **facts: Json) -> None:

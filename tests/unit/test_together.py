@@ -8,9 +8,9 @@ from functools import partial
 
 import pytest
 
-from ggufkit import process
-from ggufkit.errors import CheckpointError, Interrupted, ToolError
-from ggufkit.together import beside, crew, makers_at_once, run_all
+from ggufkit.core import process
+from ggufkit.core.concurrency import beside, crew, makers_at_once, run_all
+from ggufkit.core.errors import CheckpointError, Interrupted, ToolError
 
 
 def test_results_are_in_order_and_slots_are_never_shared() -> None:

@@ -10,13 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from ggufkit import backends
-from ggufkit.errors import ToolchainError
-from ggufkit.llama import build, cuda, source, toolchain
+from ggufkit.core.errors import ToolchainError
+from ggufkit.core.progress import SilentReporter
+from ggufkit.core.records import Toolchain
+from ggufkit.llama import backends, build, cuda, source, toolchain
 from ggufkit.llama.cuda import Gpu
 from ggufkit.llama.source import CONVERTER, PINNED_COMMIT, Source
-from ggufkit.progress import SilentReporter
-from ggufkit.records import Toolchain
 
 CPU = backends.BY_NAME["cpu"]
 

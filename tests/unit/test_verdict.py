@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ggufkit.records import ResultRow
+from ggufkit.core.records import ResultRow
 from ggufkit.report.verdict import title, verdicts
 
 

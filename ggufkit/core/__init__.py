@@ -1,0 +1,1 @@
+"""What everything stands on: errors, records, units, paths, processes, hashes, manifests."""

@@ -1,0 +1,372 @@
+"""Run a tool: stream it, time it, log it, and stop its whole process group. The only `import subprocess`."""
+
+from __future__ import annotations
+
+import codecs
+import contextlib
+import os
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from ggufkit.core.errors import DeviceMemoryError, GgufkitError, Interrupted, ResourceError, ToolError
+
+OnText = Callable[[str, str], None]
+"""Called with ("stdout" | "stderr", text) as it arrives; text ends anywhere, not only at line ends."""
+
+_GRACE_S = 2.0
+_running: set[subprocess.Popen[bytes]] = set()
+_running_lock = threading.RLock()  # a signal may come while the main thread holds it
+_stopping = threading.Event()
+_pauses: list[float] = []
+"""Seconds of each pause."""
+
+# A tool must not outlive ggufkit, not even after SIGKILL: an orphan would go on writing beside the next
+# run. Linux can arrange that for a process from inside only, hence this small program that becomes the tool.
+_DIE_WITH_PARENT = """
+import ctypes, os, signal, sys
+parent, cpus = int(sys.argv[1]), sys.argv[2]
+ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+if os.getppid() != parent: sys.exit(1)
+if cpus: os.sched_setaffinity(0, [int(c) for c in cpus.split(",")])
+os.execvp(sys.argv[3], sys.argv[3:])
+"""
+
+
+@dataclass(frozen=True)
+class ToolOutput:
+    """What a tool printed and how it ended. `returncode` is negative for a signal.
+
+    `duration_s` is wall time without that for which the user paused it, which is `paused_s`.
+    """
+
+    argv: tuple[str, ...]
+    returncode: int
+    stdout: str
+    stderr: str
+    duration_s: float
+    log: Path | None = None
+    paused_s: float = 0.0
+
+    @property
+    def text(self) -> str:
+        """Both streams, one after the other."""
+        return self.stdout + self.stderr
+
+
+def run(
+    argv: Sequence[str | Path],
+    *,
+    log: Path | None = None,
+    on_text: OnText | None = None,
+    env: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
+    cpus: Sequence[int] | None = None,
+    stdin: bytes | None = None,
+    cancel: threading.Event | None = None,
+) -> ToolOutput:
+    """Run `argv` to its end and return what it printed, whatever its exit code.
+
+    Args:
+        log: file that receives the whole output, both streams in the order of arrival, behind the command line.
+        env: variables added to the environment.
+        cpus: processors that the tool may use (Linux; ignored elsewhere).
+        cancel: ends the tool when set.
+
+    Raises:
+        ToolError: the program could not be started.
+        ResourceError: the log could not be written.
+        Interrupted: `cancel` was set while it ran, or `stop_all` was called.
+    """
+    command = tuple(str(a) for a in argv)
+    started, n_pauses = time.monotonic(), len(_pauses)
+    proc = _start(command, env, cwd, cpus, stdin is not None)
+    streams = {"stdout": _Stream(), "stderr": _Stream()}
+    try:
+        with _Log(log, command) as sink:
+            cancelled = _pump(proc, streams, sink, on_text, stdin, cancel)
+    except BaseException:
+        _kill(proc)
+        raise
+    finally:
+        _forget(proc)
+    if _stopping.is_set() or cancelled:
+        raise Interrupted(f"{Path(command[0]).name} was stopped.", log=log)
+    out, err = streams["stdout"].text(), streams["stderr"].text()
+    paused = sum(_pauses[n_pauses:])
+    return ToolOutput(command, proc.returncode, out, err, time.monotonic() - started - paused, log, paused)
+
+
+def _forget(proc: subprocess.Popen[bytes]) -> None:
+    with _running_lock:
+        _running.discard(proc)
+    for pipe in (proc.stdout, proc.stderr):
+        if pipe is not None:
+            pipe.close()
+
+
+def stop_all() -> None:
+    """End every running tool with its process group; no further one starts until `resume` is called."""
+    _stopping.set()
+    with _running_lock:
+        procs = list(_running)
+    _signal_all(signal.SIGTERM)
+    deadline = time.monotonic() + _GRACE_S
+    while any(p.poll() is None for p in procs) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    for proc in procs:
+        _kill(proc)
+
+
+@contextlib.contextmanager
+def paused() -> Iterator[None]:
+    """Pause every running tool for the length of a context."""
+    _signal_all(signal.SIGSTOP)
+    began = time.monotonic()
+    try:
+        yield
+    finally:
+        _pauses.append(time.monotonic() - began)
+        _signal_all(signal.SIGCONT)
+
+
+def _signal_all(number: int) -> None:
+    with _running_lock:
+        procs = list(_running)
+    for proc in procs:
+        _signal_group(proc, number)
+
+
+def resume() -> None:
+    """Allow tools to start again after `stop_all`."""
+    _stopping.clear()
+
+
+_DEVICE_MEMORY = re.compile(
+    r"cudamalloc failed|(cuda|hip|rocm|musa) error: out of memory|unable to allocate (cuda|rocm|vulkan|metal|sycl)"
+    r"|failed to allocate (cuda|rocm|vulkan|metal|sycl)\S* buffer|erroroutofdevicememory"
+    r"|(cuda|hip|rocm|musa) error: (the resource allocation failed|the library was not initialized)"
+    r"|(cu|hip|roc)blas_status_(alloc_failed|not_initialized)"
+)
+
+
+def require_success(output: ToolOutput, doing: str) -> None:
+    """Raise the error that explains a tool's bad end; return if it ended well."""
+    if output.returncode != 0:
+        raise failure(output, doing)
+
+
+def failure(output: ToolOutput, doing: str, why: str | None = None) -> GgufkitError:
+    """The error for a tool that did not do its work.
+
+    Args:
+        doing: what was being done, on which file: "quantizing x.gguf to Q4_K_M".
+        why: the reason, if the caller knows it better than the exit code does.
+    """
+    tool = Path(output.argv[0]).name
+    text = output.text.lower()
+    if "no space left" in text or "errno 28" in text:
+        message = f"The disk filled up while {doing} ({tool})."
+        return ResourceError(message, hint="Free some space and repeat the command.", log=output.log)
+    if _DEVICE_MEMORY.search(text):
+        return full_gpu(output, doing)
+    if output.returncode < 0:
+        return _killed(output, f"{tool} was killed by {_signal_name(-output.returncode)} while {doing}.")
+    reason = why or _last_words(output)
+    ended = "" if output.returncode == 0 else f" (exit code {output.returncode})"
+    return ToolError(f"{tool} failed while {doing}{ended}: {reason}", log=output.log)
+
+
+def full_gpu(output: ToolOutput, doing: str) -> DeviceMemoryError:
+    """The error for a tool that the GPU's memory was too small for."""
+    message = f"The GPU ran out of memory while {doing} ({Path(output.argv[0]).name})."
+    hint = "Free its memory (nvidia-smi lists who holds it), or put fewer layers on it with --ngl."
+    return DeviceMemoryError(message, hint=hint, log=output.log)
+
+
+def _killed(output: ToolOutput, message: str) -> GgufkitError:
+    hint = "Repeat the command; what was finished is kept."
+    if output.returncode == -signal.SIGKILL:
+        hint = (
+            "The system may have run out of memory: close other programs, or use a smaller model or --ctx. " + hint
+        )
+    if output.returncode == -getattr(signal, "SIGILL", 4):
+        hint = "The tools were built on a machine with another processor: set GGUFKIT_CACHE to a directory for this one."
+    return ToolError(message, hint=hint, log=output.log)
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
+def _last_words(output: ToolOutput) -> str:
+    """The line that most likely holds the reason: why a model was not loaded, the last one that speaks of an error, or
+    the last one."""
+    lines = [line.strip() for line in output.text.splitlines() if line.strip()]
+    not_loaded = next(
+        (re.sub(r"^.*?(?=error loading model)", "", x) for x in lines if "error loading model:" in x), None
+    )
+    if not_loaded is not None:
+        return not_loaded[:300]
+    telling = [x for x in lines if "error" in x.lower() or "failed" in x.lower() or "unable" in x.lower()]
+    return (telling or lines or ["it printed nothing"])[-1][:300]
+
+
+def _start(
+    command: tuple[str, ...],
+    env: Mapping[str, str] | None,
+    cwd: Path | None,
+    cpus: Sequence[int] | None,
+    feed: bool,
+) -> subprocess.Popen[bytes]:
+    if _stopping.is_set():
+        raise Interrupted(f"{Path(command[0]).name} was not started: ggufkit is stopping.")
+    wrapped = command
+    if sys.platform == "linux":
+        allowed = ",".join(map(str, cpus or ()))
+        python = (sys.executable, "-I", "-S", "-c", _DIE_WITH_PARENT)
+        wrapped = (*python, str(os.getpid()), allowed, *command)
+    if shutil.which(command[0]) is None:
+        raise ToolError(f"{command[0]} cannot be run: it is not there, or not executable.")
+    with _running_lock:
+        proc = subprocess.Popen(
+            wrapped,
+            stdin=subprocess.PIPE if feed else subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env={**os.environ, **(env or {})},
+            cwd=cwd,
+            start_new_session=True,
+        )
+        _running.add(proc)
+    return proc
+
+
+class _Stream:
+    """One output stream, decoded as it arrives."""
+
+    def __init__(self) -> None:
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._parts: list[str] = []
+
+    def feed(self, data: bytes) -> str:
+        text = self._decoder.decode(data, final=not data)
+        self._parts.append(text)
+        return text
+
+    def text(self) -> str:
+        return "".join(self._parts)
+
+
+class _Log:
+    """The log file of one run, or nothing."""
+
+    def __init__(self, path: Path | None, command: tuple[str, ...]) -> None:
+        self._path = path
+        self._command = command
+        self._file: IO[bytes] | None = None
+
+    def __enter__(self) -> _Log:
+        if self._path is not None:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = self._path.open("wb")
+            self._file.write(f"$ {shlex.join(self._command)}\n".encode())
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        if self._file is not None:
+            self._file.close()
+
+    def write(self, data: bytes) -> None:
+        if self._file is not None:
+            self._file.write(data)
+            self._file.flush()
+
+
+def _pump(
+    proc: subprocess.Popen[bytes],
+    streams: dict[str, _Stream],
+    sink: _Log,
+    on_text: OnText | None,
+    stdin: bytes | None,
+    cancel: threading.Event | None,
+) -> bool:
+    """Read both streams until they end, then reap the process; return whether `cancel` ended it.
+
+    One that ended before that is heard: its end may be why the others are cancelled.
+    """
+    lock, failed, cancelled = threading.Lock(), list[BaseException](), False
+
+    def read(name: str, pipe: IO[bytes]) -> None:
+        try:
+            while data := os.read(pipe.fileno(), 1 << 16):
+                with lock:
+                    sink.write(data)
+                    text = streams[name].feed(data)
+                    if on_text is not None:
+                        on_text(name, text)
+        except BaseException as error:
+            failed.append(error)
+
+    pipes = {"stdout": proc.stdout, "stderr": proc.stderr}
+    readers = [threading.Thread(target=read, args=(n, p), daemon=True) for n, p in pipes.items() if p is not None]
+    for reader in readers:
+        reader.start()
+    _feed(proc, stdin)
+    while any(reader.is_alive() for reader in readers):
+        for reader in readers:
+            reader.join(timeout=0.1)
+        if failed or (cancel is not None and cancel.is_set()):
+            cancelled = cancelled or (not failed and proc.poll() is None)
+            _kill(proc)
+    proc.wait()
+    if failed:
+        raise _log_failure(failed[0])
+    return cancelled
+
+
+def _feed(proc: subprocess.Popen[bytes], data: bytes | None) -> None:
+    if data is None or proc.stdin is None:
+        return
+    # A tool that ends before it read everything tells why by its exit code.
+    with contextlib.suppress(BrokenPipeError):
+        proc.stdin.write(data)
+        proc.stdin.close()
+
+
+def _log_failure(error: BaseException) -> BaseException:
+    if isinstance(error, OSError):
+        return ResourceError(
+            f"The log could not be written: {error}.", hint="Free some space and repeat the command."
+        )
+    return error
+
+
+def _kill(proc: subprocess.Popen[bytes]) -> None:
+    if proc.poll() is None:
+        _signal_group(proc, signal.SIGTERM)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            proc.wait(timeout=_GRACE_S)
+    _signal_group(proc, signal.SIGKILL)
+    if proc.poll() is None:
+        proc.wait()
+
+
+def _signal_group(proc: subprocess.Popen[bytes], number: int) -> None:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        if sys.platform == "win32":
+            proc.terminate()
+        else:
+            os.killpg(proc.pid, number)

@@ -1,0 +1,73 @@
+"""TABLE of variants: what is done to a model besides choosing a type."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ggufkit.core.errors import UsageError
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One variant.
+
+    Args:
+        name: as the user types it and as the `variant` column holds it.
+        awq: AWQ scales are folded into the checkpoint before it is converted.
+        imatrix: an importance matrix weighs the rounding.
+        refined: the rounding is improved by GPTQ afterwards.
+    """
+
+    name: str
+    awq: bool = False
+    imatrix: bool = False
+    refined: bool = False
+
+    @property
+    def infix(self) -> str:
+        """What stands between the model's name and the type in file names."""
+        return "" if self.name == "plain" else self.name.replace("+", "-") + "-"
+
+    @property
+    def has_float_types(self) -> bool:
+        """Whether float types of it differ from those of another variant."""
+        return not (self.imatrix or self.refined)
+
+
+VARIANTS = (
+    Variant("plain"),
+    Variant("awq", awq=True),
+    Variant("imatrix", imatrix=True),
+    Variant("awq+imatrix", awq=True, imatrix=True),
+    Variant("gptq", imatrix=True, refined=True),
+    Variant("awq+gptq", awq=True, imatrix=True, refined=True),
+)
+
+BY_NAME = {variant.name: variant for variant in VARIANTS}
+
+AWQ_ENGINES = ("native", "autoawq")
+AWQ_OBJECTIVES = ("ggml", "autoawq")
+AWQ_DTYPES = ("source", "float32")
+
+
+def resolve(names: tuple[str, ...]) -> tuple[Variant, ...]:
+    """The variants of a list of names, in the order of the table.
+
+    Raises:
+        UsageError: a name that is not in the table.
+    """
+    wanted = {name.strip().lower().replace("imatrix+awq", "awq+imatrix") for name in names}
+    unknown = sorted(wanted - set(BY_NAME))
+    if unknown:
+        raise UsageError(f"There is no variant {unknown[0]!r}.", hint=f"Choose of {', '.join(BY_NAME)}.")
+    return tuple(v for v in VARIANTS if v.name in wanted)
+
+
+def file_name(model: str, variant: Variant, type_name: str) -> str:
+    """The name of a result: `<model>-<variant>-<TYPE>.gguf`."""
+    return f"{model}-{variant.infix}{type_name}.gguf"
+
+
+def unrefined(variant: Variant) -> Variant:
+    """What a refined variant is refined from."""
+    return next(v for v in VARIANTS if (v.awq, v.imatrix, v.refined) == (variant.awq, variant.imatrix, False))

@@ -1,0 +1,78 @@
+"""TABLE of quantization types: only what cannot be asked of llama-quantize.
+
+The names, their numbers and their descriptions are the tool's own (`llama.logs.parse_types`).
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable, Sequence
+
+from ggufkit.core.errors import UnknownType
+from ggufkit.llama.logs import QuantType
+
+FLOAT_TYPES = ("F32", "F16", "BF16")
+"""Conversions rather than quantizations: an importance matrix changes nothing in them."""
+
+NEEDS_IMATRIX = frozenset({"IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ2_M", "Q2_K_S", "IQ3_XXS", "IQ3_XS"})
+"""Types that llama-quantize refuses, or warns of, without an importance matrix."""
+
+_PSEUDO = frozenset({"COPY"})
+_REFERENCE_PARAMS = {"Llama-3-8B": 8.03e9, "Mistral-7B": 7.24e9, "7B": 6.74e9}
+_GIB = 1 << 30
+
+
+def usable(types: Iterable[QuantType]) -> tuple[QuantType, ...]:
+    """The types that name a result: without COPY."""
+    return tuple(t for t in types if t.name not in _PSEUDO)
+
+
+def resolve(names: Sequence[str], known: Sequence[QuantType]) -> tuple[QuantType, ...]:
+    """The toolchain's types for the names a user typed: any case, aliases resolved, duplicates dropped.
+
+    Raises:
+        UnknownType: a name that the toolchain does not know, with the nearest that it does.
+    """
+    return tuple(dict.fromkeys(_resolve_one(name, known) for name in names))
+
+
+def _resolve_one(name: str, known: Sequence[QuantType]) -> QuantType:
+    by_name = {t.name: t for t in usable(known)}
+    wanted = name.strip().upper().replace("-", "_")
+    if wanted in by_name:
+        return _target(by_name[wanted], by_name)
+    near = difflib.get_close_matches(wanted, by_name, n=3, cutoff=0.5)
+    hint = f"Did you mean {', '.join(near)}?" if near else f"Known: {', '.join(by_name)}."
+    raise UnknownType(f"This llama-quantize knows no type {name.strip()!r}.", hint=hint)
+
+
+def _target(found: QuantType, by_name: dict[str, QuantType]) -> QuantType:
+    alias = re.match(r"alias for (\w+)", found.description)
+    return by_name.get(alias[1], found) if alias else found
+
+
+def nominal_bpw(kind: QuantType) -> float | None:
+    """Bits per weight that a type's name promises: what its own description says, on the model it names.
+
+    "2.06 bpw quantization" says it; "4.58G, +0.1754 ppl @ Llama-3-8B" gives the size in GiB of a known model.
+    """
+    said = re.search(r"([\d.]+)\s+bpw", kind.description)
+    if said:
+        return float(said[1])
+    size = re.search(r"([\d.]+)G\b.*@ (\S+)", kind.description)
+    if size and size[2] in _REFERENCE_PARAMS:
+        return float(size[1]) * _GIB * 8 / _REFERENCE_PARAMS[size[2]]
+    return None
+
+
+def is_float(name: str) -> bool:
+    """Whether a type is a floating-point conversion."""
+    return name in FLOAT_TYPES
+
+
+def smaller_types(known: Sequence[QuantType], promised: float) -> list[QuantType]:
+    """General-purpose types that promise at most `promised` bits per weight, the closest first."""
+    general = [t for t in usable(known) if re.match(r"Q[3-8]_|IQ[34]_", t.name) and t.name not in NEEDS_IMATRIX]
+    promises = {t: bpw for t in general if (bpw := nominal_bpw(t)) is not None and bpw < promised + 0.01}
+    return sorted(promises, key=lambda t: -promises[t])

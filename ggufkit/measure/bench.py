@@ -1,0 +1,108 @@
+"""Step: how fast a GGUF runs, by llama-bench. Never measured beside other work."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from ggufkit.core import machine, process
+from ggufkit.core.process import ToolOutput
+from ggufkit.core.records import Conditions, GgufFile, Json
+from ggufkit.llama import argv, logs
+from ggufkit.llama.argv import Compute
+from ggufkit.llama.logs import Speed
+from ggufkit.measure.measurements import Value, measured, save
+from ggufkit.steps import offload
+from ggufkit.steps.session import Session
+from ggufkit.steps.step import Made, Recipe, Result, ensure
+
+STEP, VERSION = "bench", 1
+NOISY = 0.05
+
+
+@dataclass(frozen=True)
+class BenchOptions:
+    """What is timed: tokens of prompt and of generation, and how often."""
+
+    n_prompt: int = 512
+    n_gen: int = 128
+    repetitions: int = 5
+    ngl: int | None = None
+
+
+def bench(gguf: GgufFile, options: BenchOptions, session: Session) -> Result:
+    """Measure a file's speed unless that is done already on this machine with these threads.
+
+    Raises:
+        ToolError: llama-bench failed or gave no speeds.
+    """
+    params: dict[str, Json] = {"n_prompt": options.n_prompt, "n_gen": options.n_gen, "ngl": options.ngl}
+    params |= {"repetitions": options.repetitions, "threads": session.threads, "machine": machine.describe()}
+    params["backend"] = session.tools.backend
+    recipe = Recipe(STEP, VERSION, {"gguf": str(gguf.sha256)}, params, session.tools.identity)
+    return ensure(
+        recipe,
+        session.workspace.measurements / f"{gguf.path.stem}.bench.json",
+        lambda partial: _bench(gguf, options, session, partial),
+        force=session.force,
+        explain=session.explainer,
+    )
+
+
+def _bench(gguf: GgufFile, options: BenchOptions, session: Session, partial: Path) -> Made:
+    run = offload.with_fewer(lambda ngl: _run(gguf, options, session, ngl), options.ngl, gguf, session)
+    speeds = logs.parse_bench(run)
+    values: dict[str, Value] = {"pp_tps" if s.n_prompt else "tg_tps": _value(s, options) for s in speeds}
+    save(partial, measured(str(gguf.sha256), values, _conditions(speeds[0], session)))
+    _warn_if_noisy(gguf, speeds, session)
+    return Made([run])
+
+
+def _value(speed: Speed, options: BenchOptions) -> Value:
+    """A single repetition has no deviation."""
+    return speed.tps, speed.tps_stddev if options.repetitions > 1 else None
+
+
+def _run(gguf: GgufFile, options: BenchOptions, session: Session, ngl: int | None) -> ToolOutput:
+    command = argv.bench(
+        session.tools, gguf.path, Compute(session.tools.backend, ngl, session.threads),
+        n_prompt=options.n_prompt, n_gen=options.n_gen, repetitions=options.repetitions,
+    )  # fmt: skip
+    with session.reporter.step(f"Speed of {gguf.path.name}"):
+        run = process.run(command, log=session.workspace.log(f"bench-{gguf.path.stem}"))
+        _require_success(run, f"timing {gguf.path.name}", ngl, session)
+    if run.paused_s:
+        session.reporter.info(f"{gguf.path.name}: a pause fell into the timing. Once more.")
+        return _run(gguf, options, session, ngl)
+    return run
+
+
+def _require_success(run: ToolOutput, doing: str, ngl: int | None, session: Session) -> None:
+    """llama-bench keeps llama.cpp's messages to itself: what does not load, on a GPU, did not fit as far as one can tell."""
+    on_gpu = session.tools.backend != "cpu" and ngl != 0
+    if run.returncode > 0 and on_gpu and re.search("failed to (load model|create context)", run.text):
+        raise process.full_gpu(run, doing)
+    process.require_success(run, doing)
+
+
+def _conditions(speed: Speed, session: Session) -> Conditions:
+    on_gpu = bool(speed.gpu_info) and session.tools.backend != "cpu" and speed.ngl != 0
+    return Conditions(
+        backend=session.tools.backend if on_gpu else "cpu",
+        device=speed.gpu_info if on_gpu else (speed.cpu_info or machine.cpu_name()),
+        ngl=speed.ngl if on_gpu and speed.ngl > 0 else None,
+        threads=speed.n_threads,
+        machine=machine.describe(),
+        llama_cpp_commit=session.tools.commit,
+    )
+
+
+def _warn_if_noisy(gguf: GgufFile, speeds: tuple[Speed, ...], session: Session) -> None:
+    for speed in speeds:
+        if speed.tps_stddev > NOISY * speed.tps:
+            test = f"pp{speed.n_prompt}" if speed.n_prompt else f"tg{speed.n_gen}"
+            session.reporter.warn(
+                f"{gguf.path.name}: {test} varied by {speed.tps_stddev / speed.tps:.0%} between repetitions; "
+                "the machine is busy. Repeat on a quiet one, or raise --bench-reps."
+            )

@@ -1,0 +1,283 @@
+"""A short generation: does a GGUF speak? Through llama-cpp-python's binding, on the toolchain's own libraries.
+
+Run as a module it is the process that loads the model: a request as JSON on stdin, the reply as it comes on stdout,
+and one marked line of numbers on stderr.
+"""
+
+from __future__ import annotations
+
+import codecs
+import itertools
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from ggufkit.core import process
+from ggufkit.core.errors import GgufError, InputError, ToolError, ToolOutputError
+from ggufkit.core.progress import Reporter
+from ggufkit.core.records import GgufFile, Json, Toolchain
+from ggufkit.llama import binding
+from ggufkit.llama.source import PINNED_COMMIT
+from ggufkit.steps.session import Session
+from ggufkit.steps.step import Made, Recipe, Result, ensure
+
+STEP, VERSION = "speak", 1
+SMOKE_TOKENS = 48
+
+# Threads that spin for long take the cores from those they wait for: 5 tokens/s on a busy machine where it is 200.
+# A short spin costs nothing on an idle one. Read by GCC's OpenMP.
+_PATIENT = {} if "GOMP_SPINCOUNT" in os.environ else {"GOMP_SPINCOUNT": "1000"}
+_MARK, _TOO_LONG = "ggufkit-reply: ", "The prompt has"
+_GREETING, _OPENING = "Hello! Who are you, and what can you do?", "Once upon a time"
+_LONGEST_RUN = 16
+
+
+@dataclass(frozen=True)
+class ChatOptions:
+    """How to generate. Without a prompt the model is greeted, or a base model is given a beginning."""
+
+    prompt: str | None = None
+    system: str | None = None
+    max_tokens: int = 256
+    temperature: float = 0.7
+    seed: int = 42
+    n_ctx: int = 2048
+    ngl: int | None = None
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What a model said. Times in seconds: `first_token_s` is counted from the start of the command.
+
+    `full` is true where it ends because the context did.
+    """
+
+    text: str
+    tokens: list[int]
+    n_prompt: int
+    templated: bool
+    valid_utf8: bool
+    load_s: float
+    first_token_s: float
+    tokens_per_s: float | None
+    full: bool = False
+
+
+def chat(
+    gguf: Path, options: ChatOptions, tools: Toolchain, reporter: Reporter, *, threads: int,
+    on_text: Callable[[str], None] = lambda _text: None, started: float | None = None, log: Path | None = None,
+) -> Reply:  # fmt: skip
+    """Let a GGUF reply to a prompt, with its own chat template if it has one.
+
+    Args:
+        on_text: called with the reply piece by piece.
+        started: `time.time()` at the start of the command.
+
+    Raises:
+        ToolchainError: there is no binding, or no shared library for it to use.
+        GgufError, ToolError: the model cannot be loaded, or its template refuses the conversation.
+        InputError: the prompt is longer than the context.
+    """
+    if not PINNED_COMMIT.startswith(tools.commit[:9]):
+        reporter.warn(
+            f"The binding is made for llama.cpp {PINNED_COMMIT[:9]}, the toolchain is {tools.commit[:9]}."
+        )
+    env = {"LLAMA_CPP_LIB_PATH": str(binding.library_dir(tools)), **_PATIENT}
+    home = binding.find(reporter)
+    if home is not None:
+        env["PYTHONPATH"] = os.pathsep.join(filter(None, [str(home), os.environ.get("PYTHONPATH", "")]))
+    layers = 0 if tools.backend == "cpu" else -1 if options.ngl is None else options.ngl
+    request = {
+        **asdict(options),
+        "gguf": str(gguf),
+        "ngl": layers,
+        "threads": threads,
+        "started": started or time.time(),
+    }
+
+    def show(stream: str, text: str) -> None:
+        if stream == "stdout":
+            on_text(text)
+
+    argv = [sys.executable, "-m", "ggufkit.measure.chat"]
+    output = process.run(argv, stdin=json.dumps(request).encode(), env=env, on_text=show, log=log)
+    return _parse(output, gguf)
+
+
+def _parse(output: process.ToolOutput, gguf: Path) -> Reply:
+    for line in output.stderr.splitlines():
+        if line.startswith(_MARK):
+            return Reply(**json.loads(line.removeprefix(_MARK)))
+    reason = (output.stderr.strip().splitlines() or ["it said nothing"])[-1]
+    if output.returncode > 0 and "Failed to load model" in output.stderr:
+        raise GgufError(
+            f"llama.cpp cannot load {gguf}.", hint="Look at it with `ggufkit inspect`.", log=output.log
+        )
+    if reason.startswith(_TOO_LONG):
+        raise InputError(f"{reason}.", hint="Give a larger --ctx, or a shorter prompt.", log=output.log)
+    if output.returncode == 0:
+        raise ToolOutputError(f"{gguf.name} gave no reply: {reason}", log=output.log)
+    raise process.failure(output, f"generating with {gguf.name}", reason if output.returncode > 0 else None)
+
+
+def speak(gguf: GgufFile, session: Session, ngl: int | None = None) -> Result:
+    """Let a file speak unless it did already: the same greedy reply each time. The result is a file of JSON.
+
+    Raises:
+        GgufError, ToolError: it cannot be loaded, or its template fails.
+    """
+    options = ChatOptions(max_tokens=SMOKE_TOKENS, temperature=0.0, ngl=ngl)
+    params: dict[str, Json] = {"max_tokens": options.max_tokens, "ngl": ngl, "backend": session.tools.backend}
+    recipe = Recipe(STEP, VERSION, {"gguf": str(gguf.sha256)}, params, session.tools.identity)
+
+    def make(partial: Path) -> Made:
+        log = session.workspace.log(f"speak-{gguf.path.stem}")
+        with session.reporter.step(f"Letting {gguf.path.name} speak"):
+            reply = chat(gguf.path, options, session.tools, session.reporter, threads=session.threads, log=log)
+        partial.write_text(json.dumps(asdict(reply), indent=1) + "\n", encoding="utf-8")
+        return Made(notes={"text": reply.text})
+
+    output = session.workspace.measurements / f"{gguf.path.stem}.speak.json"
+    return ensure(recipe, output, make, force=session.force, explain=session.explainer)
+
+
+def read_reply(path: Path) -> Reply:
+    """The reply that `speak` kept."""
+    return Reply(**json.loads(path.read_text(encoding="utf-8")))
+
+
+def faults(reply: Reply) -> dict[str, str]:
+    """What is wrong with a reply, whatever the model: nothing said, one token over and over, broken text."""
+    longest = max((len(list(run)) for _, run in itertools.groupby(reply.tokens)), default=0)
+    checks = {
+        "end": (not reply.tokens, "it ends at once"),
+        "repetition": (longest >= _LONGEST_RUN, f"it repeats one token {longest} times"),
+        "encoding": (not reply.valid_utf8, "it writes invalid UTF-8"),
+    }
+    return {kind: words for kind, (found, words) in checks.items() if found}
+
+
+def require_sane(base: Reply, replies: Mapping[str, Reply]) -> None:
+    """Refuse files that speak garbage where the base they are made from does not.
+
+    Args:
+        replies: by file name.
+
+    Raises:
+        ToolError: the first such file, with what it said.
+    """
+    usual = faults(base)
+    for name, reply in replies.items():
+        new = [words for kind, words in faults(reply).items() if kind not in usual]
+        if new:
+            raise ToolError(
+                f"{name} does not speak as its base does: {new[0]}. It said {reply.text[:120]!r}, "
+                f"the base {base.text[:120]!r}.",
+                hint="Use a larger type, or another variant; look at its KL divergence.",
+            )
+
+
+def _main() -> None:
+    """The process that loads the model."""
+    request = json.load(sys.stdin)
+    started = request.pop("started")
+    from llama_cpp import Llama
+
+    clock = time.time()
+    model = Llama(
+        request["gguf"], n_ctx=request["n_ctx"], n_threads=request["threads"], n_threads_batch=request["threads"],
+        n_gpu_layers=request["ngl"], seed=request["seed"], verbose=False,
+    )  # fmt: skip
+    load_s = time.time() - clock
+    prompt, templated = _prompt_tokens(model, request["prompt"], request["system"])
+    room = model.n_ctx() - len(prompt)
+    if room < 1:
+        sys.exit(f"{_TOO_LONG} {len(prompt)} tokens, the context {model.n_ctx()}")
+    reply = _generate(model, prompt, min(request["max_tokens"], room), request["temperature"], started)
+    full = len(reply["tokens"]) == room < request["max_tokens"]
+    numbers = {**reply, "n_prompt": len(prompt), "templated": templated, "load_s": load_s, "full": full}
+    print(_MARK + json.dumps(numbers), file=sys.stderr, flush=True)
+
+
+def _prompt_tokens(model: Any, prompt: str | None, system: str | None) -> tuple[list[int], bool]:
+    """The prompt's ids, and whether a template made them. BOS is added once, as llama.cpp's server does."""
+    template = model.metadata.get("tokenizer.chat_template")
+    if template is None:
+        text = "\n\n".join(filter(None, [system, prompt or _OPENING]))
+        return list(model.tokenize(text.encode(), add_bos=True, special=True)), False
+    from llama_cpp.llama_chat_format import Jinja2ChatFormatter
+
+    def text_of(token: int) -> str:
+        return str(model._model.token_get_text(token)) if token >= 0 else ""
+
+    formatter = Jinja2ChatFormatter(
+        template, eos_token=text_of(model.token_eos()), bos_token=text_of(model.token_bos())
+    )
+    messages = [{"role": "user", "content": prompt or _GREETING}]
+    if system:
+        messages.insert(0, {"role": "system", "content": system})
+    try:
+        rendered = formatter(messages=messages).prompt
+    except Exception as error:
+        sys.exit(f"the chat template refuses the conversation: {error}")
+    ids = list(model.tokenize(rendered.encode(), add_bos=False, special=True))
+    wants_bos = model.metadata.get("tokenizer.ggml.add_bos_token") == "true"
+    return [model.token_bos(), *ids] if wants_bos and ids[:1] != [model.token_bos()] else ids, True
+
+
+def _generate(
+    model: Any, prompt: Sequence[int], max_tokens: int, temperature: float, started: float
+) -> dict[str, Any]:
+    """Print the reply as it comes; what is known of it at the end."""
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")
+    tokens, text, raw = list[int](), "", b""
+    first = begun = 0.0
+    for token in _until_end(model, prompt, temperature):
+        if not tokens:
+            first, begun = time.time() - started, time.perf_counter()
+        tokens.append(token)
+        piece = model.detokenize([token], prev_tokens=[*prompt, *tokens[:-1]])
+        raw += piece
+        shown = decoder.decode(piece)
+        text += shown
+        sys.stdout.write(shown)
+        sys.stdout.flush()
+        if len(tokens) == max_tokens:
+            break
+    elapsed = time.perf_counter() - begun
+    rate = (len(tokens) - 1) / elapsed if len(tokens) > 1 and elapsed > 0 else None
+    return {
+        "text": text,
+        "tokens": tokens,
+        "valid_utf8": _is_utf8(raw),
+        "first_token_s": first,
+        "tokens_per_s": rate,
+    }
+
+
+def _until_end(model: Any, prompt: Sequence[int], temperature: float) -> Iterator[int]:
+    import llama_cpp
+
+    vocab = llama_cpp.llama_model_get_vocab(model.model)
+    for token in model.generate(prompt, temp=temperature):
+        if llama_cpp.llama_vocab_is_eog(vocab, token):
+            return
+        yield int(token)
+
+
+def _is_utf8(raw: bytes) -> bool:
+    """Whether bytes are UTF-8; a character that the token limit cut off at the end does not count."""
+    try:
+        codecs.getincrementaldecoder("utf-8")().decode(raw)
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+if __name__ == "__main__":
+    _main()

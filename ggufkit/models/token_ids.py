@@ -1,0 +1,56 @@
+"""Does the converted vocabulary tokenize as the original does? The proof that each conversion carries."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ggufkit.core.errors import TokenizerError
+from ggufkit.models.probe_strings import is_normalized, probe_strings
+
+
+@dataclass(frozen=True)
+class TokenComparison:
+    """Outcome over `n_strings`: the strings that differ, split by whether Unicode normalization explains it."""
+
+    n_strings: int
+    different: tuple[str, ...]
+    unnormalized: tuple[str, ...]
+
+
+def has_tokenizer(checkpoint: Path) -> bool:
+    """Whether the checkpoint has a tokenizer file that can be compared with."""
+    return any((checkpoint / name).is_file() for name in ("tokenizer.json", "tokenizer.model"))
+
+
+def probes_for(checkpoint: Path) -> list[str]:
+    """The strings to compare for a checkpoint. SentencePiece itself knows no control tokens in text."""
+    file = checkpoint / "tokenizer.json"
+    if not file.is_file():
+        return probe_strings()
+    added = json.loads(file.read_text(encoding="utf-8")).get("added_tokens", [])
+    return probe_strings([str(token["content"]) for token in added if token.get("special")])
+
+
+def compare(
+    texts: Sequence[str], original: Sequence[list[int]], converted: Sequence[list[int]]
+) -> TokenComparison:
+    """Compare the ids of two tokenizers, string by string."""
+    differ = [t for t, a, b in zip(texts, original, converted, strict=True) if a != b]
+    return TokenComparison(
+        len(texts), tuple(t for t in differ if is_normalized(t)), tuple(t for t in differ if not is_normalized(t))
+    )
+
+
+def require_equal(result: TokenComparison, checkpoint: Path) -> None:
+    """Raise TokenizerError when strings differ that normalization does not explain."""
+    if result.different:
+        shown = ", ".join(repr(t) for t in result.different[:3])
+        raise TokenizerError(
+            f"The converted vocabulary of {checkpoint} tokenizes {len(result.different)} of {result.n_strings} "
+            f"test strings differently from the original, among them {shown}.",
+            hint="The pre-tokenizer was named wrongly: give llama.cpp's name with --pre, or accept the "
+            "difference with --allow-token-mismatch.",
+        )

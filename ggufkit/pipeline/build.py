@@ -1,0 +1,173 @@
+"""`build`: which steps a request needs, in what order."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from ggufkit import report
+from ggufkit.core.concurrency import Crew, crew, makers_at_once
+from ggufkit.core.progress import Reporter, SilentReporter
+from ggufkit.core.records import Checkpoint, GgufFile, ResultRow
+from ggufkit.core.variants import Variant
+from ggufkit.llama.gguf import read_gguf
+from ggufkit.llama.logs import QuantType
+from ggufkit.measure import bench, chat, divergence, perplexity
+from ggufkit.measure.bench import BenchOptions
+from ggufkit.measure.divergence import Comparison
+from ggufkit.measure.perplexity import EvalOptions
+from ggufkit.pipeline import plan
+from ggufkit.pipeline.artifacts import Artifacts
+from ggufkit.pipeline.job import BuildRequest, Job, prepare
+from ggufkit.report import results
+from ggufkit.report.choose import Wish
+from ggufkit.steps.modelfile import ModelfileOptions, Writer
+from ggufkit.steps.session import Session
+from ggufkit.steps.step import Result
+from ggufkit.texts.overlap import warn_of_overlap
+
+Target = tuple[Variant, QuantType]
+
+
+@dataclass(frozen=True)
+class BuildResult:
+    """Where the results are, and one row per GGUF."""
+
+    out: Path
+    rows: tuple[ResultRow, ...]
+    made: int
+
+
+def build(request: BuildRequest, reporter: Reporter | None = None) -> BuildResult:
+    """Make, measure and tabulate what is asked for; what is there already is kept.
+
+    Raises:
+        GgufkitError: of the kind that tells what went wrong; what was finished stays.
+    """
+    job = prepare(request, reporter or SilentReporter())
+    session = job.session
+    with session.workspace.locked():
+        artifacts = Artifacts(job, session)
+        plan.require_disk_for_base(job)
+        plan.require_matrices(job)
+        plan.require_layers(job)
+        base = artifacts.base()
+        plan.require_room(job, base.path)
+        plan.warn_of_context(job, base.path)
+        _warn_of_overlap(job, artifacts)
+        made, measured = _make_and_evaluate(job, artifacts, session)
+        files = [read_gguf(result.path, result.sha256) for result in made]
+        written = Writer(_modelfile_options(job), session).write_all(made)
+        spoken = _speak_all(job, files, session)
+        measured += _time_all(job, files, session)
+        results.confirm(measured)
+        rows = results.collect(job.out)
+        _write_tables(job, rows)
+    return BuildResult(job.out, tuple(rows), sum(not r.fresh for r in [*made, *written, *spoken, *measured]))
+
+
+def _warn_of_overlap(job: Job, artifacts: Artifacts) -> None:
+    if job.calibration is None or job.text is None:
+        return
+    drawn = artifacts.calibration() if any(v.awq or v.refined for v in job.variants) else None
+    n_tokens = 512 * job.request.calibration_samples if any(v.imatrix for v in job.variants) else 0
+    warn_of_overlap(job.calibration, job.text, job.model, n_tokens, drawn, job.reporter)
+
+
+def _modelfile_options(job: Job) -> ModelfileOptions:
+    return ModelfileOptions(checkpoint=job.model.path if isinstance(job.model, Checkpoint) else None)
+
+
+def _speak_all(job: Job, files: Sequence[GgufFile], session: Session) -> list[Result]:
+    """Let all files speak, the base first, and refuse garbage that only a quantized one speaks."""
+    if not job.request.smoke:
+        return []
+    done = [chat.speak(file, session, job.request.ngl) for file in files]
+    replies = {file.path.name: chat.read_reply(made.path) for file, made in zip(files, done, strict=True)}
+    chat.require_sane(replies[files[0].path.name], replies)
+    return done
+
+
+def _make_and_evaluate(job: Job, artifacts: Artifacts, session: Session) -> tuple[list[Result], list[Result]]:
+    """Make all files and measure their quality: on a GPU those that are there, while the CPU makes the next.
+
+    Returns:
+        The files, the base first, and their measurements.
+    """
+    base = artifacts.base_file()
+    with crew(makers_at_once(session.threads)) as workers:
+        coming = _begin(job, artifacts, workers)
+        if session.tools.backend == "cpu":
+            _results(coming)  # the same processors cannot do both well
+        measured: list[Result] = []
+        for group in _groups(job, base, coming, session):
+            files = [read_gguf(made.path, made.sha256) for made in _results(group)]
+            measured += _evaluate(job, base, files, session)
+        return [artifacts.base(), *_results(coming)], measured
+
+
+def _begin(job: Job, artifacts: Artifacts, workers: Crew) -> list[Future[Result]]:
+    """Have every file made; what several of them need is made here, and refined ones come last."""
+    plainer = [(v, t) for v, t in job.targets if not v.refined]
+    coming: dict[Target, Future[Result]] = {}
+    for variant, kind in plainer:
+        artifacts.prepare(variant, kind)
+        coming[variant, kind] = workers.give(partial(artifacts.quantized, variant, kind))
+    refined = [(v, t) for v, t in job.targets if v.refined]
+    if refined:
+        _results(list(coming.values()))
+    for variant, kind in refined:
+        made: Future[Result] = Future()
+        made.set_result(artifacts.quantized(variant, kind))
+        coming[variant, kind] = made
+    return [coming[target] for target in job.targets]
+
+
+def _results(coming: Sequence[Future[Result]]) -> list[Result]:
+    """Wait for files; the error of the first that failed is raised as soon as it is reached."""
+    return [future.result() for future in coming]
+
+
+def _groups(
+    job: Job, base: GgufFile, coming: Sequence[Future[Result]], session: Session
+) -> list[Sequence[Future[Result]]]:
+    """The files that are evaluated together: all at once, or as many as one base pass serves."""
+    size = max(1, len(coming))
+    if job.text is not None and job.request.kld and session.tools.backend != "cpu" and coming:
+        how = Comparison(job.request.scratch_limit)
+        size = divergence.at_once(base, len(coming), job.text, _eval_options(job), how, session)
+    return [coming[i : i + size] for i in range(0, len(coming), size)] or [()]
+
+
+def _evaluate(job: Job, base: GgufFile, files: Sequence[GgufFile], session: Session) -> list[Result]:
+    """Measure the quality of files, and of their base."""
+    if job.text is None:
+        return []
+    if not job.request.kld:
+        return perplexity.measure_all((base, *files), job.text, _eval_options(job), session)
+    how = Comparison(job.request.scratch_limit)
+    return divergence.measure_all(base, files, job.text, _eval_options(job), how, session)
+
+
+def _eval_options(job: Job) -> EvalOptions:
+    request = job.request
+    return EvalOptions(request.n_ctx, request.n_chunks, request.ngl, request.precision)
+
+
+def _time_all(job: Job, files: Sequence[GgufFile], session: Session) -> list[Result]:
+    """Measure the speed of all files, one after the other and beside nothing else."""
+    if not job.request.bench:
+        return []
+    timing = BenchOptions(repetitions=job.request.bench_reps, ngl=job.request.ngl)
+    return [bench.bench(file, timing, session) for file in files]
+
+
+def _write_tables(job: Job, rows: Sequence[ResultRow]) -> None:
+    """Write tables and reports unless they say what was measured already."""
+    wish = Wish(job.request.fits, job.request.fits_ctx)
+    if job.request.force or not report.is_current(rows, job.out, wish):
+        with job.reporter.step("Writing tables and report"):
+            report.write(rows, job.out, wish)

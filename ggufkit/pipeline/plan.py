@@ -1,0 +1,204 @@
+"""The plan of a whole build: what it would make, and whether this machine has room for it."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+from ggufkit.core import machine, variants
+from ggufkit.core.concurrency import crew, makers_at_once
+from ggufkit.core.progress import Reporter, SilentReporter
+from ggufkit.core.records import Checkpoint, GgufFile
+from ggufkit.core.units import size
+from ggufkit.core.variants import Variant
+from ggufkit.llama import memory, quants
+from ggufkit.llama.gguf import GgufHeader, read_header
+from ggufkit.llama.logs import QuantType
+from ggufkit.measure import perplexity
+from ggufkit.pipeline import resources
+from ggufkit.pipeline.artifacts import outputs
+from ggufkit.pipeline.job import BuildRequest, Job, prepare
+from ggufkit.pipeline.resources import Plan, PlannedFile, PlannedStep
+from ggufkit.steps import convert, offload, quantize
+
+
+def plan(request: BuildRequest, reporter: Reporter | None = None) -> Plan:
+    """What a build would make and need. Nothing is written to the output directory."""
+    with tempfile.TemporaryDirectory(prefix="ggufkit-plan-") as temporary:
+        outlines = Path(temporary) / "outline"
+        outlines.mkdir()
+        job = prepare(request, reporter or SilentReporter(), outlines)
+        base = _skeleton(job, Path(temporary))
+        extra = read_header(base).size_bytes + _out_of_sight(job, base)
+        _warn_of_paging(job, base, machine.free_memory())
+        warn_of_context(job, base)
+        return replace(_plan(job, base, outputs(job), extra_disk=extra), steps=tuple(_steps(job)))
+
+
+def _steps(job: Job) -> list[PlannedStep]:
+    """What runs when, and on what."""
+    request, device = job.request, "CPU" if job.tools.backend == "cpu" else f"GPU ({job.tools.backend})"
+    makers, beside = makers_at_once(request.threads), job.tools.backend != "cpu"
+    steps = [PlannedStep(f"convert to {job.base_type}", "CPU")] if isinstance(job.model, Checkpoint) else []
+    if any(v.awq for v, _ in job.targets):
+        steps.append(PlannedStep(f"AWQ scales: {', '.join(job.scalings)}", "CPU or GPU", "one run for all"))
+    if any(v.imatrix for v, _ in job.targets):
+        steps.append(PlannedStep("importance matrix of each base", device))
+    rounded = [t.name for v, t in job.targets if not v.refined]
+    if rounded:
+        uses = "CPU" if makers == 1 else f"CPU, {makers} at once"
+        steps.append(PlannedStep(f"quantize: {', '.join(dict.fromkeys(rounded))}", uses))
+    if any(v.refined for v, _ in job.targets):
+        steps.append(PlannedStep("refine", "GPU or CPU", "one file after the other"))
+    if job.text is not None:
+        what = "KL divergence and perplexity" if request.kld else "perplexity"
+        note = "as files are there; several at once where the GPU's memory holds them" if beside else ""
+        steps.append(PlannedStep(what, device, note))
+    if request.bench:
+        steps.append(PlannedStep("speed", device, "alone, one file after the other"))
+    return steps
+
+
+def _skeleton(job: Job, directory: Path) -> Path:
+    """A base that a dry run can read: the user's file, the finished one, or one with a hole for data."""
+    if isinstance(job.model, GgufFile):
+        return job.model.path
+    if job.base_output.is_file():
+        return job.base_output
+    return convert.skeleton(job.model, directory / "skeleton.gguf", job.convert_options, job.session)
+
+
+def require_disk_for_base(job: Job) -> None:
+    """Before hours are spent on a conversion: room for the base, and for outputs as large as their names say.
+
+    Raises:
+        ResourceError: there is not.
+    """
+    if not isinstance(job.model, Checkpoint) or job.base_output.exists():
+        return
+    bits = 32.0 if job.base_type == "F32" else 16.0
+    bits += sum(quants.nominal_bpw(kind) or 0 for _, kind in job.targets)
+    Plan((), int(job.model.n_params * bits / 8), machine.free_disk(job.out), 0, 1).require(job.out)
+
+
+def require_matrices(job: Job) -> None:
+    """Before hours are spent on a conversion: no type that this model's shape cannot have without a matrix.
+
+    Raises:
+        InputError: there is one.
+    """
+    doubtful = [t for v, t in job.targets if not v.imatrix and t.name in quants.NEEDS_IMATRIX]
+    if not doubtful or not isinstance(job.model, Checkpoint) or job.base_output.exists():
+        return
+    with tempfile.TemporaryDirectory(prefix="ggufkit-plan-") as temporary:
+        base = _skeleton(job, Path(temporary))
+        for kind in doubtful:
+            if quantize.plan(job.tools, base, kind).needs_imatrix:
+                raise quantize.needs_imatrix(kind, _way_to_matrix(job))
+
+
+def require_layers(job: Job) -> None:
+    """Before hours are spent on what is refined afterwards: the checkpoint can be run layer by layer.
+
+    Raises:
+        UnsupportedArchitecture: it cannot.
+    """
+    missing = any(v.refined and not job.output(v, t.name).exists() for v, t in job.targets)
+    if missing and isinstance(job.model, Checkpoint):
+        from ggufkit.layers import StreamedModel
+
+        StreamedModel(job.model.path, "cpu").require_layout()
+
+
+def require_room(job: Job, base: Path) -> None:
+    """With the base there: the exact plan of what is still to be made, and warnings of types that do not fit.
+
+    Raises:
+        ResourceError: too little disk or memory.
+    """
+    missing = [target for target in outputs(job) if not target[2].exists()]
+    if not missing:
+        return
+    whole = _plan(job, base, missing, extra_disk=_out_of_sight(job, base))
+    whole.require(job.out)
+    for file in whole.files:
+        if file.note:
+            job.reporter.warn(f"{file.file}: {file.note}.")
+    _warn_of_paging(job, base, whole.ram_free)
+
+
+def _warn_of_paging(job: Job, base: Path, free: int) -> None:
+    """The base is evaluated, too: memory-mapped, so that it works even if it does not fit, but at the disk's pace."""
+    header = read_header(base)
+    needed = memory.evaluation_ram(header, header.size_bytes, job.request.n_ctx)
+    if needed > free + offload.usable(job.session) and (job.request.evaluate or job.request.bench):
+        job.reporter.warn(
+            f"{job.base_output.name} needs {size(needed)} of memory to be measured, {size(free)} are free: it will be "
+            "read from disk again and again. --no-eval and --no-bench leave that out."
+        )
+
+
+def warn_of_context(job: Job, base: Path) -> None:
+    """Whether the evaluation goes beyond the context that the model was trained on."""
+    if job.request.evaluate:
+        perplexity.warn_of_context(base, job.request.n_ctx, job.reporter)
+
+
+def _out_of_sight(job: Job, base: Path) -> int:
+    """Bytes of what is kept besides results: scaled checkpoints, their bases, files that are refined, and how far."""
+    results = {path for _, _, path in outputs(job)}
+    bases = [p for s in job.scalings if (p := job.scaled_base_output(s)) not in results and not p.exists()]
+    n_bytes = len(bases) * read_header(base).size_bytes
+    if isinstance(job.model, Checkpoint):
+        corner = job.session.workspace.private
+        width = 4 * job.model.n_params if job.request.awq_dtype == "float32" else job.model.tensor_bytes
+        n_bytes += sum(width for s in job.scalings if not (corner / s.replace("+", "-")).exists())
+    header = read_header(base)
+    refined = [(v, t) for v, t in job.targets if v.refined and not job.output(v, t.name).exists()]
+    sizes = [resources.planned_bytes(header, quantize.plan(job.tools, base, kind)) for _, kind in refined]
+    shown = [(variants.unrefined(variant), kind) in job.targets for variant, kind in refined]
+    n_bytes += sum(n for n, is_result in zip(sizes, shown, strict=True) if not is_result)
+    return n_bytes + max((n + _refining(job, header) for n in sizes), default=0)
+
+
+def _refining(job: Job, base: GgufHeader) -> int:
+    """Bytes of hidden states that a refinement keeps besides finished matrices; see `refine_gguf`."""
+    tokens = 512 * job.request.calibration_samples
+    return 4 * (8 * base.hparam("embedding_length") + base.hparam("feed_forward_length")) * tokens
+
+
+def _plan(job: Job, base: Path, targets: list[tuple[Variant, QuantType, Path]], extra_disk: int) -> Plan:
+    header = read_header(base)
+    quantize.require_base(header, allow_requantize=job.request.allow_requantize)
+    with crew(job.request.threads) as workers:
+        coming = [workers.give(partial(_plan_one, job, header, *target)) for target in targets]
+        files = [future.result() for future in coming]
+    ram = resources.quantize_ram(header) if files else 0
+    scratch = _scratch(job, header) if files else 0
+    on_gpus = offload.usable(job.session)
+    return resources.whole_plan(files, job.out, extra_disk + scratch, ram, on_gpus, evaluate=job.request.evaluate)
+
+
+def _scratch(job: Job, base: GgufHeader) -> int:
+    """The most disk that base logits will take: a file if it fits the limit, next to nothing by pipes."""
+    request = job.request
+    if job.text is None or not request.kld:
+        return 0
+    fixed, per_chunk = memory.base_logits(base, request.n_ctx)
+    possible = job.text.n_bytes // request.n_ctx + 1  # a token is a byte at least
+    needed = fixed + per_chunk * min(request.n_chunks or possible, possible)
+    return needed if needed <= request.scratch_limit else 0
+
+
+def _plan_one(job: Job, base: GgufHeader, variant: Variant, kind: QuantType, path: Path) -> PlannedFile:
+    file = resources.plan_file(job.tools, base, kind, path.name, variant.name, job.known_types, job.request.n_ctx)
+    if file.needs_imatrix and not variant.imatrix:
+        raise quantize.needs_imatrix(kind, _way_to_matrix(job))
+    return file
+
+
+def _way_to_matrix(job: Job) -> str:
+    given = any(variant.imatrix for variant in job.variants)
+    return "Leave it out, or the variants without a matrix." if given else "Use --variants imatrix."

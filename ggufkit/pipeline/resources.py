@@ -1,0 +1,151 @@
+"""The plan of a build before anything is spent: size, substituted tensors, disk and memory."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from ggufkit.core import machine
+from ggufkit.core.errors import ResourceError
+from ggufkit.core.records import Toolchain
+from ggufkit.core.units import size
+from ggufkit.llama import quants
+from ggufkit.llama.gguf import GgufHeader, ggml_type_by_name
+from ggufkit.llama.logs import QuantizePlan, QuantType
+from ggufkit.llama.memory import evaluation_ram
+from ggufkit.steps import quantize
+
+OVERSIZED = 1.15
+_CANDIDATES = 6
+_RESERVE = 256 << 20
+_FLOAT_BITS = {"F32": 32.0, "F16": 16.0, "BF16": 16.0}
+
+
+@dataclass(frozen=True)
+class PlannedFile:
+    """One output: sizes in bytes, `nominal_bpw` what its name promises, `ram_bytes` to make and evaluate it."""
+
+    file: str
+    variant: str
+    type: str
+    size_bytes: int
+    bpw: float
+    nominal_bpw: float | None
+    n_fallback: int
+    fallbacks: Mapping[str, int]
+    ram_bytes: int
+    needs_imatrix: bool = False
+    note: str = ""
+
+    @property
+    def oversized(self) -> bool:
+        """Whether it is more than 15 % above what its name promises."""
+        return self.nominal_bpw is not None and self.bpw > OVERSIZED * self.nominal_bpw
+
+
+@dataclass(frozen=True)
+class PlannedStep:
+    """A step, what it keeps busy ("CPU", "GPU", "CPU, 4 at once"), and what it waits for besides the one before."""
+
+    doing: str
+    uses: str
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All outputs of a build, and what they need of this machine, in bytes."""
+
+    files: tuple[PlannedFile, ...]
+    disk_needed: int
+    disk_free: int
+    ram_needed: int
+    ram_free: int
+    steps: tuple[PlannedStep, ...] = ()
+
+    def require(self, where: Path) -> None:
+        """Raise ResourceError when the plan does not fit this machine."""
+        if self.disk_needed + _RESERVE > self.disk_free:
+            raise ResourceError(
+                f"The plan needs {size(self.disk_needed)} of disk at its peak, beside {size(_RESERVE)} that stay free; "
+                f"{size(self.disk_free)} are free at {where}.",
+                hint="Free some space, choose fewer --types, a smaller --scratch-limit, or another --out.",
+            )
+        if self.ram_needed > self.ram_free:
+            raise ResourceError(
+                f"The plan needs about {size(self.ram_needed)} of memory, {size(self.ram_free)} are free.",
+                hint="Close other programs, or use --no-eval to quantize without measuring.",
+            )
+
+
+def planned_bytes(base: GgufHeader, plan: QuantizePlan) -> int:
+    """The exact size of the file that a plan makes: the base's header, then each tensor padded."""
+    total = base.data_offset
+    for tensor in plan.tensors:
+        block, block_bytes = ggml_type_by_name(tensor.after)
+        count = 1
+        for dimension in tensor.shape:
+            count *= dimension
+        n_bytes = count // block * block_bytes
+        total += -(-n_bytes // base.alignment) * base.alignment
+    return total
+
+
+def plan_file(
+    tools: Toolchain,
+    base: GgufHeader,
+    kind: QuantType,
+    file: str,
+    variant: str,
+    known: Sequence[QuantType],
+    n_ctx: int,
+) -> PlannedFile:
+    """What one output will be, by llama-quantize's own dry run."""
+    planned = quantize.plan(tools, base.path, kind)
+    counts: dict[str, int] = {}
+    for _, wanted, got in planned.fallbacks:
+        counts[f"{wanted} → {got}"] = counts.get(f"{wanted} → {got}", 0) + 1
+    n_bytes, nominal = planned_bytes(base, planned), quants.nominal_bpw(kind)
+    result = PlannedFile(
+        file, variant, kind.name, n_bytes, planned.bpw, _FLOAT_BITS.get(kind.name, nominal), planned.n_fallback,
+        counts, evaluation_ram(base, n_bytes, n_ctx), planned.needs_imatrix,
+    )  # fmt: skip
+    if result.oversized and not quants.is_float(kind.name):
+        return replace(result, note=_advice(tools, base, result, known))
+    return result
+
+
+def _advice(tools: Toolchain, base: GgufHeader, planned: PlannedFile, known: Sequence[QuantType]) -> str:
+    """The largest general-purpose type that keeps the promise of the one that does not fit the shape."""
+    promised = planned.nominal_bpw or 0.0
+    said = f"{planned.bpw:.2f} bits/weight where {planned.type} promises {promised:.2f}"
+    best: tuple[float, str] | None = None
+    for kind in quants.smaller_types(known, promised)[:_CANDIDATES]:
+        bpw = quantize.plan(tools, base.path, kind).bpw
+        if bpw < planned.bpw - 0.05 and (best is None or bpw < best[0]):
+            best = (bpw, kind.name)
+        if bpw <= OVERSIZED * promised:
+            break
+    if best is None:
+        return f"{said}; no type nearby is smaller for this shape"
+    return f"{said}; {best[1]} has {best[0]:.2f}"
+
+
+def quantize_ram(base: GgufHeader) -> int:
+    """Bytes that llama-quantize needs besides the memory-mapped base: its largest tensor, before and after."""
+    largest = max((t.n_elements for t in base.tensors), default=0)
+    return largest * 8 + (64 << 20)
+
+
+def whole_plan(
+    files: Sequence[PlannedFile], where: Path, extra_disk: int, extra_ram: int, on_gpus: int, *, evaluate: bool
+) -> Plan:
+    """The plan over all outputs that are still to be made, against what is free at `where`.
+
+    Args:
+        on_gpus: bytes of GPU memory, which take as much off what an evaluation needs of the machine's own.
+    """
+    disk = sum(f.size_bytes for f in files) + extra_disk
+    ram = max([extra_ram, *(f.ram_bytes - on_gpus for f in files if evaluate)], default=0)
+    return Plan(tuple(files), disk, machine.free_disk(where), ram, machine.free_memory())

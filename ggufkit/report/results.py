@@ -1,0 +1,113 @@
+"""From manifests and measurements on disk to result rows. Nothing is run here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from ggufkit.core.errors import InputError
+from ggufkit.core.hashing import sha256_file
+from ggufkit.core.manifest import SUFFIX, read_manifest, write_manifest
+from ggufkit.core.records import Manifest, Measurement, ResultRow
+from ggufkit.core.variants import VARIANTS
+from ggufkit.llama.gguf import read_gguf
+from ggufkit.measure.measurements import load
+from ggufkit.measure.metrics import BY_NAME
+from ggufkit.steps.step import Result, Workspace
+
+_QUALITY = ("divergence", "perplexity")
+
+
+def collect(root: Path) -> list[ResultRow]:
+    """One row for each finished GGUF of a result directory: by variant, then from large to small.
+
+    Raises:
+        InputError: the directory holds no results.
+    """
+    workspace = Workspace(root)
+    found = [(g, m) for g in sorted(root.glob("*.gguf")) if (m := read_manifest(g)) is not None]
+    rows = [_row(gguf, manifest, workspace) for gguf, manifest in found if "variant" in manifest.notes]
+    rows = _with_base(rows, workspace)
+    if not rows:
+        hint = f"It should hold *.gguf with *{SUFFIX}: make them with `ggufkit build`."
+        raise InputError(f"{root} holds no results.", hint=hint)
+    order = {variant.name: i for i, variant in enumerate(VARIANTS)}
+    return sorted(rows, key=lambda r: (order.get(r.variant, len(order)), -r.size_bytes, r.file))
+
+
+def measurements_of(path: Path, digest: str, workspace: Workspace) -> list[Measurement]:
+    """All that was measured of a file as it is now: quality as the last build did, else the last command; then speed."""
+    files = [workspace.measurements / f"{path.stem}.{kind}.json" for kind in _QUALITY]
+    made = [(_stamp(m), file) for file in files if (m := read_manifest(file)) is not None]
+    latest = [max(made)[1]] if made else []
+    found = [*latest, workspace.measurements / f"{path.stem}.bench.json"]
+    return [m for file in found for m in load(file) if m.file_sha256 == digest]
+
+
+def confirm(done: Iterable[Result]) -> None:
+    """Let what a build measured, or found fresh, be what its table shows: a measurement beside it comes second."""
+    for result in done:
+        stem, _, kind = result.path.name.removesuffix(".json").rpartition(".")
+        others = [read_manifest(result.path.with_name(f"{stem}.{k}.json")) for k in _QUALITY if k != kind]
+        latest = max((_stamp(m) for m in others if m is not None), default=("", ""))
+        own = _stamp(result.manifest)
+        if kind in _QUALITY and (not own[0] or latest > own):
+            now = datetime.now(timezone.utc).isoformat(timespec="milliseconds")
+            write_manifest(
+                result.path, replace(result.manifest, notes={**result.manifest.notes, "confirmed_at": now})
+            )
+
+
+def _stamp(made: Manifest) -> tuple[str, str]:
+    """When a build took a measurement for its table, "" if none did, and when it was made."""
+    return str(made.notes.get("confirmed_at", "")), made.started_at
+
+
+def _with_base(rows: list[ResultRow], workspace: Workspace) -> list[ResultRow]:
+    """The rows; that of the base which others are compared with has its own perplexity as the base's."""
+    bases = {
+        m.conditions.base_sha256
+        for row in rows
+        for m in measurements_of(workspace.root / row.file, str(row.sha256), workspace)
+    }
+    return [replace(row, ppl_base=row.ppl) if row.sha256 in bases else row for row in rows]
+
+
+def _row(path: Path, manifest: Manifest, workspace: Workspace) -> ResultRow:
+    digest = sha256_file(path)  # which may have been replaced since
+    gguf = read_gguf(path, digest)
+    fallback = manifest.notes.get("n_fallback")
+    measurements = measurements_of(path, digest, workspace)
+    return ResultRow(
+        name=str(manifest.notes.get("name", "")),
+        variant=str(manifest.notes["variant"]),
+        type=str(manifest.notes.get("type", gguf.type)),
+        file=path.name,
+        size_bytes=gguf.size_bytes,
+        n_params=gguf.n_params,
+        bpw=gguf.bpw,
+        n_fallback=fallback if isinstance(fallback, int) else None,
+        sha256=digest,
+        **_columns(measurements),
+    )
+
+
+def _columns(measurements: Iterable[Measurement]) -> dict[str, Any]:
+    """The measured columns, and the conditions: those of quality where there is any, else those of speed."""
+    columns: dict[str, Any] = {}
+    for m in measurements:
+        metric = BY_NAME.get(m.metric)
+        if metric is None or not metric.in_table:
+            continue
+        columns[m.metric] = m.value
+        error = metric.stderr_column
+        if error is not None:
+            columns[error] = m.stderr
+        for key in ("n_ctx", "n_chunks", "corpus_sha256", "backend", "device", "ngl", "llama_cpp_commit"):
+            value = getattr(m.conditions, key)
+            if columns.get(key) is None and value is not None:
+                columns[key] = value
+    return columns

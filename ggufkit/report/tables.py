@@ -1,0 +1,56 @@
+"""Records <-> pandas, and the files that pandas writes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, fields
+from pathlib import Path
+
+import pandas as pd
+
+from ggufkit.core.errors import InputError
+from ggufkit.core.manifest import write_atomically
+from ggufkit.core.records import ResultRow
+
+COLUMNS = tuple(field.name for field in fields(ResultRow))
+_KINDS = {field.name: str(field.type).removesuffix(" | None") for field in fields(ResultRow)}
+_DTYPES = {name: {"int": "Int64", "float": "float64", "str": "string"}[kind] for name, kind in _KINDS.items()}
+
+
+def frame(rows: Sequence[ResultRow]) -> pd.DataFrame:
+    """Rows as a DataFrame with the contract's columns and dtypes: Int64, float64 and string, missing as NA."""
+    table: pd.DataFrame = pd.DataFrame([asdict(row) for row in rows], columns=list(COLUMNS)).astype(_DTYPES)
+    return table
+
+
+def to_json(rows: Sequence[ResultRow]) -> str:
+    """Rows as a JSON list; what was not measured is null."""
+    return json.dumps([asdict(row) for row in rows], indent=1) + "\n"
+
+
+def save(rows: Sequence[ResultRow], root: Path) -> None:
+    """Write `results.csv` and `results.json`."""
+    write_atomically(root / "results.csv", frame(rows).to_csv(index=False, lineterminator="\n"))
+    write_atomically(root / "results.json", to_json(rows))
+
+
+def load_results(directory: str | Path) -> pd.DataFrame:
+    """Read a result directory's table.
+
+    Returns:
+        One row per GGUF, with the contract's columns and dtypes; what was not measured is NA.
+
+    Raises:
+        InputError: the directory has no `results.csv`, or one that this version cannot read.
+    """
+    file = Path(directory) / "results.csv"
+    if not file.is_file():
+        raise InputError(f"{file} is not there.", hint="Make it with `ggufkit build` or `ggufkit report`.")
+    try:
+        table: pd.DataFrame = pd.read_csv(file, dtype=_DTYPES)[list(COLUMNS)]
+    except (ValueError, KeyError) as error:
+        raise InputError(
+            f"{file} cannot be read: {error}.", hint="Make it again with `ggufkit report`."
+        ) from error
+    return table

@@ -1,0 +1,1 @@
+"""One step each that makes a file; `step` holds the idea."""

@@ -1,0 +1,158 @@
+"""Step: checkpoint -> the same checkpoint with AWQ scales folded in, for the types that its tensors will get."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ggufkit.core.errors import UsageError
+from ggufkit.core.records import Checkpoint, Json, Toolchain
+from ggufkit.llama.logs import QuantType
+from ggufkit.models.checkpoint import fingerprint, open_checkpoint
+from ggufkit.steps import offload, quantize
+from ggufkit.steps.session import Session
+from ggufkit.steps.step import Made, Recipe, Result, ensure, staleness
+from ggufkit.texts.calibration import Calibration
+
+if TYPE_CHECKING:
+    from ggufkit.awq.engine import Scaled
+
+STEP, VERSION = "awq", 2
+
+
+@dataclass(frozen=True)
+class ScalingOptions:
+    """How to scale.
+
+    Args:
+        engine: native, or AutoAWQ in an environment of its own.
+        objective: what the native engine minimizes: the error under llama.cpp's own types, or AutoAWQ's.
+        dtype: of the scaled checkpoint: that of the source, or float32, which loses nothing.
+        per_type: a scaled checkpoint for each type, instead of one for their mean error.
+        device: of the search: auto, cpu or cuda.
+    """
+
+    engine: str = "native"
+    objective: str = "ggml"
+    dtype: str = "source"
+    per_type: bool = False
+    device: str = "auto"
+
+    def __post_init__(self) -> None:
+        """Refuse what contradicts itself."""
+        if self.per_type and (self.engine, self.objective) != ("native", "ggml"):
+            message = "AutoAWQ's scales know nothing of GGUF types."
+            raise UsageError(message, hint="Leave out --awq-per-type, or use the native engine.")
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A scaled checkpoint that is wanted.
+
+    Args:
+        label: what it is for: "awq", "awq+imatrix", "awq-Q4_0".
+        output: the directory to write.
+        types: GGUF type of each tensor, one mapping for each type that it will be quantized to.
+        importance: whether it will be quantized with an importance matrix.
+    """
+
+    label: str
+    output: Path
+    types: tuple[Mapping[str, str], ...]
+    importance: bool
+
+
+def planned_types(tools: Toolchain, base: Path, kind: QuantType) -> dict[str, str]:
+    """The type that llama-quantize will give each tensor of `base`; a GGUF without its weights is enough."""
+    return {t.name: t.after for t in quantize.plan(tools, base, kind).tensors}
+
+
+def scale(
+    checkpoint: Checkpoint,
+    wanted: Sequence[Wanted],
+    calibration: Calibration,
+    options: ScalingOptions,
+    session: Session,
+) -> list[Result]:
+    """Scale a checkpoint for each use unless that is done already, in one run over the calibration text.
+
+    Raises:
+        UnsupportedArchitecture, CheckpointError, TokenizerError, InputError: it cannot be scaled.
+        ToolError: the result is not the same function; nothing is left of it.
+    """
+    recipes = [_recipe(checkpoint, w, calibration, options, session) for w in wanted]
+    stale = [w for w, r in zip(wanted, recipes, strict=True) if session.force or staleness(r, w.output)]
+    started = time.monotonic()
+    made = _scale(checkpoint, stale, calibration, options, session) if stale else {}
+    seconds = round(time.monotonic() - started, 3)
+
+    def publish(one: Wanted, partial: Path) -> Made:
+        scaled = made[one.label]
+        scaled.path.rename(partial)
+        return Made(notes={"label": one.label, "tool_s": seconds, **calibration.notes(), **scaled.notes()})
+
+    return [
+        ensure(r, w.output, lambda p, w=w: publish(w, p), force=session.force, explain=session.explainer)  # type: ignore[misc]
+        for w, r in zip(wanted, recipes, strict=True)
+    ]
+
+
+def as_checkpoint(scaled: Result, original: Checkpoint) -> Checkpoint:
+    """A scaled checkpoint under the name of its original."""
+    return open_checkpoint(scaled.path, original.name, original.source, original.revision)
+
+
+def _recipe(
+    checkpoint: Checkpoint, wanted: Wanted, calibration: Calibration, options: ScalingOptions, session: Session
+) -> Recipe:
+    types = hashlib.sha256(json.dumps([sorted(t.items()) for t in wanted.types]).encode()).hexdigest()
+    native = (options.engine, options.objective) == ("native", "ggml")
+    params: dict[str, Json] = {
+        "engine": options.engine,
+        "objective": options.objective if options.engine == "native" else None,
+        "dtype": options.dtype,
+        "importance": wanted.importance if native else None,
+        "types_sha256": types if native else None,
+    }
+    inputs = {
+        "checkpoint": fingerprint(checkpoint.path, session.reporter),
+        "calibration_tokens": calibration.tokens_sha256,
+    }
+    return Recipe(STEP, VERSION, inputs, params, session.tools.identity)
+
+
+def _scale(
+    checkpoint: Checkpoint,
+    wanted: Sequence[Wanted],
+    calibration: Calibration,
+    options: ScalingOptions,
+    session: Session,
+) -> dict[str, Scaled]:
+    from ggufkit.awq.engine import AwqOptions, scale_checkpoint
+    from ggufkit.awq.search import Goal
+
+    corner = session.workspace.private
+    targets = [
+        (Goal(w.label, w.types, w.importance), w.output.with_name(f"{w.output.name}.scaled.partial"))
+        for w in wanted
+    ]
+
+    def run(device: str) -> list[Scaled]:
+        return scale_checkpoint(
+            checkpoint.path,
+            targets,
+            calibration,
+            AwqOptions(options.engine, options.objective, options.dtype == "float32", device, session.threads),
+            library=session.tools.dir,
+            state=corner / "awq-search",
+            log=session.workspace.log("autoawq"),
+            reporter=session.reporter,
+        )
+
+    scaled = offload.else_on_cpu(run, options.device, session)
+    return {w.label: s for w, s in zip(wanted, scaled, strict=True)}

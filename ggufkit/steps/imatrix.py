@@ -1,0 +1,277 @@
+"""Step: importance matrix of a GGUF from calibration text, by llama-imatrix; and a check of a user's own."""
+
+from __future__ import annotations
+
+import re
+import struct
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import BinaryIO
+
+from ggufkit.core import process
+from ggufkit.core.errors import CorpusError, GgufError, InputError, ToolOutputError
+from ggufkit.core.process import ToolOutput
+from ggufkit.core.records import GgufFile, Json
+from ggufkit.llama import argv, logs
+from ggufkit.llama.argv import Compute, Evaluation
+from ggufkit.llama.gguf import GgufHeader, read_header
+from ggufkit.steps import imatrix_parts, offload
+from ggufkit.steps.imatrix_parts import Pace, Part, Sums
+from ggufkit.steps.session import Session
+from ggufkit.steps.step import Made, Recipe, Result, ensure
+from ggufkit.texts.corpus import Corpus
+
+STEP, VERSION = "imatrix", 1
+_SUMS, _COUNTS = ".in_sum2", ".counts"
+_COLLECTED = re.compile(r"(?:blk\.\d+\.\w+|output)\.weight$")
+
+
+@dataclass(frozen=True)
+class ImatrixOptions:
+    """How much text: chunks of `n_ctx` tokens from its start."""
+
+    n_ctx: int = 512
+    n_chunks: int = 128
+    ngl: int | None = None
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What an importance matrix knows of one tensor: its columns, and how many tokens each matrix of it saw."""
+
+    n_columns: int
+    counts: tuple[float, ...]
+
+    @property
+    def unseen(self) -> int:
+        """Matrices (experts) that no token reached; llama-quantize weighs their columns evenly."""
+        return sum(count == 0 for count in self.counts)
+
+
+def make_imatrix(base: GgufFile, text: Corpus, output: Path, options: ImatrixOptions, session: Session) -> Result:
+    """Compute the importance matrix of `base` on `text` unless that is done already.
+
+    Raises:
+        CorpusError: the text has too few tokens.
+        ToolError: llama-imatrix failed.
+    """
+    params: dict[str, Json] = {"n_ctx": options.n_ctx, "n_chunks": options.n_chunks, "text": text.path.name}
+    params["backend"] = session.tools.backend
+    inputs = {"base": str(base.sha256), "calibration": text.sha256}
+    recipe = Recipe(STEP, VERSION, inputs, params, session.tools.identity)
+    sums = Sums(session.workspace.private, output.name, recipe.key)
+    if session.force:
+        sums.remove()
+    made = ensure(
+        recipe,
+        output,
+        lambda partial: _make(base, text, partial, options, session, sums),
+        force=session.force,
+        explain=session.explainer,
+    )
+    sums.remove()
+    return made
+
+
+def _make(
+    base: GgufFile, text: Corpus, partial: Path, options: ImatrixOptions, session: Session, sums: Sums
+) -> Made:
+    runs = _collect(base, text, partial, options, session, sums)
+    if not partial.is_file():
+        raise process.failure(runs[-1], f"computing the importance matrix of {base.path.name}", "it wrote no file")
+    missing = require_fits(partial, read_header(base.path))
+    _name_missing(missing, session)
+    return Made(runs, {"missing": list(missing), "calibration_source": text.name})
+
+
+def _collect(
+    base: GgufFile, text: Corpus, partial: Path, options: ImatrixOptions, session: Session, sums: Sums
+) -> list[ToolOutput]:
+    """Write the matrix of the text's first chunks, part by part where that takes long."""
+    total, (done, _) = options.n_chunks, sums.latest()
+    if done:
+        session.reporter.info(f"{base.path.name}: {done} of {total} chunks are done already.")
+    gpu = session.tools.backend != "cpu"
+    pace: Pace | None = imatrix_parts.guess(read_header(base.path), options.n_ctx, session.threads, gpu=gpu)
+    runs: list[ToolOutput] = []
+    while True:
+        done, before = sums.latest()
+        n_chunks = imatrix_parts.next_part(done, total, options.n_ctx, pace) if pace is not None else total - done
+        run, measured = _run_part(base, text, partial, options, session, Part(done, n_chunks, before))
+        runs.append(run)
+        if _found_too_little(run):
+            sums.step_back()  # the one or two chunks that are left of the text go with the part before
+            pace = None
+            continue
+        done += n_chunks
+        if done >= total or _counted(run) < n_chunks:
+            return runs
+        sums.keep(partial, done)
+        pace = measured
+
+
+def _found_too_little(run: ToolOutput) -> bool:
+    """Whether the tool ended because (what is left of) the text has less than two chunks.
+
+    Between tokenizing and computing there is no other reason, and under load the line that says so gets lost.
+    """
+    return run.returncode > 0 and "tokenizing the input" in run.text and "computing over" not in run.text
+
+
+def _counted(run: ToolOutput) -> int:
+    """How many chunks the tool found in the text, of those it was asked for."""
+    found = re.search(r"computing over (\d+) chunks", run.text)
+    if found is None:
+        raise ToolOutputError("llama-imatrix did not say how many chunks it took.", log=run.log)
+    return int(found[1])
+
+
+def _run_part(
+    base: GgufFile, text: Corpus, partial: Path, options: ImatrixOptions, session: Session, part: Part
+) -> tuple[ToolOutput, Pace]:
+    # The tool writes the text's path into its result, and llama-quantize copies it: a bare name is enough.
+    evaluation = Evaluation(Path(text.path.name), options.n_ctx, part.n_chunks)
+    sums = None
+    if part.sums is not None:
+        session.workspace.scratch.mkdir(parents=True, exist_ok=True)
+        sums = imatrix_parts.nameless(part.sums, session.workspace.scratch.resolve() / "imatrix.sums")
+
+    def run_with(ngl: int | None) -> tuple[ToolOutput, Pace]:
+        compute = Compute(session.tools.backend, ngl, session.threads)
+        files = (base.path.resolve(), partial.resolve())
+        command = argv.imatrix(session.tools, *files, evaluation, compute, after=part.after, sums=sums)
+        return _run(command, base, text, options, session, part)
+
+    try:
+        return offload.with_fewer(run_with, options.ngl, base, session)
+    finally:
+        if sums is not None:
+            sums.unlink()
+
+
+def _run(
+    command: Sequence[str], base: GgufFile, text: Corpus, options: ImatrixOptions, session: Session, part: Part
+) -> tuple[ToolOutput, Pace]:
+    title, log = f"Importance matrix of {base.path.name}", f"imatrix-{base.path.stem}"
+    if part.n_chunks < options.n_chunks:
+        title += f", chunks {part.after + 1} to {part.after + part.n_chunks} of {options.n_chunks}"
+        log += f"-{part.after + 1}"
+    begun = time.monotonic()
+    computing = list[float]()
+    with session.reporter.step(title) as progress:
+
+        def watch(_stream: str, printed: str) -> None:
+            if "computing over" in printed:
+                computing.append(time.monotonic())
+            counted = re.findall(r"stored collected data after (\d+) chunks", printed)
+            if counted:
+                progress.update(float(counted[-1]), options.n_chunks, "chunks")
+
+        where = text.path.resolve().parent
+        run = process.run(
+            command, log=session.workspace.log(log), on_text=watch, cwd=where, env=offload.environment()
+        )
+        if _found_too_little(run) and part.sums is None:
+            reason = logs.explain_missing(run.text)
+            hint = "Give a longer text with --calibration."
+            raise CorpusError(f"The calibration text {text.path} is too short: {reason}", hint=hint, log=run.log)
+        if not _found_too_little(run):
+            process.require_success(run, f"computing the importance matrix of {base.path.name}")
+    load_s = min(computing[0] - begun, run.duration_s) if computing else 0.0
+    return run, Pace((run.duration_s - load_s) / part.n_chunks, load_s)
+
+
+def _name_missing(missing: tuple[str, ...], session: Session) -> None:
+    if missing:
+        shown = ", ".join(missing[:4]) + (" …" if len(missing) > 4 else "")
+        session.reporter.warn(f"The importance matrix has no data for {len(missing)} tensors: {shown}.")
+
+
+def require_fits(path: Path, base: GgufHeader) -> tuple[str, ...]:
+    """Check that an importance matrix belongs to a model.
+
+    Returns:
+        The tensors without data: those it lacks, and those with experts that no token reached.
+
+    Raises:
+        InputError: it is not an importance matrix, or names or sizes do not fit.
+    """
+    entries = read_imatrix(path)
+    hint = "It was made from another model: compute it again with `ggufkit imatrix`."
+    for name, entry in entries.items():
+        tensor = base.by_name.get(name)
+        if tensor is None:
+            raise InputError(f"The importance matrix {path} has {name}, which {base.path} lacks.", hint=hint)
+        all_experts = tensor.shape[0] * prod(tensor.shape[2:])  # the older format has them in one row
+        if entry.n_columns not in (tensor.shape[0], all_experts):
+            sizes = f"{entry.n_columns} columns where the model has {tensor.shape[0]}"
+            raise InputError(
+                f"The importance matrix {path} does not fit {base.path}: {name} has {sizes}.", hint=hint
+            )
+    wanted = [
+        t for t in base.tensors if len(t.shape) > 1 and _COLLECTED.match(t.name) and t.name != "output.weight"
+    ]
+    lacking = [t.name for t in wanted if t.name not in entries]
+    return tuple(
+        lacking + [f"{n} ({e.unseen} of {len(e.counts)} experts)" for n, e in entries.items() if e.unseen]
+    )
+
+
+def read_imatrix(path: Path) -> Mapping[str, Entry]:
+    """Read what an importance matrix covers, in llama.cpp's GGUF format or its older one.
+
+    Raises:
+        InputError: it is neither.
+    """
+    if not path.is_file():
+        raise InputError(f"The importance matrix {path} is not there.", hint="Compute it with `ggufkit imatrix`.")
+    with path.open("rb") as file:
+        magic = file.read(4)
+    try:
+        entries = dict(_gguf_entries(path) if magic == b"GGUF" else _legacy_entries(path))
+    except (GgufError, struct.error, UnicodeDecodeError, ValueError) as error:
+        hint = "Compute it again with `ggufkit imatrix`."
+        raise InputError(f"{path} is no importance matrix: {error}", hint=hint) from error
+    return entries
+
+
+def _gguf_entries(path: Path) -> Iterator[tuple[str, Entry]]:
+    header = read_header(path)
+    with path.open("rb") as file:
+        for tensor in header.tensors:
+            if tensor.name.endswith(_SUMS):
+                name = tensor.name.removesuffix(_SUMS)
+                counts = header.by_name.get(name + _COUNTS)
+                if counts is None:
+                    raise ValueError(f"{name} has no counts")
+                file.seek(counts.offset)
+                values = struct.unpack(f"<{counts.n_elements}f", file.read(4 * counts.n_elements))
+                yield name, Entry(tensor.shape[0], values)
+
+
+def _legacy_entries(path: Path) -> Iterator[tuple[str, Entry]]:
+    """The format before GGUF: counted entries of name, number of calls and values; several experts in one row."""
+    with path.open("rb") as file:
+        count = _int(file)
+        if not 0 < count < 100_000:
+            raise ValueError(f"it claims {count} entries")
+        for _ in range(count):
+            name = file.read(_length(file)).decode()
+            n_calls, n_values = _int(file), _length(file)
+            file.seek(4 * n_values, 1)
+            yield name, Entry(n_values, (float(n_calls),))
+
+
+def _int(file: BinaryIO) -> int:
+    (value,) = struct.unpack("<i", file.read(4))
+    return int(value)
+
+
+def _length(file: BinaryIO) -> int:
+    value = _int(file)
+    if not 0 < value < 1 << 30:
+        raise ValueError(f"it claims a length of {value}")
+    return value

@@ -1,0 +1,48 @@
+"""Step: take a user's own high-precision GGUF as the base of a build."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from pathlib import Path
+
+from ggufkit.core.errors import GgufError
+from ggufkit.core.hashing import remember, sha256_file
+from ggufkit.core.manifest import manifest_path
+from ggufkit.core.records import GgufFile
+from ggufkit.llama.gguf import FLOAT_TYPES, read_header
+from ggufkit.steps.quantize import require_base
+from ggufkit.steps.session import Session
+from ggufkit.steps.step import Made, Recipe, Result, ensure
+
+STEP, VERSION = "adopt", 1
+
+
+def adopt(gguf: GgufFile, name: str, output: Path, session: Session, *, allow_requantize: bool = False) -> Result:
+    """Put the user's file into the output directory: as a hard link where possible, else as a copy.
+
+    Raises:
+        GgufError: the file is quantized already, and `allow_requantize` was not given.
+    """
+    require_base(read_header(gguf.path), allow_requantize=allow_requantize)
+    if gguf.type not in FLOAT_TYPES and not allow_requantize:
+        raise GgufError(f"{gguf.path} holds {gguf.type}.", hint="Give an F32, F16 or BF16 file.")
+
+    def make(partial: Path) -> Made:
+        with session.reporter.step(f"Taking {gguf.path.name} as the base"):
+            _link_or_copy(gguf.path, partial)
+        return Made(notes={"name": name, "variant": "plain", "type": gguf.type, "source": str(gguf.path)})
+
+    recipe = Recipe(STEP, VERSION, {"gguf": str(gguf.sha256)}, {"name": name})
+    here = output.exists() and output.samefile(gguf.path) and not manifest_path(output).exists()
+    return ensure(recipe, output, make, force=session.force or here, explain=session.explainer)
+
+
+def _link_or_copy(source: Path, target: Path) -> None:
+    target.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):
+        os.link(source.resolve(), target)
+        remember(target, sha256_file(source))
+        return
+    shutil.copyfile(source, target)

@@ -1,0 +1,145 @@
+"""Step: one high-precision GGUF -> one of a quantization type, by llama-quantize."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+from ggufkit.core import process
+from ggufkit.core.errors import GgufError, InputError, ToolOutputError
+from ggufkit.core.hashing import sha256_file
+from ggufkit.core.manifest import PARTIAL
+from ggufkit.core.records import GgufFile, Json, Toolchain
+from ggufkit.llama import argv, cuda, logs, quants
+from ggufkit.llama.cached_output import ask
+from ggufkit.llama.gguf import GgufHeader, quantized_tensors, read_header
+from ggufkit.llama.logs import QuantizePlan, QuantType
+from ggufkit.steps.session import Session
+from ggufkit.steps.step import Made, Recipe, Result, ensure
+
+STEP, VERSION = "quantize", 1
+
+
+@dataclass(frozen=True)
+class QuantizeOptions:
+    """How to quantize. `variant` is what the result is called by: "plain", "imatrix", "awq"…"""
+
+    imatrix: Path | None = None
+    allow_requantize: bool = False
+    variant: str = "plain"
+    name: str = ""
+
+
+def known_types(tools: Toolchain) -> tuple[QuantType, ...]:
+    """The types that this toolchain's llama-quantize lists. Raises ToolOutputError if it lists none."""
+    return logs.parse_types(ask(argv.list_types(tools)))
+
+
+def require_base(header: GgufHeader, *, allow_requantize: bool = False) -> None:
+    """Refuse to quantize what is quantized already.
+
+    Raises:
+        GgufError: the file holds quantized tensors.
+    """
+    done = quantized_tensors(header)
+    if done and not allow_requantize:
+        raise GgufError(
+            f"{header.path} is quantized already ({len(done)} tensors, {done[0].name} is {done[0].type}): "
+            "quantizing it again loses more than quantizing the original.",
+            hint="Start from the F16 or BF16 file, or insist with --allow-requantize.",
+        )
+
+
+def needs_imatrix(kind: QuantType, hint: str) -> InputError:
+    """The error for a type that a model's shape cannot have without an importance matrix."""
+    message = f"{kind.name} needs an importance matrix: without one it is useless, and llama-quantize refuses it."
+    return InputError(message, hint=hint)
+
+
+def plan(
+    tools: Toolchain, base: Path, kind: QuantType, *, imatrix: Path | None = None, allow_requantize: bool = False
+) -> QuantizePlan:
+    """What llama-quantize would make of `base`: every tensor's type, in milliseconds."""
+    state = base.stat()
+    return _plan(tools, base, kind, imatrix, allow_requantize, (state.st_size, state.st_mtime_ns))
+
+
+@lru_cache
+def _plan(
+    tools: Toolchain, base: Path, kind: QuantType, imatrix: Path | None, requantize: bool, _state: tuple[int, int]
+) -> QuantizePlan:
+    """What `plan` returns, asked once: the size that a type promises is looked for among types near it."""
+    command = argv.quantize_plan(tools, base, kind.name, imatrix=imatrix, allow_requantize=requantize)
+    output = process.run(command, env=cuda.HIDDEN)
+    process.require_success(output, f"planning {kind.name} of {base.name}")
+    return logs.parse_quantize(output)
+
+
+def quantize(base: GgufFile, output: Path, kind: QuantType, options: QuantizeOptions, session: Session) -> Result:
+    """Quantize `base` to `output` unless that is done already.
+
+    Raises:
+        InputError: `output` is `base`.
+        ToolError: llama-quantize failed, or wrote something else than was asked for.
+    """
+    if output.exists() and output.samefile(base.path):
+        message = f"{output} is the input: quantizing a file onto itself destroys it."
+        raise InputError(message, hint="Choose another output.")
+    doubtful = options.imatrix is None and kind.name in quants.NEEDS_IMATRIX and not output.exists()
+    if doubtful and plan(session.tools, base.path, kind, allow_requantize=options.allow_requantize).needs_imatrix:
+        raise needs_imatrix(kind, "Compute one with `ggufkit imatrix`, and give it with --imatrix.")
+    inputs = {"base": base.sha256 or sha256_file(base.path)}
+    if options.imatrix is not None:
+        inputs["imatrix"] = sha256_file(options.imatrix)
+    params: dict[str, Json] = {"type": kind.name, "allow_requantize": options.allow_requantize}
+    recipe = Recipe(STEP, VERSION, inputs, params, session.tools.identity)
+    return ensure(
+        recipe,
+        output,
+        lambda partial: _quantize(base, partial, kind, options, session),
+        force=session.force,
+        explain=session.explainer,
+    )
+
+
+def _quantize(base: GgufFile, partial: Path, kind: QuantType, options: QuantizeOptions, session: Session) -> Made:
+    command = argv.quantize(
+        session.tools, base.path, partial, kind.name, session.threads,
+        imatrix=options.imatrix, allow_requantize=options.allow_requantize,
+    )  # fmt: skip
+    doing = f"quantizing {base.path.name} to {kind.name}"
+    with session.reporter.step(f"Quantizing to {_label(options.variant, kind.name)}") as progress:
+
+        def watch(_stream: str, text: str) -> None:
+            steps = re.findall(r"\[\s*(\d+)/\s*(\d+)\]", text)
+            if steps:
+                progress.update(float(steps[-1][0]), float(steps[-1][1]), "tensors")
+
+        log = session.workspace.log(f"quantize-{partial.name.removesuffix('.gguf' + PARTIAL)}")
+        run = process.run(command, log=log, on_text=watch, env=cuda.HIDDEN)
+        process.require_success(run, doing)
+    done = logs.parse_quantize(run)
+    _require_result(partial, read_header(base.path), done, run, doing)
+    notes: dict[str, Json] = {"variant": options.variant, "type": kind.name, "n_fallback": done.n_fallback}
+    notes["fallbacks"] = [list(f) for f in done.fallbacks]
+    return Made([run], {"name": options.name, **notes})
+
+
+def _label(variant: str, kind: str) -> str:
+    return kind if variant == "plain" else f"{kind} ({variant})"
+
+
+def _require_result(
+    partial: Path, base: GgufHeader, plan: QuantizePlan, run: process.ToolOutput, doing: str
+) -> None:
+    """A quantized file holds the base's tensors, whole, in the types that the tool said."""
+    if not partial.is_file():
+        raise process.failure(run, doing, "it wrote no file")
+    made = read_header(partial)
+    if [t.name for t in made.tensors] != [t.name for t in plan.tensors] or len(made.tensors) != len(base.tensors):
+        raise ToolOutputError(f"{doing}: the file does not hold the tensors that the tool listed.", log=run.log)
+    wrong = [t.name for t, p in zip(made.tensors, plan.tensors, strict=True) if t.type != p.after]
+    if wrong:
+        raise ToolOutputError(f"{doing}: {wrong[0]} has another type than the tool said.", log=run.log)

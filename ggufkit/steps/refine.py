@@ -1,0 +1,140 @@
+"""Step: a quantized GGUF -> the same file with better roundings."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ggufkit.core.errors import InputError
+from ggufkit.core.manifest import PARTIAL, read_manifest
+from ggufkit.core.records import Checkpoint, GgufFile, Json, RefineOptions
+from ggufkit.llama.gguf import read_header
+from ggufkit.models.checkpoint import fingerprint
+from ggufkit.steps import offload
+from ggufkit.steps.session import Session
+from ggufkit.steps.step import Made, Recipe, Result, ensure
+from ggufkit.texts.calibration import Calibration
+
+if TYPE_CHECKING:
+    from ggufkit.refine.engine import RefineReport
+
+STEP, VERSION = "refine", 1
+
+
+@dataclass(frozen=True)
+class RefiningOptions:
+    """How to refine, and what the result is called by.
+
+    Args:
+        variant, type, name: of the result, as tables show them.
+    """
+
+    how: RefineOptions = field(default_factory=RefineOptions)
+    variant: str = "gptq"
+    type: str = ""
+    name: str = ""
+
+
+def refine(
+    quantized: GgufFile,
+    base: GgufFile,
+    checkpoint: Checkpoint,
+    output: Path,
+    calibration: Calibration,
+    options: RefiningOptions,
+    session: Session,
+) -> Result:
+    """Refine `quantized` to `output` unless that is done already.
+
+    Args:
+        base: the F32, F16 or BF16 GGUF that `quantized` was made from.
+        checkpoint: what `base` was converted from.
+
+    Raises:
+        InputError: `output` is one of the inputs.
+        GgufError, CheckpointError: the files do not belong together.
+        ResourceError: a disk is full; what was finished is kept for the next run.
+    """
+    if output.exists() and any(output.samefile(f.path) for f in (quantized, base)):
+        raise InputError(f"{output} is an input: it must stay as it is.", hint="Choose another --out.")
+    params: dict[str, Json] = {key: value for key, value in asdict(options.how).items() if key != "device"}
+    inputs = {
+        "quantized": str(quantized.sha256),
+        "base": str(base.sha256),
+        "checkpoint": fingerprint(checkpoint.path, session.reporter),
+        "calibration_tokens": calibration.tokens_sha256,
+    }
+    recipe = Recipe(STEP, VERSION, inputs, params)
+    return ensure(
+        recipe,
+        output,
+        lambda partial: _refine(quantized, base, checkpoint, partial, calibration, options, session),
+        force=session.force,
+        explain=session.explainer,
+    )
+
+
+def _refine(
+    quantized: GgufFile,
+    base: GgufFile,
+    checkpoint: Checkpoint,
+    partial: Path,
+    calibration: Calibration,
+    options: RefiningOptions,
+    session: Session,
+) -> Made:
+    from ggufkit.refine.engine import refine_gguf
+
+    def run(device: str) -> RefineReport:
+        return refine_gguf(
+            quantized.path,
+            base.path,
+            checkpoint.path,
+            partial,
+            calibration,
+            options=replace(options.how, device=device),
+            reporter=session.reporter,
+            state_dir=session.workspace.private / f"refine-{partial.name.removesuffix('.gguf' + PARTIAL)}",
+        )
+
+    report = offload.else_on_cpu(run, options.how.device, session)
+    _tell(report, session)
+    facts: dict[str, Json] = {"name": options.name, "variant": options.variant, "type": options.type}
+    return Made(notes={**facts, "n_fallback": _fallbacks(quantized), **calibration.notes(), **_notes(report)})
+
+
+def _fallbacks(quantized: GgufFile) -> int | None:
+    """The count that the manifest of the unrefined file holds."""
+    made = read_manifest(quantized.path)
+    count = made.notes.get("n_fallback") if made else None
+    return count if isinstance(count, int) else None
+
+
+def _tell(report: RefineReport, session: Session) -> None:
+    session.reporter.info(
+        f"Refined {report.n_refined} tensors in {report.seconds:.0f} s on {report.device}; "
+        f"{len(report.untouched)} stay as they were, wholly or in part."
+    )
+
+
+def _notes(report: RefineReport) -> dict[str, Json]:
+    return {
+        "refined": report.n_refined,
+        "untouched": dict(report.untouched),
+        "device": report.device,
+        "peak_ram_bytes": report.peak_ram_bytes,
+    }
+
+
+def type_of(path: Path) -> str:
+    """The quantization type that a file was made as, by its own metadata ("Q4_K_M"), else by its tensors."""
+    from gguf.constants import LlamaFileType
+
+    header = read_header(path)
+    value = header.metadata.get("general.file_type")
+    try:
+        name = str(LlamaFileType(int(str(value))).name)
+    except ValueError:
+        return "REFINED"
+    return name.removeprefix("MOSTLY_").removeprefix("ALL_")

@@ -1,0 +1,287 @@
+"""One step: is its result fresh, and why not; run it; publish the result atomically."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import datetime, timezone
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from ggufkit.core import machine
+from ggufkit.core.errors import BusyError, InputError, ResourceError, ToolError
+from ggufkit.core.hashing import remember, sha256_file, sha256_files
+from ggufkit.core.manifest import PARTIAL, SCHEMA, manifest_path, read_manifest, write_manifest
+from ggufkit.core.process import ToolOutput
+from ggufkit.core.progress import Reporter, end_if
+from ggufkit.core.records import Json, Manifest
+from ggufkit.core.units import size
+
+PRIVATE = ".ggufkit"
+_NEXT_TO_NOTHING = 64 << 20
+_IN_THE_OPEN = ("*.gguf", "*.imatrix", "Modelfile.*", "*.manifest.json", "results.*", "report.*")
+"""What steps put among the user's own files."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """All that decides a step's result: equal recipes give equal results.
+
+    Args:
+        step, version: the step's name, and a number that grows when its way of working changes.
+        inputs: SHA-256 by role ("base", "corpus", "imatrix").
+        params: parameters that change the result; threads do not change a quantization.
+        toolchain: identity of the tools used, None if none is.
+    """
+
+    step: str
+    version: int
+    inputs: Mapping[str, str] = field(default_factory=dict)
+    params: Mapping[str, Json] = field(default_factory=dict)
+    toolchain: str | None = None
+
+    @property
+    def key(self) -> str:
+        """A short name of all of it, for what a step keeps to go on after an interruption."""
+        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class Made:
+    """What making an artefact left behind besides the file: the tools that ran, and facts worth keeping."""
+
+    runs: Sequence[ToolOutput] = ()
+    notes: Mapping[str, Json] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Result:
+    """A published artefact. `fresh` is true when it was there already; `reason` says why it was (not) made."""
+
+    path: Path
+    manifest: Manifest
+    fresh: bool
+    reason: str
+
+    @property
+    def sha256(self) -> str:
+        """The artefact's hash, as its manifest holds it."""
+        return str(self.manifest.output["sha256"])
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """An output directory: final files in the open, the rest in a private corner."""
+
+    root: Path
+
+    @property
+    def private(self) -> Path:
+        """Lock, measurements and scratch."""
+        return self.root / PRIVATE
+
+    @property
+    def scratch(self) -> Path:
+        """Files that only a running command needs."""
+        return self.private / "scratch"
+
+    @property
+    def measurements(self) -> Path:
+        """One file per GGUF and kind of measurement."""
+        return self.private / "measurements"
+
+    def log(self, name: str) -> Path:
+        """Where the whole output of a tool goes."""
+        return self.root / "logs" / f"{name}.log"
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the directory; one command at a time works in it. Leftovers of killed commands are removed.
+
+        Raises:
+            InputError: the directory cannot be written.
+            BusyError: another command is at work in it.
+        """
+        try:
+            self.private.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(self.private / "lock", timeout=0)
+            lock.acquire()
+        except Timeout:
+            hint = "Wait until it ends, or choose another --out."
+            raise BusyError(f"Another ggufkit is working in {self.root}.", hint=hint) from None
+        except OSError as error:
+            hint = "Choose a directory that you can write with --out."
+            raise InputError(f"{self.root} cannot be written: {error.strerror}.", hint=hint) from None
+        try:
+            self._sweep()
+            yield
+        finally:
+            lock.release()
+
+    def _sweep(self) -> None:
+        ours = [f for kind in _IN_THE_OPEN for f in self.root.glob(kind + PARTIAL) if f.is_file()]
+        private = [f for place in (self.private, self.measurements) for f in place.glob(f"*{PARTIAL}")]
+        for leftover in [*ours, *private, *self.scratch.glob("*")]:
+            _remove(leftover)
+
+
+def staleness(recipe: Recipe, output: Path) -> str | None:
+    """Why `output` must be made (again) for `recipe`, or None if it is fresh."""
+    if not output.exists():
+        return "there is no result yet"
+    made = read_manifest(output)
+    if made is None:
+        return "its manifest is missing or unreadable"
+    if (made.step, made.step_version) != (recipe.step, recipe.version):
+        return (
+            f"it was made by {made.step} version {made.step_version}, now {recipe.step} version {recipe.version}"
+        )
+    if made.toolchain != recipe.toolchain:
+        return f"it was made with llama.cpp {made.toolchain}, now {recipe.toolchain}"
+    return (
+        _difference("input", made.inputs, recipe.inputs, "changed")
+        or _difference("parameter", made.params, recipe.params)
+        or _damage(output, made)
+    )
+
+
+def _difference(kind: str, before: Mapping[str, Json], now: Mapping[str, Json], verb: str = "") -> str | None:
+    for key in sorted({*before, *now}):
+        if before.get(key) != now.get(key):
+            return f"{kind} {key} {verb}" if verb else f"{kind} {key} was {before.get(key)}, now {now.get(key)}"
+    return None
+
+
+def _damage(output: Path, made: Manifest) -> str | None:
+    if _size(output) != made.output.get("size_bytes") or _digest(output) != made.output.get("sha256"):
+        return "the file was changed since it was made"
+    return None
+
+
+def was_changed(output: Path) -> bool:
+    """Whether an artefact that was made here was changed since by somebody else."""
+    made = read_manifest(output) if output.exists() else None
+    return made is not None and _damage(output, made) is not None
+
+
+def _files(artefact: Path) -> list[Path]:
+    """The files of an artefact: itself, or all below it if it is a directory."""
+    return sorted(f for f in artefact.rglob("*") if f.is_file()) if artefact.is_dir() else [artefact]
+
+
+def _size(artefact: Path) -> int:
+    return sum(f.stat().st_size for f in _files(artefact))
+
+
+def _digest(artefact: Path) -> str:
+    return sha256_files(artefact, _files(artefact)) if artefact.is_dir() else sha256_file(artefact)
+
+
+def _remove(artefact: Path) -> None:
+    if artefact.is_dir():
+        shutil.rmtree(artefact, ignore_errors=True)
+    else:
+        artefact.unlink(missing_ok=True)
+
+
+def ensure(
+    recipe: Recipe,
+    output: Path,
+    make: Callable[[Path], Made],
+    *,
+    force: bool = False,
+    why: str = "asked for by --force",
+    explain: Reporter | None = None,
+) -> Result:
+    """Return the artefact `output` for `recipe`, made now unless it is there already.
+
+    Args:
+        make: writes the artefact, a file or a directory, to the partial path that it is given, checks it, and raises
+            if it is not right.
+        force: make it even if it is fresh, for the reason `why`.
+        explain: where to say why the step runs or is skipped.
+
+    Raises:
+        InputError: there is something else of that name, which is not overwritten: a file only with `force`.
+        ResourceError: the disk is full.
+    """
+    _refuse_foreign(output, force=force)
+    stale = staleness(recipe, output)
+    reason = stale or (why if force else "nothing changed")
+    if explain is not None:
+        explain.info(f"{output.name}: {'made' if stale or force else 'skipped'}, {reason}")
+    if stale is None and not force:
+        made = read_manifest(output)
+        if made is not None:
+            return Result(output, made, True, reason)
+    return Result(output, _make(recipe, output, make), False, reason)
+
+
+def _refuse_foreign(output: Path, *, force: bool) -> None:
+    """What has no manifest was not made here, and is not thrown away."""
+    if not output.exists() or manifest_path(output).exists():
+        return
+    if output.is_dir():
+        if any(output.iterdir()):
+            raise InputError(f"{output} is a directory with other files.", hint="Choose another --out.")
+    elif not force:
+        hint = "Move it away, choose another --out, or overwrite it with --force."
+        raise InputError(f"{output} is there already, and ggufkit did not make it.", hint=hint)
+
+
+def _make(recipe: Recipe, output: Path, make: Callable[[Path], Made]) -> Manifest:
+    partial = output.with_name(output.name + PARTIAL)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    _remove(partial)
+    started, clock = datetime.now(timezone.utc), time.monotonic()
+    try:
+        made = make(partial)
+        manifest = Manifest(
+            SCHEMA, recipe.step, recipe.version, dict(recipe.inputs), dict(recipe.params), recipe.toolchain,
+            [list(run.argv) for run in made.runs], {"sha256": _digest(partial), "size_bytes": _size(partial)},
+            started.isoformat(timespec="milliseconds"), round(time.monotonic() - clock, 3), dict(made.notes),
+        )  # fmt: skip
+        write_manifest(output, manifest)  # first: without one, a result would not be known as ours
+        _publish(partial, output)
+    except OSError as error:
+        raise ResourceError(f"{output} could not be written: {error}.", hint="Is the disk full?") from error
+    except ToolError as error:
+        free = machine.free_disk(output.parent)
+        if free > _NEXT_TO_NOTHING:
+            raise
+        message = f"The disk is as good as full, {size(free)} are free at {output.parent}: {error.message}"
+        raise ResourceError(message, hint="Free some space and repeat the command.", log=error.log) from error
+    finally:
+        _remove(partial)
+    if output.is_file():
+        remember(output, str(manifest.output["sha256"]))
+    return manifest
+
+
+def settle(partial: Path, stop: threading.Event) -> None:
+    """Hash a finished file and bring it to the disk beside other work: publishing it then takes no time."""
+    sha256_file(partial, stop=stop)
+    end_if(stop)
+    _flush(partial)
+
+
+def _flush(file: Path) -> None:
+    with file.open("rb") as opened:
+        os.fsync(opened.fileno())
+
+
+def _publish(partial: Path, output: Path) -> None:
+    """Give a finished artefact its final name, after its bytes have reached the disk."""
+    for part in _files(partial):
+        _flush(part)
+    if output.is_dir():
+        shutil.rmtree(output)
+    os.replace(partial, output)  # noqa: PTH105 - atomic on every platform

@@ -1,0 +1,1 @@
+"""Texts to evaluate and to calibrate on."""

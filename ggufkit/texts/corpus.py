@@ -1,0 +1,119 @@
+"""A text to evaluate or calibrate on: found, verified, and refused when it is not what the tools should read."""
+
+from __future__ import annotations
+
+import codecs
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from ggufkit.core.errors import CorpusError
+from ggufkit.core.hashing import sha256_file
+from ggufkit.core.progress import Reporter, SilentReporter
+from ggufkit.texts import wikitext
+from ggufkit.texts.dataset_rows import KNOWN, table_kind
+
+_WIKITEXT2_TEST_BYTES = 1_290_590
+WIKITEXT2_TEST_SHA256 = wikitext.TEXTS["wikitext2"].sha256
+
+_TABLE = re.compile(r"(?P<path>.+\.(?:parquet|arrow|feather|jsonl?|ndjson))(?::(?P<column>\w+))?", re.IGNORECASE)
+_NAMES = ", ".join(wikitext.TEXTS)
+_FILES = "a text file, a .parquet, .arrow, .json or .jsonl file"
+_HINT = f"Give {_FILES}, a data set (OWNER/NAME:SPLIT:COLUMN), or one of {_NAMES}."
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """One text file that llama-perplexity reads."""
+
+    path: Path
+    sha256: str
+    n_bytes: int
+    name: str
+
+    @property
+    def is_wikitext2_test(self) -> bool:
+        """Whether these are the bytes that published perplexities were measured on."""
+        return self.sha256 == WIKITEXT2_TEST_SHA256
+
+
+def find(given: str, reporter: Reporter | None = None) -> Corpus:
+    """The text that the user named: by a name of the table, a file, a file of rows, or a data set.
+
+    Raises:
+        CorpusError: there is none, or it is not what its name says.
+        SourceError: a hub refuses it.
+    """
+    teller = reporter or SilentReporter()
+    if given in wikitext.TEXTS:
+        return open_text(wikitext.named(wikitext.TEXTS[given], teller), given)
+    path = Path(given).expanduser()
+    rows = _TABLE.fullmatch(given)
+    if rows is not None and Path(rows["path"]).expanduser().is_file():
+        source = Path(rows["path"]).expanduser()
+        return open_text(wikitext.table(source, rows["column"], teller), source.name)
+    if path.is_file():
+        return open_text(path)
+    if wikitext.is_dataset(given):
+        return open_text(wikitext.dataset(given, teller), given)
+    raise CorpusError(f"There is no text {given}.", hint=_HINT)
+
+
+def expected(given: str) -> Corpus | None:
+    """What `find` gives for the text that everyone takes, without fetching it: nothing may be at its path. Else None."""
+    if given != "wikitext2":
+        return None
+    return Corpus(Path(wikitext.TEXTS[given].file), WIKITEXT2_TEST_SHA256, _WIKITEXT2_TEST_BYTES, given)
+
+
+def inventory() -> dict[str, Path | None]:
+    """The named texts, and where those are that are in the cache."""
+    return {name: wikitext.cached_text(text) for name, text in wikitext.TEXTS.items()}
+
+
+def open_text(path: Path, name: str | None = None) -> Corpus:
+    """Check that a file is UTF-8 text.
+
+    Raises:
+        CorpusError: it is missing, empty, binary, or not UTF-8.
+    """
+    if not path.is_file():
+        raise CorpusError(f"The text {path} is not there.", hint=_HINT)
+    if path.stat().st_size == 0:
+        raise CorpusError(f"The text {path} is empty.", hint="Give a text file with --corpus.")
+    _refuse_table(path)
+    _require_utf8(path)
+    digest = sha256_file(path)
+    return Corpus(path, digest, path.stat().st_size, name or KNOWN.get(digest, path.name))
+
+
+def _refuse_table(path: Path) -> None:
+    kind = table_kind(path)
+    if kind is not None:
+        what = "a Parquet file" if kind == "parquet" else "an Arrow file"
+        raise CorpusError(
+            f"{path} is {what}: llama-perplexity would read its binary framing as text and print a wrong number.",
+            hint="Give it to --corpus of ggufkit under its own name (.parquet, .arrow): its text column is extracted.",
+        )
+
+
+def _require_utf8(path: Path) -> None:
+    """Decode the file in pieces; the place of the first bad byte is named."""
+    decoder, offset = codecs.getincrementaldecoder("utf-8")(), 0
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            pending = len(decoder.getstate()[0])
+            try:
+                text = decoder.decode(block)
+            except UnicodeDecodeError as error:
+                raise _not_utf8(path, offset - pending + error.start) from None
+            if "\0" in text:
+                raise CorpusError(f"{path} is binary: it holds NUL bytes.", hint="Give a text file with --corpus.")
+            offset += len(block)
+    if decoder.getstate()[0]:
+        raise _not_utf8(path, offset)
+
+
+def _not_utf8(path: Path, offset: int) -> CorpusError:
+    hint = "Convert it to UTF-8: iconv -f LATIN1 -t UTF-8 FILE > NEW"
+    return CorpusError(f"{path} is not UTF-8: byte {offset:,} is wrong.", hint=hint)
