@@ -245,7 +245,7 @@ def test_a_corpus_that_is_too_short(base: Path, tmp_path: Path) -> None:
 
 def test_a_disk_that_is_too_small(checkpoint: Path, corpus: Path, tmp_path: Path, tools: Toolchain) -> None:
     code = (
-        "import sys; from ggufkit import machine; machine.free_disk = lambda path: 1_000_000; "
+        "import sys; from ggufkit.core import machine; machine.free_disk = lambda path: 1_000_000; "
         "from ggufkit.cli import main; main(sys.argv[1:])"
     )
     from ggufkit.core import process

@@ -10,7 +10,9 @@ import pytest
 import ggufkit
 
 PACKAGE = Path(ggufkit.__file__).parent
-MAP = re.search(r"```\nggufkit/\n(.*?)```", (PACKAGE.parent / "CONTRIBUTING.md").read_text(encoding="utf-8"), re.DOTALL)
+MAP = re.search(
+    r"```\nggufkit/\n(.*?)```", (PACKAGE.parent / "CONTRIBUTING.md").read_text(encoding="utf-8"), re.DOTALL
+)
 MODULES = sorted(f for f in PACKAGE.rglob("*.py") if f.name != "__init__.py" or f.parent == PACKAGE)
 ROOM = re.compile(r"^( *)(\w+)/  ", re.MULTILINE)
 
