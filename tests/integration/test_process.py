@@ -128,7 +128,8 @@ def test_stop_all_ends_every_tool_and_its_children() -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the parent-death signal is Linux's")
 def test_a_tool_dies_with_a_killed_ggufkit() -> None:
-    code = f"from ggufkit.core import process; import sys; process.run([sys.executable, '-c', {SLEEP.replace('60', '62')!r}])"
+    sleep = SLEEP.replace("60", "62")
+    code = f"from ggufkit.core import process; import sys; process.run([sys.executable, '-c', {sleep!r}])"
     parent = subprocess.Popen([sys.executable, "-c", code])
     wait_for(lambda: bool(sleepers("time.sleep(62)", besides=parent.pid)))
     parent.send_signal(signal.SIGKILL)
