@@ -15,7 +15,7 @@ from ggufkit.llama.logs import Speed
 from ggufkit.measure.measurements import Value, measured, save
 from ggufkit.steps import offload
 from ggufkit.steps.session import Session
-from ggufkit.steps.step import Made, Recipe, Result, ensure
+from ggufkit.steps.step import Made, Recipe, Result
 
 STEP, VERSION = "bench", 1
 NOISY = 0.05
@@ -41,12 +41,10 @@ def bench(gguf: GgufFile, options: BenchOptions, session: Session) -> Result:
     params |= {"repetitions": options.repetitions, "threads": session.threads, "machine": machine.describe()}
     params["backend"] = session.tools.backend
     recipe = Recipe(STEP, VERSION, {"gguf": str(gguf.sha256)}, params, session.tools.identity)
-    return ensure(
+    return session.ensure(
         recipe,
         session.workspace.measurements / f"{gguf.path.stem}.bench.json",
         lambda partial: _bench(gguf, options, session, partial),
-        force=session.force,
-        explain=session.explainer,
     )
 
 

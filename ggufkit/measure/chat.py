@@ -24,7 +24,7 @@ from ggufkit.core.records import GgufFile, Json, Toolchain
 from ggufkit.llama import binding
 from ggufkit.llama.source import PINNED_COMMIT
 from ggufkit.steps.session import Session
-from ggufkit.steps.step import Made, Recipe, Result, ensure
+from ggufkit.steps.step import Made, Recipe, Result
 
 STEP, VERSION = "speak", 1
 SMOKE_TOKENS = 48
@@ -143,7 +143,7 @@ def speak(gguf: GgufFile, session: Session, ngl: int | None = None) -> Result:
         return Made(notes={"text": reply.text})
 
     output = session.workspace.measurements / f"{gguf.path.stem}.speak.json"
-    return ensure(recipe, output, make, force=session.force, explain=session.explainer)
+    return session.ensure(recipe, output, make)
 
 
 def read_reply(path: Path) -> Reply:

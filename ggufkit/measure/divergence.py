@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -29,7 +29,7 @@ from ggufkit.measure.measurements import Value, measured, save
 from ggufkit.measure.perplexity import EvalOptions
 from ggufkit.steps import offload
 from ggufkit.steps.session import Session
-from ggufkit.steps.step import Made, Recipe, Result, ensure, staleness
+from ggufkit.steps.step import Made, Recipe, Result, staleness
 from ggufkit.texts.corpus import Corpus
 
 STEP, VERSION = "divergence", 1
@@ -282,14 +282,16 @@ class _Work:
         return replace(chosen, at_once=min(chosen.at_once, self.comparison.at_once or chosen.at_once))
 
     def _keep(self, file: GgufFile) -> Result:
-        return self._ensure(file, lambda _: Made())
+        return self.session.ensure(self._recipe(file), result_path(file, self.session), lambda _: Made())
 
     def _publish(self, file: GgufFile, done: FilePass) -> None:
-        self.results[file.path] = self._ensure(file, lambda partial: self._write(partial, file, done), force=True)
-
-    def _ensure(self, file: GgufFile, make: Callable[[Path], Made], *, force: bool = False) -> Result:
-        path, explain = result_path(file, self.session), self.session.explainer
-        return ensure(self._recipe(file), path, make, force=force, why=_ALONG, explain=explain)
+        self.results[file.path] = self.session.ensure(
+            self._recipe(file),
+            result_path(file, self.session),
+            lambda partial: self._write(partial, file, done),
+            force=True,
+            why=_ALONG,
+        )
 
     def _write(self, partial: Path, file: GgufFile, done: FilePass) -> Made:
         d, base = done.result, str(self.base.sha256)
@@ -301,13 +303,12 @@ class _Work:
 
     def _publish_base(self, done: BasePass) -> None:
         session, own = self.session, str(self.base.sha256)
-        self.results[self.base.path] = ensure(
+        self.results[self.base.path] = session.ensure(
             perplexity.recipe(self.base, self.corpus, self.options, session),
             perplexity.result_path(self.base, session),
             lambda to: perplexity.write(to, self.base, done.run, done.estimate, self.text, session, own),
             force=True,
             why=_ALONG,
-            explain=session.explainer,
         )
 
 

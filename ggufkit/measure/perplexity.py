@@ -22,7 +22,7 @@ from ggufkit.llama.logs import Estimate
 from ggufkit.measure.measurements import Value, measured, save
 from ggufkit.steps import offload
 from ggufkit.steps.session import Session
-from ggufkit.steps.step import Made, Recipe, Result, ensure
+from ggufkit.steps.step import Made, Recipe, Result
 from ggufkit.texts.corpus import Corpus
 
 STEP, VERSION = "perplexity", 1
@@ -165,12 +165,10 @@ def measure(
         run, estimate = _run_and_parse(gguf, text or corpus, options, session, whole)
         return write(partial_path, gguf, run, estimate, text or corpus, session)
 
-    return ensure(
+    return session.ensure(
         recipe(gguf, corpus, options, session),
         result_path(gguf, session),
         make,
-        force=session.force,
-        explain=session.explainer,
     )
 
 

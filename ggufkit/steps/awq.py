@@ -16,7 +16,7 @@ from ggufkit.llama.logs import QuantType
 from ggufkit.models.checkpoint import fingerprint, open_checkpoint
 from ggufkit.steps import offload, quantize
 from ggufkit.steps.session import Session
-from ggufkit.steps.step import Made, Recipe, Result, ensure, staleness
+from ggufkit.steps.step import Made, Recipe, Result, staleness
 from ggufkit.texts.calibration import Calibration
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ def scale(
         return Made(notes={"label": one.label, "tool_s": seconds, **calibration.notes(), **scaled.notes()})
 
     return [
-        ensure(r, w.output, lambda p, w=w: publish(w, p), force=session.force, explain=session.explainer)  # type: ignore[misc]
+        session.ensure(r, w.output, lambda p, w=w: publish(w, p))  # type: ignore[misc]
         for w, r in zip(wanted, recipes, strict=True)
     ]
 

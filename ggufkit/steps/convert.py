@@ -21,7 +21,7 @@ from ggufkit.llama.gguf import GgufHeader, read_gguf, read_header
 from ggufkit.models import token_ids
 from ggufkit.models.checkpoint import fingerprint, scan_weights, state
 from ggufkit.steps.session import Session
-from ggufkit.steps.step import Made, Recipe, Result, ensure, settle
+from ggufkit.steps.step import Made, Recipe, Result, settle
 
 STEP, VERSION = "convert", 1
 _CHECKPOINT = "checkpoint"
@@ -61,12 +61,10 @@ def convert(checkpoint: Checkpoint, output: Path, options: ConvertOptions, sessi
     if output.exists():  # whether it is fresh depends on the checkpoint; else that is read while it is converted
         inputs[_CHECKPOINT] = fingerprint(checkpoint.path, session.reporter)
     recipe = Recipe(STEP, VERSION, inputs, params, session.tools.identity)
-    return ensure(
+    return session.ensure(
         recipe,
         output,
         lambda partial: _convert(checkpoint, partial, options, session, inputs),
-        force=session.force,
-        explain=session.explainer,
     )
 
 

@@ -21,7 +21,7 @@ from ggufkit.llama.gguf import GgufHeader, read_header
 from ggufkit.steps import imatrix_parts, offload
 from ggufkit.steps.imatrix_parts import Pace, Part, Sums
 from ggufkit.steps.session import Session
-from ggufkit.steps.step import Made, Recipe, Result, ensure
+from ggufkit.steps.step import Made, Recipe, Result
 from ggufkit.texts.corpus import Corpus
 
 STEP, VERSION = "imatrix", 1
@@ -65,12 +65,10 @@ def make_imatrix(base: GgufFile, text: Corpus, output: Path, options: ImatrixOpt
     sums = Sums(session.workspace.private, output.name, recipe.key)
     if session.force:
         sums.remove()
-    made = ensure(
+    made = session.ensure(
         recipe,
         output,
         lambda partial: _make(base, text, partial, options, session, sums),
-        force=session.force,
-        explain=session.explainer,
     )
     sums.remove()
     return made

@@ -14,7 +14,7 @@ from ggufkit.core.records import GgufFile
 from ggufkit.llama.gguf import FLOAT_TYPES, read_header
 from ggufkit.steps.quantize import require_base
 from ggufkit.steps.session import Session
-from ggufkit.steps.step import Made, Recipe, Result, ensure
+from ggufkit.steps.step import Made, Recipe, Result
 
 STEP, VERSION = "adopt", 1
 
@@ -36,7 +36,7 @@ def adopt(gguf: GgufFile, name: str, output: Path, session: Session, *, allow_re
 
     recipe = Recipe(STEP, VERSION, {"gguf": str(gguf.sha256)}, {"name": name})
     here = output.exists() and output.samefile(gguf.path) and not manifest_path(output).exists()
-    return ensure(recipe, output, make, force=session.force or here, explain=session.explainer)
+    return session.ensure(recipe, output, make, force=here)
 
 
 def _link_or_copy(source: Path, target: Path) -> None:

@@ -16,7 +16,7 @@ from ggufkit.modelfile import Made, Request, Vocabulary, context_length, install
 from ggufkit.modelfile import write as write_text
 from ggufkit.steps.session import Session
 from ggufkit.steps.step import Made as MadeFile
-from ggufkit.steps.step import Recipe, Result, ensure, was_changed
+from ggufkit.steps.step import Recipe, Result, was_changed
 
 STEP, VERSION = "modelfile", 1
 
@@ -120,7 +120,7 @@ class Writer:
         inputs = {"gguf": file.sha256, "largest": largest.sha256}
         recipe = Recipe(STEP, VERSION, inputs, params, self.session.tools.identity)
         session = self.session
-        return ensure(recipe, _output(file), create, force=session.force, explain=session.explainer)
+        return session.ensure(recipe, _output(file), create)
 
     def _is_edited(self, path: Path) -> bool:
         """Whether the user changed a Modelfile, which then stays."""

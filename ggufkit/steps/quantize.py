@@ -17,7 +17,7 @@ from ggufkit.llama.cached_output import ask
 from ggufkit.llama.gguf import GgufHeader, quantized_tensors, read_header
 from ggufkit.llama.logs import QuantizePlan, QuantType
 from ggufkit.steps.session import Session
-from ggufkit.steps.step import Made, Recipe, Result, ensure
+from ggufkit.steps.step import Made, Recipe, Result
 
 STEP, VERSION = "quantize", 1
 
@@ -95,12 +95,10 @@ def quantize(base: GgufFile, output: Path, kind: QuantType, options: QuantizeOpt
         inputs["imatrix"] = sha256_file(options.imatrix)
     params: dict[str, Json] = {"type": kind.name, "allow_requantize": options.allow_requantize}
     recipe = Recipe(STEP, VERSION, inputs, params, session.tools.identity)
-    return ensure(
+    return session.ensure(
         recipe,
         output,
         lambda partial: _quantize(base, partial, kind, options, session),
-        force=session.force,
-        explain=session.explainer,
     )
 
 

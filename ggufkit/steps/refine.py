@@ -13,7 +13,7 @@ from ggufkit.llama.gguf import read_header
 from ggufkit.models.checkpoint import fingerprint
 from ggufkit.steps import offload
 from ggufkit.steps.session import Session
-from ggufkit.steps.step import Made, Recipe, Result, ensure
+from ggufkit.steps.step import Made, Recipe, Result
 from ggufkit.texts.calibration import Calibration
 
 if TYPE_CHECKING:
@@ -66,12 +66,10 @@ def refine(
         "calibration_tokens": calibration.tokens_sha256,
     }
     recipe = Recipe(STEP, VERSION, inputs, params)
-    return ensure(
+    return session.ensure(
         recipe,
         output,
         lambda partial: _refine(quantized, base, checkpoint, partial, calibration, options, session),
-        force=session.force,
-        explain=session.explainer,
     )
 
 

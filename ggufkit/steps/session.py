@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from ggufkit.core.machine import physical_cores
 from ggufkit.core.progress import Reporter, SilentReporter
 from ggufkit.core.records import Toolchain
-from ggufkit.steps.step import Workspace
+from ggufkit.steps import step
+from ggufkit.steps.step import Made, Recipe, Result, Workspace
 
 
 @dataclass(frozen=True)
@@ -24,7 +27,23 @@ class Session:
     force: bool = False
     explain: bool = False
 
-    @property
-    def explainer(self) -> Reporter | None:
-        """Where reasons go, if they were asked for."""
-        return self.reporter if self.explain else None
+    def ensure(
+        self,
+        recipe: Recipe,
+        output: Path,
+        make: Callable[[Path], Made],
+        *,
+        force: bool = False,
+        why: str = "asked for by --force",
+    ) -> Result:
+        """`step.ensure` as this command was asked to work: all is made anew under --force, reasons are told on demand.
+
+        Args:
+            force: a step's own reason, `why`, to make even what is fresh.
+
+        Raises:
+            InputError: there is something else of that name, which is not overwritten.
+            ResourceError: the disk is full.
+        """
+        told = self.reporter if self.explain else None
+        return step.ensure(recipe, output, make, force=self.force or force, why=why, explain=told)

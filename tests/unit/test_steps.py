@@ -16,6 +16,8 @@ from ggufkit.core.errors import BusyError, InputError, ResourceError, ToolError
 from ggufkit.core.hashing import sha256_file
 from ggufkit.core.manifest import manifest_path, read_manifest
 from ggufkit.core.progress import Progress, SilentReporter
+from ggufkit.core.records import Toolchain
+from ggufkit.steps.session import Session
 from ggufkit.steps.step import Made, Recipe, Workspace, ensure, staleness, was_changed
 
 RECIPE = Recipe("quantize", 1, {"base": "aa"}, {"type": "Q4_0"}, "commit1")
@@ -114,6 +116,26 @@ def test_force_and_explain(tmp_path: Path) -> None:
     assert listener.said == [
         "a.gguf: made, there is no result yet",
         "a.gguf: skipped, nothing changed",
+        "a.gguf: made, asked for by --force",
+    ]
+
+
+def test_a_session_knows_whether_to_force_and_explain(tmp_path: Path) -> None:
+    class Listener(SilentReporter):
+        def info(self, text: str) -> None:
+            self.warnings.append(text)
+
+    listener, output = Listener(), tmp_path / "a.gguf"
+    quiet = Session(Toolchain(tmp_path, "built", "commit1", "cpu", "1"), Workspace(tmp_path), listener)
+    told = replace(quiet, explain=True)
+    quiet.ensure(RECIPE, output, write_text("one"))
+    told.ensure(RECIPE, output, write_text("two"))
+    told.ensure(RECIPE, output, write_text("three"), force=True, why="measured along")
+    replace(told, force=True).ensure(RECIPE, output, write_text("four"))
+    assert output.read_text() == "four"
+    assert listener.warnings == [
+        "a.gguf: skipped, nothing changed",
+        "a.gguf: made, measured along",
         "a.gguf: made, asked for by --force",
     ]
 
