@@ -15,20 +15,21 @@ from ggufkit.core.errors import InputError
 from ggufkit.core.manifest import read_manifest
 from ggufkit.core.paths import cache_dir
 from ggufkit.core.progress import Reporter
-from ggufkit.core.records import Checkpoint, GgufFile, RefineOptions
+from ggufkit.core.records import Checkpoint, GgufFile
 from ggufkit.llama import quants, toolchain
 from ggufkit.llama.logs import QuantType
 from ggufkit.models import sources
 from ggufkit.models.lora import merge
 from ggufkit.models.sources import SourceOptions
 from ggufkit.pipeline.job import refuse_inside, require_folds
+from ggufkit.refine.options import RefineOptions
 from ggufkit.steps import awq, convert, quantize, refine, step
 from ggufkit.steps.awq import ScalingOptions, Wanted
 from ggufkit.steps.convert import ConvertOptions
 from ggufkit.steps.refine import RefiningOptions
 from ggufkit.steps.session import Session
 from ggufkit.texts import calibration_text
-from ggufkit.texts.calibration import Calibration, draw, load_tokenizer, read_texts
+from ggufkit.texts.calibration import Calibration, Sampling, draw, load_tokenizer, read_texts
 
 DEVICES = click.Choice(["auto", "cpu", "cuda"])
 device_option = click.option("--device", type=DEVICES, default="auto", show_default=True, help="Of the search.")
@@ -123,7 +124,8 @@ def _wanted(
 
 
 def _draw(checkpoint: Checkpoint, path: Path, name: str, samples: int, seed: int) -> Calibration:
-    return draw(read_texts(path), load_tokenizer(checkpoint.path), samples=samples, seed=seed, source=name)
+    sampling = Sampling(samples, seed=seed)
+    return draw(read_texts(path), load_tokenizer(checkpoint.path), sampling, source=name)
 
 
 def _show_proof(result: step.Result, reporter: Reporter) -> None:

@@ -9,7 +9,7 @@ import os
 _unset = "OMP_WAIT_POLICY" not in os.environ
 if _unset:
     os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
-import torch as torch  # noqa: E402, PLC0414
+import torch as torch  # noqa: E402, PLC0414 - after the setting that it reads; for others to import from here
 
 if _unset:
     del os.environ["OMP_WAIT_POLICY"]

@@ -23,7 +23,7 @@ from ggufkit.steps.quantize import QuantizeOptions
 from ggufkit.steps.refine import RefiningOptions
 from ggufkit.steps.session import Session
 from ggufkit.steps.step import Result
-from ggufkit.texts.calibration import Calibration, draw, load_tokenizer, read_texts
+from ggufkit.texts.calibration import Calibration, Sampling, draw, load_tokenizer, read_texts
 
 T = TypeVar("T")
 _PLAIN = ""
@@ -107,13 +107,8 @@ class Artifacts:
     def _draw(self) -> Calibration:
         request, text = self.job.request, self.job.calibration_text
         tokenizer = load_tokenizer(self._checkpoint().path)
-        return draw(
-            read_texts(text.path),
-            tokenizer,
-            samples=request.calibration_samples,
-            seed=request.seed,
-            source=text.name,
-        )
+        sampling = Sampling(request.calibration_samples, seed=request.seed)
+        return draw(read_texts(text.path), tokenizer, sampling, source=text.name)
 
     def imatrix(self, fold: str = _PLAIN) -> Path:
         """The importance matrix of a base: the user's own for the plain one, else computed."""

@@ -1,3 +1,8 @@
-"""Better roundings inside the blocks that `llama-quantize` wrote: same types, same bytes, less loss."""
+"""Better roundings inside the blocks that `llama-quantize` wrote: same types, same bytes, less loss.
 
-import ggufkit.layers.torch_threads  # noqa: F401 - must be the first to import torch
+    inputs = RefineInputs(quantized, base, checkpoint, calibration)
+    result = refine_gguf(inputs, out, RefineOptions(), state_dir=state, reporter=reporter)
+
+`engine` goes through the layers, `layer` runs one in both versions, `matrices` refines what shares an input, `solve`
+one matrix. This module imports no torch, so that `options` can be read at start-up; `engine` does, through `layers`.
+"""

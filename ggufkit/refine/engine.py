@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from ggufkit.core.errors import CheckpointError, GgufError
 from ggufkit.core.hashing import sha256_file
 from ggufkit.core.progress import Progress, Reporter
-from ggufkit.core.records import RefineOptions, Tensor
+from ggufkit.core.records import Tensor
 from ggufkit.layers import (
     HiddenStates,
     Linear,
@@ -30,6 +30,7 @@ from ggufkit.layers import (
 from ggufkit.llama.gguf import quantized_tensors
 from ggufkit.refine.matrices import Owner, refine_matrices
 from ggufkit.refine.norms import Tuning, tune_norms
+from ggufkit.refine.options import RefineOptions
 from ggufkit.refine.output import TENSOR as OUTPUT
 from ggufkit.refine.output import TwinHead
 from ggufkit.refine.report import Pace, Part, RefineReport, peak_ram, untouched

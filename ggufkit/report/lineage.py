@@ -7,8 +7,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePath
 
 from ggufkit.core.manifest import SUFFIX, read_manifest
-from ggufkit.core.records import Json, Manifest, RefineOptions, ResultRow
+from ggufkit.core.records import Json, Manifest, ResultRow
 from ggufkit.llama import quants
+from ggufkit.refine.options import RefineOptions
 from ggufkit.steps.step import Workspace
 from ggufkit.texts.wikitext import TEXTS
 

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 
 from ggufkit.core.errors import InputError
 from ggufkit.core.manifest import PARTIAL, read_manifest
-from ggufkit.core.records import Checkpoint, GgufFile, Json, RefineOptions
+from ggufkit.core.records import Checkpoint, GgufFile, Json
 from ggufkit.llama.gguf import read_header
 from ggufkit.models.checkpoint import fingerprint
+from ggufkit.refine.options import RefineOptions
 from ggufkit.steps import offload
 from ggufkit.steps.session import Session
 from ggufkit.steps.step import Made, Recipe, Result

@@ -2,7 +2,7 @@
 
     texts = read_texts(path)
     tokenizer = load_tokenizer(checkpoint)
-    calibration = draw(texts, tokenizer, samples=128, length=512, seed=42, source=str(path))
+    calibration = draw(texts, tokenizer, Sampling(128, length=512, seed=42), source=str(path))
 
 No torch here: `calibration.samples` is a numpy array (samples, length) of token ids. `calibration.held_out`
 holds further samples of the same text which share no token with the others; proofs and stopping rules use it.
@@ -43,6 +43,23 @@ class Tokenizer(Protocol):
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         """The token ids of each text, without special tokens around it."""
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How a calibration text is sampled.
+
+    Args:
+        samples: how many to calibrate on.
+        length: tokens of each, its BOS counted.
+        seed: of the choice among all samples that the text holds.
+        held_out: further samples, for proofs and stopping rules.
+    """
+
+    samples: int = 128
+    length: int = 512
+    seed: int = 42
+    held_out: int = 8
 
 
 @dataclass(frozen=True)
@@ -190,32 +207,27 @@ def require_vocabulary(tokenizer: Tokenizer, n_rows: int, tokens: Tokens) -> Non
     raise TokenizerError(message, hint="The checkpoint holds another model's tokenizer; download it again.")
 
 
-def draw(
-    texts: Sequence[str],
-    tokenizer: Tokenizer,
-    *,
-    samples: int = 128,
-    length: int = 512,
-    seed: int = 42,
-    held_out: int = 8,
-    source: str = "",
-) -> Calibration:
-    """Cut the texts into samples of `length` tokens and choose among them with `seed`.
+def draw(texts: Sequence[str], tokenizer: Tokenizer, sampling: Sampling, *, source: str = "") -> Calibration:
+    """Cut the texts into samples of equal length and choose among them.
 
     Texts are joined and cut, so that long ones are not dropped and short ones fill up a sample together.
+
+    Args:
+        sampling: how many, how long, chosen by which seed.
+        source: what the texts are called by in manifests.
 
     Raises:
         CorpusError: the texts hold fewer samples than asked for.
     """
-    rng = np.random.default_rng(seed)
-    bos = tokenizer.bos
-    content = length - (bos is not None)
-    wanted = samples + held_out
+    rng = np.random.default_rng(sampling.seed)
+    bos, samples = tokenizer.bos, sampling.samples
+    content = sampling.length - (bos is not None)
+    wanted = samples + sampling.held_out
     pieces = _some_pieces(texts, wanted * content * _CHARS_PER_TOKEN, rng)
     stream = _tokenized(pieces, tokenizer)
     available = stream.size // content
     if available < wanted:
-        raise _too_few(stream.size, available, samples, held_out, length)
+        raise _too_few(stream.size, available, sampling)
     chosen = rng.permutation(available)[:wanted]
     blocks = stream[: available * content].reshape(available, content)
     picked = np.concatenate([np.sort(chosen[:samples]), np.sort(chosen[samples:])])
@@ -223,7 +235,7 @@ def draw(
     if bos is not None:
         drawn = np.concatenate([np.full((wanted, 1), bos, dtype=np.int32), drawn], axis=1)
     sha256 = hashlib.sha256("\0".join(texts).encode()).hexdigest()
-    return Calibration(drawn[:samples], drawn[samples:], source, sha256, seed)
+    return Calibration(drawn[:samples], drawn[samples:], source, sha256, sampling.seed)
 
 
 def _tokenized(pieces: Sequence[str], tokenizer: Tokenizer) -> Tokens:
@@ -235,12 +247,12 @@ def _tokenized(pieces: Sequence[str], tokenizer: Tokenizer) -> Tokens:
     return np.concatenate(parts)
 
 
-def _too_few(tokens: int, available: int, samples: int, held_out: int, length: int) -> CorpusError:
+def _too_few(tokens: int, available: int, sampling: Sampling) -> CorpusError:
     message = (
-        f"The calibration text has {tokens:,} tokens, {available} samples of {length}; "
-        f"{samples} and {held_out} held-out ones are needed."
+        f"The calibration text has {tokens:,} tokens, {available} samples of {sampling.length}; "
+        f"{sampling.samples} and {sampling.held_out} held-out ones are needed."
     )
-    most = available - held_out
+    most = available - sampling.held_out
     hint = "Give more text with --calibration"
     return CorpusError(message, hint=f"{hint}, or --calibration-samples {most}." if most > 0 else f"{hint}.")
 

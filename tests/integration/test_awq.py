@@ -40,7 +40,7 @@ from ggufkit.llama.libggml import LibGgml
 from ggufkit.models.checkpoint import open_checkpoint
 from ggufkit.steps.convert import ConvertOptions, convert, skeleton
 from ggufkit.steps.session import Session
-from ggufkit.texts.calibration import Calibration, draw, load_tokenizer, read_texts
+from ggufkit.texts.calibration import Calibration, Sampling, draw, load_tokenizer, read_texts
 from tests import tiny
 from tests.integration.run_cli import fails
 from tests.shared import CALIBRATION, LLAMA, QWEN2, WIKI_TEST, needs_shared
@@ -52,7 +52,7 @@ MB = 1_000_000
 def calibrate(model: Path, samples: int, length: int = 512, held_out: int = 2) -> Calibration:
     """A few samples of the shared calibration text."""
     texts = read_texts(CALIBRATION)
-    return draw(texts, load_tokenizer(model), samples=samples, length=length, held_out=held_out)
+    return draw(texts, load_tokenizer(model), Sampling(samples, length=length, held_out=held_out))
 
 
 def raw(command: list[str]) -> ToolOutput:
@@ -226,12 +226,12 @@ import json, re, sys
 from pathlib import Path
 from ggufkit.awq.engine import AwqOptions, scale_checkpoint
 from ggufkit.awq.search import Goal
-from ggufkit.calibration import draw, load_tokenizer, read_texts
-from ggufkit.progress import SilentReporter
+from ggufkit.texts.calibration import Sampling, draw, load_tokenizer, read_texts
+from ggufkit.core.progress import SilentReporter
 
 source, text, out, types, library, samples = sys.argv[1:]
 source, out = Path(source), Path(out)
-calibration = draw(read_texts(Path(text)), load_tokenizer(source), samples=int(samples), length=512, held_out=1)
+calibration = draw(read_texts(Path(text)), load_tokenizer(source), Sampling(int(samples), held_out=1))
 goal = Goal("awq", (json.loads(types),))
 scaled = scale_checkpoint(
     source, [(goal, out / "scaled")], calibration, AwqOptions(device="cpu"), library=Path(library),
@@ -345,7 +345,7 @@ def test_what_cannot_be_scaled_is_refused(
 
 def test_another_models_tokenizer_is_refused(tmp_path: Path, tools: Toolchain) -> None:
     source = tiny.write_llama(tmp_path / "tiny", width=64)
-    calibration = draw(tiny.TEXT, load_tokenizer(source), samples=4, length=24, held_out=1)
+    calibration = draw(tiny.TEXT, load_tokenizer(source), Sampling(4, length=24, held_out=1))
     tiny.train_tokenizer(vocab_size=300).save(str(source / "tokenizer.json"))
     calibration.samples[0, 0] = 100_000
     with pytest.raises(TokenizerError):
@@ -355,7 +355,7 @@ def test_another_models_tokenizer_is_refused(tmp_path: Path, tools: Toolchain) -
 
 def test_float_types_leave_every_weight_as_it_is(tmp_path: Path, tools: Toolchain) -> None:
     source = tiny.write_llama(tmp_path / "tiny", width=64)
-    calibration = draw(tiny.TEXT, load_tokenizer(source), samples=4, length=24, held_out=1)
+    calibration = draw(tiny.TEXT, load_tokenizer(source), Sampling(4, length=24, held_out=1))
     (made,) = scale(source, [Goal("awq", ({},))], calibration, tools, tmp_path)
     assert (made.path / "model.safetensors").stat().st_size > 0
     before, after = (StreamedModel(p, "cpu").shards for p in (source, made.path))

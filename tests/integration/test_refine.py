@@ -13,15 +13,15 @@ import torch
 
 from ggufkit.core.errors import Interrupted, ResourceError
 from ggufkit.core.progress import SilentReporter
-from ggufkit.core.records import RefineOptions
 from ggufkit.llama import argv
 from ggufkit.llama.argv import Compute, Evaluation
 from ggufkit.llama.gguf import read_header
 from ggufkit.refine.engine import RefineReport, refine_gguf
 from ggufkit.refine.grid import Grid
+from ggufkit.refine.options import RefineOptions
 from ggufkit.refine.solve import solve
 from ggufkit.steps.session import Session
-from ggufkit.texts.calibration import Calibration, draw, load_tokenizer, read_texts
+from ggufkit.texts.calibration import Calibration, Sampling, draw, load_tokenizer, read_texts
 from tests import tiny
 from tests.integration.test_awq import kld_of, quantized, raw, shorten, to_gguf
 from tests.shared import CALIBRATION, LLAMA, WIKI_TEST, needs_shared
@@ -48,7 +48,7 @@ class Case:
         self.out, self.reporter = self.root / "refined.gguf", SilentReporter()
         texts = read_texts(tiny.text_file(self.root / "text.txt"))
         tokenizer = load_tokenizer(checkpoint)
-        self.calibration = draw(texts, tokenizer, samples=24, length=64, held_out=4, source="text.txt")
+        self.calibration = draw(texts, tokenizer, Sampling(24, length=64, held_out=4), source="text.txt")
 
     def refine(self, calibration: Calibration | None = None, options: RefineOptions = OPTIONS) -> RefineReport:
         """Refine the quantized file."""
@@ -157,7 +157,7 @@ def test_one_sentence_over_and_over_leaves_the_file_as_it_is(
 ) -> None:
     case = Case(checkpoint, base, "Q4_0", session)
     sentence = "The quick brown fox jumps over the lazy dog. "
-    repeated = draw([sentence * 600], load_tokenizer(checkpoint), samples=24, length=64, held_out=4)
+    repeated = draw([sentence * 600], load_tokenizer(checkpoint), Sampling(24, length=64, held_out=4))
     report = case.refine(repeated)
     assert report.n_refined == 0
     assert "repeats itself" in case.reporter.warnings[0]
@@ -184,7 +184,7 @@ def test_a_real_model_loses_less(session: Session) -> None:
     raw(argv.base_logits(tools, base, logits, Evaluation(WIKI_TEST, 512, 3), Compute("cpu", None, 2)))
     after = before.with_name("refined.gguf")
     tokenizer = load_tokenizer(source)
-    calibration = draw(read_texts(CALIBRATION), tokenizer, samples=6, length=512, held_out=2)
+    calibration = draw(read_texts(CALIBRATION), tokenizer, Sampling(6, length=512, held_out=2))
     refine_gguf(
         before, base, source, after, calibration,
         options=OPTIONS, reporter=SilentReporter(), state_dir=session.workspace.root / "state",

@@ -25,7 +25,7 @@ from ggufkit.core.errors import UnsupportedArchitecture
 from ggufkit.core.progress import SilentReporter
 from ggufkit.layers import Linear, Moments, StreamedModel
 from ggufkit.llama.libggml import LibGgml
-from ggufkit.texts.calibration import Calibration, Tokens, draw, load_tokenizer
+from ggufkit.texts.calibration import Calibration, Sampling, Tokens, draw, load_tokenizer
 from tests import tiny
 
 Floats = NDArray[np.float32]
@@ -189,7 +189,7 @@ def test_kv_channels_share_their_scales() -> None:
 
 def calibration_of(path: Path, samples: int = 6) -> Calibration:
     """A few short samples of the tiny tokenizer's own text."""
-    return draw(tiny.TEXT, load_tokenizer(path), samples=samples, length=24, held_out=2)
+    return draw(tiny.TEXT, load_tokenizer(path), Sampling(samples, length=24, held_out=2))
 
 
 class Recording:

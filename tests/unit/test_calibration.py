@@ -15,7 +15,14 @@ from hypothesis import strategies as st
 
 from ggufkit.core.errors import CorpusError, TokenizerError
 from ggufkit.texts import calibration
-from ggufkit.texts.calibration import draw, load_tokenizer, overlapping_windows, read_texts, require_vocabulary
+from ggufkit.texts.calibration import (
+    Sampling,
+    draw,
+    load_tokenizer,
+    overlapping_windows,
+    read_texts,
+    require_vocabulary,
+)
 from tests import tiny
 from tests.shared import CALIBRATION, LLAMA, OTHER_DOMAIN, QWEN2, WIKI_TEST, needs_shared
 
@@ -91,7 +98,7 @@ TEXT = "".join(chr(33 + i % 90) for i in range(5000))
 
 
 def test_samples_and_held_out_ones_are_disjoint_pieces_of_the_text() -> None:
-    drawn = draw([TEXT], Letters(), samples=20, length=50, seed=1, held_out=5)
+    drawn = draw([TEXT], Letters(), Sampling(20, length=50, seed=1, held_out=5))
     rows = ["".join(map(chr, row)) for row in np.concatenate([drawn.samples, drawn.held_out])]
     assert drawn.samples.shape == (20, 50)
     assert drawn.held_out.shape == (5, 50)
@@ -101,39 +108,39 @@ def test_samples_and_held_out_ones_are_disjoint_pieces_of_the_text() -> None:
 
 
 def test_the_seed_decides() -> None:
-    one, again, other = (draw([TEXT], Letters(), samples=9, length=64, seed=s) for s in (1, 1, 2))
+    one, again, other = (draw([TEXT], Letters(), Sampling(9, length=64, seed=s)) for s in (1, 1, 2))
     assert one.tokens_sha256 == again.tokens_sha256 != other.tokens_sha256
     assert one.notes()["calibration_seed"] == 1
     assert one.notes()["calibration_tokens"] == 9 * 64
 
 
 def test_the_text_hash_of_one_file_is_the_hash_of_its_bytes() -> None:
-    drawn = draw([TEXT], Letters(), samples=2, length=64)
+    drawn = draw([TEXT], Letters(), Sampling(2, length=64))
     assert drawn.text_sha256 == hashlib.sha256(TEXT.encode()).hexdigest()
 
 
 def test_every_sample_starts_with_bos() -> None:
-    drawn = draw([TEXT], Letters(bos=7), samples=4, length=32)
+    drawn = draw([TEXT], Letters(bos=7), Sampling(4, length=32))
     assert (drawn.samples[:, 0] == 7).all()
     assert (drawn.held_out[:, 0] == 7).all()
     assert (drawn.samples[:, 1:] != 7).all()
 
 
 def test_short_texts_fill_up_a_sample_together_and_long_ones_are_cut() -> None:
-    drawn = draw(["ab"] * 100 + ["x" * 500], Letters(), samples=10, length=50, held_out=2)
+    drawn = draw(["ab"] * 100 + ["x" * 500], Letters(), Sampling(10, length=50, held_out=2))
     assert drawn.samples.size == 500
 
 
 def test_too_little_text_is_refused_with_what_it_is_enough_for() -> None:
     with pytest.raises(CorpusError, match=r"5,000 tokens, 50 samples of 100; 60 and 8") as refused:
-        draw([TEXT], Letters(), samples=60, length=100)
+        draw([TEXT], Letters(), Sampling(60, length=100))
     assert "--calibration-samples 42" in (refused.value.hint or "")
 
 
 def test_a_huge_text_is_sampled_all_over(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(calibration, "_PIECE_CHARS", 100)
     text = "".join(chr(33 + i // 1000) for i in range(90_000))
-    drawn = draw([text], Letters(), samples=8, length=50, held_out=0)
+    drawn = draw([text], Letters(), Sampling(8, length=50, held_out=0))
     assert len(np.unique(drawn.samples)) > 5
 
 
@@ -152,7 +159,7 @@ def test_pieces_are_the_text(texts: list[str], size: int) -> None:
 def test_overlap_with_the_evaluation_text_is_counted() -> None:
     rng = np.random.default_rng(0)
     corpus = rng.integers(0, 50, 4000).astype(np.int32)
-    drawn = draw([TEXT], Letters(), samples=4, length=100)
+    drawn = draw([TEXT], Letters(), Sampling(4, length=100))
     assert overlapping_windows(drawn, corpus) == 0
     drawn.samples[2, 10:80] = corpus[500:570]
     assert overlapping_windows(drawn, corpus) == 7
@@ -164,9 +171,9 @@ def test_overlap_with_the_evaluation_text_is_counted() -> None:
 def test_only_text_that_overlaps_is_warned_about(model: Path) -> None:
     tokenizer = load_tokenizer(model)
     corpus = np.concatenate([np.array(i, np.int32) for i in tokenizer.encode(read_texts(WIKI_TEST))])
-    assert overlapping_windows(draw(read_texts(CALIBRATION), tokenizer, samples=32), corpus) == 0
-    assert overlapping_windows(draw(read_texts(OTHER_DOMAIN), tokenizer, samples=32), corpus) == 0
-    assert overlapping_windows(draw(read_texts(WIKI_TEST), tokenizer, samples=32), corpus) > 10_000
+    assert overlapping_windows(draw(read_texts(CALIBRATION), tokenizer, Sampling(32)), corpus) == 0
+    assert overlapping_windows(draw(read_texts(OTHER_DOMAIN), tokenizer, Sampling(32)), corpus) == 0
+    assert overlapping_windows(draw(read_texts(WIKI_TEST), tokenizer, Sampling(32)), corpus) > 10_000
 
 
 @needs_shared

@@ -13,9 +13,9 @@ from gguf.quants import quantize
 from numpy.typing import NDArray
 
 from ggufkit.core.progress import SilentReporter
-from ggufkit.core.records import RefineOptions
 from ggufkit.layers import StreamedModel, to_file_rows
 from ggufkit.refine.engine import RefineReport, refine_gguf
+from ggufkit.refine.options import RefineOptions
 from ggufkit.texts.calibration import Calibration
 from tests.unit.test_awq_fold import CONFIGS, random_model
 from tests.unit.test_refine_engine import tokens

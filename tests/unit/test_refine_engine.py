@@ -17,10 +17,10 @@ from gguf.quants import quantize
 
 from ggufkit.core.errors import CheckpointError, GgufError, Interrupted
 from ggufkit.core.progress import SilentReporter
-from ggufkit.core.records import RefineOptions
 from ggufkit.layers import StreamedModel, to_file_rows
 from ggufkit.llama.gguf import read_header
 from ggufkit.refine.engine import RefineReport, refine_gguf
+from ggufkit.refine.options import RefineOptions
 from ggufkit.refine.report import Pace, Part
 from ggufkit.refine.solve import solve
 from ggufkit.refine.tensors import Pair

@@ -1,0 +1,25 @@
+"""How to refine. No torch here: command lines and tables read the defaults."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class RefineOptions:
+    """How to refine.
+
+    Args:
+        sequential: each linear for the inputs that the refined model gives it; else all for the original's.
+        act_order: GPTQ's order of the columns: "on" by falling weight of their inputs, "off" as they are, "auto"
+            row by row whichever leaves less error.
+        include_output: refine `output.weight` too. A tied embedding, which is both, stays as it is.
+        tune_norms: then tune norms and biases (`refine.norms`). Takes the whole model in float32.
+        device: "auto", "cpu", "cuda".
+    """
+
+    sequential: bool = True
+    act_order: str = "auto"
+    include_output: bool = False
+    tune_norms: bool = False
+    device: str = "auto"
