@@ -33,7 +33,7 @@ format: $(VENV)/.installed
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) install --quiet --upgrade pip
-	$(PIP) install --quiet --no-compile --constraint constraints.txt --editable '.[dev,data,lora,modelscope]'
+	$(PIP) install --quiet --no-compile --constraint constraints.txt --editable '.[all,dev]'
 	touch $@
 
 clean:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from ggufkit.core import machine
+from ggufkit.core import extras, machine
 from ggufkit.core.errors import GgufkitError
 from ggufkit.core.paths import cache_dir
 from ggufkit.core.units import size
@@ -58,8 +57,8 @@ def _compiler() -> Finding:
 
 def _cmake() -> Finding:
     missing = [p for p in ("cmake", "ninja") if find_program(p) is None]
-    mend = f"{sys.executable} -m pip install cmake ninja"
-    return Finding("cmake, ninja", not missing, "missing: " + ", ".join(missing) if missing else "there", mend)
+    state = f"{' and '.join(missing)} will be fetched with pip when llama.cpp is built" if missing else "there"
+    return Finding("cmake, ninja", True, state, needed=False)
 
 
 def _backend() -> Finding:
@@ -79,13 +78,13 @@ def _cuda() -> Finding:
     return Finding("CUDA", True, f"{shown}; {nvcc}", needed=False)
 
 
-def _converter() -> Finding:
-    wanted = ("torch", "transformers", "sentencepiece", "safetensors", "tokenizers")
-    missing = [m for m in wanted if importlib.util.find_spec(m) is None]
-    mend = f"{sys.executable} -m pip install {' '.join(missing)}"
-    return Finding(
-        "Converter's packages", not missing, "missing: " + ", ".join(missing) if missing else "there", mend
-    )
+def _extras() -> Finding:
+    lacking = [extra.name for extra in extras.EXTRAS.values() if extra.missing()]
+    there = [name for name in extras.EXTRAS if name not in lacking]
+    state = ", ".join(there) or "none"
+    if lacking:
+        state += f"; not installed: {', '.join(lacking)}"
+    return Finding("Extras", not lacking, state, extras.install_command(*lacking), needed=False)
 
 
 def _disk() -> Finding:
@@ -106,5 +105,5 @@ def _texts() -> Finding:
 
 
 _CHECKS: tuple[Callable[[], Finding], ...] = (
-    _python, _llama_cpp, _compiler, _cmake, _backend, _cuda, _converter, _texts, _disk, _memory,
+    _python, _llama_cpp, _compiler, _cmake, _backend, _cuda, _extras, _texts, _disk, _memory,
 )  # fmt: skip

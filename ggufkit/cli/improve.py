@@ -11,6 +11,7 @@ import click
 
 from ggufkit.cli import options
 from ggufkit.cli.terminal import reporting
+from ggufkit.core import extras
 from ggufkit.core.errors import InputError
 from ggufkit.core.manifest import read_manifest
 from ggufkit.core.paths import cache_dir
@@ -67,6 +68,7 @@ def awq_command(
     Example:
         ggufkit awq ./Qwen2.5-0.5B --types q4_k_m,q4_0 --out ./Qwen2.5-0.5B-awq
     """
+    extras.require("awq", *(["lora"] if lora else []))
     how = ScalingOptions(awq_engine, awq_objective, awq_dtype, awq_per_type, device)
     with reporting() as reporter:
         checkpoint = _checkpoint(model, SourceOptions(source, allow_pickle), lora, reporter)
@@ -171,6 +173,7 @@ def refine_command(
     Example:
         ggufkit refine m-imatrix-Q4_K_M.gguf --base m-F16.gguf --model ./m
     """
+    extras.require("refine")
     with reporting() as reporter:
         rounded, original = sources.open_gguf(quantized), sources.open_gguf(base)
         checkpoint = _checkpoint(model, SourceOptions(), None, reporter)

@@ -81,6 +81,6 @@ def doctor_command(as_json: bool) -> None:
             mark = "[green]✓[/green]" if finding.ok else "[red]✗[/red]" if finding.needed else "[yellow]–[/yellow]"
             screen.print(f"{mark} {finding.what}: {finding.state}")
             if finding.mend and not finding.ok:
-                screen.print(f"    {finding.mend}")
+                screen.print(f"    {finding.mend}", markup=False, soft_wrap=True)
     if not all(f.ok or not f.needed for f in findings):
         raise click.exceptions.Exit(1)

@@ -10,7 +10,7 @@ import click
 from ggufkit import report
 from ggufkit.cli import options, quality, show
 from ggufkit.cli.terminal import console, reporting
-from ggufkit.core import variants
+from ggufkit.core import extras, variants
 from ggufkit.core.errors import InputError, UsageError
 from ggufkit.core.progress import Reporter
 from ggufkit.core.records import GgufFile
@@ -158,6 +158,7 @@ def convert_command(
     Example:
         ggufkit convert ./Qwen2.5-0.5B --out gguf --type bf16
     """
+    extras.require("convert", *(["lora"] if lora else []))
     with reporting() as reporter:
         checkpoint = sources.resolve(model, SourceOptions(source, allow_pickle), reporter)
         if isinstance(checkpoint, GgufFile):

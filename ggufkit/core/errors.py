@@ -67,6 +67,10 @@ class SourceError(InputError):
     """A hub, a repository or a file on it could not be reached or read."""
 
 
+class MissingExtra(InputError):
+    """Packages are not installed that only some commands need."""
+
+
 class ToolchainError(GgufkitError):
     """No usable llama.cpp toolchain."""
 

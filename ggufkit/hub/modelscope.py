@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import glob
-import importlib.util
 import logging
 import os
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlparse
 
+from ggufkit.core import extras
 from ggufkit.core.errors import GgufkitError, SourceError
 from ggufkit.core.progress import Reporter
 from ggufkit.hub.downloads import WORKERS, one_display, watching
@@ -26,8 +25,6 @@ DEFAULT_HOST = "https://modelscope.cn"
 # The library gives up after so many failures even if each attempt brought something; `fetch` goes on.
 _SETTINGS = {"MODELSCOPE_DOWNLOAD_MAX_RETRIES": "2", "MODELSCOPE_DOWNLOAD_TIMEOUT": "20"}
 _TRIES = 3
-
-INSTALL = f"{sys.executable} -m pip install modelscope-hub"
 
 
 def host() -> str:
@@ -62,10 +59,9 @@ def client() -> HubApi:
     """The library's client.
 
     Raises:
-        SourceError: the library is not installed.
+        MissingExtra: the library is not installed.
     """
-    if importlib.util.find_spec("modelscope_hub") is None:
-        raise SourceError("ModelScope's client is not installed.", hint=f"{INSTALL}")
+    extras.require("modelscope")
     one_display()
     for name, value in _SETTINGS.items():
         os.environ.setdefault(name, value)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -17,7 +16,7 @@ from ggufkit.core.progress import Reporter
 from ggufkit.core.records import Toolchain
 from ggufkit.llama import cuda, logs
 from ggufkit.llama.backends import Backend
-from ggufkit.llama.programs import find_program
+from ggufkit.llama.programs import fetch_program, find_program
 from ggufkit.llama.selfcheck import self_check
 from ggufkit.llama.source import Source
 
@@ -122,7 +121,8 @@ def is_outdated(directory: Path, backend: Backend) -> bool:
 
 
 def _build(source: Source, wanted: BuildFor, reporter: Reporter, target: Path) -> None:
-    cmake, ninja = _require_tools(wanted.backend)
+    _require_compilers(wanted.backend)
+    cmake, ninja = (find_program(p) or fetch_program(p, reporter) for p in ("cmake", "ninja"))
     work = target.with_name(target.name + ".partial")
     log = cache_dir() / "logs" / f"build-{target.name}"
     with reporter.step(f"Building llama.cpp {source.commit[:9]} for {wanted.backend.name}") as progress:
@@ -182,17 +182,10 @@ def _finish(work: Path, target: Path, source: Source, backend: Backend, flags: l
     partial.rename(target / STAMP)
 
 
-def _require_tools(backend: Backend) -> tuple[str, str]:
-    """cmake and ninja, from PATH or beside this Python; a compiler must be there too."""
-    cmake, ninja = find_program("cmake"), find_program("ninja")
-    if cmake is None or ninja is None:
-        missing = "cmake" if cmake is None else "ninja"
-        hint = f"Install it: {sys.executable} -m pip install cmake ninja"
-        raise ToolchainError(f"Building llama.cpp needs {missing}, which is not there.", hint=hint)
+def _require_compilers(backend: Backend) -> None:
     if not any(find_program(c) for c in ("c++", "g++", "clang++", "cl")):
         hint = "Debian/Ubuntu: apt install g++ · Fedora: dnf install gcc-c++ · macOS: xcode-select --install"
         raise ToolchainError("Building llama.cpp needs a C++ compiler, which is not there.", hint=hint)
     for compiler in backend.compilers:
         if compiler != "nvcc" and find_program(compiler) is None:
             raise ToolchainError(f"Building llama.cpp for {backend.name} needs {compiler}.", hint=backend.install)
-    return cmake, ninja

@@ -7,8 +7,49 @@ import shutil
 import sys
 from pathlib import Path
 
+from ggufkit.core import extras, process
+from ggufkit.core.errors import ToolchainError
+from ggufkit.core.locks import waiting_lock
+from ggufkit.core.paths import cache_dir
+from ggufkit.core.progress import Reporter
+
+_PACKAGES = {"cmake": "cmake>=3.28", "ninja": "ninja>=1.11"}
+
 
 def find_program(name: str) -> str | None:
     """A program on PATH or in this Python's own scripts directory."""
     beside = os.pathsep.join([os.environ.get("PATH", os.defpath), str(Path(sys.executable).parent)])
     return shutil.which(name, path=beside)
+
+
+def fetch_program(name: str, reporter: Reporter) -> str:
+    """cmake or ninja, installed with pip into the cache: a machine with a llama.cpp of its own needs neither.
+
+    Raises:
+        ToolchainError: pip could not bring it.
+    """
+    home = cache_dir() / "programs" / name
+    home.parent.mkdir(parents=True, exist_ok=True)
+    with waiting_lock(home.with_name(f"{name}.lock"), name, reporter):
+        return _fetched(name, home) or _install(name, home, reporter)
+
+
+def _fetched(name: str, home: Path) -> str | None:
+    """The program itself; cmake's package has a Python script in `bin` that only starts it."""
+    places = (home / name / "data" / "bin" / name, home / "bin" / name)
+    return next((str(place) for place in places if place.is_file()), None)
+
+
+def _install(name: str, home: Path, reporter: Reporter) -> str:
+    partial = home.with_name(home.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    argv = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-compile"]
+    log = cache_dir() / "logs" / f"install-{name}.log"
+    with reporter.step(f"Fetching {name} with pip"):
+        output = process.run([*argv, "--target", str(partial), _PACKAGES[name]], log=log)
+        if output.returncode == 0 and _fetched(name, partial) is not None:
+            partial.rename(home)
+    if (program := _fetched(name, home)) is None:
+        message = f"Building llama.cpp needs {name}, which is not there, and pip could not fetch it."
+        raise ToolchainError(message, hint=f"Install it: {extras.install_command('toolchain')}", log=log)
+    return program

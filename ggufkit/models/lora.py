@@ -15,7 +15,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ggufkit.core import machine, process
+from ggufkit.core import extras, machine, process
 from ggufkit.core.errors import InputError, ResourceError
 from ggufkit.core.hashing import sha256_files
 from ggufkit.core.paths import cache_dir
@@ -38,6 +38,7 @@ def merge(checkpoint: Checkpoint, adapter: Path, reporter: Reporter) -> Checkpoi
     """The checkpoint with an adapter merged into its weights, in the cache; made once.
 
     Raises:
+        MissingExtra: peft is not installed.
         InputError: the directory holds no LoRA adapter, or one that does not fit this base.
         ResourceError: too little disk or memory.
     """
@@ -47,6 +48,7 @@ def merge(checkpoint: Checkpoint, adapter: Path, reporter: Reporter) -> Checkpoi
         cache_dir() / "merged" / f"{checkpoint.name}-{adapter.resolve().name}-{'-'.join(p[:8] for p in parts)}"
     )
     if not target.is_dir():
+        extras.require("lora")
         _require_room(checkpoint, target)
         _run(checkpoint, adapter, target, reporter)
         reporter.info(f"The merged checkpoint is kept in {target}; it may be deleted.")
@@ -100,10 +102,8 @@ def _run(checkpoint: Checkpoint, adapter: Path, target: Path, reporter: Reporter
         if output.returncode != 0:
             shutil.rmtree(partial, ignore_errors=True)
             reason = (output.stderr.strip().splitlines() or ["peft said nothing"])[-1]
-            lacks = "No module named" in reason
-            hint = f"{sys.executable} -m pip install peft" if lacks else "Is it an adapter of this base?"
             message = f"{adapter} cannot be merged into {checkpoint.name}: {reason}"
-            raise InputError(message, hint=hint, log=output.log)
+            raise InputError(message, hint="Is it an adapter of this base?", log=output.log)
     partial.rename(target)
 
 

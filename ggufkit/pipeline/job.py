@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ggufkit import report
-from ggufkit.core import machine, variants
+from ggufkit.core import extras, machine, variants
 from ggufkit.core.errors import InputError, UsageError
 from ggufkit.core.manifest import read_manifest
 from ggufkit.core.progress import Reporter
@@ -247,6 +247,7 @@ def _require_possible(request: BuildRequest) -> None:
     if request.imatrix is not None:
         read_imatrix(request.imatrix)
     sources.require_readable(request.model, request.source)
+    extras.require(*_extras_of(request))
     name = sources.name_on_hub(request.model, request.source) if request.lora is None else None
     out = request.out or (Path(name) if name else None)
     if out is not None:
@@ -255,6 +256,20 @@ def _require_possible(request: BuildRequest) -> None:
             report.require_writable(out.expanduser())
     if out is not None and name is not None:
         _refuse_others(out.expanduser(), name)
+
+
+def _extras_of(request: BuildRequest) -> list[str]:
+    """What must be installed beyond the light core: nothing for a GGUF, whose scaling or refining is refused later."""
+    path = sources.local(request.model, request.source)
+    if path is not None and path.is_file():
+        return []
+    chosen = variants.resolve(request.variants)
+    wanted = {
+        "awq": any(v.awq for v in chosen),
+        "refine": any(v.refined for v in chosen),
+        "lora": bool(request.lora),
+    }
+    return ["convert", *(name for name, needed in wanted.items() if needed)]
 
 
 def _require_writable(out: Path) -> None:

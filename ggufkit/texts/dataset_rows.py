@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ggufkit.core import process
+from ggufkit.core import extras, process
 from ggufkit.core.errors import CorpusError
 from ggufkit.core.hashing import sha256_file
 from ggufkit.core.paths import cache_dir
@@ -29,7 +29,6 @@ KNOWN = {
 }
 """SHA-256 of the files of WikiText-2 raw, as they are in the original archive."""
 
-INSTALL = f"{sys.executable} -m pip install"
 _MAGIC = {b"PAR1": "parquet", b"ARROW1": "file", b"\xff\xff\xff\xff": "stream"}
 _SUFFIXES = {".parquet": "parquet", ".arrow": "stream", ".feather": "file"}
 
@@ -50,15 +49,15 @@ def read_column(path: Path, column: str | None = None) -> Iterator[str]:
     JSON and JSONL are tables, too: the fields of their objects are columns, and strings are rows as they are.
 
     Raises:
-        CorpusError: pyarrow is not installed, the table is damaged, or has no such column.
+        MissingExtra: pyarrow is not installed.
+        CorpusError: the table is damaged, or has no such column.
     """
     if is_structured(path):
         yield from _read_field(path, column)
         return
-    try:
-        import pyarrow as pa
-    except ImportError:
-        raise CorpusError(f"Reading {path.name} needs pyarrow.", hint=f"{INSTALL} pyarrow") from None
+    extras.require("data")
+    import pyarrow as pa
+
     try:
         schema, batches = _open_table(path)
         name = choose_column([f.name for f in schema if _is_text(f.type)], column, str(path))
@@ -164,8 +163,10 @@ def dataset_rows(
     """The rows of a split, read by `datasets` into a file of one JSON string a line.
 
     Raises:
-        CorpusError: `datasets` is not installed, cannot be reached, or knows no such data.
+        MissingExtra: `datasets` is not installed.
+        CorpusError: it cannot be reached, or knows no such data.
     """
+    extras.require("data")
     argv = [
         sys.executable,
         "-m",
@@ -186,9 +187,7 @@ def dataset_rows(
     )
     if output.returncode != 0:
         reason = (output.stderr.strip().splitlines() or ["it said nothing"])[-1]
-        hint = (
-            f"{INSTALL} datasets" if "No module named" in reason else "Check the name, the split and the network."
-        )
+        hint = "Check the name, the split and the network."
         raise CorpusError(f"`datasets` cannot load {name}: {reason}", hint=hint, log=output.log)
     return lambda: (json.loads(line) for line in scratch.open(encoding="utf-8"))
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from ggufkit.core import process
 from ggufkit.core.errors import ToolchainError
 from ggufkit.core.progress import SilentReporter
 from ggufkit.core.records import Toolchain
@@ -199,6 +200,9 @@ def test_a_converter_of_another_commit_is_refused_unless_forced(
 def test_a_missing_tool_is_named_with_what_to_install(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, absent: str, message: str
 ) -> None:
+    """cmake and ninja are fetched; here pip cannot."""
+    failed = process.ToolOutput(argv=("pip",), returncode=1, stdout="", stderr="", duration_s=0.0)
+    monkeypatch.setattr(process, "run", lambda *_args, **_options: failed)
     monkeypatch.setattr(build, "find_program", lambda name: None if name in absent.split() else f"/bin/{name}")
     with pytest.raises(ToolchainError, match=message.replace("+", r"\+")) as caught:
         build.build(Source(make_tree(tmp_path), PINNED_COMMIT), build.BuildFor(CPU), SilentReporter())
