@@ -101,7 +101,7 @@ def _create(name: str, gguf: Path, wanted: Modelfile) -> None:
     from ggufkit import modelfile
     from ggufkit.modelfile import install
 
-    program = install.find()
+    program = install.find_ollama()
     if program is None:
         hint = "Install Ollama, or write the Modelfile with --out."
         raise InputError("There is no `ollama` on PATH to create the model with.", hint=hint)

@@ -1,12 +1,19 @@
 """Ollama Modelfiles whose template is proven: the same prompts as the model's own chat template, or none at all.
 
-`make` is the way in. A Go template is not translated from the Jinja source but learned from what that writes
-(`learn`), written out (`emit`) and compared with it (`prove`).
+`make` is the way in: from what a GGUF says (`metadata`) to a Modelfile (`grammar`, `parameters`), whose template is
+
+- learned, not translated (`jinja_to_go`): the model's own template (`reference`) is asked `questions`, its prompts are
+  cut into messages (`observe`, `placeholders`), which become samples (`features`) and rules (`learn`, `trees`), and
+  those a Go template (`emit`, `snippets`);
+- proven (`prove`): for many `random_conversations`, Ollama's side (`ollama_prompt`, `gorender`, `gotemplate`) must
+  write what `reference` writes. A Modelfile without template is proven with llama.cpp's engine (`native`).
+
+`install` hands it to Ollama.
 """
 
 from ggufkit.modelfile.grammar import Command, Modelfile, ModelfileError, parse, write
-from ggufkit.modelfile.jinja_to_go import Converted, convert
-from ggufkit.modelfile.make import Made, Request, make
+from ggufkit.modelfile.jinja_to_go import LearnedTemplate, to_go_template
+from ggufkit.modelfile.make import ModelfileRequest, ModelfileResult, make
 from ggufkit.modelfile.metadata import ChatMeta, read_meta
 from ggufkit.modelfile.native import prove_native, renderer
 from ggufkit.modelfile.parameters import context_length, stop_strings
@@ -18,17 +25,16 @@ __all__ = [
     "ChatMeta",
     "ChatTemplateError",
     "Command",
-    "Converted",
-    "Made",
+    "LearnedTemplate",
     "Modelfile",
     "ModelfileError",
+    "ModelfileRequest",
+    "ModelfileResult",
     "Proof",
-    "Request",
     "UnlearnableTemplate",
     "UnprovenTemplate",
     "Vocabulary",
     "context_length",
-    "convert",
     "make",
     "parse",
     "prove",
@@ -36,5 +42,6 @@ __all__ = [
     "read_meta",
     "renderer",
     "stop_strings",
+    "to_go_template",
     "write",
 ]

@@ -22,15 +22,12 @@ class Parameter:
 
 @dataclass(frozen=True)
 class Tool:
-    """A function that the model may call. Ollama hands parameters over sorted by name, so they are kept so."""
+    """A function that the model may call."""
 
     name: str
     description: str
     parameters: tuple[Parameter, ...] = ()
     required: tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "parameters", tuple(sorted(self.parameters, key=lambda p: p.name)))
 
 
 @dataclass(frozen=True)
@@ -85,8 +82,12 @@ def collate(conversation: Conversation) -> Conversation:
 
 
 def tool_schema(tool: Tool) -> dict[str, Json]:
-    """A tool as the JSON schema that Hugging Face templates expect, keys in transformers' order."""
-    parameters: dict[str, Json] = {"type": "object", "properties": {p.name: _property(p) for p in tool.parameters}}
+    """A tool as the JSON schema that Hugging Face templates expect, keys in transformers' order.
+
+    Parameters are sorted by name, as Ollama hands them over.
+    """
+    properties = {p.name: _property(p) for p in sorted(tool.parameters, key=lambda p: p.name)}
+    parameters: dict[str, Json] = {"type": "object", "properties": properties}
     if tool.required:
         parameters["required"] = list(tool.required)
     function = {"name": tool.name, "description": tool.description, "parameters": parameters}

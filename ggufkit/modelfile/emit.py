@@ -6,7 +6,16 @@ import re
 from collections.abc import Callable
 
 from ggufkit.modelfile.learn import Shape
-from ggufkit.modelfile.placeholders import Calls, Close, Content, Hole, System, Today, Tools, UnlearnableTemplate
+from ggufkit.modelfile.placeholders import (
+    Calls,
+    Close,
+    Content,
+    Placeholder,
+    System,
+    Today,
+    Tools,
+    UnlearnableTemplate,
+)
 from ggufkit.modelfile.reference import FOLD_SEPARATOR
 from ggufkit.modelfile.snippets import calls_code, defines, go_string, literal, tools_code
 from ggufkit.modelfile.trees import Split, Tree, common_prefix, common_suffix, leaves
@@ -106,7 +115,7 @@ class _Emitter:
         """The code of a tree; what all its leaves share is written once."""
         if isinstance(tree, str):
             return self.text(tree)
-        texts, mark = leaves(tree), self.shape.holes.char(Close())
+        texts, mark = leaves(tree), self.shape.placeholders.char(Close())
         end = common_suffix(texts)
         end = end[next((i for i in range(len(end)) if _starts_well(end[i:])), len(end)) :]
         if mark not in end and any(mark in text for text in texts):
@@ -139,16 +148,18 @@ class _Emitter:
         return _chain([*named, ("", ordered[-1][0])])
 
     def text(self, text: str) -> str:
-        """Literal text and holes."""
-        before, mark, after = text.partition(self.shape.holes.char(Close()))
+        """Literal text and placeholders."""
+        before, mark, after = text.partition(self.shape.placeholders.char(Close()))
         if mark:
             return self.text(before) + "{{ if not $last }}" + self.text(after) + "{{ end }}"
         pieces = re.split(r"([\ufdd0-\ufdef])", text)
-        return "".join(self.hole(self.shape.holes[p]) if i % 2 else literal(p) for i, p in enumerate(pieces))
+        return "".join(
+            self.placeholder(self.shape.placeholders[p]) if i % 2 else literal(p) for i, p in enumerate(pieces)
+        )
 
-    def hole(self, hole: Hole | None) -> str:
-        """The code that fills a hole."""
-        match hole:
+    def placeholder(self, placeholder: Placeholder | None) -> str:
+        """The code that fills a placeholder."""
+        match placeholder:
             case Content(transform, lead):
                 value = self.condition("filled")
                 value = f'(printf {go_string(lead)[:-1]}%s" {value})' if lead else value
@@ -158,16 +169,16 @@ class _Emitter:
             case Tools():
                 self.snippets.add("jsonString")
                 name = f"tools{len(self.tools) or ''}"
-                known = [n for n, code in self.tools.items() if code == tools_code(hole)]
-                self.tools.setdefault((known or [name])[0], tools_code(hole))
+                known = [n for n, code in self.tools.items() if code == tools_code(placeholder)]
+                self.tools.setdefault((known or [name])[0], tools_code(placeholder))
                 return f'{{{{ template "{(known or [name])[0]}" $.Tools }}}}'
             case Calls():
                 self.snippets.add("jsonObject")
-                return calls_code(hole)
+                return calls_code(placeholder)
             case Today(form):
                 return _date(form)
             case _:
-                raise AssertionError(hole)
+                raise AssertionError(placeholder)
 
     def inserted(self, value: str, transform: str) -> str:
         """A value, through a snippet if the template changes it."""
@@ -248,7 +259,7 @@ def _date(form: str) -> str:
     unknown = [p for p in pieces if p.startswith("%") and p not in _DATE]
     if unknown:
         raise UnlearnableTemplate(
-            f"The chat template writes today's date as {form!r}, which Ollama has no way to do."
+            f"The chat template writes today's date as {form!r}, which Ollama's templates cannot do."
         )
     return "".join(_DATE.get(piece) or literal(piece) for piece in pieces)
 

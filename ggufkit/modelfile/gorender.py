@@ -24,7 +24,7 @@ from ggufkit.modelfile.gotemplate import (
     Text,
 )
 
-Value = Any
+GoValue = Any
 """bytes (Go's string), int, float, bool, None, list, dict (a map with bytes keys) or Struct."""
 
 Functions = Mapping[str, Callable[[], bytes]]
@@ -37,10 +37,10 @@ _MAX_DEPTH = 100_000  # Go's limit on nested `template` calls.
 class Struct:
     """A Go struct: a field that it lacks is an error, where a map would give nothing."""
 
-    fields: Mapping[str, Value]
+    fields: Mapping[str, GoValue]
 
 
-def go_value(value: Any) -> Value:
+def go_value(value: Any) -> GoValue:
     """A decoded JSON value as Go holds it: text as bytes, every number as a float64."""
     if isinstance(value, str):
         return value.encode()
@@ -58,14 +58,14 @@ class _Frame:
     """A list of nodes under way: where in it, its dot, its variables and the scope outside."""
 
     nodes: Nodes
-    dot: Value
-    variables: dict[str, Value]
+    dot: GoValue
+    variables: dict[str, GoValue]
     outer: _Frame | None
     depth: int
     at: int = 0
 
 
-def render(template: GoTemplate, data: Mapping[str, Value], functions: Functions) -> str:
+def render(template: GoTemplate, data: Mapping[str, GoValue], functions: Functions) -> str:
     """Execute a template on a map of values.
 
     Args:
@@ -74,25 +74,20 @@ def render(template: GoTemplate, data: Mapping[str, Value], functions: Functions
     Raises:
         GoTemplateError: what Go would report, or a function outside the subset.
     """
-    out: list[bytes] = []
-    root = dict(data)
-    machine = _Machine(template, functions, out)
-    machine.stack.append(_Frame(template.main, root, {"$": root}, None, 0))
-    machine.run()
-    return b"".join(out).decode("utf-8", "replace")
+    return b"".join(_Machine(template, dict(data), functions).run()).decode("utf-8", "replace")
 
 
 class _Machine:
     """An explicit stack, as templates that call themselves for each character go deeper than Python does."""
 
-    def __init__(self, template: GoTemplate, functions: Functions, out: list[bytes]) -> None:
+    def __init__(self, template: GoTemplate, root: GoValue, functions: Functions) -> None:
         self.template = template
         self.functions = functions
-        self.out = out
-        self.stack: list[_Frame] = []
+        self.out: list[bytes] = []
+        self.stack = [_Frame(template.main, root, {"$": root}, None, 0)]
 
-    def run(self) -> None:
-        """Execute until the stack is empty."""
+    def run(self) -> list[bytes]:
+        """Execute until the stack is empty; return what was written."""
         while self.stack:
             frame = self.stack[-1]
             if frame.at == len(frame.nodes):
@@ -100,6 +95,7 @@ class _Machine:
             else:
                 frame.at += 1
                 self.step(frame.nodes[frame.at - 1], frame)
+        return self.out
 
     def step(self, node: Node, frame: _Frame) -> None:
         """Execute one node; what it holds is pushed."""
@@ -117,7 +113,7 @@ class _Machine:
         else:
             self.range(node, frame)
 
-    def include(self, name: str, dot: Value, frame: _Frame) -> None:
+    def include(self, name: str, dot: GoValue, frame: _Frame) -> None:
         """Push a defined template; it sees nothing of its caller but the dot."""
         if name not in self.template.defines:
             raise GoTemplateError(f"template {name!r} is not defined")
@@ -129,7 +125,7 @@ class _Machine:
         """Push the body once per element, the last one first; maps go in the order of their keys."""
         value = self.value(node.value, frame)
         if isinstance(value, dict):
-            pairs: list[tuple[Value, Value]] = sorted(value.items())
+            pairs: list[tuple[GoValue, GoValue]] = sorted(value.items())
         elif isinstance(value, list):
             pairs = list(enumerate(value))
         elif value is None:
@@ -141,7 +137,7 @@ class _Machine:
             variables = {name: v for name, v in names.items() if name is not None}
             self.stack.append(_Frame(node.body, item, variables, frame, frame.depth))
 
-    def assign(self, frame: _Frame, name: str, value: Value, declares: bool) -> None:
+    def assign(self, frame: _Frame, name: str, value: GoValue, declares: bool) -> None:
         """Declare a variable here, or change the nearest one of that name."""
         scope: _Frame | None = frame
         while not declares and scope is not None and name not in scope.variables:
@@ -150,7 +146,7 @@ class _Machine:
             raise GoTemplateError(f"undefined variable {name}")
         scope.variables[name] = value
 
-    def value(self, expr: Expr, frame: _Frame) -> Value:
+    def value(self, expr: Expr, frame: _Frame) -> GoValue:
         """Evaluate an expression."""
         if isinstance(expr, Literal):
             return expr.value
@@ -163,7 +159,7 @@ class _Machine:
             return self.connective(expr.function == "and", expr.args, frame)
         return self.call(expr.function, [self.value(arg, frame) for arg in expr.args])
 
-    def base(self, base: Expr | str | None, frame: _Frame) -> Value:
+    def base(self, base: Expr | str | None, frame: _Frame) -> GoValue:
         """The value that a chain starts from."""
         if base is None:
             return frame.dot
@@ -176,16 +172,16 @@ class _Machine:
             scope = scope.outer
         raise GoTemplateError(f"undefined variable {base}")
 
-    def connective(self, conjunction: bool, args: Sequence[Expr], frame: _Frame) -> Value:
+    def connective(self, conjunction: bool, args: Sequence[Expr], frame: _Frame) -> GoValue:
         """`and` and `or`: the argument that decides."""
-        value: Value = None
+        value: GoValue = None
         for arg in args:
             value = self.value(arg, frame)
             if _truth(value) != conjunction:
                 break
         return value
 
-    def call(self, name: str, args: list[Value]) -> Value:
+    def call(self, name: str, args: list[GoValue]) -> GoValue:
         """Call a function."""
         if name in self.functions and not args:
             return self.functions[name]()
@@ -198,7 +194,7 @@ class _Machine:
             raise GoTemplateError(f"error calling {name}: {error}") from error
 
 
-def _field(value: Value, name: str) -> Value:
+def _field(value: GoValue, name: str) -> GoValue:
     if isinstance(value, Struct):
         if name not in value.fields:
             raise GoTemplateError(f"can't evaluate field {name}")
@@ -208,11 +204,11 @@ def _field(value: Value, name: str) -> Value:
     raise GoTemplateError(f"can't evaluate field {name} in {value!r}")
 
 
-def _truth(value: Value) -> bool:
+def _truth(value: GoValue) -> bool:
     return True if isinstance(value, Struct) else bool(value)
 
 
-def _printed(value: Value) -> bytes:
+def _printed(value: GoValue) -> bytes:
     if isinstance(value, bytes):
         return value
     if isinstance(value, bool):
@@ -224,7 +220,7 @@ def _printed(value: Value) -> bytes:
     raise GoTemplateError(f"printing {value!r} is not in the subset of Go templates that ggufkit renders")
 
 
-def _equal(first: Value, *others: Value) -> bool:
+def _equal(first: GoValue, *others: GoValue) -> bool:
     if not others:
         raise ValueError("missing argument for comparison")
     kind = type(first)
@@ -233,14 +229,14 @@ def _equal(first: Value, *others: Value) -> bool:
     return first in others
 
 
-def _slice(value: Value, low: int = 0, high: int | None = None) -> Value:
+def _slice(value: GoValue, low: int = 0, high: int | None = None) -> GoValue:
     end = len(value) if high is None else high
     if not isinstance(value, (bytes, list)) or not 0 <= low <= end <= len(value):
         raise IndexError("slice index out of range")
     return value[low:end]
 
 
-def _index(value: Value, *keys: Value) -> Value:
+def _index(value: GoValue, *keys: GoValue) -> GoValue:
     for key in keys:
         if isinstance(value, (bytes, list)) and not 0 <= key < len(value):
             raise IndexError("index out of range")
@@ -252,7 +248,7 @@ _GO_TYPES = {bytes: b"string", bool: b"bool", int: b"int", float: b"float64", ty
 _GO_TYPES |= {dict: b"map[string]interface {}", list: b"[]interface {}"}
 
 
-def _printf(form: bytes, *args: Value) -> bytes:
+def _printf(form: bytes, *args: GoValue) -> bytes:
     """`%s` for text, `%04x` for numbers, `%T` for the type's name."""
     rest = list(args)
 
@@ -269,7 +265,7 @@ def _printf(form: bytes, *args: Value) -> bytes:
     return re.sub(rb"%\w+", verb, form)
 
 
-def _json(value: Value) -> bytes:
+def _json(value: GoValue) -> bytes:
     """encoding/json's text of a number, a boolean or nil; whole float64s have no fraction."""
     if isinstance(value, float) and value.is_integer() and abs(value) < 1e21:
         return str(int(value)).encode()
@@ -278,7 +274,7 @@ def _json(value: Value) -> bytes:
     raise TypeError("json of text, lists and maps is not in the subset")
 
 
-_FUNCTIONS: dict[str, Callable[..., Value]] = {
+_FUNCTIONS: dict[str, Callable[..., GoValue]] = {
     "eq": _equal,
     "ne": lambda a, b: not _equal(a, b),
     "lt": lambda a, b: a < b,

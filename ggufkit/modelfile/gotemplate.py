@@ -1,7 +1,8 @@
 """Go's `text/template`, as much of it as the emitted templates use: parsing and the tree.
 
-No maintained Python implementation exists; this subset is compared with Go's own engine in the tests. Whatever is
-outside the subset is refused, never guessed. `gorender` runs the tree.
+This subset is compared with Go's own engine in the tests, and what is outside of it is refused, never guessed.
+`gotpl` (PyPI, 0.1.0) covers far more, but writes another prompt than Go in 63 of the 912 cases of these tests, calls
+itself partial, and needs Python 3.11. `gorender` runs the tree.
 Source: https://pkg.go.dev/text/template
 """
 
@@ -233,7 +234,7 @@ def _expression(tokens: list[str]) -> Expr:
 def _command(tokens: list[str]) -> tuple[Expr, list[str]]:
     """A function with its arguments, or one operand, up to a closing parenthesis or the end."""
     if not tokens:
-        raise GoTemplateError("An action without a value.")
+        raise GoTemplateError("An action has no value.")
     if not re.fullmatch(r"[A-Za-z_]\w*", tokens[0]) or tokens[0] in ("true", "false"):
         return _operand(tokens)
     name, rest, args = tokens[0], tokens[1:], []
@@ -248,7 +249,7 @@ def _operand(tokens: list[str]) -> tuple[Expr, list[str]]:
     if token == "(":
         inner, rest = _command(rest)
         if not rest or not rest[0].startswith(")"):
-            raise GoTemplateError("An unclosed parenthesis.")
+            raise GoTemplateError("A parenthesis is not closed.")
         fields = tuple(rest[0].split(".")[1:])
         return (Chain(inner, fields) if fields else inner), rest[1:]
     if token[0] in '"`':

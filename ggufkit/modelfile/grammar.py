@@ -78,13 +78,13 @@ class _Parser:
         """One instruction with its value."""
         word = self.word(str.isalpha).lower()
         if word not in _COMMANDS:
-            raise ModelfileError(f"Line {self.line}: {word!r} is no instruction of a Modelfile.")
+            raise ModelfileError(f"Line {self.line}: {word!r} is not an instruction of a Modelfile.")
         if word == "parameter":
             word = self.word(lambda c: c.isalnum() or c == "_")
         if word == "message":
             role = self.word(str.isalpha)
             if role not in _ROLES:
-                raise ModelfileError(f"Line {self.line}: a message is of the {', '.join(_ROLES)}, not {role!r}.")
+                raise ModelfileError(f"Line {self.line}: a message is from {', '.join(_ROLES)}, not {role!r}.")
             return Command("message", f"{role}: {self.value()}")
         return Command("model" if word == "from" else word, self.value())
 
@@ -92,7 +92,7 @@ class _Parser:
         """ASCII characters of a kind, and the one blank behind them."""
         word = self.take(lambda c: c.isascii() and belongs(c))
         if not word or self.text[self.at : self.at + 1] not in (" ", "\t"):
-            raise ModelfileError(f"Line {self.line}: an instruction is a word, a blank and a value.")
+            raise ModelfileError(f"Line {self.line}: an instruction is a word, a space and a value.")
         self.at += 1
         return word
 
@@ -107,7 +107,7 @@ class _Parser:
             kept += char if char in " \t\r\n" or _is_print(char) else ""
         found = _unquote(kept.strip())
         if found is None:
-            raise ModelfileError("The Modelfile ends inside a quote.")
+            raise ModelfileError("The Modelfile ends inside a quoted value.")
         return found
 
     def take(self, belongs: Callable[[str], bool]) -> str:
@@ -176,7 +176,7 @@ def write(modelfile: Modelfile) -> str:
     commands = modelfile.commands()
     text = "\n".join([*lines, *map(_written, commands)]) + "\n"
     if parse(text) != commands:
-        raise ModelfileError(f"The Modelfile of {modelfile.base} does not read back as it was written.")
+        raise ModelfileError(f"The Modelfile of {modelfile.base} cannot be read back as it was written.")
     return text
 
 
@@ -191,7 +191,7 @@ def _written(command: Command) -> str:
             return line
     raise ModelfileError(
         f"No Modelfile can hold this value of {head}: {command.args[:80]!r}.",
-        hint='Ollama drops invisible characters, and ends a text at a line that ends with """.',
+        hint='Ollama drops invisible characters, and takes """ at the end of a line for the end of the value.',
     )
 
 

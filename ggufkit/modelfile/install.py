@@ -19,7 +19,7 @@ NATIVE_SINCE: Version = (0, 30, 0)
 _NAME = re.compile(r"(?!.*\.\.)(?:\w[\w.-]*/){0,2}\w[\w.-]*(?::\w[\w.-]*)?", re.ASCII)
 
 
-def find() -> Path | None:
+def find_ollama() -> Path | None:
     """The `ollama` program on PATH."""
     found = shutil.which("ollama")
     return Path(found) if found else None
@@ -67,18 +67,18 @@ def check(program: Path, name: str, modelfile: Modelfile, source: str | None) ->
     expected = modelfile.template if modelfile.template is not None else source
     if expected is not None and template.strip() not in ("", expected.strip()):
         raise ToolOutputError(
-            f"Ollama gave {name} another template than the Modelfile's: it knows one that resembles the GGUF's.",
+            f"Ollama gave {name} another template than the Modelfile asks for: it has one of its own for this model.",
             hint="Use --template go, or run the server with OLLAMA_GO_TEMPLATE=0.",
         )
     if modelfile.template is not None and not template.strip():
         raise ToolOutputError(f"Ollama shows no template for {name}.")
     if modelfile.system is not None and _shown(program, name, "--system").strip() != modelfile.system.strip():
-        raise ToolOutputError(f"Ollama shows another system message for {name} than the Modelfile's.")
+        raise ToolOutputError(f"Ollama shows another system message for {name} than the Modelfile has.")
     shown = _shown(program, name, "--parameters")
     stops = [str(value) for key, value in modelfile.parameters if key == "stop"]
     missing = [stop for stop in stops if stop not in shown and json.dumps(stop, ensure_ascii=False) not in shown]
     if missing:
-        raise ToolOutputError(f"Ollama does not show the stop {missing[0]!r} for {name}.")
+        raise ToolOutputError(f"Ollama does not show the stop string {missing[0]!r} for {name}.")
 
 
 def _shown(program: Path, name: str, what: str) -> str:

@@ -12,25 +12,25 @@ from ggufkit.modelfile.emit import emit
 from ggufkit.modelfile.learn import Shape, learn
 from ggufkit.modelfile.metadata import ChatMeta
 from ggufkit.modelfile.placeholders import UnlearnableTemplate
-from ggufkit.modelfile.prove import UnprovenTemplate, all_probes, compare
-from ggufkit.modelfile.questions import Domain, probes, skeleton
+from ggufkit.modelfile.prove import UnprovenTemplate, compare
+from ggufkit.modelfile.questions import Domain, all_questions, questions, skeleton
+from ggufkit.modelfile.random_conversations import random_conversations
 from ggufkit.modelfile.reference import Reference
-from ggufkit.modelfile.samples import conversations
 
 _TRIALS, _TRIAL_SEED, _MOST_LESSONS = 200, 1, 8
 
 # The extras of a domain, the most wanted first, and what is said where one cannot be had.
 _EXTRAS = {
-    "tools": "tools are left out, for which Ollama from 0.30 on takes the GGUF's own template",
+    "tools": "tools are left out; Ollama from 0.30 on can take the GGUF's own template for them",
     "thinking": "the thinking switch has no effect",
     "later_system": "only a first system message is covered",
     "assistant_first": "conversations that begin with the assistant are not covered",
-    "blank": "messages of white space alone are not covered",
+    "blank": "messages of nothing but white space are not covered",
 }
 
 
 @dataclass(frozen=True)
-class Converted:
+class LearnedTemplate:
     """A Go template for Ollama with what it covers.
 
     Args:
@@ -49,8 +49,8 @@ class Converted:
         return self.shape.domain
 
 
-def convert(meta: ChatMeta, today: date | None = None, *, unchecked: bool = False) -> Converted:
-    """Convert a model's chat template. What it returns has passed its probes; `prove` goes further.
+def to_go_template(meta: ChatMeta, today: date | None = None, *, unchecked: bool = False) -> LearnedTemplate:
+    """Turn a model's chat template into one for Go. It has been tried on its questions; `prove` goes further.
 
     Args:
         unchecked: return what was learned of plain chats even where it is wrong for some of them.
@@ -68,11 +68,11 @@ def convert(meta: ChatMeta, today: date | None = None, *, unchecked: bool = Fals
     except (UnlearnableTemplate, UnprovenTemplate):
         if unchecked:
             shape = learn(reference, plain)
-            return Converted(emit(shape), shape, _limits(reference, {}))
+            return LearnedTemplate(emit(shape), shape, _limits(reference, {}))
         return _step_by_step(reference, plain, wanted)
 
 
-def _step_by_step(reference: Reference, plain: Domain, wanted: list[str]) -> Converted:
+def _step_by_step(reference: Reference, plain: Domain, wanted: list[str]) -> LearnedTemplate:
     """Widen the domain by one extra after the other and keep those that hold."""
     converted, left_out = _attempt(reference, plain, {}), dict[str, str]()
     for name in wanted:
@@ -83,30 +83,30 @@ def _step_by_step(reference: Reference, plain: Domain, wanted: list[str]) -> Con
     return replace(converted, limits=_limits(reference, left_out))
 
 
-def _attempt(reference: Reference, domain: Domain, left_out: Mapping[str, str]) -> Converted:
+def _attempt(reference: Reference, domain: Domain, left_out: Mapping[str, str]) -> LearnedTemplate:
     """Learn over a domain; a conversation that proves the result wrong teaches the next attempt."""
     lessons: list[Conversation] = []
     while True:
         shape = learn(reference, domain, lessons)
         text = emit(shape, thinking=_reasons(reference.meta))
         try:
-            compare(reference, text, all_probes(domain))
-            compare(reference, text, islice(conversations(domain, _TRIAL_SEED), _TRIALS))
+            compare(reference, text, all_questions(domain))
+            compare(reference, text, islice(random_conversations(domain, _TRIAL_SEED), _TRIALS))
         except UnprovenTemplate as failure:
             lesson = skeleton(collate(failure.difference.conversation))
             if lesson in lessons or len(lessons) == _MOST_LESSONS:
                 raise
             lessons.append(lesson)
         else:
-            return Converted(text, shape, _limits(reference, left_out))
+            return LearnedTemplate(text, shape, _limits(reference, left_out))
 
 
 def _makes_sense(reference: Reference, wider: Domain, plain: Domain) -> bool:
     """Whether the source takes, and tells apart, what a wider domain adds."""
     if wider.blank:
         return True
-    known = {repr(c) for c in probes(plain)}
-    added = [c for c in probes(wider) if repr(c) not in known]
+    known = {repr(c) for c in questions(plain)}
+    added = [c for c in questions(wider) if repr(c) not in known]
     if wider.tools or wider.thinking:
         return any(reference.render(c) != reference.render(replace(c, tools=(), think=None)) for c in added)
     return any(reference.render(c) is not None for c in added)
@@ -116,11 +116,13 @@ def _limits(reference: Reference, left_out: Mapping[str, str]) -> tuple[str, ...
     """What a reader of the Modelfile should know about what is beyond the proof."""
     limits = [f"{_EXTRAS[name]} ({reason})" for name, reason in left_out.items()]
     if not reference.takes_system:
-        limits.append("the source refuses system messages: merged into the next message, as llama.cpp does")
+        limits.append(
+            "the source refuses system messages, which are merged into the next message, as llama.cpp does"
+        )
     thought = Message("assistant", "<think>private</think>public")
     text = reference.render(Conversation((Message("user", "a"), thought, Message("user", "b"))))
     if text is not None and "private" not in text:
-        limits.append("reasoning inside earlier answers is not cut; Ollama hands it over apart")
+        limits.append("reasoning inside earlier answers is not cut out, as Ollama passes it separately")
     return tuple(limits)
 
 

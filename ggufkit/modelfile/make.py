@@ -9,18 +9,19 @@ from pathlib import Path
 from ggufkit.core.errors import GgufkitError, InputError
 from ggufkit.modelfile.grammar import Modelfile
 from ggufkit.modelfile.install import NATIVE_SINCE, Version
-from ggufkit.modelfile.jinja_to_go import Converted, convert
+from ggufkit.modelfile.jinja_to_go import LearnedTemplate, to_go_template
 from ggufkit.modelfile.metadata import ChatMeta
 from ggufkit.modelfile.native import prove_native
 from ggufkit.modelfile.parameters import parameters
 from ggufkit.modelfile.prove import DEFAULT_COUNT, Proof, Vocabulary, prove
+from ggufkit.modelfile.reference import Reference
 
 GO, NATIVE, PLAIN = "go", "native", "plain"
 COMPLETION = "{{ .Prompt }}"
 
 
 @dataclass(frozen=True)
-class Request:
+class ModelfileRequest:
     """What the user asked for, and what this machine has.
 
     Args:
@@ -45,7 +46,7 @@ class Request:
 
 
 @dataclass(frozen=True)
-class Made:
+class ModelfileResult:
     """A Modelfile with its kind, its proof (None: unproven, or nothing to prove) and why it is of that kind."""
 
     modelfile: Modelfile
@@ -54,7 +55,7 @@ class Made:
     why: str
 
 
-def make(meta: ChatMeta, request: Request) -> Made:
+def make(meta: ChatMeta, request: ModelfileRequest) -> ModelfileResult:
     """Make the Modelfile of a model: of the first kind that can be proven.
 
     Raises:
@@ -76,25 +77,27 @@ def make(meta: ChatMeta, request: Request) -> Made:
     raise failures[0]
 
 
-def _kinds(request: Request) -> list[str]:
+def _kinds(request: ModelfileRequest) -> list[str]:
     """Kinds to try in turn: the one asked for, else what the Ollama at hand can do, else what every one can."""
     if request.kind is not None:
         if request.kind not in (GO, NATIVE):
-            raise InputError(f"A Modelfile's template is of kind go or native, not {request.kind}.")
+            raise InputError(f"The template of a Modelfile is of the kind go or native, not {request.kind}.")
         return [request.kind]
     if request.version is None:
         return [GO, NATIVE]
     return [NATIVE, GO] if request.version >= NATIVE_SINCE else [GO]
 
 
-def _go(meta: ChatMeta, request: Request, reasons: list[str]) -> Made:
-    converted = convert(meta)
-    proof = prove(meta, converted.text, converted.domain, count=request.count, vocabulary=request.vocabulary)
+def _go(meta: ChatMeta, request: ModelfileRequest, reasons: list[str]) -> ModelfileResult:
+    converted = to_go_template(meta)
+    proof = prove(
+        Reference(meta), converted.text, converted.domain, count=request.count, vocabulary=request.vocabulary
+    )
     notes = [f"Go template, converted from the GGUF's own: {_proven(proof)}.", *_noted(reasons, converted.limits)]
     return _made(meta, request, GO, converted, proof, notes)
 
 
-def _native(meta: ChatMeta, request: Request, reasons: list[str]) -> Made:
+def _native(meta: ChatMeta, request: ModelfileRequest, reasons: list[str]) -> ModelfileResult:
     if request.engine is None:
         raise InputError(
             "There is no llama.cpp toolchain to prove the GGUF's own template with.",
@@ -105,16 +108,21 @@ def _native(meta: ChatMeta, request: Request, reasons: list[str]) -> Made:
     return _made(meta, request, NATIVE, None, proof, notes)
 
 
-def _forced(meta: ChatMeta, request: Request, failure: GgufkitError) -> Made:
+def _forced(meta: ChatMeta, request: ModelfileRequest, failure: GgufkitError) -> ModelfileResult:
     """The first kind that was to be tried, with a comment that it is not proven."""
     kind = _kinds(request)[0]
-    converted = convert(meta, unchecked=True) if kind == GO else None
+    converted = to_go_template(meta, unchecked=True) if kind == GO else None
     return _made(meta, request, kind, converted, None, [f"NOT PROVEN: {failure.message.splitlines()[0]}"])
 
 
 def _made(
-    meta: ChatMeta, request: Request, kind: str, converted: Converted | None, proof: Proof | None, notes: list[str]
-) -> Made:
+    meta: ChatMeta,
+    request: ModelfileRequest,
+    kind: str,
+    converted: LearnedTemplate | None,
+    proof: Proof | None,
+    notes: list[str],
+) -> ModelfileResult:
     modelfile = Modelfile(
         base=request.base,
         template=COMPLETION if kind == PLAIN else converted.text if converted else None,
@@ -125,7 +133,7 @@ def _made(
     )
     if kind == NATIVE:
         modelfile = replace(modelfile, requires=".".join(map(str, NATIVE_SINCE)))
-    return Made(modelfile, kind, proof, notes[0])
+    return ModelfileResult(modelfile, kind, proof, notes[0])
 
 
 def _proven(proof: Proof) -> str:

@@ -1,4 +1,4 @@
-"""The proof for Modelfiles without TEMPLATE: llama.cpp's own Jinja engine, which current Ollama uses, at work.
+"""The proof for Modelfiles without TEMPLATE: what llama.cpp's own Jinja engine, which current Ollama uses, writes.
 
 A small program, `chat_prompts.cpp`, is compiled against the toolchain's source and libraries on first use.
 """
@@ -20,10 +20,10 @@ from ggufkit.core.records import Toolchain
 from ggufkit.llama.programs import find_program
 from ggufkit.modelfile.conversation import Conversation, collate, hf_messages, tool_schema
 from ggufkit.modelfile.metadata import ChatMeta
-from ggufkit.modelfile.prove import DEFAULT_COUNT, Difference, Proof, UnprovenTemplate, all_probes, bos_source
-from ggufkit.modelfile.questions import Domain
+from ggufkit.modelfile.prove import DEFAULT_COUNT, Difference, Proof, UnprovenTemplate, bos_source
+from ggufkit.modelfile.questions import Domain, all_questions
+from ggufkit.modelfile.random_conversations import random_conversations
 from ggufkit.modelfile.reference import Reference
-from ggufkit.modelfile.samples import conversations
 
 _SOURCE = Path(__file__).with_name("chat_prompts.cpp")
 _INCLUDES = ("common", "include", "ggml/include", "vendor")
@@ -65,7 +65,9 @@ def _compile(compiler: str, source: Path, libraries: Path, program: Path) -> Non
     output = process.run(argv, log=program.with_suffix(".log"))
     if output.returncode != 0 or not partial.is_file():
         message = "The program that renders with llama.cpp's template engine could not be compiled."
-        raise ToolchainError(message, hint="Use --template go; the log has the compiler's words.", log=output.log)
+        raise ToolchainError(
+            message, hint="Use --template go; the log has what the compiler said.", log=output.log
+        )
     partial.rename(program)
 
 
@@ -87,7 +89,7 @@ def render(program: Path, meta: ChatMeta, candidates: Sequence[Conversation]) ->
     output = process.run([program], stdin=json.dumps(request).encode())
     if output.returncode != 0:
         why = (output.stderr.strip().splitlines() or ["it printed nothing"])[-1]
-        raise ToolOutputError(f"llama.cpp's template engine does not take the template of {meta.name}: {why}")
+        raise ToolOutputError(f"llama.cpp's template engine cannot read the template of {meta.name}: {why}")
     return [row.get("prompt") for row in json.loads(output.stdout)]
 
 
@@ -114,7 +116,7 @@ def prove_native(meta: ChatMeta, program: Path, *, count: int = DEFAULT_COUNT, s
 
 
 def _prove(reference: Reference, program: Path, domain: Domain, count: int, seed: int) -> Proof:
-    drawn = [*all_probes(domain), *islice(conversations(domain, seed), 2 * count)]
+    drawn = [*all_questions(domain), *islice(random_conversations(domain, seed), 2 * count)]
     settled = [replace(c, think=c.think is not False) if domain.thinking else c for c in drawn]
     pairs = [(c, reference.render(collate(c))) for c in settled]
     accepted = [(collate(c), prompt) for c, prompt in pairs if prompt is not None]

@@ -6,7 +6,7 @@ import re
 
 from ggufkit.modelfile.learn import Shape
 from ggufkit.modelfile.metadata import ChatMeta
-from ggufkit.modelfile.placeholders import is_hole
+from ggufkit.modelfile.placeholders import is_placeholder
 
 DEFAULT_CONTEXT = 8192
 _LEAST_CONTEXT = 512
@@ -35,8 +35,8 @@ def stop_strings(meta: ChatMeta, shape: Shape | None = None) -> tuple[str, ...]:
 
 
 def _literal(text: str) -> str:
-    """The text up to the first hole."""
-    return next((text[:i] for i, c in enumerate(text) if is_hole(c)), text)
+    """The text up to the first placeholder."""
+    return next((text[:i] for i, c in enumerate(text) if is_placeholder(c)), text)
 
 
 def _is_token(text: str, meta: ChatMeta) -> bool:

@@ -1,4 +1,4 @@
-"""What a prompt holds besides literal text. Each kind of hole is one character of the learned text.
+"""What a prompt holds besides literal text. Each kind of placeholder is one character of the learned text.
 
 The characters are Unicode noncharacters, which no text interchanged may contain, so that learned prompts are plain
 strings: compared, cut and factored by the character.
@@ -83,35 +83,35 @@ class Close:
     """Where the end of a turn begins: a prompt that is to be continued stops here."""
 
 
-Hole = Content | System | Tools | Calls | Today | Close
+Placeholder = Content | System | Tools | Calls | Today | Close
 
 _FIRST, _COUNT = 0xFDD0, 32
 
 
 @dataclass
-class Holes:
-    """The holes of one template and their characters."""
+class Placeholders:
+    """The placeholders of one template and their characters."""
 
-    known: list[Hole] = field(default_factory=list)
+    known: list[Placeholder] = field(default_factory=lambda: [Close()])
 
-    def char(self, hole: Hole) -> str:
-        """The character that stands for a hole."""
-        if hole not in self.known:
+    def char(self, placeholder: Placeholder) -> str:
+        """The character that stands for a placeholder."""
+        if placeholder not in self.known:
             if len(self.known) == _COUNT:
                 raise UnlearnableTemplate("The chat template inserts values in too many ways to follow.")
-            self.known.append(hole)
-        return chr(_FIRST + self.known.index(hole))
+            self.known.append(placeholder)
+        return chr(_FIRST + self.known.index(placeholder))
 
-    def __getitem__(self, char: str) -> Hole | None:
-        """The hole that a character stands for; None for literal text."""
+    def __getitem__(self, char: str) -> Placeholder | None:
+        """The placeholder that a character stands for; None for literal text."""
         index = ord(char) - _FIRST
         return self.known[index] if 0 <= index < len(self.known) else None
 
-    def without(self, text: str, *kinds: type[Hole]) -> str:
-        """The text with the holes of some kinds left out."""
+    def without(self, text: str, *kinds: type[Placeholder]) -> str:
+        """The text with the placeholders of some kinds left out."""
         return "".join(c for c in text if not isinstance(self[c], kinds))
 
 
-def is_hole(char: str) -> bool:
-    """Whether a character is one that holes use."""
+def is_placeholder(char: str) -> bool:
+    """Whether a character is one that placeholders use."""
     return _FIRST <= ord(char) < _FIRST + _COUNT

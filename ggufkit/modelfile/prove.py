@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from datetime import date
 from itertools import islice
 
 from ggufkit.core.errors import InputError
-from ggufkit.modelfile import gotemplate, ollama
+from ggufkit.modelfile import gotemplate, ollama_prompt
 from ggufkit.modelfile.conversation import Conversation, Message, collate
 from ggufkit.modelfile.gotemplate import GoTemplateError
-from ggufkit.modelfile.metadata import ChatMeta
-from ggufkit.modelfile.questions import Domain, emptied, probes
+from ggufkit.modelfile.questions import Domain, all_questions
+from ggufkit.modelfile.random_conversations import random_conversations
 from ggufkit.modelfile.reference import Reference
-from ggufkit.modelfile.samples import conversations
 
 Encode = Callable[[Sequence[str]], Sequence[Sequence[int]]]
 """Texts to token ids: special tokens recognized, none added."""
@@ -37,7 +35,7 @@ class Difference:
         at = next((i for i, (a, b) in enumerate(zip(self.expected, self.found, strict=False)) if a != b), None)
         at = min(len(self.expected), len(self.found)) if at is None else at
         part = slice(max(0, at - 40), at + 80)
-        lines += [f"They part at {at}:", f"  chat template: {self.expected[part]!r}"]
+        lines += [f"They differ from position {at} on:", f"  chat template: {self.expected[part]!r}"]
         return "\n".join([*lines, f"  Modelfile:     {self.found[part]!r}"])
 
 
@@ -78,16 +76,15 @@ class Proof:
 
 
 def prove(
-    meta: ChatMeta,
+    reference: Reference,
     template: str,
     domain: Domain,
     *,
     count: int = DEFAULT_COUNT,
     seed: int = 0,
     vocabulary: Vocabulary | None = None,
-    today: date | None = None,
 ) -> Proof:
-    """Compare a Go template with the model's chat template, on the probes of a domain and on random conversations.
+    """Compare a Go template with the model's chat template, on the questions of a domain and on random conversations.
 
     Args:
         count: random conversations, of those that the chat template accepts.
@@ -95,13 +92,12 @@ def prove(
     Raises:
         UnprovenTemplate: at the first difference.
     """
-    reference = Reference(meta, today)
-    drawn = islice(conversations(domain, seed), count * _ATTEMPTS)
-    same, refused = compare(reference, template, all_probes(domain))
+    drawn = islice(random_conversations(domain, seed), count * _ATTEMPTS)
+    same, refused = compare(reference, template, all_questions(domain))
     more, refused_more = compare(reference, template, drawn, count)
     if len(more) < count:
         raise InputError(
-            f"The chat template of {meta.name} refuses nearly all conversations: {len(more)} accepted."
+            f"The chat template of {reference.meta.name} refuses nearly all conversations; it took {len(more)}."
         )
     if vocabulary is not None:
         compare_ids(reference, [*same, *more], vocabulary)
@@ -126,7 +122,7 @@ def compare(
             refused += 1
             continue
         try:
-            found = ollama.execute(parsed, conversation, reference.today)
+            found = ollama_prompt.execute(parsed, conversation, reference.today)
         except GoTemplateError as error:
             found = f"error: {error.message}"
         if found != expected:
@@ -151,12 +147,6 @@ def compare_ids(reference: Reference, prompts: Sequence[tuple[Conversation, str]
     for (conversation, _), a, b in zip(prompts, expected, found, strict=True):
         if list(a) != [*first, *b]:
             raise UnprovenTemplate(Difference(conversation, list(a), [*first, *b]))
-
-
-def all_probes(domain: Domain) -> list[Conversation]:
-    """The probes of a domain, with contents and with one of them empty."""
-    known = list(probes(domain))
-    return [*known, *emptied(known)]
 
 
 def bos_source(reference: Reference) -> str:

@@ -1,8 +1,8 @@
-"""Conversations with recognizable contents that make a chat template show its rules."""
+"""The questions that a chat template is asked: conversations with recognizable contents, which make it show its rules."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import product
 
@@ -37,7 +37,7 @@ class Domain:
         return ", ".join(["multi-turn chats", *(text for text, covered in extras.items() if covered)])
 
 
-PROBE_TOOLS = (
+QUESTION_TOOLS = (
     Tool(
         "toolXqA",
         "Describes XqA.",
@@ -67,7 +67,7 @@ _CALLS = (
 )
 
 
-def probes(domain: Domain) -> Iterator[Conversation]:
+def questions(domain: Domain) -> Iterator[Conversation]:
     """Every conversation to learn from; contents are `marker`s."""
     shapes = list(_CORE)
     if domain.system:
@@ -78,23 +78,29 @@ def probes(domain: Domain) -> Iterator[Conversation]:
         shapes += [s for s in _ASSISTANT_FIRST if domain.system or not s.startswith("s")]
     calls = [*_CALLS, *("s" + shape for shape in _CALLS if domain.system)] if domain.tools else []
     thinks = (None, True, False) if domain.thinking else (None,)
-    tools = ((), PROBE_TOOLS) if domain.tools else ((),)
+    tools = ((), QUESTION_TOOLS) if domain.tools else ((),)
     for shape, given, think in product(shapes + calls, tools, thinks):
         yield Conversation(tuple(_messages(shape)), given, think)
 
 
+def all_questions(domain: Domain) -> list[Conversation]:
+    """The questions of a domain, with contents and with one of them empty."""
+    asked = list(questions(domain))
+    return [*asked, *emptied(asked)]
+
+
 def skeleton(conversation: Conversation) -> Conversation:
-    """The probe of the same shape as a conversation: its roles, calls and options, with recognizable contents."""
+    """The question of the same shape as a conversation: its roles, calls and options, with recognizable contents."""
     messages = []
     for i, message in enumerate(conversation.messages):
         calls = tuple(_call(i, n) for n in range(len(message.tool_calls)))
         content = marker(i) if message.content or not calls else ""
         messages.append(Message(message.role, content, calls))
-    return Conversation(tuple(messages), PROBE_TOOLS if conversation.tools else (), conversation.think)
+    return Conversation(tuple(messages), QUESTION_TOOLS if conversation.tools else (), conversation.think)
 
 
-def emptied(conversations: list[Conversation]) -> Iterator[Conversation]:
-    """The shorter probes with one content emptied at a time."""
+def emptied(conversations: Iterable[Conversation]) -> Iterator[Conversation]:
+    """The shorter questions with one content emptied at a time."""
     for conversation in conversations:
         if len(conversation.messages) <= 5:
             for i, message in enumerate(conversation.messages):
@@ -102,8 +108,8 @@ def emptied(conversations: list[Conversation]) -> Iterator[Conversation]:
                     yield conversation.with_content(i, "")
 
 
-def prefixes(conversations: list[Conversation]) -> Iterator[Conversation]:
-    """Everything that a probe begins with, each once."""
+def prefixes(conversations: Iterable[Conversation]) -> Iterator[Conversation]:
+    """Everything that a question begins with, each once."""
     cut = [replace(c, messages=c.messages[:n]) for c in conversations for n in range(1, len(c.messages) + 1)]
     yield from {repr(c): c for c in cut}.values()
 

@@ -1,10 +1,9 @@
-"""The Hugging Face side of the proof: a Jinja chat template, rendered as transformers renders it."""
+"""What a prompt ought to be: the model's own Jinja chat template, rendered as transformers renders it."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from datetime import date
 from functools import cached_property
 from typing import Any
@@ -47,10 +46,9 @@ class Reference:
         self.meta = meta
         self.today = today or date.today()
         self.variables = dict(variables or {})
-        self.strftime: Callable[[str], str] = self.today.strftime
         what = f"The chat template of {meta.name}"
         try:
-            self._template = _environment(self._now).from_string(meta.chat_template)
+            self._template = _environment().from_string(meta.chat_template)
         except jinja2.TemplateError as error:
             raise ChatTemplateError(f"{what} is not valid Jinja: {error}") from error
         try:
@@ -72,12 +70,23 @@ class Reference:
         """Whether the template looks at the switch that Ollama's `think` stands for."""
         return "enable_thinking" in (self.meta.chat_template or "")
 
-    def render(self, conversation: Conversation, *, generation: bool = True) -> str | None:
-        """The prompt of a conversation, ready for the model to answer; None where the template refuses it."""
+    def render(
+        self,
+        conversation: Conversation,
+        *,
+        generation: bool = True,
+        strftime: Callable[[str], str] | None = None,
+    ) -> str | None:
+        """The prompt of a conversation; None where the template refuses it.
+
+        Args:
+            generation: end it where the model is to answer.
+            strftime: gives the date in the form that the template asks for, in place of today's.
+        """
         if conversation.has_system and not self.takes_system:
             conversation = fold_system(conversation)
         try:
-            text = self._render(conversation, generation=generation)
+            text = self._render(conversation, generation, strftime)
         except _REFUSALS:
             return None
         return self.without_bos(text)
@@ -86,10 +95,12 @@ class Reference:
         """A prompt without the beginning-of-sequence token that the tokenizer adds by itself."""
         return prompt.removeprefix(self.meta.bos_token) if self.meta.add_bos else prompt
 
-    def _now(self, form: str) -> str:
-        return self.strftime(form)
-
-    def _render(self, conversation: Conversation, *, generation: bool = True) -> str:
+    def _render(
+        self,
+        conversation: Conversation,
+        generation: bool = True,
+        strftime: Callable[[str], str] | None = None,
+    ) -> str:
         options: dict[str, Any] = {} if conversation.think is None else {"enable_thinking": conversation.think}
         return self._template.render(
             messages=hf_messages(conversation),
@@ -98,6 +109,7 @@ class Reference:
             add_generation_prompt=generation,
             bos_token=self.meta.bos_token,
             eos_token=self.meta.eos_token,
+            strftime_now=strftime or self.today.strftime,
             **self.variables,
             **options,
         )
@@ -116,14 +128,13 @@ def fold_system(conversation: Conversation) -> Conversation:
 _REFUSALS = (jinja2.TemplateError, TypeError, ValueError, KeyError, IndexError, AttributeError)
 
 
-def _environment(strftime_now: Callable[[str], str]) -> ImmutableSandboxedEnvironment:
+def _environment() -> ImmutableSandboxedEnvironment:
     """The environment of transformers' `render_jinja_template`, without importing transformers."""
     env = ImmutableSandboxedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=[_GenerationTag, loopcontrols]
     )
     env.filters["tojson"] = _tojson
     env.globals["raise_exception"] = _raise_exception
-    env.globals["strftime_now"] = strftime_now
     return env
 
 
@@ -144,19 +155,9 @@ def _raise_exception(message: str) -> None:
 class _GenerationTag(Extension):
     """`{% generation %}` marks what to train on; for a prompt it is its content."""
 
-    tags = {"generation"}  # noqa: RUF012
+    tags = {"generation"}  # noqa: RUF012 - jinja2 declares it so
 
     def parse(self, parser: jinja2.parser.Parser) -> list[jinja2.nodes.Node]:
         """Parse to the tag's body."""
         next(parser.stream)
         return parser.parse_statements(("name:endgeneration",), drop_needle=True)
-
-
-@contextmanager
-def dates_as(reference: Reference, strftime: Callable[[str], str]) -> Iterator[None]:
-    """Within the context, templates that ask for today's date get what `strftime` makes of the format."""
-    previous, reference.strftime = reference.strftime, strftime
-    try:
-        yield
-    finally:
-        reference.strftime = previous

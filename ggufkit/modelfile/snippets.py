@@ -117,31 +117,31 @@ def defines(names: set[str], more: dict[str, str]) -> str:
     return "".join(f'{{{{ define "{name}" }}}}{body}{{{{ end }}}}' for name, body in bodies.items())
 
 
-def calls_code(hole: Calls) -> str:
+def calls_code(placeholder: Calls) -> str:
     """Code that writes the tool calls of a message. Ollama looks for their tag behind `if .ToolCalls`."""
-    between = "{{ if $n }}" + literal(hole.separator) + "{{ end }}" if hole.separator else ""
+    between = "{{ if $n }}" + literal(placeholder.separator) + "{{ end }}" if placeholder.separator else ""
     arguments = '{{ template "jsonObject" .Function.Arguments }}'
     body = (
         between
-        + literal(hole.open)
+        + literal(placeholder.open)
         + "{{ .Function.Name }}"
-        + literal(hole.middle)
+        + literal(placeholder.middle)
         + arguments
-        + literal(hole.close)
+        + literal(placeholder.close)
     )
     return "{{ if .ToolCalls }}{{ range $n, $_ := .ToolCalls }}" + body + "{{ end }}{{ end }}"
 
 
-def tools_code(hole: Tools) -> str:
+def tools_code(placeholder: Tools) -> str:
     """Code that writes a list of tools, its dot, as the template's `tojson` does."""
-    layout = _Layout(hole.indent)
-    inside = hole.form == "tool"
+    layout = _Layout(placeholder.indent)
+    inside = placeholder.form == "tool"
     entries = [f'"{key}": ' + _QUOTED.format(f".Function.{key.capitalize()}") for key in ("name", "description")]
     entries.append('"parameters": ' + _parameters(layout, 2 if inside else 1))
     text = layout.object(entries, 1 if inside else 0)
     if inside:
         text = layout.object(['"type": "function"', '"function": ' + text], 0)
-    return "{{ range $n, $_ := . }}{{ if $n }}" + literal(hole.separator) + "{{ end }}" + text + "{{ end }}"
+    return "{{ range $n, $_ := . }}{{ if $n }}" + literal(placeholder.separator) + "{{ end }}" + text + "{{ end }}"
 
 
 _QUOTED = '"{{{{ template "jsonString" {} }}}}"'

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
-from ggufkit.modelfile.placeholders import UnlearnableTemplate, is_hole
+from ggufkit.modelfile.placeholders import UnlearnableTemplate, is_placeholder
 
 Features = Mapping[str, "str | bool"]
 
@@ -28,7 +28,7 @@ class Split:
 
 
 Tree = str | Split
-"""Text with holes, or a choice between trees."""
+"""Text with placeholders, or a choice between trees."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,9 @@ def fit(samples: Sequence[Sample]) -> dict[str, Tree]:
         UnlearnableTemplate: no few features explain the texts of a role.
     """
     unique = list({(s.role, s.text, *s.features.items()): s for s in samples}.values())
-    return {role: _fit_role([s for s in unique if s.role == role]) for role in {s.role for s in unique}}
+    return {
+        role: _fit_role([s for s in unique if s.role == role]) for role in dict.fromkeys(s.role for s in unique)
+    }
 
 
 def _fit_role(samples: list[Sample]) -> Tree:
@@ -117,4 +119,4 @@ def common_suffix(texts: Sequence[str]) -> str:
 
 def is_boundary(char: str) -> bool:
     """Whether a text may be cut behind a character without tearing a special token apart."""
-    return char in ">]\n" or is_hole(char)
+    return char in ">]\n" or is_placeholder(char)

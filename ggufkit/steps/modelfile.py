@@ -12,11 +12,19 @@ from ggufkit.core.errors import GgufkitError
 from ggufkit.core.records import Json, Toolchain
 from ggufkit.llama import launcher, vocab
 from ggufkit.llama.gguf import GgufHeader, read_header
-from ggufkit.modelfile import Made, Request, Vocabulary, context_length, install, make, read_meta, renderer
+from ggufkit.modelfile import (
+    ModelfileRequest,
+    ModelfileResult,
+    Vocabulary,
+    context_length,
+    install,
+    make,
+    read_meta,
+    renderer,
+)
 from ggufkit.modelfile import write as write_text
 from ggufkit.steps.session import Session
-from ggufkit.steps.step import Made as MadeFile
-from ggufkit.steps.step import Recipe, Result, was_changed
+from ggufkit.steps.step import Made, Recipe, Result, was_changed
 
 STEP, VERSION = "modelfile", 1
 
@@ -37,7 +45,7 @@ class ModelfileOptions:
     force: bool = False
 
 
-def make_modelfile(gguf: Path, base: str, options: ModelfileOptions, tools: Toolchain | None) -> Made:
+def make_modelfile(gguf: Path, base: str, options: ModelfileOptions, tools: Toolchain | None) -> ModelfileResult:
     """The Modelfile of a GGUF.
 
     Args:
@@ -49,8 +57,8 @@ def make_modelfile(gguf: Path, base: str, options: ModelfileOptions, tools: Tool
     """
     header = read_header(gguf)
     meta = read_meta(header.metadata, _generation(options.checkpoint))
-    program = install.find()
-    request = Request(
+    program = install.find_ollama()
+    request = ModelfileRequest(
         base=base,
         kind=options.kind,
         version=install.version(program) if program else None,
@@ -97,7 +105,7 @@ class Writer:
     def __init__(self, options: ModelfileOptions, session: Session) -> None:
         self.options = options
         self.session = session
-        self._made: Made | None = None
+        self._made: ModelfileResult | None = None
 
     def write_all(self, files: Sequence[Result]) -> list[Result]:
         """Write them all but those that were edited; a template that cannot be proven is told once, and fails nothing."""
@@ -110,10 +118,10 @@ class Writer:
             return []
 
     def _write(self, file: Result, largest: Result) -> Result:
-        def create(partial: Path) -> MadeFile:
+        def create(partial: Path) -> Made:
             made = self._prove(largest)
             partial.write_text(write_text(replace(made.modelfile, base=f"./{file.path.name}")), encoding="utf-8")
-            return MadeFile(notes={"kind": made.kind, "why": made.why})
+            return Made(notes={"kind": made.kind, "why": made.why})
 
         params: dict[str, Json] = {"kind": self.options.kind, "system": self.options.system}
         params |= {"file": file.path.name, "memory_gib": machine.total_memory() >> 30}
@@ -129,7 +137,7 @@ class Writer:
             self.session.reporter.info(f"{path.name} was edited and stays as it is; --force makes it anew.")
         return edited
 
-    def _prove(self, gguf: Result) -> Made:
+    def _prove(self, gguf: Result) -> ModelfileResult:
         if self._made is None:
             with self.session.reporter.step("Proving the chat template"):
                 self._made = make_modelfile(gguf.path, f"./{gguf.path.name}", self.options, self.session.tools)

@@ -12,12 +12,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ggufkit.core.records import Toolchain
-from ggufkit.modelfile import convert, gotemplate, ollama
+from ggufkit.modelfile import gotemplate, ollama_prompt, to_go_template
 from ggufkit.modelfile.conversation import Conversation, Message, Parameter, Tool, ToolCall, collate
 from ggufkit.modelfile.metadata import ChatMeta
-from ggufkit.modelfile.prove import all_probes, compare
+from ggufkit.modelfile.prove import compare
+from ggufkit.modelfile.questions import all_questions
+from ggufkit.modelfile.random_conversations import random_conversations
 from ggufkit.modelfile.reference import ChatTemplateError, Reference
-from ggufkit.modelfile.samples import conversations
 from tests.templates.catalog import TODAY, TOKENS, converted, meta
 from tests.templates.goengine import build, needs_go, render
 
@@ -43,13 +44,13 @@ def go(tmp_path_factory: pytest.TempPathFactory) -> Render:
 def ours(template: str, given: list[Conversation], today: date = TODAY) -> list[str]:
     """Render conversations as at run time."""
     parsed = gotemplate.parse(template)
-    return [ollama.execute(parsed, conversation, today) for conversation in given]
+    return [ollama_prompt.execute(parsed, conversation, today) for conversation in given]
 
 
 @pytest.mark.parametrize("name", TOKENS)
 def test_go_renders_every_conversation_alike(name: str, go: Render) -> None:
     made = converted(name)
-    given = [*all_probes(made.domain), *islice(conversations(made.domain, 3), 250)]
+    given = [*all_questions(made.domain), *islice(random_conversations(made.domain, 3), 250)]
     assert go(made.text, given) == ours(made.text, given)
 
 
@@ -58,7 +59,7 @@ def test_go_renders_every_conversation_alike(name: str, go: Render) -> None:
 )
 def test_go_agrees_with_the_source_template(name: str, go: Render) -> None:
     made, reference = converted(name), Reference(meta(name), TODAY)
-    pairs = [(c, reference.render(collate(c))) for c in islice(conversations(made.domain, 4), 400)]
+    pairs = [(c, reference.render(collate(c))) for c in islice(random_conversations(made.domain, 4), 400)]
     accepted = [(c, prompt) for c, prompt in pairs if prompt is not None]
     assert len(accepted) >= 200
     assert go(made.text, [c for c, _ in accepted]) == [prompt for _, prompt in accepted]
@@ -114,10 +115,10 @@ def test_public_templates(name: str, go: Render, tools: Toolchain) -> None:
     source = (folder / f"{name}.jinja").read_text(encoding="utf-8")
     public = ChatMeta(name, "test", source, "<bos>", "<eos>", True)
     try:
-        made = convert(public, TODAY)
+        made = to_go_template(public, TODAY)
     except ChatTemplateError:
         assert "tool_use" in name
         return
-    given = list(islice(conversations(made.domain, 5), 200))
+    given = list(islice(random_conversations(made.domain, 5), 200))
     compare(Reference(public, TODAY), made.text, given)
     assert go(made.text, given) == ours(made.text, given)

@@ -66,9 +66,9 @@ def test_a_model_is_created_and_checked(ollama: Path) -> None:
 
 def test_ollama_on_path_is_found(ollama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(ollama.parent))
-    assert install.find() == ollama
+    assert install.find_ollama() == ollama
     monkeypatch.setenv("PATH", "")
-    assert install.find() is None
+    assert install.find_ollama() is None
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from ggufkit.core.records import Toolchain
 from ggufkit.llama import vocab
 from ggufkit.llama.gguf import read_header
 from ggufkit.modelfile import (
-    Request,
+    ModelfileRequest,
     UnprovenTemplate,
     Vocabulary,
     context_length,
@@ -27,8 +27,8 @@ from ggufkit.modelfile import (
 )
 from ggufkit.modelfile.conversation import hf_messages, tool_schema
 from ggufkit.modelfile.questions import Domain
+from ggufkit.modelfile.random_conversations import random_conversations
 from ggufkit.modelfile.reference import Reference
-from ggufkit.modelfile.samples import conversations
 from ggufkit.models.checkpoint import open_checkpoint
 from ggufkit.steps.convert import ConvertOptions, convert
 from ggufkit.steps.session import Session
@@ -43,7 +43,7 @@ def test_the_environment_is_that_of_transformers(name: str) -> None:
     reference = Reference(replace(meta(name), add_bos=False), TODAY)
     compared = 0
     for conversation in islice(
-        conversations(Domain(tools=True, thinking=True, later_system=True, blank=True)), 120
+        random_conversations(Domain(tools=True, thinking=True, later_system=True, blank=True)), 120
     ):
         options = {} if conversation.think is None else {"enable_thinking": conversation.think}
         prompt = reference.render(conversation) if reference.takes_system or not conversation.has_system else None
@@ -105,7 +105,7 @@ def test_qwen2_is_proven_with_its_own_tokenizers(tools: Toolchain, engine: Path,
     generation = json.loads((QWEN2 / "generation_config.json").read_text())
     about = read_meta(read_header(gguf).metadata, generation)
     ctx = context_length(about, gguf.stat().st_size, 8 << 30)
-    made = make(about, Request(f"./{gguf.name}", vocabulary=vocabulary, num_ctx=ctx, count=200))
+    made = make(about, ModelfileRequest(f"./{gguf.name}", vocabulary=vocabulary, num_ctx=ctx, count=200))
     assert made.kind == "go"
     assert made.proof is not None
     assert made.proof.token_ids
@@ -113,7 +113,7 @@ def test_qwen2_is_proven_with_its_own_tokenizers(tools: Toolchain, engine: Path,
     assert ("num_ctx", "2048") in commands
     assert ("repeat_penalty", "1.05") in commands
     assert [args for name, args in commands if name == "stop"] == ["<|im_end|>", "<|endoftext|>"]
-    native = make(about, Request(f"./{gguf.name}", kind="native", engine=lambda: engine, count=200))
+    native = make(about, ModelfileRequest(f"./{gguf.name}", kind="native", engine=lambda: engine, count=200))
     assert native.modelfile.requires == "0.30.0"
     assert native.modelfile.template is None
 

@@ -6,7 +6,7 @@ from datetime import date
 from functools import cache
 from pathlib import Path
 
-from ggufkit.modelfile import ChatMeta, Converted, convert
+from ggufkit.modelfile import ChatMeta, LearnedTemplate, to_go_template
 
 HERE = Path(__file__).parent
 TODAY = date(2026, 3, 5)
@@ -38,6 +38,6 @@ def meta(name: str) -> ChatMeta:
 
 
 @cache
-def converted(name: str) -> Converted:
+def converted(name: str) -> LearnedTemplate:
     """Its conversion, made once for all tests."""
-    return convert(meta(name), TODAY)
+    return to_go_template(meta(name), TODAY)

@@ -13,26 +13,27 @@ from ggufkit.modelfile import (
     UnlearnableTemplate,
     UnprovenTemplate,
     Vocabulary,
-    convert,
     gotemplate,
-    ollama,
+    ollama_prompt,
     prove,
+    to_go_template,
 )
 from ggufkit.modelfile.conversation import Conversation, Message, Parameter, Tool, ToolCall
 from ggufkit.modelfile.questions import Domain
+from ggufkit.modelfile.reference import Reference
 from tests.templates.catalog import REFUSED, TODAY, TOKENS, converted, meta
 
 
 def prompt(name: str, *messages: tuple[str, str], today: date = TODAY, think: bool | None = None) -> str:
     """What Ollama makes of messages with a converted template."""
     conversation = Conversation(tuple(Message(*m) for m in messages), think=think)
-    return ollama.execute(gotemplate.parse(converted(name).text), conversation, today)
+    return ollama_prompt.execute(gotemplate.parse(converted(name).text), conversation, today)
 
 
 @pytest.mark.parametrize("name", TOKENS)
 def test_prompts_are_identical(name: str) -> None:
     made = converted(name)
-    proof = prove(meta(name), made.text, made.domain, count=200, seed=7, today=TODAY)
+    proof = prove(Reference(meta(name), TODAY), made.text, made.domain, count=200, seed=7)
     assert proof.conversations >= 200
 
 
@@ -48,12 +49,12 @@ def test_every_template_covers_plain_chats_and_says_what_else(name: str) -> None
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_cannot_be_expressed_is_refused(name: str) -> None:
     with pytest.raises((UnlearnableTemplate, UnprovenTemplate, ChatTemplateError)):
-        convert(meta(name), TODAY)
+        to_go_template(meta(name), TODAY)
 
 
 def test_a_refusal_shows_the_conversation_and_the_difference() -> None:
     with pytest.raises(UnprovenTemplate) as caught:
-        convert(meta("long"), TODAY)
+        to_go_template(meta("long"), TODAY)
     assert "chat template: " in caught.value.message
     assert "<|long|>" in str(caught.value.difference.expected)
     assert caught.value.hint is not None
@@ -64,12 +65,16 @@ def test_a_wrong_template_fails_its_proof() -> None:
     wrong = made.text.replace("<|im_end|>\n", "<|im_end|>", 1)
     assert wrong != made.text
     with pytest.raises(UnprovenTemplate):
-        prove(meta("chatml"), wrong, made.domain, today=TODAY)
+        prove(Reference(meta("chatml"), TODAY), wrong, made.domain)
 
 
 def test_a_template_that_fails_in_go_fails_its_proof() -> None:
     with pytest.raises(UnprovenTemplate, match="error"):
-        prove(meta("chatml"), "{{ range .Messages }}{{ index .Content 99 }}{{ end }}", converted("chatml").domain)
+        prove(
+            Reference(meta("chatml")),
+            "{{ range .Messages }}{{ index .Content 99 }}{{ end }}",
+            converted("chatml").domain,
+        )
 
 
 def test_chatml() -> None:
@@ -146,7 +151,7 @@ def test_tools_calls_and_results() -> None:
         ),
         (tool,),
     )
-    text = ollama.execute(gotemplate.parse(converted("qwen25").text), conversation, TODAY)
+    text = ollama_prompt.execute(gotemplate.parse(converted("qwen25").text), conversation, TODAY)
     assert (
         '<tools>\n{"type": "function", "function": {"name": "get_weather", "description": "A \\"tool\\" <b>", '
         '"parameters": {"type": "object", "properties": {"unit": {"type": "string", "description": "°C\\n", '
@@ -170,9 +175,9 @@ def test_ollama_can_tell_the_tag_of_tool_calls() -> None:
 def test_bos_comes_from_the_tokenizer_or_from_the_template_never_from_both() -> None:
     with_bos = meta("llama3")
     assert "<|begin_of_text|>" not in converted("llama3").text
-    without = convert(replace(with_bos, add_bos=False), TODAY)
+    without = to_go_template(replace(with_bos, add_bos=False), TODAY)
     assert "<|begin_of_text|>" in without.text
-    proof = prove(replace(with_bos, add_bos=False), without.text, without.domain, count=20, today=TODAY)
+    proof = prove(Reference(replace(with_bos, add_bos=False), TODAY), without.text, without.domain, count=20)
     assert proof.bos == "template"
 
 
@@ -185,7 +190,7 @@ def fake_encode(texts: object) -> list[list[int]]:
 def test_token_ids_are_compared() -> None:
     made = converted("mistral")
     vocabulary = Vocabulary(fake_encode, fake_encode)
-    proof = prove(meta("mistral"), made.text, made.domain, count=20, vocabulary=vocabulary, today=TODAY)
+    proof = prove(Reference(meta("mistral"), TODAY), made.text, made.domain, count=20, vocabulary=vocabulary)
     assert proof.token_ids
     assert proof.bos == "tokenizer"
 
@@ -194,20 +199,22 @@ def test_other_token_ids_are_a_difference() -> None:
     made = converted("mistral")
     vocabulary = Vocabulary(fake_encode, lambda texts: [ids[:-1] for ids in fake_encode(texts)])
     with pytest.raises(UnprovenTemplate):
-        prove(meta("mistral"), made.text, made.domain, count=20, vocabulary=vocabulary, today=TODAY)
+        prove(Reference(meta("mistral"), TODAY), made.text, made.domain, count=20, vocabulary=vocabulary)
 
 
 def test_a_template_that_refuses_everything_is_refused() -> None:
     source = "{% if messages[0].content != 'Hello' %}{{ raise_exception('x') }}{% endif %}x"
     with pytest.raises(UnlearnableTemplate, match="refuses every"):
-        convert(replace(meta("chatml"), chat_template=source), TODAY)
+        to_go_template(replace(meta("chatml"), chat_template=source), TODAY)
 
 
 def test_a_proof_needs_enough_conversations() -> None:
     source = "{% if messages[0].content != 'Hello' %}{{ raise_exception('x') }}{% endif %}x"
     with pytest.raises(InputError, match="refuses nearly all"):
-        prove(replace(meta("chatml"), chat_template=source), "{{ range .Messages }}{{ end }}x", Domain())
+        prove(
+            Reference(replace(meta("chatml"), chat_template=source)), "{{ range .Messages }}{{ end }}x", Domain()
+        )
 
 
 def test_the_same_template_is_made_every_time() -> None:
-    assert convert(meta("qwen25"), TODAY).text == converted("qwen25").text
+    assert to_go_template(meta("qwen25"), TODAY).text == converted("qwen25").text

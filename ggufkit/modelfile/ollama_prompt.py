@@ -1,4 +1,4 @@
-"""How Ollama feeds a conversation to a Go template, and which installations do what.
+"""What Ollama makes of a conversation: the prompt of a Go template, fed as Ollama feeds it.
 
 Source: ollama, `template/template.go` (collate, Execute, convertMessagesForTemplate), `server/routes.go`.
 """
@@ -9,7 +9,7 @@ from datetime import date
 
 from ggufkit.modelfile import gorender
 from ggufkit.modelfile.conversation import Conversation, Message, Parameter, Tool, ToolCall, collate
-from ggufkit.modelfile.gorender import Struct, Value, go_value
+from ggufkit.modelfile.gorender import GoValue, Struct, go_value
 from ggufkit.modelfile.gotemplate import GoTemplate, GoTemplateError
 
 
@@ -34,17 +34,17 @@ def execute(template: GoTemplate, conversation: Conversation, today: date) -> st
     return gorender.render(template, data, {"currentDate": lambda: today.isoformat().encode()})
 
 
-def _message(message: Message) -> Value:
+def _message(message: Message) -> GoValue:
     calls = [_call(call) for call in message.tool_calls]
     text = {"Role": message.role.encode(), "Content": message.content.encode(), "Thinking": b""}
     return Struct({**text, "ToolCalls": calls})
 
 
-def _call(call: ToolCall) -> Value:
+def _call(call: ToolCall) -> GoValue:
     return Struct({"Function": Struct({"Name": call.name.encode(), "Arguments": go_value(call.arguments)})})
 
 
-def _tool(tool: Tool) -> Value:
+def _tool(tool: Tool) -> GoValue:
     parameters = {
         "Type": b"object",
         "Properties": {p.name.encode(): _property(p) for p in tool.parameters},
@@ -54,6 +54,6 @@ def _tool(tool: Tool) -> Value:
     return Struct({"Type": b"function", "Function": Struct({**function, "Parameters": Struct(parameters)})})
 
 
-def _property(parameter: Parameter) -> Value:
+def _property(parameter: Parameter) -> GoValue:
     text = {"Type": parameter.type.encode(), "Description": parameter.description.encode()}
     return Struct({**text, "Enum": go_value(parameter.enum)})

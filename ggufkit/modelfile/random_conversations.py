@@ -37,7 +37,7 @@ _WORDS = ("alpha", "beta", "city", "count", "delta", "unit", "when", "x_1")
 _TYPES = ("string", "integer", "number", "boolean", "array")
 
 
-def conversations(domain: Domain, seed: int = 0) -> Iterator[Conversation]:
+def random_conversations(domain: Domain, seed: int = 0) -> Iterator[Conversation]:
     """An endless, reproducible stream of conversations that end where the model is to answer."""
     rng = random.Random(seed)
     while True:
@@ -70,7 +70,7 @@ def _conversation(rng: random.Random, domain: Domain) -> Conversation:
 
 
 def _turn(rng: random.Random, domain: Domain, *, answered: bool) -> Iterator[Message]:
-    """A question, perhaps with calls and their results, and its answer."""
+    """A user's message, perhaps with calls and their results, and the answer."""
     if domain.later_system and rng.random() < 0.15:
         yield Message("system", text(rng, domain))
     yield Message("user", text(rng, domain))
