@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ggufkit.core import machine, process
+from ggufkit.core.manifest import Params
 from ggufkit.core.process import ToolOutput
-from ggufkit.core.records import Conditions, GgufFile, Json
+from ggufkit.core.records import Conditions, GgufFile
 from ggufkit.llama import argv, logs
 from ggufkit.llama.argv import Compute
 from ggufkit.llama.logs import Speed
@@ -19,6 +20,19 @@ from ggufkit.steps.step import Made, Recipe, Result
 
 STEP, VERSION = "bench", 1
 NOISY = 0.05
+
+
+@dataclass(frozen=True)
+class BenchParams(Params):
+    """What decides a file's speed besides the file and the tools."""
+
+    n_prompt: int = 512
+    n_gen: int = 128
+    ngl: int | None = None
+    repetitions: int = 5
+    threads: int | None = None
+    machine: str = ""
+    backend: str = "cpu"
 
 
 @dataclass(frozen=True)
@@ -37,10 +51,11 @@ def bench(gguf: GgufFile, options: BenchOptions, session: Session) -> Result:
     Raises:
         ToolError: llama-bench failed or gave no speeds.
     """
-    params: dict[str, Json] = {"n_prompt": options.n_prompt, "n_gen": options.n_gen, "ngl": options.ngl}
-    params |= {"repetitions": options.repetitions, "threads": session.threads, "machine": machine.describe()}
-    params["backend"] = session.tools.backend
-    recipe = Recipe(STEP, VERSION, {"gguf": str(gguf.sha256)}, params, session.tools.identity)
+    params = BenchParams(
+        options.n_prompt, options.n_gen, options.ngl, options.repetitions,
+        session.threads, machine.describe(), session.tools.backend,
+    )  # fmt: skip
+    recipe = Recipe(STEP, VERSION, {"gguf": str(gguf.sha256)}, params.to_params(), session.tools.identity)
     return session.ensure(
         recipe,
         session.workspace.measurements / f"{gguf.path.stem}.bench.json",

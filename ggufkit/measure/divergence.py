@@ -26,7 +26,7 @@ from ggufkit.measure.logits.passes import BasePass, FilePass, OnBase, OnFile
 from ggufkit.measure.logits.precision import PILOT, chunks_needed
 from ggufkit.measure.logits.strategy import Need, Route
 from ggufkit.measure.measurements import Value, measured, save
-from ggufkit.measure.perplexity import EvalOptions
+from ggufkit.measure.perplexity import EvalNotes, EvalOptions
 from ggufkit.steps import offload
 from ggufkit.steps.session import Session
 from ggufkit.steps.step import Made, Recipe, Result, staleness
@@ -41,6 +41,17 @@ _PERCENTILES = {
     "kld_min": 0.0, "kld_p001": 0.001, "kld_p01": 0.01, "kld_p05": 0.05, "kld_p10": 0.1, "kld_median": 0.5,
     "kld_p90": 0.9, "kld_p95": 0.95, "kld_p99": 0.99, "kld_p999": 0.999, "kld_max": 1.0,
 }  # fmt: skip
+
+
+@dataclass(frozen=True)
+class DivergenceNotes(EvalNotes):
+    """What is known of a file's divergence; `sample_bytes` of the text were evaluated, 0 and missing for all of it."""
+
+    sample_bytes: int = 0
+
+    def to_notes(self) -> dict[str, Json]:
+        """What is there of it."""
+        return {key: value for key, value in super().to_notes().items() if key != "sample_bytes" or value}
 
 
 @dataclass(frozen=True)
@@ -205,8 +216,7 @@ class _Work:
     def _sample_bytes(self, file: GgufFile) -> int:
         """The size of the sample that a file was measured on, 0 if it was not."""
         made = read_manifest(result_path(file, self.session))
-        size = made.notes.get("sample_bytes") if made is not None else None
-        return size if isinstance(size, int) else 0
+        return DivergenceNotes.from_manifest(made).sample_bytes if made is not None else 0
 
     def collect(self) -> list[Result]:
         """Every result, the base's first. A base that was measured by no pass of this command is measured now."""
@@ -298,8 +308,8 @@ class _Work:
         offload.tell(file, logs.parse_placement(done.run), self.session)
         where = perplexity.conditions(done.run, self.session, self.text, d.n_ctx, d.n_chunks, base)
         save(partial, measured(str(file.sha256), _values(d, done.run.duration_s), where))
-        notes: dict[str, Json] = {"tool_s": round(done.run.duration_s, 3), "corpus": self.corpus.name}
-        return Made([done.run], notes | ({"sample_bytes": self.sample_bytes} if self.sample_bytes else {}))
+        notes = DivergenceNotes(round(done.run.duration_s, 3), self.corpus.name, self.sample_bytes)
+        return Made([done.run], notes.to_notes())
 
     def _publish_base(self, done: BasePass) -> None:
         session, own = self.session, str(self.base.sha256)

@@ -12,6 +12,7 @@ from pathlib import Path
 from ggufkit.core import machine, process
 from ggufkit.core.concurrency import run_all
 from ggufkit.core.errors import CorpusError, ToolOutputError
+from ggufkit.core.manifest import Notes, Params
 from ggufkit.core.process import ToolOutput
 from ggufkit.core.progress import Reporter
 from ggufkit.core.records import Conditions, GgufFile, Json
@@ -72,6 +73,36 @@ def one_processor(number: int = 0) -> Share:
 
 
 @dataclass(frozen=True)
+class EvalParams(Params):
+    """What decides quality measurements besides the files and the tools.
+
+    `batch` and `ubatch` are missing where the tool's own are used, `precision` where nobody asked for one.
+    """
+
+    n_ctx: int = 512
+    n_chunks: int | None = None
+    ngl: int | None = None
+    backend: str = "cpu"
+    batch: int | None = None
+    ubatch: int | None = None
+    precision: float | None = None
+
+    def to_params(self) -> dict[str, Json]:
+        """What is there of it."""
+        missing = {"batch", "ubatch"} if self.ubatch is None else set()
+        missing |= {"precision"} if self.precision is None else set()
+        return {key: value for key, value in super().to_params().items() if key not in missing}
+
+
+@dataclass(frozen=True)
+class EvalNotes(Notes):
+    """What is known of quality measurements: seconds of the tool, and the text as the user named it."""
+
+    tool_s: float = 0.0
+    corpus: str = ""
+
+
+@dataclass(frozen=True)
 class EvalOptions:
     """What is evaluated: context in tokens, chunks of that many tokens (None: all of the text).
 
@@ -85,12 +116,9 @@ class EvalOptions:
 
     def params(self, session: Session) -> dict[str, Json]:
         """What decides the result besides the files and the tools."""
-        params: dict[str, Json] = {"n_ctx": self.n_ctx, "n_chunks": self.n_chunks, "ngl": self.ngl}
-        params["backend"] = session.tools.backend
-        how = offload.compute(session, self.ngl, 1, self.n_ctx)
-        if how.ubatch is not None:
-            params |= {"batch": how.batch, "ubatch": how.ubatch}
-        return params if self.precision is None else params | {"precision": self.precision}
+        how, backend = offload.compute(session, self.ngl, 1, self.n_ctx), session.tools.backend
+        params = EvalParams(self.n_ctx, self.n_chunks, self.ngl, backend, how.batch, how.ubatch, self.precision)
+        return params.to_params()
 
 
 def result_path(gguf: GgufFile, session: Session) -> Path:
@@ -188,7 +216,7 @@ def write(
     }
     where = conditions(run, session, corpus, estimate.n_ctx, estimate.n_chunks, base_sha256)
     save(partial, measured(str(gguf.sha256), values, where))
-    return Made([run], {"tool_s": round(run.duration_s, 3), "corpus": corpus.name})
+    return Made([run], EvalNotes(round(run.duration_s, 3), corpus.name).to_notes())
 
 
 def _run_and_parse(

@@ -32,6 +32,7 @@ _TOKENIZER = re.compile(
 )
 _PREFIX = "base_model.model."
 _OVERHEAD = 1.2
+_AND = " + "
 
 
 def merge(checkpoint: Checkpoint, adapter: Path, reporter: Reporter) -> Checkpoint:
@@ -53,7 +54,13 @@ def merge(checkpoint: Checkpoint, adapter: Path, reporter: Reporter) -> Checkpoi
         _run(checkpoint, adapter, target, reporter)
         reporter.info(f"The merged checkpoint is kept in {target}; it may be deleted.")
     name = f"{checkpoint.name}-{adapter.resolve().name}"
-    return open_checkpoint(target, name, f"{checkpoint.source} + {adapter.name}", checkpoint.revision)
+    return open_checkpoint(target, name, f"{checkpoint.source}{_AND}{adapter.name}", checkpoint.revision)
+
+
+def split_source(source: str) -> tuple[str, str | None]:
+    """Where a checkpoint comes from, and the name of the adapter that was merged into it."""
+    base, _, adapter = source.partition(_AND)
+    return base, adapter or None
 
 
 def _adapter_files(adapter: Path) -> list[Path]:

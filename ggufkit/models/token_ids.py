@@ -19,6 +19,11 @@ class TokenComparison:
     different: tuple[str, ...]
     unnormalized: tuple[str, ...]
 
+    @property
+    def n_mismatches(self) -> int:
+        """How many differ."""
+        return len(self.different) + len(self.unnormalized)
+
 
 def has_tokenizer(checkpoint: Path) -> bool:
     """Whether the checkpoint has a tokenizer file that can be compared with."""

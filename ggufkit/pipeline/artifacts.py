@@ -18,7 +18,7 @@ from ggufkit.pipeline.job import Job
 from ggufkit.steps import awq, convert, quantize, refine
 from ggufkit.steps.awq import Wanted
 from ggufkit.steps.imatrix import ImatrixOptions, make_imatrix, require_fits
-from ggufkit.steps.import_gguf import adopt
+from ggufkit.steps.import_gguf import import_gguf
 from ggufkit.steps.quantize import QuantizeOptions
 from ggufkit.steps.refine import RefiningOptions
 from ggufkit.steps.session import Session
@@ -70,7 +70,7 @@ class Artifacts:
         job = self.job
         if isinstance(job.model, GgufFile):
             requantize = job.request.allow_requantize
-            return adopt(job.model, job.name, job.base_output, self.session, allow_requantize=requantize)
+            return import_gguf(job.model, job.name, job.base_output, self.session, allow_requantize=requantize)
         return convert.convert(job.model, job.base_output, job.convert_options, self.session)
 
     def _scaled_base(self, fold: str) -> Result:

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ggufkit.core.errors import UsageError
-from ggufkit.core.records import Checkpoint, Json, Toolchain
+from ggufkit.core.manifest import Notes, Params
+from ggufkit.core.records import Checkpoint, Toolchain
 from ggufkit.llama.logs import QuantType
 from ggufkit.models.checkpoint import fingerprint, open_checkpoint
 from ggufkit.steps import offload, quantize
@@ -48,6 +49,28 @@ class ScalingOptions:
         if self.per_type and (self.engine, self.objective) != ("native", "ggml"):
             message = "AutoAWQ's scales know nothing of GGUF types."
             raise UsageError(message, hint="Leave out --awq-per-type, or use the native engine.")
+
+
+@dataclass(frozen=True)
+class AwqParams(Params):
+    """What decides a scaled checkpoint besides its inputs; what only the native engine heeds is None for the other."""
+
+    engine: str = "native"
+    objective: str | None = None
+    dtype: str = "source"
+    importance: bool | None = None
+    types_sha256: str | None = None
+
+
+@dataclass(frozen=True)
+class AwqNotes(Notes):
+    """What is known of a scaled checkpoint; of its calibration see `CalibrationNotes`.
+
+    `label` is what it is for, `tool_s` the seconds of the search for all checkpoints that were scaled along.
+    """
+
+    label: str = ""
+    tool_s: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -94,7 +117,8 @@ def scale(
     def publish(one: Wanted, partial: Path) -> Made:
         scaled = made[one.label]
         scaled.path.rename(partial)
-        return Made(notes={"label": one.label, "tool_s": seconds, **calibration.notes(), **scaled.notes()})
+        notes = AwqNotes(one.label, seconds).to_notes() | calibration.notes.to_notes()
+        return Made(notes=notes | scaled.notes())
 
     return [
         session.ensure(r, w.output, lambda p, w=w: publish(w, p))  # type: ignore[misc]
@@ -112,18 +136,18 @@ def _recipe(
 ) -> Recipe:
     types = hashlib.sha256(json.dumps([sorted(t.items()) for t in wanted.types]).encode()).hexdigest()
     native = (options.engine, options.objective) == ("native", "ggml")
-    params: dict[str, Json] = {
-        "engine": options.engine,
-        "objective": options.objective if options.engine == "native" else None,
-        "dtype": options.dtype,
-        "importance": wanted.importance if native else None,
-        "types_sha256": types if native else None,
-    }
+    params = AwqParams(
+        options.engine,
+        options.objective if options.engine == "native" else None,
+        options.dtype,
+        wanted.importance if native else None,
+        types if native else None,
+    )
     inputs = {
         "checkpoint": fingerprint(checkpoint.path, session.reporter),
         "calibration_tokens": calibration.tokens_sha256,
     }
-    return Recipe(STEP, VERSION, inputs, params, session.tools.identity)
+    return Recipe(STEP, VERSION, inputs, params.to_params(), session.tools.identity)
 
 
 def _scale(

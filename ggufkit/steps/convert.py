@@ -12,7 +12,7 @@ from pathlib import Path
 from ggufkit.core import errors, process
 from ggufkit.core.concurrency import beside
 from ggufkit.core.errors import CheckpointError, GgufError, GgufkitError
-from ggufkit.core.manifest import PARTIAL
+from ggufkit.core.manifest import PARTIAL, Params
 from ggufkit.core.process import ToolOutput
 from ggufkit.core.progress import Reporter, SilentReporter
 from ggufkit.core.records import Checkpoint, Json
@@ -20,6 +20,8 @@ from ggufkit.llama import argv, launcher, toolchain, vocab
 from ggufkit.llama.gguf import GgufHeader, read_gguf, read_header
 from ggufkit.models import token_ids
 from ggufkit.models.checkpoint import fingerprint, scan_weights, state
+from ggufkit.models.token_ids import TokenComparison
+from ggufkit.steps.notes import GgufNotes
 from ggufkit.steps.session import Session
 from ggufkit.steps.step import Made, Recipe, Result, settle
 
@@ -27,6 +29,36 @@ STEP, VERSION = "convert", 1
 _CHECKPOINT = "checkpoint"
 _F16_MAX = 65504.0
 _LONG = 8 << 30
+
+
+@dataclass(frozen=True)
+class ConvertParams(Params):
+    """What decides a converted file besides the checkpoint."""
+
+    out_type: str = ""
+    name: str = ""
+    pre: str | None = None
+
+
+@dataclass(frozen=True)
+class ConvertNotes(GgufNotes):
+    """What is known of a converted file.
+
+    Args:
+        source, revision: of the checkpoint: a path, or a hub's id and commit.
+        token_strings, token_mismatches: strings that both tokenizers were tried on, and those where they differ; None
+            where the checkpoint has no tokenizer to compare with.
+    """
+
+    source: str = ""
+    revision: str | None = None
+    token_strings: int | None = None
+    token_mismatches: int | None = None
+
+    def to_notes(self) -> dict[str, Json]:
+        """Without what was not compared."""
+        notes = super().to_notes()
+        return {key: value for key, value in notes.items() if value is not None or not key.startswith("token_")}
 
 
 @dataclass(frozen=True)
@@ -56,11 +88,11 @@ def convert(checkpoint: Checkpoint, output: Path, options: ConvertOptions, sessi
     """
     if checkpoint.tensor_bytes >= _LONG and not output.exists():
         _rehearse(checkpoint, options, session)
-    params: dict[str, Json] = {"out_type": options.out_type, "name": checkpoint.name, "pre": options.pre}
+    params = ConvertParams(options.out_type, checkpoint.name, options.pre)
     inputs: dict[str, str] = {}
     if output.exists():  # whether it is fresh depends on the checkpoint; else that is read while it is converted
         inputs[_CHECKPOINT] = fingerprint(checkpoint.path, session.reporter)
-    recipe = Recipe(STEP, VERSION, inputs, params, session.tools.identity)
+    recipe = Recipe(STEP, VERSION, inputs, params.to_params(), session.tools.identity)
     return session.ensure(
         recipe,
         output,
@@ -99,12 +131,14 @@ def _convert(
     if made.type != options.out_type.upper():
         raise GgufError(f"The converter wrote {made.type} where {options.out_type.upper()} was asked for.")
     _require_layers(checkpoint, read_header(partial))
-    notes = beside(
+    tokens = beside(
         lambda _: _compare_tokens(checkpoint, partial, options, session, source),
         [lambda stop: settle(partial, stop)],
     )
-    facts: dict[str, Json] = {"name": checkpoint.name, "variant": options.variant, "type": made.type}
-    return Made([run], {**facts, "source": checkpoint.source, "revision": checkpoint.revision, **notes})
+    notes = ConvertNotes(checkpoint.name, options.variant, made.type, checkpoint.source, checkpoint.revision)
+    if tokens is not None:
+        notes = replace(notes, token_strings=tokens.n_strings, token_mismatches=tokens.n_mismatches)
+    return Made([run], notes.to_notes())
 
 
 def _require_layers(checkpoint: Checkpoint, made: GgufHeader) -> None:
@@ -216,11 +250,11 @@ def _probe_files(session: Session) -> tuple[Path, Path]:
 
 def _compare_tokens(
     checkpoint: Checkpoint, partial: Path, options: ConvertOptions, session: Session, source: Path
-) -> dict[str, Json]:
+) -> TokenComparison | None:
     probes, ids = _probe_files(session)
     if not ids.is_file():
         session.reporter.warn(f"{checkpoint.name} has no tokenizer file to compare the converted one with.")
-        return {}
+        return None
     texts, original = (json.loads(f.read_text(encoding="utf-8")) for f in (probes, ids))
     converted = vocab.tokenize(session.tools.dir, source, partial, texts, session.workspace.log("tokens"))
     result = token_ids.compare(texts, original, converted)
@@ -233,7 +267,4 @@ def _compare_tokens(
         token_ids.require_equal(result, checkpoint.path)
     for file in (probes, ids):
         file.unlink()
-    return {
-        "token_strings": result.n_strings,
-        "token_mismatches": len(result.different) + len(result.unnormalized),
-    }
+    return result

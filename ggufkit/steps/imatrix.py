@@ -13,8 +13,9 @@ from typing import BinaryIO
 
 from ggufkit.core import process
 from ggufkit.core.errors import CorpusError, GgufError, InputError, ToolOutputError
+from ggufkit.core.manifest import Notes, Params
 from ggufkit.core.process import ToolOutput
-from ggufkit.core.records import GgufFile, Json
+from ggufkit.core.records import GgufFile
 from ggufkit.llama import argv, logs
 from ggufkit.llama.argv import Compute, Evaluation
 from ggufkit.llama.gguf import GgufHeader, read_header
@@ -27,6 +28,24 @@ from ggufkit.texts.corpus import Corpus
 STEP, VERSION = "imatrix", 1
 _SUMS, _COUNTS = ".in_sum2", ".counts"
 _COLLECTED = re.compile(r"(?:blk\.\d+\.\w+|output)\.weight$")
+
+
+@dataclass(frozen=True)
+class ImatrixParams(Params):
+    """What decides an importance matrix besides its inputs; `text` is the name of the calibration text's file."""
+
+    n_ctx: int = 512
+    n_chunks: int | None = None
+    text: str = ""
+    backend: str = "cpu"
+
+
+@dataclass(frozen=True)
+class ImatrixNotes(Notes):
+    """What is known of an importance matrix: tensors that it has no data for, and its text as the user named it."""
+
+    missing: Sequence[str] = ()
+    calibration_source: str = ""
 
 
 @dataclass(frozen=True)
@@ -58,10 +77,9 @@ def make_imatrix(base: GgufFile, text: Corpus, output: Path, options: ImatrixOpt
         CorpusError: the text has too few tokens.
         ToolError: llama-imatrix failed.
     """
-    params: dict[str, Json] = {"n_ctx": options.n_ctx, "n_chunks": options.n_chunks, "text": text.path.name}
-    params["backend"] = session.tools.backend
+    params = ImatrixParams(options.n_ctx, options.n_chunks, text.path.name, session.tools.backend)
     inputs = {"base": str(base.sha256), "calibration": text.sha256}
-    recipe = Recipe(STEP, VERSION, inputs, params, session.tools.identity)
+    recipe = Recipe(STEP, VERSION, inputs, params.to_params(), session.tools.identity)
     sums = Sums(session.workspace.private, output.name, recipe.key)
     if session.force:
         sums.remove()
@@ -82,7 +100,7 @@ def _make(
         raise process.failure(runs[-1], f"computing the importance matrix of {base.path.name}", "it wrote no file")
     missing = require_fits(partial, read_header(base.path))
     _name_missing(missing, session)
-    return Made(runs, {"missing": list(missing), "calibration_source": text.name})
+    return Made(runs, ImatrixNotes(missing, text.name).to_notes())
 
 
 def _collect(

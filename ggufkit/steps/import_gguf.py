@@ -5,13 +5,15 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 
 from ggufkit.core.errors import GgufError
 from ggufkit.core.hashing import remember, sha256_file
-from ggufkit.core.manifest import manifest_path
+from ggufkit.core.manifest import Params, manifest_path
 from ggufkit.core.records import GgufFile
 from ggufkit.llama.gguf import FLOAT_TYPES, read_header
+from ggufkit.steps.notes import GgufNotes
 from ggufkit.steps.quantize import require_base
 from ggufkit.steps.session import Session
 from ggufkit.steps.step import Made, Recipe, Result
@@ -19,7 +21,23 @@ from ggufkit.steps.step import Made, Recipe, Result
 STEP, VERSION = "adopt", 1
 
 
-def adopt(gguf: GgufFile, name: str, output: Path, session: Session, *, allow_requantize: bool = False) -> Result:
+@dataclass(frozen=True)
+class ImportNotes(GgufNotes):
+    """What is known of a base that the user brought; `source` is the path of the file."""
+
+    source: str = ""
+
+
+@dataclass(frozen=True)
+class ImportParams(Params):
+    """What decides the copy besides the file: the model's name."""
+
+    name: str = ""
+
+
+def import_gguf(
+    gguf: GgufFile, name: str, output: Path, session: Session, *, allow_requantize: bool = False
+) -> Result:
     """Put the user's file into the output directory: as a hard link where possible, else as a copy.
 
     Raises:
@@ -32,9 +50,9 @@ def adopt(gguf: GgufFile, name: str, output: Path, session: Session, *, allow_re
     def make(partial: Path) -> Made:
         with session.reporter.step(f"Taking {gguf.path.name} as the base"):
             _link_or_copy(gguf.path, partial)
-        return Made(notes={"name": name, "variant": "plain", "type": gguf.type, "source": str(gguf.path)})
+        return Made(notes=ImportNotes(name, "plain", gguf.type, str(gguf.path)).to_notes())
 
-    recipe = Recipe(STEP, VERSION, {"gguf": str(gguf.sha256)}, {"name": name})
+    recipe = Recipe(STEP, VERSION, {"gguf": str(gguf.sha256)}, ImportParams(name).to_params())
     here = output.exists() and output.samefile(gguf.path) and not manifest_path(output).exists()
     return session.ensure(recipe, output, make, force=here)
 

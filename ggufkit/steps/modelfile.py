@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ggufkit.core import machine
+from ggufkit.core import machine, variants
 from ggufkit.core.errors import GgufkitError
 from ggufkit.core.records import Json, Toolchain
 from ggufkit.llama import launcher, vocab
@@ -23,6 +23,7 @@ from ggufkit.modelfile import (
     renderer,
 )
 from ggufkit.modelfile import write as write_text
+from ggufkit.steps.notes import GgufNotes
 from ggufkit.steps.session import Session
 from ggufkit.steps.step import Made, Recipe, Result, was_changed
 
@@ -145,7 +146,5 @@ class Writer:
 
 
 def _output(file: Result) -> Path:
-    notes = file.manifest.notes
-    variant = str(notes.get("variant", "plain"))
-    infix = "" if variant == "plain" else variant.replace("+", "-") + "-"
-    return file.path.with_name(f"Modelfile.{infix}{notes.get('type')}")
+    made = GgufNotes.from_manifest(file.manifest)
+    return file.path.with_name(f"Modelfile.{variants.BY_NAME[made.variant or 'plain'].infix}{made.type}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -10,16 +11,38 @@ from pathlib import Path
 from ggufkit.core import process
 from ggufkit.core.errors import GgufError, InputError, ToolOutputError
 from ggufkit.core.hashing import sha256_file
-from ggufkit.core.manifest import PARTIAL
-from ggufkit.core.records import GgufFile, Json, Toolchain
+from ggufkit.core.manifest import PARTIAL, Params
+from ggufkit.core.records import GgufFile, Toolchain
 from ggufkit.llama import argv, cuda, logs, quants
 from ggufkit.llama.cached_output import ask
 from ggufkit.llama.gguf import GgufHeader, quantized_tensors, read_header
 from ggufkit.llama.logs import QuantizePlan, QuantType
+from ggufkit.steps.notes import GgufNotes
 from ggufkit.steps.session import Session
 from ggufkit.steps.step import Made, Recipe, Result
 
 STEP, VERSION = "quantize", 1
+
+
+@dataclass(frozen=True)
+class QuantizeParams(Params):
+    """What decides a quantized file besides its inputs."""
+
+    type: str = ""
+    allow_requantize: bool = False
+
+
+@dataclass(frozen=True)
+class QuantizeNotes(GgufNotes):
+    """What is known of a quantized file, refined or not.
+
+    Args:
+        n_fallback: tensors that have another type than was planned, for their shapes do not allow it.
+        fallbacks: of each its name, the planned type and its own.
+    """
+
+    n_fallback: int | None = None
+    fallbacks: Sequence[Sequence[str]] = ()
 
 
 @dataclass(frozen=True)
@@ -93,8 +116,8 @@ def quantize(base: GgufFile, output: Path, kind: QuantType, options: QuantizeOpt
     inputs = {"base": base.sha256 or sha256_file(base.path)}
     if options.imatrix is not None:
         inputs["imatrix"] = sha256_file(options.imatrix)
-    params: dict[str, Json] = {"type": kind.name, "allow_requantize": options.allow_requantize}
-    recipe = Recipe(STEP, VERSION, inputs, params, session.tools.identity)
+    params = QuantizeParams(kind.name, options.allow_requantize)
+    recipe = Recipe(STEP, VERSION, inputs, params.to_params(), session.tools.identity)
     return session.ensure(
         recipe,
         output,
@@ -120,9 +143,8 @@ def _quantize(base: GgufFile, partial: Path, kind: QuantType, options: QuantizeO
         process.require_success(run, doing)
     done = logs.parse_quantize(run)
     _require_result(partial, read_header(base.path), done, run, doing)
-    notes: dict[str, Json] = {"variant": options.variant, "type": kind.name, "n_fallback": done.n_fallback}
-    notes["fallbacks"] = [list(f) for f in done.fallbacks]
-    return Made([run], {"name": options.name, **notes})
+    notes = QuantizeNotes(options.name, options.variant, kind.name, done.n_fallback, done.fallbacks)
+    return Made([run], notes.to_notes())
 
 
 def _label(variant: str, kind: str) -> str:

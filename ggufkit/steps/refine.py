@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,6 +14,8 @@ from ggufkit.llama.gguf import read_header
 from ggufkit.models.checkpoint import fingerprint
 from ggufkit.refine.options import RefineOptions
 from ggufkit.steps import offload
+from ggufkit.steps.notes import GgufNotes
+from ggufkit.steps.quantize import QuantizeNotes
 from ggufkit.steps.session import Session
 from ggufkit.steps.step import Made, Recipe, Result
 from ggufkit.texts.calibration import Calibration
@@ -21,6 +24,24 @@ if TYPE_CHECKING:
     from ggufkit.refine.engine import RefineReport
 
 STEP, VERSION = "refine", 1
+
+
+@dataclass(frozen=True)
+class RefineNotes(GgufNotes):
+    """What is known of a refined file; of its calibration see `CalibrationNotes`.
+
+    Args:
+        n_fallback: as the unrefined file has it.
+        refined: how many tensors were.
+        untouched: why others were not, or not as a whole, by tensor.
+        device: "cpu" or "cuda".
+    """
+
+    n_fallback: int | None = None
+    refined: int = 0
+    untouched: Mapping[str, str] = field(default_factory=dict)
+    device: str = ""
+    peak_ram_bytes: int = 0
 
 
 @dataclass(frozen=True)
@@ -99,15 +120,18 @@ def _refine(
 
     report = offload.else_on_cpu(run, options.how.device, session)
     _tell(report, session)
-    facts: dict[str, Json] = {"name": options.name, "variant": options.variant, "type": options.type}
-    return Made(notes={**facts, "n_fallback": _fallbacks(quantized), **calibration.notes(), **_notes(report)})
-
-
-def _fallbacks(quantized: GgufFile) -> int | None:
-    """The count that the manifest of the unrefined file holds."""
-    made = read_manifest(quantized.path)
-    count = made.notes.get("n_fallback") if made else None
-    return count if isinstance(count, int) else None
+    unrefined = read_manifest(quantized.path)
+    notes = RefineNotes(
+        options.name,
+        options.variant,
+        options.type,
+        n_fallback=QuantizeNotes.from_manifest(unrefined).n_fallback if unrefined is not None else None,
+        refined=report.n_refined,
+        untouched=dict(report.untouched),
+        device=report.device,
+        peak_ram_bytes=report.peak_ram_bytes,
+    )
+    return Made(notes=notes.to_notes() | calibration.notes.to_notes())
 
 
 def _tell(report: RefineReport, session: Session) -> None:
@@ -115,15 +139,6 @@ def _tell(report: RefineReport, session: Session) -> None:
         f"Refined {report.n_refined} tensors in {report.seconds:.0f} s on {report.device}; "
         f"{len(report.untouched)} stay as they were, wholly or in part."
     )
-
-
-def _notes(report: RefineReport) -> dict[str, Json]:
-    return {
-        "refined": report.n_refined,
-        "untouched": dict(report.untouched),
-        "device": report.device,
-        "peak_ram_bytes": report.peak_ram_bytes,
-    }
 
 
 def type_of(path: Path) -> str:

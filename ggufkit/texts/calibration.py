@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ggufkit.core.errors import CorpusError, TokenizerError
-from ggufkit.core.records import Json
+from ggufkit.core.manifest import Notes
 from ggufkit.texts.row_files import JSON, LINES, decode, is_structured, read_entries, text_of
 
 Tokens = NDArray[np.int32]
@@ -63,6 +63,22 @@ class Sampling:
 
 
 @dataclass(frozen=True)
+class CalibrationNotes(Notes):
+    """What a manifest says of the samples that something was calibrated on: their text, how many tokens, which seed.
+
+    `calibration_source` is what the user called the text.
+    """
+
+    calibration_source: str = ""
+    calibration_text_sha256: str = ""
+    calibration_tokens_sha256: str = ""
+    calibration_samples: int | None = None
+    calibration_sample_tokens: int | None = None
+    calibration_tokens: int | None = None
+    calibration_seed: int | None = None
+
+
+@dataclass(frozen=True)
 class Calibration:
     """Samples of token ids, each starting with the tokenizer's BOS if it has one.
 
@@ -92,17 +108,18 @@ class Calibration:
             digest.update(np.ascontiguousarray(part, dtype="<i4").tobytes())
         return digest.hexdigest()
 
-    def notes(self) -> dict[str, Json]:
+    @property
+    def notes(self) -> CalibrationNotes:
         """What the manifest of a calibrated artefact says about its calibration."""
-        return {
-            "calibration_source": self.source,
-            "calibration_text_sha256": self.text_sha256,
-            "calibration_tokens_sha256": self.tokens_sha256,
-            "calibration_samples": len(self.samples),
-            "calibration_sample_tokens": int(self.samples.shape[1]),
-            "calibration_tokens": self.n_tokens,
-            "calibration_seed": self.seed,
-        }
+        return CalibrationNotes(
+            self.source,
+            self.text_sha256,
+            self.tokens_sha256,
+            calibration_samples=len(self.samples),
+            calibration_sample_tokens=int(self.samples.shape[1]),
+            calibration_tokens=self.n_tokens,
+            calibration_seed=self.seed,
+        )
 
 
 def read_texts(path: Path, field: str = "text") -> list[str]:

@@ -110,8 +110,8 @@ def test_samples_and_held_out_ones_are_disjoint_pieces_of_the_text() -> None:
 def test_the_seed_decides() -> None:
     one, again, other = (draw([TEXT], Letters(), Sampling(9, length=64, seed=s)) for s in (1, 1, 2))
     assert one.tokens_sha256 == again.tokens_sha256 != other.tokens_sha256
-    assert one.notes()["calibration_seed"] == 1
-    assert one.notes()["calibration_tokens"] == 9 * 64
+    assert one.notes.to_notes()["calibration_seed"] == 1
+    assert one.notes.to_notes()["calibration_tokens"] == 9 * 64
 
 
 def test_the_text_hash_of_one_file_is_the_hash_of_its_bytes() -> None:
