@@ -1,4 +1,4 @@
-"""What this machine has, what it lacks, and the command that mends it."""
+"""What this machine has, what it lacks, and the command that fixes it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Finding:
     what: str
     ok: bool
     state: str
-    mend: str = ""
+    fix: str = ""
     needed: bool = True
 
 
@@ -51,8 +51,8 @@ def _llama_cpp() -> Finding:
 
 def _compiler() -> Finding:
     found = next((p for c in ("c++", "g++", "clang++", "cl") if (p := find_program(c))), None)
-    mend = "Debian/Ubuntu: apt install g++ · Fedora: dnf install gcc-c++ · macOS: xcode-select --install"
-    return Finding("C++ compiler", found is not None, found or "none: llama.cpp cannot be built", mend)
+    fix = "Debian/Ubuntu: apt install g++ · Fedora: dnf install gcc-c++ · macOS: xcode-select --install"
+    return Finding("C++ compiler", found is not None, found or "none: llama.cpp cannot be built", fix)
 
 
 def _cmake() -> Finding:
@@ -89,8 +89,8 @@ def _extras() -> Finding:
 
 def _disk() -> Finding:
     free = machine.free_disk(cache_dir())
-    mend = "Set GGUFKIT_CACHE to a larger disk."
-    return Finding("Disk for the cache", free > _MIN_DISK, f"{size(free)} free at {cache_dir()}", mend)
+    fix = "Set GGUFKIT_CACHE to a larger disk."
+    return Finding("Disk for the cache", free > _MIN_DISK, f"{size(free)} free at {cache_dir()}", fix)
 
 
 def _memory() -> Finding:
@@ -100,8 +100,8 @@ def _memory() -> Finding:
 def _texts() -> Finding:
     there = corpus.inventory()
     state = ", ".join(f"{name} {'there' if path else 'not fetched yet'}" for name, path in there.items())
-    mend = "It is fetched when first needed; behind a slow network set HF_ENDPOINT=https://hf-mirror.com."
-    return Finding("Texts", all(there.values()), state, mend, needed=False)
+    fix = "It is fetched when first needed; behind a slow network set HF_ENDPOINT=https://hf-mirror.com."
+    return Finding("Texts", all(there.values()), state, fix, needed=False)
 
 
 _CHECKS: tuple[Callable[[], Finding], ...] = (

@@ -56,7 +56,7 @@ SUMMARIES = {
     "chat": "A short generation, as a smoke test of a file.",
     "models": "The aliases, and what each stands for.",
     "toolchain": "The llama.cpp in use: status, install, path.",
-    "doctor": "What is missing here, and how to mend it.",
+    "doctor": "What is missing here, and how to fix it.",
 }
 
 

@@ -88,7 +88,7 @@ def chat_command(
     how = chat.ChatOptions(prompt, system, max_tokens, temperature, seed, n_ctx, ngl)
     with reporting() as reporter:
         tools = toolchain.find(backend, reporter)
-        binding.find(reporter)
+        binding.ensure_installed(reporter)
     reply = chat.chat(gguf, how, tools, reporter, threads=threads, on_text=_write, started=_command_started())
     click.echo()
     rate = "" if reply.tokens_per_s is None else f", {reply.tokens_per_s:.1f} tokens/s"

@@ -74,7 +74,7 @@ def awq_command(
         checkpoint = _checkpoint(model, SourceOptions(source, allow_pickle), lora, reporter)
         require_folds(checkpoint)
         output = _scaled_path(model, checkpoint, out)
-        text = calibration_text.find(calibration, calibration_field, reporter)
+        text = calibration_text.resolve(calibration, calibration_field, reporter)
         corner = cache_dir() / "work" / hashlib.sha256(str(output.resolve()).encode()).hexdigest()[:16]
         session = Session(
             toolchain.find("auto", reporter), step.Workspace(corner), reporter, threads, force, explain
@@ -181,7 +181,7 @@ def refine_command(
         output = (out or quantized.parent / f"{name}-gptq-{kind}.gguf").expanduser()
         if output.is_dir():
             raise InputError(f"{output} is a directory.", hint="Give with --out the name of the refined file.")
-        text = calibration_text.find(calibration, calibration_field, reporter)
+        text = calibration_text.resolve(calibration, calibration_field, reporter)
         rounding = RefineOptions(sequential, act_order, include_output, tune_norms, device)
         how = RefiningOptions(rounding, type=kind, name=name)
         where = step.Workspace(output.resolve().parent)

@@ -68,7 +68,7 @@ def path_command(backend: str, source: bool) -> None:
 @click.command("doctor")
 @options.json_option
 def doctor_command(as_json: bool) -> None:
-    """Say what is missing on this machine, and the command that mends it. Exit code 1 if something is."""
+    """Say what is missing on this machine, and the command that fixes it. Exit code 1 if something is."""
     findings = doctor.examine()
     if as_json:
         import json
@@ -80,7 +80,7 @@ def doctor_command(as_json: bool) -> None:
         for finding in findings:
             mark = "[green]✓[/green]" if finding.ok else "[red]✗[/red]" if finding.needed else "[yellow]–[/yellow]"
             screen.print(f"{mark} {finding.what}: {finding.state}")
-            if finding.mend and not finding.ok:
-                screen.print(f"    {finding.mend}", markup=False, soft_wrap=True)
+            if finding.fix and not finding.ok:
+                screen.print(f"    {finding.fix}", markup=False, soft_wrap=True)
     if not all(f.ok or not f.needed for f in findings):
         raise click.exceptions.Exit(1)

@@ -204,7 +204,7 @@ def imatrix_command(
     where = out or options.beside(gguf)
     sampling = ImatrixOptions(n_chunks=chunks, ngl=rest.pop("ngl"))
     with reporting() as reporter:
-        text = calibration_text.find(calibration, calibration_field, reporter)
+        text = calibration_text.resolve(calibration, calibration_field, reporter)
         session = _session(where, reporter, **rest)
         with session.workspace.locked():
             made = make_imatrix(base, text, where / f"{gguf.stem}.imatrix", sampling, session)

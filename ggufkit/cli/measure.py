@@ -63,7 +63,7 @@ def perplexity_command(
         _require_different_names([*([base] if base else []), *paths])
         files = [sources.open_gguf(path, reporter) for path in ([base] if base else []) + paths]
         perplexity.warn_of_context(files[0].path, evaluation.n_ctx, reporter)
-        text = corpus.find(rest.pop("corpus"), reporter)
+        text = corpus.resolve(rest.pop("corpus"), reporter)
         session = _session(out or options.beside(ggufs[0]), reporter, **rest)
         with session.workspace.locked():
             if base is None:

@@ -1,4 +1,4 @@
-"""Where ggufkit keeps things: the cache outside every project, and the private corner of an output directory."""
+"""Where ggufkit keeps things: the cache outside every project, and the private directory inside an output directory."""
 
 from __future__ import annotations
 

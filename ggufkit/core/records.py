@@ -24,7 +24,6 @@ class Checkpoint:
     architecture: str
     n_params: int
     tensor_bytes: int
-    dtypes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,6 @@ from ggufkit.hub.listing import Repo
 from ggufkit.hub.obtain import Place
 
 _ID = re.compile(r"(?P<ms>ms:)?(?P<id>[A-Za-z0-9_][\w.-]*/[A-Za-z0-9_][\w.-]*)(?:@(?P<revision>[^@\s]+))?")
-HUBS = ("auto", "hf", "modelscope")
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,7 @@ def library_dir(tools: Toolchain) -> Path:
     return found
 
 
-def find(reporter: Reporter) -> Path | None:
+def ensure_installed(reporter: Reporter) -> Path | None:
     """Where the binding is: None if this Python has it, else a directory in the cache, filled on first use.
 
     Raises:

@@ -17,6 +17,7 @@ from ggufkit.core.records import Toolchain
 from ggufkit.llama import cuda, logs
 from ggufkit.llama.backends import Backend
 from ggufkit.llama.programs import fetch_program, find_program
+from ggufkit.llama.progress_lines import steps_done
 from ggufkit.llama.selfcheck import self_check
 from ggufkit.llama.source import Source
 
@@ -128,8 +129,7 @@ def _build(source: Source, wanted: BuildFor, reporter: Reporter, target: Path) -
     with reporter.step(f"Building llama.cpp {source.commit[:9]} for {wanted.backend.name}") as progress:
 
         def watch(_stream: str, text: str) -> None:
-            steps = logs.build_progress(text)
-            if steps:
+            if (steps := steps_done(text)) is not None:
                 progress.update(*steps, "files")
 
         all_flags = (*_FLAGS, *wanted.backend.flags, *wanted.flags)

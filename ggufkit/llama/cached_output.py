@@ -12,7 +12,7 @@ from ggufkit.core.manifest import write_atomically
 from ggufkit.core.paths import cache_dir
 
 
-def ask(argv: Sequence[str]) -> str:
+def cached_output(argv: Sequence[str]) -> str:
     """What the tool prints, remembered until a file beside it changes."""
     memory = cache_dir() / "answers" / f"{_key(argv)}.txt"
     if memory.is_file():

@@ -15,7 +15,7 @@ from ggufkit.core.errors import ToolchainError
 from ggufkit.llama.programs import find_program
 
 Version = tuple[int, int]
-_QUERY = "index,uuid,name,compute_cap,memory.total,memory.free"
+_QUERY = "index,uuid,name,compute_cap,memory.free"
 _TOOLKIT_HOMES = ("/usr/local/cuda", "/opt/cuda")
 _MIB = 1 << 20
 
@@ -31,7 +31,6 @@ class Gpu:
     uuid: str
     name: str
     arch: str
-    memory_total: int
     memory_free: int
 
 
@@ -82,10 +81,9 @@ def parse_gpus(text: str) -> tuple[Gpu, ...]:
     found = []
     for line in text.splitlines():
         fields = [field.strip() for field in line.split(",")]
-        if len(fields) == 6 and fields[0].isdigit() and fields[4].isdigit() and fields[5].isdigit():
-            arch = fields[3].replace(".", "")
-            sizes = (int(fields[4]) * _MIB, int(fields[5]) * _MIB)
-            found.append(Gpu(int(fields[0]), fields[1], fields[2], arch, *sizes))
+        if len(fields) == 5 and fields[0].isdigit() and fields[4].isdigit():
+            arch, free = fields[3].replace(".", ""), int(fields[4]) * _MIB
+            found.append(Gpu(int(fields[0]), fields[1], fields[2], arch, free))
     return tuple(found)
 
 
@@ -114,7 +112,7 @@ def visible(found: Sequence[Gpu], env: Mapping[str, str]) -> tuple[Gpu, ...]:
     chosen: list[Gpu] = []
     for entry in (part.strip() for part in listed.split(",")):
         if entry.startswith("MIG-") and found:
-            chosen.append(replace(found[0], uuid=entry, memory_total=0, memory_free=0))
+            chosen.append(replace(found[0], uuid=entry, memory_free=0))
             continue
         match = [
             g for g in found if entry == str(g.index) or (entry.startswith("GPU-") and g.uuid.startswith(entry))

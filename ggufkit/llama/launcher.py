@@ -1,4 +1,4 @@
-"""Run the toolchain's unmodified converter in a process of its own; not imported by ggufkit itself.
+"""Run the toolchain's unmodified converter in a process of its own, and read what it says there.
 
 Around `convert_hf_to_gguf.py` it adds two things: a name for BPE pre-tokenizers that the converter's hash does
 not know, and the ids that the original tokenizer gives to a list of strings, while transformers is loaded anyway.
@@ -15,10 +15,12 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from ggufkit.core import errors
 from ggufkit.core.errors import CheckpointError, GgufkitError, TokenizerError, UnsupportedArchitecture
+from ggufkit.core.process import ToolOutput
 from ggufkit.llama import pretokenizers
 
-ERROR_MARK = "ggufkit-error: "
+_MARK = "ggufkit-error: "
 
 
 def main(argv: list[str]) -> int:
@@ -31,9 +33,19 @@ def main(argv: list[str]) -> int:
             args.ids.write_text(json.dumps(ids), encoding="utf-8")
     except GgufkitError as error:
         fields = {"kind": type(error).__name__, "message": error.message, "hint": error.hint}
-        print(ERROR_MARK + json.dumps(fields), file=sys.stderr, flush=True)
+        print(_MARK + json.dumps(fields), file=sys.stderr, flush=True)
         return 1
     return 0
+
+
+def error_in(output: ToolOutput) -> GgufkitError | None:
+    """The failure that a converter which ran through here explained; None if it did not."""
+    marked = next((line for line in output.stderr.splitlines() if line.startswith(_MARK)), None)
+    if marked is None:
+        return None
+    fields = json.loads(marked.removeprefix(_MARK))
+    kind: type[GgufkitError] = getattr(errors, fields["kind"], GgufkitError)
+    return kind(fields["message"], hint=fields["hint"], log=output.log)
 
 
 def _parse(argv: list[str]) -> argparse.Namespace:

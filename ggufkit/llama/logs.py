@@ -175,7 +175,6 @@ class QuantizePlan:
     """
 
     tensors: tuple[TensorPlan, ...]
-    size_mib: float
     bpw: float
     n_fallback: int
     fallbacks: tuple[tuple[str, str, str], ...]
@@ -187,7 +186,7 @@ _TENSOR_HEAD = re.compile(r"(\S+) +- \[ *([\d, ]+)\], type = +(\w+), ")
 _UNCHANGED = re.compile(r"size = +[\d.]+ MiB\n")
 _CHANGED = re.compile(r"converting to (\w+) \.\. .*-> +[\d.]+ MiB\n|-> +[\d.]+ MiB \((\w+)\)\n")
 _FALLBACK = re.compile(r"(?m)(\S+)\s+- ncols.*required for type\s+(\w+)\) -> falling back to\s+(\w+)")
-_QUANT_SIZE = re.compile(r"quant size\s+=\s+([\d.]+) MiB \(([\d.]+) BPW\)")
+_QUANT_SIZE = re.compile(r"quant size\s+=\s+[\d.]+ MiB \(([\d.]+) BPW\)")
 _N_FALLBACK = re.compile(r"WARNING: (\d+) of \d+ tensor\(s\) required fallback quantization")
 
 
@@ -210,7 +209,7 @@ def parse_quantize(output: ToolOutput) -> QuantizePlan:
     if len(sizes) != 1 or tensors is None or not listed:
         raise ToolOutputError("llama-quantize's output is incomplete or mixed up.", log=output.log)
     return QuantizePlan(
-        tensors, float(sizes[0][0]), float(sizes[0][1]), n_fallback,
+        tensors, float(sizes[0]), n_fallback,
         tuple((name, wanted.upper(), got.upper()) for name, wanted, got in fallbacks),
         "will require an imatrix" in text,
     )  # fmt: skip
@@ -245,14 +244,13 @@ def _tensor_plan(part: str) -> TensorPlan | None:
 
 @dataclass(frozen=True)
 class QuantType:
-    """A type that llama-quantize knows: its name, llama.cpp's file type number, and its own description."""
+    """A type that llama-quantize knows: its name, and its own description."""
 
     name: str
-    ftype: int | None
     description: str
 
 
-_TYPE = re.compile(r"(?m)^\s*(?:(\d+)\s+or\s+)?([A-Z][A-Z0-9_]*)\s*: (.*)$")
+_TYPE = re.compile(r"(?m)^\s*(?:\d+\s+or\s+)?([A-Z][A-Z0-9_]*)\s*: (.*)$")
 
 
 def parse_types(text: str) -> tuple[QuantType, ...]:
@@ -262,7 +260,7 @@ def parse_types(text: str) -> tuple[QuantType, ...]:
         ToolOutputError: the list is not there.
     """
     _, found, listing = plain(text).partition("allowed quantization types")
-    types = tuple(QuantType(n, int(f) if f else None, d.strip()) for f, n, d in _TYPE.findall(listing))
+    types = tuple(QuantType(n, d.strip()) for n, d in _TYPE.findall(listing))
     if not found or not types:
         raise ToolOutputError("llama-quantize did not list the types it knows.")
     return types
@@ -321,9 +319,3 @@ def parse_version(text: str) -> Version:
     """Read `--version`: "version: 0.5.0-dev (build 1, commit 0c1e570)", or "version: 5038 (193c3e03)"."""
     match = _VERSION.search(plain(text))
     return Version(match[1], match[2]) if match else Version("unknown", "unknown")
-
-
-def build_progress(text: str) -> tuple[int, int] | None:
-    """The last "[n/m]" that ninja printed."""
-    steps = re.findall(r"\[(\d+)/(\d+)\]", text)
-    return (int(steps[-1][0]), int(steps[-1][1])) if steps else None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import tempfile
-from dataclasses import dataclass
 from pathlib import Path
 
 from ggufkit.core import process
@@ -17,16 +16,7 @@ _WIDTH, _LAYERS, _HEADS, _INNER, _CONTEXT = 256, 2, 4, 512, 128
 _SEED = 7
 
 
-@dataclass(frozen=True)
-class SelfCheck:
-    """Perplexities of one tiny model on the device and on the CPU, and where the device run put its layers."""
-
-    device_ppl: float
-    cpu_ppl: float
-    placement: logs.Placement
-
-
-def self_check(tools: Toolchain) -> SelfCheck:
+def self_check(tools: Toolchain) -> None:
     """Evaluate a tiny model on the backend's device and on the CPU.
 
     Raises:
@@ -47,7 +37,6 @@ def self_check(tools: Toolchain) -> SelfCheck:
             f"The build for {tools.backend} computes wrongly: perplexity {on_device} where the CPU gives {on_cpu}.",
             hint="Update the driver, or use --backend cpu.",
         )
-    return SelfCheck(on_device, on_cpu, placement)
 
 
 def _evaluate(tools: Toolchain, model: Path, text: Path, compute: Compute) -> tuple[float, logs.Placement]:

@@ -16,34 +16,32 @@ from ggufkit.llama import argv, build, cuda, logs
 from ggufkit.llama import source as sources
 from ggufkit.llama.backends import BY_NAME, Backend, candidates
 from ggufkit.llama.build import BuildFor
-from ggufkit.llama.cached_output import ask
+from ggufkit.llama.cached_output import cached_output
 from ggufkit.llama.source import CONVERTER, Source
 
-_QUICK = SilentReporter()
 
-
-def find(backend: str = "auto", reporter: Reporter = _QUICK) -> Toolchain:
+def find(backend: str = "auto", reporter: Reporter | None = None) -> Toolchain:
     """The toolchain for a backend: `GGUFKIT_LLAMA_CPP`, then the pinned build (made now if need be), then PATH.
 
     Raises:
         ToolchainError: none can be had; the message says what to install.
     """
-    explicit = os.environ.get("GGUFKIT_LLAMA_CPP")
+    teller, explicit = reporter or SilentReporter(), os.environ.get("GGUFKIT_LLAMA_CPP")
     if explicit:
-        return _for_backend(_explicit(Path(explicit).expanduser(), backend, reporter), backend)
-    chosen = _choose(backend, reporter)
+        return _for_backend(_explicit(Path(explicit).expanduser(), backend, teller), backend)
+    chosen = _choose(backend, teller)
     known = installed(chosen)
     if known is not None:
         if is_outdated(known):
-            reporter.info(outdated_words(known))
+            teller.info(outdated_words(known))
         return known
     try:
-        return install(chosen, reporter)
+        return install(chosen, teller)
     except ToolchainError as error:
         found = _on_path()
         if found is None:
             raise
-        reporter.warn(f"{error.message} Using llama.cpp {found.commit[:9]} from {found.dir} instead.")
+        teller.warn(f"{error.message} Using llama.cpp {found.commit[:9]} from {found.dir} instead.")
         return found
 
 
@@ -53,7 +51,7 @@ def locate(backend: str = "auto") -> Toolchain | None:
     if explicit:
         found = _explicit_here(Path(explicit).expanduser(), backend)
         return _for_backend(found, backend) if found is not None else None
-    return installed(_choose(backend, _QUICK)) or _on_path()
+    return installed(_choose(backend, SilentReporter())) or _on_path()
 
 
 def is_outdated(tools: Toolchain) -> bool:
@@ -183,13 +181,14 @@ def _holds_nothing(path: Path) -> ToolchainError:
 
 def _explicit_here(path: Path, backend: str) -> Toolchain | None:
     """What the user named if it is a build, or a source that was built before."""
+    quiet = SilentReporter()
     if _binaries_in(path) is not None:
-        return _explicit(path, backend, _QUICK)
+        return _explicit(path, backend, quiet)
     source = sources.known(path)
     if source is None and not path.is_file():
         raise _holds_nothing(path)
-    builds = build.finished(source, _choose(backend, _QUICK)) if source is not None else []
-    return _explicit(path, backend, _QUICK) if builds else None
+    builds = build.finished(source, _choose(backend, quiet)) if source is not None else []
+    return _explicit(path, backend, quiet) if builds else None
 
 
 def _binaries_in(path: Path) -> Path | None:
@@ -227,7 +226,7 @@ def _probe(binaries: Path, origin: str, source: Path | None) -> Toolchain:
     stamp = build.read_stamp(binaries.parent)
     if stamp is not None:
         return Toolchain(binaries, origin, stamp.commit, stamp.backend, stamp.version, source)
-    said = logs.parse_version(ask(argv.version(binaries)))
+    said = logs.parse_version(cached_output(argv.version(binaries)))
     commit = said.commit if said.commit != "unknown" else "sha256:" + sha256_file(binaries / "llama-quantize")[:12]
     return Toolchain(binaries, origin, commit, _backend_of(binaries), said.version, source)
 

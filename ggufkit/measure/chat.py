@@ -88,7 +88,7 @@ def chat(
             f"The binding is made for llama.cpp {PINNED_COMMIT[:9]}, the toolchain is {tools.commit[:9]}."
         )
     env = {"LLAMA_CPP_LIB_PATH": str(binding.library_dir(tools)), **_PATIENT}
-    home = binding.find(reporter)
+    home = binding.ensure_installed(reporter)
     if home is not None:
         env["PYTHONPATH"] = os.pathsep.join(filter(None, [str(home), os.environ.get("PYTHONPATH", "")]))
     layers = 0 if tools.backend == "cpu" else -1 if options.ngl is None else options.ngl

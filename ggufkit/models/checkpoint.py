@@ -107,7 +107,6 @@ def open_checkpoint(
         architecture=str(architectures[0]),
         n_params=sum(t.n_elements for t in tensors),
         tensor_bytes=sum(t.end - t.start for t in tensors),
-        dtypes=tuple(sorted({t.dtype for t in tensors})),
     )
 
 

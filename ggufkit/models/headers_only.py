@@ -19,10 +19,10 @@ from ggufkit.hub.obtain import Place, Snapshot, Want, cached, obtain, offline
 _WEIGHTS = (".safetensors", ".bin")
 
 
-def outline(
+def fetch_headers(
     places: Sequence[Place], want: Want, directory: Path, reporter: Reporter, *, ask_first: bool = False
 ) -> Snapshot | None:
-    """Put an outline of a repository into an empty directory.
+    """Put a repository without its weights into an empty directory: in their place are files of their headers.
 
     Returns:
         None where it cannot be done without the weights, which it says, and where they are in the cache already.

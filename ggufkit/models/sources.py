@@ -17,7 +17,7 @@ from ggufkit.hub.obtain import Want, obtain
 from ggufkit.llama.gguf import MAGIC, read_gguf, read_header
 from ggufkit.models import pickles
 from ggufkit.models.checkpoint import open_checkpoint, read_config
-from ggufkit.models.headers_only import outline
+from ggufkit.models.headers_only import fetch_headers
 
 _TYPE_SUFFIX = re.compile(r"[-._](?:F32|F16|BF16|I?Q\d\w*)$", re.IGNORECASE)
 _HASH = re.compile(r"(?:sha256-)?(?:[0-9a-f]{40}|[0-9a-f]{64})")
@@ -42,12 +42,12 @@ def resolve(
     model: str,
     options: SourceOptions | None = None,
     reporter: Reporter | None = None,
-    outlines: Path | None = None,
+    headers_dir: Path | None = None,
 ) -> Checkpoint | GgufFile:
     """What the user named, on disk and checked to be whole; from a hub it is downloaded first.
 
     Args:
-        outlines: an empty directory, for a plan: a hub's checkpoint may be put there with holes for its weights.
+        headers_dir: an empty directory, for a plan: a hub's checkpoint may be put there with holes for its weights.
 
     Raises:
         SourceError: there is nothing of that name, or the hub refuses it.
@@ -56,7 +56,7 @@ def resolve(
     chosen, teller = options or SourceOptions(), reporter or SilentReporter()
     path = local(model, chosen.hub)
     if path is None:
-        return _from_hub(model, chosen, teller, outlines)
+        return _from_hub(model, chosen, teller, headers_dir)
     if path.is_dir():
         return _open(path, chosen, teller)
     return open_gguf(path, teller)
@@ -126,11 +126,15 @@ def name_on_hub(model: str, hub: str = "auto") -> str | None:
     return found.pop() if len(found) == 1 else None
 
 
-def _from_hub(model: str, options: SourceOptions, reporter: Reporter, outlines: Path | None) -> Checkpoint:
+def _from_hub(model: str, options: SourceOptions, reporter: Reporter, headers_dir: Path | None) -> Checkpoint:
     want = Want(partial(needed, allow_pickle=options.allow_pickle), _require_whole)
     places, ask_first = names.places(model, options.hub), options.hub != "auto"
     try:
-        found = outline(places, want, outlines, reporter, ask_first=ask_first) if outlines is not None else None
+        found = (
+            fetch_headers(places, want, headers_dir, reporter, ask_first=ask_first)
+            if headers_dir is not None
+            else None
+        )
         found = found or obtain(places, want, reporter, ask_first=ask_first)
     except (RepoAbsent, HubUnreachable) as error:
         if Path(model).parent != Path() and Path(model).parent.is_dir():

@@ -293,9 +293,9 @@ def _texts(
     """The evaluation text and the calibration text, None where none is needed; a plan needs the former's size."""
     text = calibration = None
     if request.evaluate:
-        text = (corpus.expected(request.corpus) if planned else None) or corpus.find(request.corpus, reporter)
+        text = (corpus.expected(request.corpus) if planned else None) or corpus.resolve(request.corpus, reporter)
     if _calibrated(chosen, request) and not (planned and request.calibration == DEFAULT_CALIBRATION):
-        calibration = calibration_text.find(request.calibration, request.calibration_field, reporter)
+        calibration = calibration_text.resolve(request.calibration, request.calibration_field, reporter)
     return text, calibration
 
 

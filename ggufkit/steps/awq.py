@@ -160,7 +160,6 @@ def _scale(
     from ggufkit.awq.engine import AwqOptions, scale_checkpoint
     from ggufkit.awq.search import Goal
 
-    corner = session.workspace.private
     targets = [
         (Goal(w.label, w.types, w.importance), w.output.with_name(f"{w.output.name}.scaled.partial"))
         for w in wanted
@@ -173,7 +172,7 @@ def _scale(
             calibration,
             AwqOptions(options.engine, options.objective, options.dtype == "float32", device, session.threads),
             library=session.tools.dir,
-            state=corner / "awq-search",
+            state=session.workspace.private / "awq-search",
             log=session.workspace.log("autoawq"),
             reporter=session.reporter,
         )

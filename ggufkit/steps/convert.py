@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import json
-import re
 import tempfile
 import threading
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ggufkit.core import errors, process
+from ggufkit.core import process
 from ggufkit.core.concurrency import beside
-from ggufkit.core.errors import CheckpointError, GgufError, GgufkitError
+from ggufkit.core.errors import CheckpointError, GgufError
 from ggufkit.core.manifest import PARTIAL, Params
 from ggufkit.core.process import ToolOutput
 from ggufkit.core.progress import Reporter, SilentReporter
 from ggufkit.core.records import Checkpoint, Json
 from ggufkit.llama import argv, launcher, toolchain, vocab
 from ggufkit.llama.gguf import GgufHeader, read_gguf, read_header
+from ggufkit.llama.progress_lines import percent_written
 from ggufkit.models import token_ids
 from ggufkit.models.checkpoint import fingerprint, scan_weights, state
 from ggufkit.models.token_ids import TokenComparison
@@ -210,9 +210,8 @@ def _run_converter(
     with session.reporter.step(f"Converting {checkpoint.name} to {options.out_type.upper()}", 100) as progress:
 
         def watch(_stream: str, text: str) -> None:
-            percent = re.findall(r"Writing:\s+(\d+)%", text)
-            if percent:
-                progress.update(float(percent[-1]), 100, "% written")
+            if (percent := percent_written(text)) is not None:
+                progress.update(percent, 100, "% written")
 
         log = session.workspace.log(f"convert-{partial.name.removesuffix('.gguf' + PARTIAL)}")
         output = process.run(command, log=log, on_text=watch, cancel=cancel)
@@ -235,11 +234,8 @@ def _command(
 
 def require_converted(output: ToolOutput, result: Path) -> None:
     """Judge the converter by what it left behind; errors that the launcher explained are raised as they are."""
-    for line in output.stderr.splitlines():
-        if line.startswith(launcher.ERROR_MARK):
-            fields = json.loads(line.removeprefix(launcher.ERROR_MARK))
-            kind: type[GgufkitError] = getattr(errors, fields["kind"], GgufkitError)
-            raise kind(fields["message"], hint=fields["hint"], log=output.log)
+    if (error := launcher.error_in(output)) is not None:
+        raise error
     if output.returncode != 0 or not result.is_file():
         raise process.failure(output, "converting", None if output.returncode else "it wrote no file")
 

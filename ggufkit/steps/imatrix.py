@@ -19,6 +19,7 @@ from ggufkit.core.records import GgufFile
 from ggufkit.llama import argv, logs
 from ggufkit.llama.argv import Compute, Evaluation
 from ggufkit.llama.gguf import GgufHeader, read_header
+from ggufkit.llama.progress_lines import chunks_collected, chunks_found, ended_tokenizing, is_computing
 from ggufkit.steps import imatrix_parts, offload
 from ggufkit.steps.imatrix_parts import Pace, Part, Sums
 from ggufkit.steps.session import Session
@@ -134,15 +135,15 @@ def _found_too_little(run: ToolOutput) -> bool:
 
     Between tokenizing and computing there is no other reason, and under load the line that says so gets lost.
     """
-    return run.returncode > 0 and "tokenizing the input" in run.text and "computing over" not in run.text
+    return run.returncode > 0 and ended_tokenizing(run.text)
 
 
 def _counted(run: ToolOutput) -> int:
     """How many chunks the tool found in the text, of those it was asked for."""
-    found = re.search(r"computing over (\d+) chunks", run.text)
+    found = chunks_found(run.text)
     if found is None:
         raise ToolOutputError("llama-imatrix did not say how many chunks it took.", log=run.log)
-    return int(found[1])
+    return found
 
 
 def _run_part(
@@ -180,11 +181,10 @@ def _run(
     with session.reporter.step(title) as progress:
 
         def watch(_stream: str, printed: str) -> None:
-            if "computing over" in printed:
+            if is_computing(printed):
                 computing.append(time.monotonic())
-            counted = re.findall(r"stored collected data after (\d+) chunks", printed)
-            if counted:
-                progress.update(float(counted[-1]), options.n_chunks, "chunks")
+            if (collected := chunks_collected(printed)) is not None:
+                progress.update(collected, options.n_chunks, "chunks")
 
         where = text.path.resolve().parent
         run = process.run(

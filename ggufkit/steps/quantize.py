@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -14,9 +13,10 @@ from ggufkit.core.hashing import sha256_file
 from ggufkit.core.manifest import PARTIAL, Params
 from ggufkit.core.records import GgufFile, Toolchain
 from ggufkit.llama import argv, cuda, logs, quants
-from ggufkit.llama.cached_output import ask
+from ggufkit.llama.cached_output import cached_output
 from ggufkit.llama.gguf import GgufHeader, quantized_tensors, read_header
 from ggufkit.llama.logs import QuantizePlan, QuantType
+from ggufkit.llama.progress_lines import steps_done
 from ggufkit.steps.notes import GgufNotes
 from ggufkit.steps.session import Session
 from ggufkit.steps.step import Made, Recipe, Result
@@ -57,7 +57,7 @@ class QuantizeOptions:
 
 def known_types(tools: Toolchain) -> tuple[QuantType, ...]:
     """The types that this toolchain's llama-quantize lists. Raises ToolOutputError if it lists none."""
-    return logs.parse_types(ask(argv.list_types(tools)))
+    return logs.parse_types(cached_output(argv.list_types(tools)))
 
 
 def require_base(header: GgufHeader, *, allow_requantize: bool = False) -> None:
@@ -134,9 +134,8 @@ def _quantize(base: GgufFile, partial: Path, kind: QuantType, options: QuantizeO
     with session.reporter.step(f"Quantizing to {_label(options.variant, kind.name)}") as progress:
 
         def watch(_stream: str, text: str) -> None:
-            steps = re.findall(r"\[\s*(\d+)/\s*(\d+)\]", text)
-            if steps:
-                progress.update(float(steps[-1][0]), float(steps[-1][1]), "tensors")
+            if (steps := steps_done(text)) is not None:
+                progress.update(*steps, "tensors")
 
         log = session.workspace.log(f"quantize-{partial.name.removesuffix('.gguf' + PARTIAL)}")
         run = process.run(command, log=log, on_text=watch, env=cuda.HIDDEN)

@@ -79,7 +79,7 @@ class Result:
 
 @dataclass(frozen=True)
 class Workspace:
-    """An output directory: final files in the open, the rest in a private corner."""
+    """An output directory: final files in the open, the rest in a private directory."""
 
     root: Path
 

@@ -14,7 +14,7 @@ from ggufkit.texts.corpus import Corpus
 from ggufkit.texts.row_files import is_structured
 
 
-def find(given: str, field: str, reporter: Reporter) -> Corpus:
+def resolve(given: str, field: str, reporter: Reporter) -> Corpus:
     """The text of a name, a text file, a data set, or of a directory or JSON/JSONL file, joined.
 
     Raises:
@@ -22,7 +22,7 @@ def find(given: str, field: str, reporter: Reporter) -> Corpus:
     """
     path = Path(given).expanduser()
     if not path.is_dir() and not is_structured(path):
-        return corpus.find(given, reporter)
+        return corpus.resolve(given, reporter)
     text = "\n".join(read_texts(path, field))
     joined = cache_dir() / "texts" / f"{hashlib.sha256(text.encode()).hexdigest()[:16]}.txt"
     if not joined.is_file():

@@ -31,13 +31,8 @@ class Corpus:
     n_bytes: int
     name: str
 
-    @property
-    def is_wikitext2_test(self) -> bool:
-        """Whether these are the bytes that published perplexities were measured on."""
-        return self.sha256 == WIKITEXT2_TEST_SHA256
 
-
-def find(given: str, reporter: Reporter | None = None) -> Corpus:
+def resolve(given: str, reporter: Reporter | None = None) -> Corpus:
     """The text that the user named: by a name of the table, a file, a file of rows, or a data set.
 
     Raises:
@@ -60,7 +55,7 @@ def find(given: str, reporter: Reporter | None = None) -> Corpus:
 
 
 def expected(given: str) -> Corpus | None:
-    """What `find` gives for the text that everyone takes, without fetching it: nothing may be at its path. Else None."""
+    """What `resolve` gives for the text that everyone takes, without fetching it: nothing may be at its path. Else None."""
     if given != "wikitext2":
         return None
     return Corpus(Path(wikitext.TEXTS[given].file), WIKITEXT2_TEST_SHA256, _WIKITEXT2_TEST_BYTES, given)

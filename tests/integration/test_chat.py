@@ -33,7 +33,7 @@ GREEDY = ChatOptions(max_tokens=12, temperature=0.0)
 def speech() -> None:
     """The binding: in this Python, or installed into the cache now."""
     try:
-        binding.find(SilentReporter())
+        binding.ensure_installed(SilentReporter())
     except ToolchainError as error:
         pytest.skip(f"no llama-cpp-python: {error.message}")
 
@@ -129,7 +129,7 @@ def test_without_shared_libraries_it_says_so(tmp_path: Path, tools: Toolchain) -
 def test_a_binding_that_cannot_be_installed(private_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(binding, "VERSION", "0.0.0")
     with pytest.raises(ToolchainError) as refused:
-        binding.find(SilentReporter())
+        binding.ensure_installed(SilentReporter())
     assert "CMAKE_ARGS=-DLLAMA_BUILD=OFF" in str(refused.value.hint)
     assert "llama-cpp-python==0.0.0" in str(refused.value.hint)
 

@@ -83,7 +83,7 @@ def rows_repo(lines: list[str]) -> dict[str, bytes]:
 
 
 def find(given: str = "wikitext2") -> corpus.Corpus:
-    return corpus.find(given, SilentReporter())
+    return corpus.resolve(given, SilentReporter())
 
 
 def test_from_the_original_archive(hub: HubServer, text: Text, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -145,5 +145,5 @@ def test_the_real_split_from_rows(hub: HubServer, monkeypatch: pytest.MonkeyPatc
     lines = WIKI_TEST.read_text(encoding="utf-8").splitlines(keepends=True)
     hub.repos["datasets/Salesforce/wikitext"] = rows_repo(lines)
     found = find()
-    assert found.is_wikitext2_test
+    assert found.sha256 == corpus.WIKITEXT2_TEST_SHA256
     assert found.path.read_bytes() == WIKI_TEST.read_bytes()

@@ -29,7 +29,7 @@ from ggufkit.steps.step import Workspace
 from tests import tiny
 
 GIB = 1 << 30
-GPUS = tuple(Gpu(i, f"GPU-{i}", "Made-up GPU", "90", 80 * GIB, 79 * GIB) for i in range(2))
+GPUS = tuple(Gpu(i, f"GPU-{i}", "Made-up GPU", "90", 79 * GIB) for i in range(2))
 TYPES = ("q4_0", "q5_0", "q8_0")
 
 

@@ -34,7 +34,7 @@ def gguf(base: Path) -> GgufFile:
 
 @pytest.fixture
 def text(tmp_path: Path) -> Corpus:
-    return corpus.find(str(tiny.text_file(tmp_path / "calibration.txt", lines=900)), SilentReporter())
+    return corpus.resolve(str(tiny.text_file(tmp_path / "calibration.txt", lines=900)), SilentReporter())
 
 
 @pytest.fixture
@@ -135,7 +135,7 @@ def test_what_is_left_of_another_one_is_not_used(
         left.write_bytes(left.read_bytes()[:-40])
     elif damage == "other text":
         Path(text.path).write_text(text.path.read_text().replace("a", "e"))
-        text = corpus.find(str(text.path), SilentReporter())
+        text = corpus.resolve(str(text.path), SilentReporter())
     else:
         session = Session(session.tools, session.workspace, threads=2, force=True)
     commands = spy(monkeypatch)
@@ -152,7 +152,7 @@ def text_of(n_chunks: int, gguf: GgufFile, tools: Toolchain, file: Path) -> Corp
     for content, ids in zip(contents, vocab.tokenize(tools.dir, tools.source, gguf.path, contents), strict=True):
         if (len(ids) + 1) // N_CTX == n_chunks:
             file.write_text(content)
-            return corpus.find(str(file), SilentReporter())
+            return corpus.resolve(str(file), SilentReporter())
     raise AssertionError(f"no text of {n_chunks} chunks")
 
 

@@ -105,10 +105,10 @@ def write_table(path: Path, kind: str, **columns: list[str] | list[int]) -> Path
 @pytest.mark.parametrize(("kind", "suffix"), [("parquet", ".parquet"), ("stream", ".arrow"), ("file", ".arrow")])
 def test_tables_are_read_as_corpora(kind: str, suffix: str, known: str, tmp_path: Path) -> None:
     file = write_table(tmp_path / f"wiki{suffix}", kind, text=as_rows(ORIGINAL), label=list(range(9)))
-    found = corpus.find(str(file))
+    found = corpus.resolve(str(file))
     assert found.sha256 == known
     assert found.path.read_text() == ORIGINAL
-    assert corpus.find(f"{file}:text").sha256 == known
+    assert corpus.resolve(f"{file}:text").sha256 == known
 
 
 @pytest.mark.parametrize(
@@ -122,7 +122,7 @@ def test_tables_are_read_as_corpora(kind: str, suffix: str, known: str, tmp_path
 )
 def test_json_is_read_as_rows_of_text(name: str, content: str, given: str, tmp_path: Path) -> None:
     (tmp_path / name).write_bytes(content.encode())
-    found = corpus.find(f"{tmp_path / name}{given}")
+    found = corpus.resolve(f"{tmp_path / name}{given}")
     assert found.path.read_text(encoding="utf-8") == "one\u2028a\ntwo\n"
     assert found.name == name
 
@@ -141,30 +141,30 @@ def test_json_is_read_as_rows_of_text(name: str, content: str, given: str, tmp_p
 def test_json_without_text_is_refused(name: str, content: str, message: str, tmp_path: Path) -> None:
     (tmp_path / name).write_text(content)
     with pytest.raises(CorpusError, match=message):
-        corpus.find(str(tmp_path / name))
+        corpus.resolve(str(tmp_path / name))
 
 
 def test_a_column_must_be_clear(tmp_path: Path) -> None:
     file = write_table(tmp_path / "two.parquet", "parquet", question=["a"], answer=["b"], n=[1])
     with pytest.raises(CorpusError, match="question, answer"):
-        corpus.find(str(file))
+        corpus.resolve(str(file))
     with pytest.raises(CorpusError, match="'n'"):
-        corpus.find(f"{file}:n")
-    assert corpus.find(f"{file}:answer").path.read_text() == "b\n"
+        corpus.resolve(f"{file}:n")
+    assert corpus.resolve(f"{file}:answer").path.read_text() == "b\n"
 
 
 def test_a_damaged_table_is_an_error(tmp_path: Path) -> None:
     file = write_table(tmp_path / "x.parquet", "parquet", text=["a"] * 99)
     file.write_bytes(file.read_bytes()[:-40])
     with pytest.raises(CorpusError, match="cannot be read"):
-        corpus.find(str(file))
+        corpus.resolve(str(file))
 
 
 @pytest.mark.parametrize("kind", ["parquet", "stream", "file"])
 def test_a_table_under_another_name_is_not_read_as_text(kind: str, tmp_path: Path) -> None:
     file = write_table(tmp_path / "wiki.raw", kind, text=as_rows(ORIGINAL))
     with pytest.raises(CorpusError, match="binary framing"):
-        corpus.find(str(file))
+        corpus.resolve(str(file))
 
 
 @pytest.mark.parametrize(
@@ -174,12 +174,12 @@ def test_a_table_under_another_name_is_not_read_as_text(kind: str, tmp_path: Pat
 def test_what_is_no_text_is_refused(content: bytes, message: str, tmp_path: Path) -> None:
     (tmp_path / "x.txt").write_bytes(content)
     with pytest.raises(CorpusError, match=message):
-        corpus.find(str(tmp_path / "x.txt"))
+        corpus.resolve(str(tmp_path / "x.txt"))
 
 
 def test_nothing_of_that_name(tmp_path: Path) -> None:
     with pytest.raises(CorpusError) as refused:
-        corpus.find(str(tmp_path / "no.txt"))
+        corpus.resolve(str(tmp_path / "no.txt"))
     assert "wikitext2" in str(refused.value.hint)
 
 
@@ -207,7 +207,7 @@ def test_a_named_text_in_the_cache_is_used(
     home = private_cache / "corpora"
     home.mkdir(parents=True)
     (home / text.file).write_text(ORIGINAL)
-    assert corpus.find("wikitext2").path == home / text.file
+    assert corpus.resolve("wikitext2").path == home / text.file
     assert corpus.inventory()["wikitext2"] == home / text.file
     (home / text.file).write_text(ORIGINAL + " ")
     assert corpus.inventory()["wikitext2"] is None

@@ -110,7 +110,7 @@ def test_a_build_asks_before_it_downloads(no_torch: None, variants: tuple[str, .
 def test_doctor_tells_which_extras_are_there(no_torch: None, monkeypatch: pytest.MonkeyPatch) -> None:
     found = doctor._extras()
     assert "not installed: convert, awq, refine, lora" in found.state
-    assert "'ggufkit[convert,awq,refine,lora" in found.mend
+    assert "'ggufkit[convert,awq,refine,lora" in found.fix
     assert not found.needed
     monkeypatch.undo()
     assert "convert" in doctor._extras().state.partition("not installed")[0]

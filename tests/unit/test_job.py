@@ -79,7 +79,7 @@ def tools(monkeypatch: pytest.MonkeyPatch) -> Toolchain:
     found = Toolchain(Path("bin"), "built", "c" * 40, "cpu", "1")
     monkeypatch.setattr(toolchain, "locate", lambda _backend: found)
     monkeypatch.setattr(toolchain, "find", lambda *_: found)
-    monkeypatch.setattr(quantize, "known_types", lambda _tools: (QuantType("Q4_0", 2, "4.34G"),))
+    monkeypatch.setattr(quantize, "known_types", lambda _tools: (QuantType("Q4_0", "4.34G"),))
     return found
 
 
@@ -152,7 +152,7 @@ def test_a_type_that_needs_a_matrix_is_left_out_where_another_variant_has_one(
 ) -> None:
     model = read_gguf(write(tmp_path / "x.gguf"))
     names = ("F32", "Q4_0", "IQ2_XS") if "awq" in asked else ("F16", "Q4_0", "IQ2_XS")
-    kinds = tuple(QuantType(name, None, "") for name in names)
+    kinds = tuple(QuantType(name, "") for name in names)
     tools, chosen = Toolchain(tmp_path, "built", "c" * 40, "cpu", "1"), variants.resolve(asked)
     request = BuildRequest("x", variants=asked)
     found = Job(request, model, "x", tmp_path, kinds, kinds, chosen, None, None, tools, SilentReporter())

@@ -31,8 +31,8 @@ from tests.fake_results import write_results
 MB, GIB = 1_000_000, 1 << 30
 ON_GPU = Need(20, 25 * MB, 60, 8000 * MB, 500 * MB, [300 * MB] * 3, 4000 * MB, True, gpus_free=[10_000 * MB])
 GPUS = (
-    Gpu(0, "GPU-aaaa-1", "NVIDIA H200", "90", 140 * GIB, 139 * GIB),
-    Gpu(1, "GPU-bbbb-2", "NVIDIA H200", "90", 140 * GIB, 139 * GIB),
+    Gpu(0, "GPU-aaaa-1", "NVIDIA H200", "90", 139 * GIB),
+    Gpu(1, "GPU-bbbb-2", "NVIDIA H200", "90", 139 * GIB),
 )
 LOADED = """\
 0.00.301.001 I llama_model_load_from_file_impl: using device CUDA0 (NVIDIA H200) (0000:19:00.0) - 142000 MiB free

@@ -73,4 +73,4 @@ def test_variants_keep_the_table_s_order_and_name_files() -> None:
 
 
 def test_hashable() -> None:
-    assert len({QuantType("A", 1, ""), QuantType("A", 1, "")}) == 1
+    assert len({QuantType("A", ""), QuantType("A", "")}) == 1

@@ -149,11 +149,11 @@ def test_of_several_cuda_builds_the_one_for_this_gpu(private_cache: Path, monkey
         home = build.build_dir(Source(tree, PINNED_COMMIT), cuda_build, flags)
         made[arch] = fake_build(home, backend="cuda", flags=flags) / "bin"
     for arch in ("80", "86"):
-        monkeypatch.setattr(cuda, "gpus", lambda arch=arch: (Gpu(0, "GPU-1", "A GPU", arch, 1 << 30, 1 << 30),))
+        monkeypatch.setattr(cuda, "gpus", lambda arch=arch: (Gpu(0, "GPU-1", "A GPU", arch, 1 << 30),))
         found = toolchain.installed(cuda_build)
         assert found is not None
         assert found.dir == made["80"]
-    monkeypatch.setattr(cuda, "gpus", lambda: (Gpu(0, "GPU-1", "A GPU", "75", 1 << 30, 1 << 30),))
+    monkeypatch.setattr(cuda, "gpus", lambda: (Gpu(0, "GPU-1", "A GPU", "75", 1 << 30),))
     assert toolchain.installed(cuda_build) is None
 
 
