@@ -27,7 +27,7 @@ from ggufkit.refine.options import RefineOptions
 from ggufkit.steps import awq, convert, quantize, refine, step
 from ggufkit.steps.awq import ScalingOptions, Wanted
 from ggufkit.steps.convert import ConvertOptions
-from ggufkit.steps.refine import RefiningOptions
+from ggufkit.steps.refine import Refinable, RefiningOptions
 from ggufkit.steps.session import Session
 from ggufkit.texts import calibration_text
 from ggufkit.texts.calibration import Calibration, Sampling, draw, load_tokenizer, read_texts
@@ -188,5 +188,5 @@ def refine_command(
         session = Session(toolchain.find("auto", reporter), where, reporter, threads, force, explain)
         with session.workspace.locked():
             drawn = _draw(checkpoint, text.path, text.name, calibration_samples, seed)
-            refine.refine(rounded, original, checkpoint, output, drawn, how, session)
+            refine.refine(Refinable(rounded, original, checkpoint, drawn), output, how, session)
     click.echo(output)

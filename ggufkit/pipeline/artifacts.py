@@ -20,7 +20,7 @@ from ggufkit.steps.awq import Wanted
 from ggufkit.steps.imatrix import ImatrixOptions, make_imatrix, require_fits
 from ggufkit.steps.import_gguf import import_gguf
 from ggufkit.steps.quantize import QuantizeOptions
-from ggufkit.steps.refine import RefiningOptions
+from ggufkit.steps.refine import Refinable, RefiningOptions
 from ggufkit.steps.session import Session
 from ggufkit.steps.step import Result
 from ggufkit.texts.calibration import Calibration, Sampling, draw, load_tokenizer, read_texts
@@ -140,9 +140,8 @@ class Artifacts:
         options = RefiningOptions(variant=variant.name, type=kind.name, name=job.name)
         checkpoint = self._scaled(fold) if fold else self._checkpoint()
         quantized = read_gguf(rounded.path, rounded.sha256)
-        return refine.refine(
-            quantized, self.base_file(fold), checkpoint, output, self.calibration(), options, self.session
-        )
+        source = Refinable(quantized, self.base_file(fold), checkpoint, self.calibration())
+        return refine.refine(source, output, options, self.session)
 
     def _unrefined(self, variant: Variant, kind: QuantType) -> Result:
         """What is refined: the same type from the importance matrix; out of sight unless it is asked for."""

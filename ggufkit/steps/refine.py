@@ -58,61 +58,53 @@ class RefiningOptions:
     name: str = ""
 
 
-def refine(
-    quantized: GgufFile,
-    base: GgufFile,
-    checkpoint: Checkpoint,
-    output: Path,
-    calibration: Calibration,
-    options: RefiningOptions,
-    session: Session,
-) -> Result:
-    """Refine `quantized` to `output` unless that is done already.
+@dataclass(frozen=True)
+class Refinable:
+    """A quantized file, and what it takes to refine it.
 
     Args:
         base: the F32, F16 or BF16 GGUF that `quantized` was made from.
         checkpoint: what `base` was converted from.
+        calibration: the text that it is refined for.
+    """
+
+    quantized: GgufFile
+    base: GgufFile
+    checkpoint: Checkpoint
+    calibration: Calibration
+
+
+def refine(file: Refinable, output: Path, options: RefiningOptions, session: Session) -> Result:
+    """Refine a quantized file to `output` unless that is done already.
 
     Raises:
         InputError: `output` is one of the inputs.
         GgufError, CheckpointError: the files do not belong together.
         ResourceError: a disk is full; what was finished is kept for the next run.
     """
-    if output.exists() and any(output.samefile(f.path) for f in (quantized, base)):
+    if output.exists() and any(output.samefile(f.path) for f in (file.quantized, file.base)):
         raise InputError(f"{output} is an input: it must stay as it is.", hint="Choose another --out.")
     params: dict[str, Json] = {key: value for key, value in asdict(options.how).items() if key != "device"}
     inputs = {
-        "quantized": str(quantized.sha256),
-        "base": str(base.sha256),
-        "checkpoint": fingerprint(checkpoint.path, session.reporter),
-        "calibration_tokens": calibration.tokens_sha256,
+        "quantized": str(file.quantized.sha256),
+        "base": str(file.base.sha256),
+        "checkpoint": fingerprint(file.checkpoint.path, session.reporter),
+        "calibration_tokens": file.calibration.tokens_sha256,
     }
     recipe = Recipe(STEP, VERSION, inputs, params)
-    return session.ensure(
-        recipe,
-        output,
-        lambda partial: _refine(quantized, base, checkpoint, partial, calibration, options, session),
-    )
+    return session.ensure(recipe, output, lambda partial: _refine(file, partial, options, session))
 
 
-def _refine(
-    quantized: GgufFile,
-    base: GgufFile,
-    checkpoint: Checkpoint,
-    partial: Path,
-    calibration: Calibration,
-    options: RefiningOptions,
-    session: Session,
-) -> Made:
+def _refine(file: Refinable, partial: Path, options: RefiningOptions, session: Session) -> Made:
     from ggufkit.refine.engine import refine_gguf
 
     def run(device: str) -> RefineReport:
         return refine_gguf(
-            quantized.path,
-            base.path,
-            checkpoint.path,
+            file.quantized.path,
+            file.base.path,
+            file.checkpoint.path,
             partial,
-            calibration,
+            file.calibration,
             options=replace(options.how, device=device),
             reporter=session.reporter,
             state_dir=session.workspace.private / f"refine-{partial.name.removesuffix('.gguf' + PARTIAL)}",
@@ -120,7 +112,7 @@ def _refine(
 
     report = offload.else_on_cpu(run, options.how.device, session)
     _tell(report, session)
-    unrefined = read_manifest(quantized.path)
+    unrefined = read_manifest(file.quantized.path)
     notes = RefineNotes(
         options.name,
         options.variant,
@@ -131,7 +123,7 @@ def _refine(
         device=report.device,
         peak_ram_bytes=report.peak_ram_bytes,
     )
-    return Made(notes=notes.to_notes() | calibration.notes.to_notes())
+    return Made(notes=notes.to_notes() | file.calibration.notes.to_notes())
 
 
 def _tell(report: RefineReport, session: Session) -> None:
