@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import random
 import signal
 import subprocess
@@ -21,13 +20,14 @@ from ggufkit.core.records import Toolchain
 from ggufkit.llama.gguf import read_gguf
 from tests import tiny
 from tests.integration.run_cli import ggufkit as cli
+from tests.integration.run_cli import start
 
 MOMENTS = 20
 
 
-def command(model: Path, corpus: Path, out: Path) -> list[str]:
+def build(model: Path, corpus: Path, out: Path) -> list[str]:
     options = ["--types", "q4_k_m,q8_0", "--corpus", str(corpus), "--ctx", "64", "--chunks", "8", "--no-bench"]
-    return [sys.executable, "-m", "ggufkit", "build", str(model), *options, "--threads", "2", "--out", str(out)]
+    return ["build", str(model), *options, "--threads", "2", "--out", str(out)]
 
 
 def contents(out: Path) -> dict[str, bytes]:
@@ -69,16 +69,16 @@ class Watcher(threading.Thread):
 
 @pytest.mark.timeout(900)
 def test_killed_at_random_moments(tmp_path: Path, tools: Toolchain) -> None:
-    model = tiny.write_llama(tmp_path / "model", width=512, layers=4)
+    model = tiny.write_llama(tmp_path / "model", width=512)
     corpus = tiny.text_file(tmp_path / "text.txt", 1500)
     started = time.monotonic()
-    subprocess.run(command(model, corpus, tmp_path / "whole"), capture_output=True, check=True)
+    assert cli(*build(model, corpus, tmp_path / "whole")).code == 0
     whole = time.monotonic() - started
     expected = contents(tmp_path / "whole")
     base = tmp_path / "model.gguf"  # three of four builds start from it
     base.write_bytes(expected["model-F16.gguf"])
     started = time.monotonic()
-    subprocess.run(command(base, corpus, tmp_path / "from-base"), capture_output=True, check=True)
+    assert cli(*build(base, corpus, tmp_path / "from-base")).code == 0
     from_base = (base, time.monotonic() - started)
     sources = [(model, whole), *[from_base] * 3]
 
@@ -90,18 +90,15 @@ def test_killed_at_random_moments(tmp_path: Path, tools: Toolchain) -> None:
         out, (source, duration) = tmp_path / f"out{number}", sources[number % 4]
         watcher = Watcher(out)
         watcher.start()
-        running = subprocess.Popen(
-            command(source, corpus, out), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
-        time.sleep(shares[number] * duration)
-        killed = running.poll() is None
-        if killed:
-            os.kill(running.pid, signal.SIGKILL)
-        running.wait()
-        again = subprocess.run(command(source, corpus, out), capture_output=True, text=True, check=False)
+        running = start(*build(source, corpus, out))
+        running.join(shares[number] * duration)
+        killed = running.exitcode is None
+        running.kill()
+        running.join()
+        again = cli(*build(source, corpus, out))
         watcher.done.set()
         watcher.join()
-        assert again.returncode == 0, again.stderr
+        assert again.code == 0, again.err
         assert watcher.broken == []
         assert contents(out) == expected
         assert not list(out.glob("*.partial"))
@@ -117,8 +114,8 @@ def test_killed_at_random_moments(tmp_path: Path, tools: Toolchain) -> None:
 def test_a_polite_stop(tmp_path: Path, tools: Toolchain, number: int) -> None:
     model = tiny.write_llama(tmp_path / "model")
     corpus = tiny.text_file(tmp_path / "text.txt", 4000)
-    argv = command(model, corpus, tmp_path / "out")
-    running = subprocess.Popen(argv, stderr=subprocess.PIPE, text=True)
+    argv = build(model, corpus, tmp_path / "out")
+    running = subprocess.Popen([sys.executable, "-m", "ggufkit", *argv], stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 120
     while not (tmp_path / "out" / "logs").is_dir() and time.monotonic() < deadline:
         time.sleep(0.02)
@@ -127,7 +124,7 @@ def test_a_polite_stop(tmp_path: Path, tools: Toolchain, number: int) -> None:
     assert running.returncode == 130
     assert "the same command goes on from there" in err
     assert not list((tmp_path / "out").glob("*.partial"))
-    assert cli(*argv[3:]).code == 0
+    assert cli(*argv).code == 0
 
 
 def tool_states(parent: int) -> list[str]:
