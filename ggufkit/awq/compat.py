@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import itertools
 import sys
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -17,15 +18,16 @@ import torch
 from torch import nn
 
 from ggufkit.awq.archs import Divide, Fold
-from ggufkit.awq.native import LayerWork
-from ggufkit.awq.search import IDENTITY, Found
+from ggufkit.awq.objectives import CalibratedLayer
+from ggufkit.awq.search import IDENTITY, FoldScales
 from ggufkit.core.errors import UnsupportedArchitecture
 from ggufkit.layers import HiddenStates, keeping_freed_memory, run_layer
 from ggufkit.layers.moments import batch_size
 
 GRID = 20
 GROUP_SIZES = (128, 64, 32)
-GOAL = "awq"
+SCHEME = "awq"
+"""Its scales are the same whatever the weights will be quantized to."""
 
 
 def group_size(*widths: int) -> int:
@@ -47,7 +49,7 @@ class AutoAwqObjective:
     key = "autoawq 1"
     widest_gram = sys.maxsize
 
-    def search(self, work: LayerWork) -> dict[str, dict[str, Found]]:
+    def search(self, work: CalibratedLayer) -> dict[str, dict[str, FoldScales]]:
         """The best scales of a layer's folds by AutoAWQ's loss."""
         if any(x.expert is not None for x in work.linears):
             message = "AutoAWQ's objective is not available for a Mixture of Experts."
@@ -57,18 +59,18 @@ class AutoAwqObjective:
         for number, fold in enumerate(work.folds):
             work.tell(number / len(work.folds))
             if fold.per_kv_channel and work.heads.query != work.heads.kv:
-                found[fold.source] = Found(None, IDENTITY, 0.0, 0.0)
+                found[fold.source] = FoldScales(None, IDENTITY, 0.0, 0.0)
             else:
                 with keeping_freed_memory():
                     found[fold.source] = _search(work, fold, size)
-        return {GOAL: found}
+        return {SCHEME: found}
 
 
 Weights = dict[str, torch.Tensor]
 Loss = Callable[[Weights], float]
 
 
-def _search(work: LayerWork, fold: Fold, size: int) -> Found:
+def _search(work: CalibratedLayer, fold: Fold, size: int) -> FoldScales:
     weights = {t: work.layer.get_parameter(f"{t}.weight").data for t in fold.targets}
     moments = work.moments[next(x.input for x in work.linears if x.module in fold.targets)]
     options = candidates(moments.magnitude().float(), torch.cat(list(weights.values())), size)
@@ -76,7 +78,7 @@ def _search(work: LayerWork, fold: Fold, size: int) -> Found:
         before = loss({t: rounded(w, size) for t, w in weights.items()})
         losses = [loss({t: rounded(w * s, size) / s for t, w in weights.items()}) for s in options]
     best = min(range(len(options)), key=losses.__getitem__)
-    return Found(options[best].cpu(), f"ratio {best / GRID:g}", before, losses[best])
+    return FoldScales(options[best].cpu(), f"ratio {best / GRID:g}", before, losses[best])
 
 
 def candidates(magnitude: torch.Tensor, weight: torch.Tensor, size: int) -> list[torch.Tensor]:
@@ -111,7 +113,7 @@ def rounded(weight: torch.Tensor, size: int) -> torch.Tensor:
 
 
 @contextlib.contextmanager
-def _loss(work: LayerWork, fold: Fold) -> Iterator[Loss]:
+def _loss(work: CalibratedLayer, fold: Fold) -> Iterator[Loss]:
     """Mean squared error of the output that AutoAWQ inspects for a fold, as a function of the targets' weights."""
     if fold.divide is Divide.LAST_ROWS:
         yield _linear_loss(work, fold.targets[0])
@@ -126,12 +128,12 @@ def _loss(work: LayerWork, fold: Fold) -> Iterator[Loss]:
         outputs.remove()
 
 
-def _scratch(work: LayerWork, name: str) -> HiddenStates:
+def _scratch(work: CalibratedLayer, name: str) -> HiddenStates:
     path = work.hidden.path.parent / f"{name}.f32"
     return HiddenStates(path, (len(work.hidden), work.hidden.n_tokens), work.model.width)
 
 
-def _linear_loss(work: LayerWork, target: str) -> Loss:
+def _linear_loss(work: CalibratedLayer, target: str) -> Loss:
     """One linear's output error follows from the second moments of its input."""
     linear = next(x for x in work.linears if x.module == target)
     weight = work.layer.get_parameter(f"{target}.weight").data
@@ -144,14 +146,14 @@ def _linear_loss(work: LayerWork, target: str) -> Loss:
     return loss
 
 
-def _record(work: LayerWork, block: str, inputs: HiddenStates, outputs: HiddenStates) -> None:
+def _record(work: CalibratedLayer, block: str, inputs: HiddenStates, outputs: HiddenStates) -> None:
     """Run the layer and store what a block of it takes in and puts out."""
-    step, at = batch_size(work.hidden), [0]
+    starts = itertools.count(0, batch_size(work.hidden))
 
     def store(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-        inputs.write(at[0], args[0] if args else kwargs["hidden_states"])
-        outputs.write(at[0], output[0] if isinstance(output, tuple) else output)
-        at[0] += step
+        start = next(starts)
+        inputs.write(start, args[0] if args else kwargs["hidden_states"])
+        outputs.write(start, output[0] if isinstance(output, tuple) else output)
 
     handle = work.layer.get_submodule(block).register_forward_hook(store, with_kwargs=True)
     try:
@@ -160,7 +162,7 @@ def _record(work: LayerWork, block: str, inputs: HiddenStates, outputs: HiddenSt
         handle.remove()
 
 
-def _block_loss(work: LayerWork, block: str, inputs: HiddenStates, outputs: HiddenStates) -> Loss:
+def _block_loss(work: CalibratedLayer, block: str, inputs: HiddenStates, outputs: HiddenStates) -> Loss:
     module = copy.deepcopy(work.layer.get_submodule(block))
     attention = block == "self_attn"
     kwargs = work.model.layer_kwargs(work.index, inputs.n_tokens) if attention else {}

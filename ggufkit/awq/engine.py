@@ -11,10 +11,11 @@ import torch
 
 from ggufkit.awq.apply import Rewrites, plan_folds, publishing, write_checkpoint
 from ggufkit.awq.autoawq import scale_with_autoawq
-from ggufkit.awq.compat import GOAL, AutoAwqObjective
-from ggufkit.awq.native import GgmlObjective, Objective, Searched, search_scales
+from ggufkit.awq.compat import SCHEME, AutoAwqObjective
+from ggufkit.awq.native import ModelScales, search_scales
+from ggufkit.awq.objectives import GgmlObjective, Objective
 from ggufkit.awq.proof import Proof, prove, rewritten_layers
-from ggufkit.awq.search import Goal
+from ggufkit.awq.search import QuantizationScheme
 from ggufkit.core.progress import Reporter
 from ggufkit.core.records import Json
 from ggufkit.layers import StreamedModel, borrowed_device, return_freed_memory
@@ -42,19 +43,34 @@ class AwqOptions:
 
 
 @dataclass(frozen=True)
-class Scaled:
-    """A scaled checkpoint, proved equal to its source."""
+class WorkFiles:
+    """What scaling works with beside its input.
+
+    Args:
+        library: directory of the toolchain's binaries or shared libraries.
+        state: directory for what an interrupted run goes on from; removed at the end.
+        log: of AutoAWQ, if it runs.
+    """
+
+    library: Path
+    state: Path
+    log: Path
+
+
+@dataclass(frozen=True)
+class ScaledCheckpoint:
+    """A scaled checkpoint, proved equal to its source; `searched` is None where AutoAWQ itself has scaled it."""
 
     path: Path
-    goal: Goal
+    scheme: QuantizationScheme
     proof: Proof
-    searched: Searched | None
+    searched: ModelScales | None
 
     def notes(self) -> dict[str, Json]:
         """What the manifest says about it."""
         notes = self.proof.notes()
         if self.searched is not None:
-            notes["types_scored_together"] = len(self.goal.types)
+            notes["types_scored_together"] = len(self.scheme.types)
             notes["error_ratio"] = self.searched.mean_gain
             notes["folds"] = {n: [f.candidate, f.before, f.after] for n, f in self.searched.found.items()}
         return notes
@@ -63,23 +79,17 @@ class Scaled:
 @borrowed_device("searching AWQ scales")
 def scale_checkpoint(
     source: Path,
-    targets: Sequence[tuple[Goal, Path]],
+    targets: Sequence[tuple[QuantizationScheme, Path]],
     calibration: Calibration,
     options: AwqOptions,
-    *,
-    library: Path,
-    state: Path,
-    log: Path,
+    files: WorkFiles,
     reporter: Reporter,
-) -> list[Scaled]:
-    """Scale a checkpoint for each goal, in one run over the calibration text.
+) -> list[ScaledCheckpoint]:
+    """Scale a checkpoint for each scheme, in one run over the calibration text.
 
     Args:
-        targets: goals, and the directory that is written for each. Only the native engine's "ggml" objective
-            tells goals apart; with anything else, give one.
-        library: directory of the toolchain's binaries or shared libraries.
-        state: directory for what an interrupted run goes on from; removed at the end.
-        log: of AutoAWQ, if it runs.
+        targets: schemes, and the directory that is written for each. Only the native engine's "ggml" objective
+            tells schemes apart; with anything else, give one.
 
     Returns:
         What was written, in the order of `targets`. A checkpoint with its final name has passed the proof.
@@ -95,25 +105,25 @@ def scale_checkpoint(
     return_freed_memory()
     dtype = torch.float32 if options.float32 else None
     if options.engine == "autoawq":
-        made = scale_with_autoawq(model, calibration, state, log, reporter)
-        results: list[tuple[Rewrites, Searched | None]] = [(made.rewrites, None)] * len(targets)
+        made = scale_with_autoawq(model, calibration, files.state, files.log, reporter)
+        results: list[tuple[Rewrites, ModelScales | None]] = [(made.rewrites, None)] * len(targets)
     else:
-        objective = _objective(options, [goal for goal, _ in targets], library)
-        found = search_scales(model, calibration, objective, state, reporter)
-        searched = [found.get(goal.name) or found[GOAL] for goal, _ in targets]
+        objective = _objective(options, [scheme for scheme, _ in targets], files.library)
+        found = search_scales(model, calibration, objective, files.state, reporter)
+        searched = [found.get(scheme.name) or found[SCHEME] for scheme, _ in targets]
         results = [(plan_folds(model, s.scales, dtype), s) for s in searched]
     scaled = []
-    for (goal, path), (rewrites, searched_for) in zip(targets, results, strict=True):
+    for (scheme, path), (rewrites, searched_for) in zip(targets, results, strict=True):
         with publishing(source, path) as unfinished:
             write_checkpoint(source, unfinished, rewrites, reporter, dtype=dtype)
             written = StreamedModel(unfinished, model.device)
             proof = prove(model, rewritten_layers(model, rewrites), written, calibration.held_out, reporter)
-        scaled.append(Scaled(path, goal, proof, searched_for))
-    shutil.rmtree(state, ignore_errors=True)
+        scaled.append(ScaledCheckpoint(path, scheme, proof, searched_for))
+    shutil.rmtree(files.state, ignore_errors=True)
     return scaled
 
 
-def _objective(options: AwqOptions, goals: Sequence[Goal], library: Path) -> Objective:
+def _objective(options: AwqOptions, schemes: Sequence[QuantizationScheme], library: Path) -> Objective:
     if options.objective == "autoawq":
         return AutoAwqObjective()
-    return GgmlObjective(goals, LibGgml(library), options.threads)
+    return GgmlObjective(schemes, LibGgml(library), options.threads)

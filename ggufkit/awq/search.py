@@ -43,8 +43,8 @@ _FLOATS = ("F32", "F16", "BF16")
 
 
 @dataclass(frozen=True)
-class Goal:
-    """What scales are searched for.
+class QuantizationScheme:
+    """What weights will be quantized to: what scales are searched for.
 
     Args:
         name: what the result is called by: "awq", "awq+imatrix", "awq-Q4_0".
@@ -58,7 +58,7 @@ class Goal:
 
 
 @dataclass(frozen=True)
-class Found:
+class FoldScales:
     """The best scales of a fold (None: the identity), and the mean relative output error without and with them."""
 
     scales: torch.Tensor | None
@@ -100,22 +100,30 @@ def targets_of(
     return [Target(x, weights[x.module], moments[x.input].total()) for x in seen]
 
 
+@dataclass(frozen=True)
+class Quantizers:
+    """The toolchain's quantizers, and the threads in which they round several candidates at once."""
+
+    lib: LibGgml
+    pool: Executor
+
+
 def best_scales(
-    fold: Fold, targets: Sequence[Target], goal: Goal, heads: Heads, lib: LibGgml, pool: Executor
-) -> Found:
-    """Search the scales of one fold; `pool` runs the quantizer on several candidates at once."""
-    kinds = [[_type_of(types, target) for types in goal.types] for target in targets]
+    fold: Fold, targets: Sequence[Target], scheme: QuantizationScheme, heads: Heads, quantizers: Quantizers
+) -> FoldScales:
+    """Search the scales of one fold."""
+    kinds = [[_type_of(types, target) for types in scheme.types] for target in targets]
     judged = [(target, of) for target, of in zip(targets, kinds, strict=True) if any(of)]
     if not judged:
-        return Found(None, IDENTITY, 0.0, 0.0)
+        return FoldScales(None, IDENTITY, 0.0, 0.0)
     options = candidates(fold, targets, heads)
 
     def errors(names: Sequence[str], n_weights: int) -> torch.Tensor:
         """By type and candidate: (types, names)."""
         columns = [column_scales(fold, options[name], heads) for name in names]
-        made = torch.zeros(len(goal.types), len(names), dtype=torch.float64)
+        made = torch.zeros(len(scheme.types), len(names), dtype=torch.float64)
         for target, of in judged:
-            by_kind = _errors(target, {k for k in of if k}, columns, n_weights, goal.importance, lib, pool)
+            by_kind = _errors(target, {k for k in of if k}, columns, n_weights, scheme.importance, quantizers)
             made += torch.stack([by_kind[k] if k else made.new_zeros(len(names)) for k in of])
         return made / len(judged)
 
@@ -125,7 +133,7 @@ def best_scales(
     final = errors(finalists, _MOST_WEIGHTS)
     best = int(_relative(final).argmin())
     before, after = final.mean(0)[[0, best]].tolist()
-    return Found(None if best == 0 else options[finalists[best]], finalists[best], before, after)
+    return FoldScales(None if best == 0 else options[finalists[best]], finalists[best], before, after)
 
 
 def _relative(errors: torch.Tensor) -> torch.Tensor:
@@ -161,8 +169,7 @@ def _errors(
     columns: Sequence[torch.Tensor],
     n_weights: int,
     importance: bool,
-    lib: LibGgml,
-    pool: Executor,
+    quantizers: Quantizers,
 ) -> dict[str, torch.Tensor]:
     """The relative output error of one target for each candidate, (candidates,), by the types that it may get.
 
@@ -176,14 +183,14 @@ def _errors(
     def error(scales: torch.Tensor, kind: str, start: int) -> float:
         part = rows[start : start + step]
         weighing = (power / scales.square()).numpy() if importance else None
-        rounded = torch.from_numpy(lib.rounded((part * scales).numpy(), kind, weighing))
+        rounded = torch.from_numpy(quantizers.lib.rounded((part * scales).numpy(), kind, weighing))
         return target.output_power(rounded / scales - part)
 
     jobs = [(c, kind, start) for c in range(len(columns)) for kind in kinds for start in range(0, len(rows), step)]
     errors = {kind: torch.zeros(len(columns), dtype=torch.float64) for kind in kinds}
     if norm > 0:
         with single_threaded():
-            made = pool.map(lambda job: error(columns[job[0]], job[1], job[2]), jobs)
+            made = quantizers.pool.map(lambda job: error(columns[job[0]], job[1], job[2]), jobs)
             for (candidate, kind, _), value in zip(jobs, made, strict=True):
                 errors[kind][candidate] += value / norm
     return errors

@@ -8,27 +8,47 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from enum import IntEnum
+from typing import NamedTuple
 
 import torch
 
-# module path in a decoder layer: (tensor in the GGUF, input)
-_LINEARS: dict[str, tuple[str, str]] = {
-    "self_attn.q_proj": ("attn_q", "attn_in"),
-    "self_attn.k_proj": ("attn_k", "attn_in"),
-    "self_attn.v_proj": ("attn_v", "attn_in"),
-    "self_attn.qkv_proj": ("attn_qkv", "attn_in"),
-    "self_attn.o_proj": ("attn_output", "attn_out"),
-    "mlp.gate_proj": ("ffn_gate", "mlp_in"),
-    "mlp.up_proj": ("ffn_up", "mlp_in"),
-    "mlp.gate_up_proj": ("ffn_up", "mlp_in"),
-    "mlp.down_proj": ("ffn_down", "mlp_out"),
-    "mlp.shared_expert.gate_proj": ("ffn_gate_shexp", "mlp_in"),
-    "mlp.shared_expert.up_proj": ("ffn_up_shexp", "mlp_in"),
-    "mlp.shared_expert.down_proj": ("ffn_down_shexp", "shared_out"),
-    "mlp.experts.{e}.gate_proj": ("ffn_gate_exps", "experts.{e}.in"),
-    "mlp.experts.{e}.up_proj": ("ffn_up_exps", "experts.{e}.in"),
-    "mlp.experts.{e}.down_proj": ("ffn_down_exps", "experts.{e}.out"),
+
+class Stage(IntEnum):
+    """When the input of a linear becomes known while its layer runs, in that order."""
+
+    ATTENTION_INPUT = 0
+    ATTENTION_OUTPUT = 1
+    MLP_INPUT = 2
+    MLP_OUTPUT = 3
+
+
+class _Row(NamedTuple):
+    tensor: str
+    input: str
+    stage: Stage
+
+
+# By module path in a decoder layer: the tensor in the GGUF, the input, and when that is known.
+_LINEARS = {
+    "self_attn.q_proj": _Row("attn_q", "attn_in", Stage.ATTENTION_INPUT),
+    "self_attn.k_proj": _Row("attn_k", "attn_in", Stage.ATTENTION_INPUT),
+    "self_attn.v_proj": _Row("attn_v", "attn_in", Stage.ATTENTION_INPUT),
+    "self_attn.qkv_proj": _Row("attn_qkv", "attn_in", Stage.ATTENTION_INPUT),
+    "self_attn.o_proj": _Row("attn_output", "attn_out", Stage.ATTENTION_OUTPUT),
+    "mlp.gate_proj": _Row("ffn_gate", "mlp_in", Stage.MLP_INPUT),
+    "mlp.up_proj": _Row("ffn_up", "mlp_in", Stage.MLP_INPUT),
+    "mlp.gate_up_proj": _Row("ffn_up", "mlp_in", Stage.MLP_INPUT),
+    "mlp.down_proj": _Row("ffn_down", "mlp_out", Stage.MLP_OUTPUT),
+    "mlp.shared_expert.gate_proj": _Row("ffn_gate_shexp", "mlp_in", Stage.MLP_INPUT),
+    "mlp.shared_expert.up_proj": _Row("ffn_up_shexp", "mlp_in", Stage.MLP_INPUT),
+    "mlp.shared_expert.down_proj": _Row("ffn_down_shexp", "shared_out", Stage.MLP_OUTPUT),
+    "mlp.experts.{e}.gate_proj": _Row("ffn_gate_exps", "experts.{e}.in", Stage.MLP_INPUT),
+    "mlp.experts.{e}.up_proj": _Row("ffn_up_exps", "experts.{e}.in", Stage.MLP_INPUT),
+    "mlp.experts.{e}.down_proj": _Row("ffn_down_exps", "experts.{e}.out", Stage.MLP_OUTPUT),
 }
+# The last linears of attention and MLP: what they give is all that these give.
+_LAST = ("self_attn.o_proj", "mlp.down_proj")
 
 # The converter reorders the rows of q and k of these model types, head by head (`LlamaModel.permute`).
 _PERMUTED = ("llama", "mistral")
@@ -47,6 +67,7 @@ class Linear:
         n_in: width of the input.
         expert: which slice of a stacked GGUF tensor (experts, out, in) it is; None if it is the whole tensor.
         row_heads: heads by which the converter reorders its rows (`to_file_rows`); None if rows stay.
+        stage: when its input is known; None for what is in no layer.
     """
 
     module: str
@@ -55,6 +76,12 @@ class Linear:
     n_in: int
     expert: int | None = None
     row_heads: int | None = None
+    stage: Stage | None = None
+
+    @property
+    def ends_block(self) -> bool:
+        """Whether its output is that of the whole attention, or of the whole MLP."""
+        return self.module in _LAST
 
 
 def describe(
@@ -73,8 +100,9 @@ def describe(
         expert = int(match.group(1)) if match else None
         row = _LINEARS.get(_EXPERT.sub(".experts.{e}.", path))
         if row is not None:
-            tensor, key = f"blk.{index}.{row[0]}.weight", row[1].format(e=expert)
-            described.append(Linear(path, tensor, key, n_in, expert, _row_heads(path, model_type, heads)))
+            tensor, key = f"blk.{index}.{row.tensor}.weight", row.input.format(e=expert)
+            permuted = _row_heads(path, model_type, heads)
+            described.append(Linear(path, tensor, key, n_in, expert, permuted, row.stage))
     return described
 
 

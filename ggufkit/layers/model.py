@@ -29,17 +29,21 @@ _EAGER = ("gemma2",)
 class StreamedModel:
     """A causal language model on disk; weights are read when asked for, in float32.
 
+    Args:
+        device: where its layers run; "auto" is the GPU if there is one.
+        shards: where its weights are read, if they are not simply those of `path`.
+
     Raises:
         CheckpointError: no usable config.json or weights, or weights that are quantized already.
         UnsupportedArchitecture: transformers does not know it without code of its own, or it is not laid out
             as `model.layers.N`.
     """
 
-    def __init__(self, path: Path, device: str | torch.device = "auto") -> None:
+    def __init__(self, path: Path, device: str | torch.device = "auto", shards: Shards | None = None) -> None:
         return_freed_memory()
         self.path = path
         self.device = choose_device(device) if isinstance(device, str) else device
-        self.shards = Shards(path)
+        self.shards = shards or Shards(path)
         self.config = _read_config(path)
         self._model = _skeleton(self.config)
         self.n_layers = len(self._layers)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -112,14 +112,12 @@ def run_layer(
     source: HiddenStates,
     target: HiddenStates | None = None,
     *,
-    moments: Mapping[str, Moments] | None = None,
     on_batch: Callable[[int], None] | None = None,
 ) -> None:
     """Run a loaded layer over all samples.
 
     Args:
         source, target: its input, and where its output goes, if anywhere.
-        moments: gathered for the inputs with these keys.
         on_batch: called with the number of samples done.
 
     Raises:
@@ -127,11 +125,10 @@ def run_layer(
         ResourceError: the disk is full.
     """
     step = batch_size(source)
-    with torch.no_grad(), _hooks(layer, model.linears(layer, index), moments or {}):
+    with torch.no_grad():
         for start in range(0, len(source), step):
             output = model.forward(index, layer, source.read(start, start + step))
-            if not bool(torch.isfinite(output).all()):
-                raise _not_finite(model, index)
+            require_finite(model, index, output)
             if target is not None:
                 target.write(start, output)
             if on_batch is not None:
@@ -139,8 +136,8 @@ def run_layer(
 
 
 @contextlib.contextmanager
-def _hooks(layer: nn.Module, linears: list[Linear], moments: Mapping[str, Moments]) -> Iterator[None]:
-    """Let the first linear of each input feed that input's moments."""
+def gathering(moments: Mapping[str, Moments], layer: nn.Module, linears: Sequence[Linear]) -> Iterator[None]:
+    """Add to moments, by `Linear.input`, what the linears of a layer are given while it runs."""
     first = {linear.input: linear.module for linear in reversed(linears)}
     handles = [
         layer.get_submodule(first[key]).register_forward_pre_hook(_feed(sums)) for key, sums in moments.items()
@@ -159,6 +156,9 @@ def _feed(sums: Moments) -> Callable[[nn.Module, tuple[Any, ...]], None]:
     return hook
 
 
-def _not_finite(model: StreamedModel, index: int) -> InputError:
+def require_finite(model: StreamedModel, index: int, output: torch.Tensor) -> None:
+    """Raise InputError if a layer gives NaN or infinite activations."""
+    if bool(torch.isfinite(output).all()):
+        return
     message = f"Layer {index} of {model.path} ({model.prefix(index)[:-1]}) gives NaN or infinite activations."
-    return InputError(message, hint="Its weights are damaged, or overflow; check the checkpoint.")
+    raise InputError(message, hint="Its weights are damaged, or overflow; check the checkpoint.")

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import copy
 import json
-import math
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +14,6 @@ from numpy.typing import NDArray
 from ggufkit.core.errors import CheckpointError, GgufError
 from ggufkit.core.hashing import sha256_file
 from ggufkit.core.progress import Progress, Reporter
-from ggufkit.core.records import Tensor
 from ggufkit.layers import (
     HiddenStates,
     Linear,
@@ -33,15 +30,19 @@ from ggufkit.refine.norms import Tuning, tune_norms
 from ggufkit.refine.options import RefineOptions
 from ggufkit.refine.output import TENSOR as OUTPUT
 from ggufkit.refine.output import TwinHead
-from ggufkit.refine.report import Pace, Part, RefineReport, peak_ram, untouched
-from ggufkit.refine.stages import Gathered, TwinLayer
+from ggufkit.refine.pace import Pace, Part
+from ggufkit.refine.replacements import Replacements
+from ggufkit.refine.result import RefineResult, peak_ram, untouched
+from ggufkit.refine.stages import TwinLayer
 from ggufkit.refine.state import Outcome, State
+from ggufkit.refine.statistics import InputStatistics
 from ggufkit.refine.tensors import Pair, QuantizedRows
-from ggufkit.refine.writer import Value, require_new, rewrite
+from ggufkit.refine.twin import TwinHidden
+from ggufkit.refine.writer import MetadataValue, require_new, rewrite
 from ggufkit.texts.calibration import Calibration, overlapping_windows
 from ggufkit.version import __version__
 
-__all__ = ["RefineReport", "refine_gguf"]
+__all__ = ["RefineInputs", "RefineResult", "refine_gguf"]
 
 VERSION = 1
 # Held-out text that repeats the calibration text proves nothing. In prose hardly any window occurs twice.
@@ -50,23 +51,30 @@ _MOMENTS_BUDGET = 4 << 30
 _GATHERING = 0.6  # of the time that a group of linears takes
 
 
-@borrowed_device("refining")
-def refine_gguf(
-    quantized: Path,
-    base: Path,
-    checkpoint: Path,
-    out: Path,
-    calibration: Calibration,
-    *,
-    options: RefineOptions,
-    reporter: Reporter,
-    state_dir: Path,
-) -> RefineReport:
-    """Write to `out` the file `quantized` with better roundings: same types, same bytes.
+@dataclass(frozen=True)
+class RefineInputs:
+    """What is refined, and for what.
 
     Args:
+        quantized: the GGUF to refine.
         base: the F32, F16 or BF16 GGUF that it was made from.
         checkpoint: the Hugging Face checkpoint that the base was converted from.
+        calibration: the text that it is refined for.
+    """
+
+    quantized: Path
+    base: Path
+    checkpoint: Path
+    calibration: Calibration
+
+
+@borrowed_device("refining")
+def refine_gguf(
+    inputs: RefineInputs, out: Path, options: RefineOptions, *, state_dir: Path, reporter: Reporter
+) -> RefineResult:
+    """Write to `out` the quantized file with better roundings: same types, same bytes.
+
+    Args:
         state_dir: where finished matrices and hidden states are kept; the same call goes on there. It takes
             4 * (8 * width + MLP width) * tokens bytes, and is removed at the end.
 
@@ -82,25 +90,25 @@ def refine_gguf(
         ResourceError: a disk is full. The inputs are never changed.
         DeviceMemoryError: the GPU's memory ran out; the same call on another device goes on there.
     """
-    started = time.monotonic()
-    pair, model = Pair(quantized, base), StreamedModel(checkpoint, options.device)
+    started, calibration = time.monotonic(), inputs.calibration
+    pair, model = Pair(inputs.quantized, inputs.base), StreamedModel(inputs.checkpoint, options.device)
     require_new(pair.quantized, _keys(calibration, ()))
     _require_quantized(pair)
     _require_same_model(model, pair, calibration)
-    state = State(state_dir, _key(pair, checkpoint, calibration, options))
+    state = State(state_dir, _key(inputs, options))
     refiner = _Refiner(pair, model, calibration, options, state)
     if _repeats_itself(calibration):
         reporter.warn("The calibration text repeats itself too much to prove a gain: the file stays as it is.")
     else:
         refiner.run(reporter)
     outcomes = tuple(state.outcomes())
-    data = _Replacements(pair, state, outcomes)
+    data = Replacements(pair, state, outcomes)
     tuning = refiner.tune(data, reporter) if options.tune_norms and outcomes else None
-    data.vectors = tuning.vectors if tuning else {}
-    rewrite(pair.quantized, out, _keys(calibration, outcomes, len(data.vectors)), data)
+    vectors = tuning.vectors if tuning else {}
+    rewrite(pair.quantized, out, _keys(calibration, outcomes, len(vectors)), replace(data, vectors=vectors))
     state.remove()
     seconds, left = time.monotonic() - started, untouched(pair, outcomes)
-    return RefineReport(outcomes, left, calibration.n_tokens, str(model.device), seconds, peak_ram(), tuning)
+    return RefineResult(outcomes, left, calibration.n_tokens, str(model.device), seconds, peak_ram(), tuning)
 
 
 class _Refiner:
@@ -121,114 +129,80 @@ class _Refiner:
             for index in range(first, n_layers):
                 self._layer(index, pace)
                 self.state.enter(index + 1)
-                for hidden in self._hidden(index):
-                    hidden.remove()
+                self._hidden(index).remove()
             progress.update(n_layers)
             if self.options.include_output:
                 self._output(progress)
 
-    def tune(self, data: _Replacements, reporter: Reporter) -> Tuning:
+    def tune(self, data: Replacements, reporter: Reporter) -> Tuning:
         """Tune norms and biases of the refined file."""
         refined = self.state.path / "refined.gguf"
         rewrite(self.pair.quantized, refined, {}, data)
         pair = Pair(refined, self.pair.base.path)
-        return tune_norms(
-            self.model, pair, self.samples, self.n_samples, self._hidden(self.model.n_layers)[0], reporter
-        )
+        original = self._hidden(self.model.n_layers).original
+        return tune_norms(self.model, pair, self.samples, self.n_samples, original, reporter)
 
     def _output(self, progress: Progress) -> None:
         """Refine the output matrix, where it is a tensor of its own."""
         if self.pair.codec(OUTPUT) is not None:
             progress.update(self.model.n_layers, note=OUTPUT)
-            head = TwinHead(self.model, self._hidden(self.model.n_layers), self.n_samples)
+            head = TwinHead(self.model, self._hidden(self.model.n_layers))
             self._refine(head, [head.linear], head.gather())
             self.model.release_head()
 
-    def _refine(self, owner: Owner, linears: Sequence[Linear], sums: Gathered) -> None:
+    def _refine(self, owner: Owner, linears: Sequence[Linear], sums: InputStatistics) -> None:
         with keeping_freed_memory():
             refine_matrices(self.pair, self.state, owner, linears, sums, self.options.act_order)
 
-    def _hidden(self, index: int) -> tuple[HiddenStates, HiddenStates]:
-        """The inputs of a layer, of the original and of the refined model: one object if they are the same."""
-        names = ("original", "refined") if self.options.sequential else ("original",)
-        files = [
-            HiddenStates(self.state.path / f"{name}.{index}", self.samples.shape, self.model.width)
-            for name in names
-        ]
-        return files[0], files[-1]
+    def _hidden(self, index: int) -> TwinHidden:
+        """The inputs of a layer."""
+        refined = self._file(f"refined.{index}") if self.options.sequential else None
+        return TwinHidden(self._file(f"original.{index}"), refined, self.n_samples)
 
-    def _wanted(self, index: int) -> tuple[HiddenStates, HiddenStates] | None:
-        """The inputs of a layer; those behind the last one only if something comes of them."""
+    def _file(self, name: str) -> HiddenStates:
+        return HiddenStates(self.state.path / name, self.samples.shape, self.model.width)
+
+    def _outputs(self, index: int) -> TwinHidden | None:
+        """The outputs of a layer; those of the last one only if something comes of them."""
         behind = self.options.include_output or self.options.tune_norms
-        return self._hidden(index) if behind or index < self.model.n_layers else None
+        return self._hidden(index + 1) if behind or index + 1 < self.model.n_layers else None
 
     def _layer(self, index: int, pace: Pace) -> None:
-        hidden, following = self._hidden(index), self._wanted(index + 1)
+        hidden, outputs = self._hidden(index), self._outputs(index)
         if index == 0:
             self._embed(hidden)
-        twin = TwinLayer(self.model, index, hidden, self.n_samples, self.state.path, self._refines)
-        for linear in twin.others if twin.sequential else ():
+        twin = TwinLayer(self.model, index, hidden, self.state.path, self._refines)
+        for linear in twin.others:
             self._use_stored(twin, linear)
         groups = [group for stage in twin.stages() for group in passes(stage, _MOMENTS_BUDGET)]
         for number, group in enumerate(groups):
-            outputs = following[0] if following and number == len(groups) - 1 else None
-            part = Part(
-                pace, index + number / len(groups), _GATHERING / len(groups) / len(self.samples), group[0].tensor
-            )
-            gathered = twin.gather(group, outputs, part.at)
-            for key, sums in gathered.items():
+            wanted = outputs.original if outputs and number == len(groups) - 1 else None
+            share = 1 / len(groups)
+            part = Part(pace, index + number * share, _GATHERING * share / len(self.samples), group[0].tensor)
+            for key, sums in twin.gather(group, wanted, part.at).items():
                 self._refine(twin, [x for x in group if x.input == key], sums)
-        if following and not groups:
-            twin.finish(0, following[0])
-        if following and twin.sequential:
-            twin.finish(1, following[1])
+        if outputs is not None:
+            twin.finish(outputs)
         twin.close()
 
-    def _embed(self, hidden: tuple[HiddenStates, HiddenStates]) -> None:
-        original, refined = hidden
-        embed(self.model, self.samples, original)
-        if refined is not original:
-            reader = copy.copy(self.model)
-            reader.shards = QuantizedRows(self.model.path, self.pair)
-            embed(reader, self.samples, refined)
+    def _embed(self, hidden: TwinHidden) -> None:
+        embed(self.model, self.samples, hidden.original)
+        if hidden.refined is not None:
+            path, device = self.model.path, self.model.device
+            reader = StreamedModel(path, device, QuantizedRows(path, self.pair))
+            embed(reader, self.samples, hidden.refined)
 
     def _refines(self, linear: Linear) -> bool:
         return self.pair.codec(linear.tensor) is not None
 
     def _use_stored(self, twin: TwinLayer, linear: Linear) -> None:
-        if linear.tensor in self.pair.quantized.by_name:
+        if twin.refined is not None and linear.tensor in self.pair.quantized.by_name:
             stored = self.pair.stored(linear.tensor, linear.expert)
             twin.set_weight(linear, from_file_rows(stored, linear.row_heads))
 
 
-class _Replacements:
-    """New bytes for tensors of which at least one matrix is better, and for the `vectors` that were tuned."""
-
-    def __init__(self, pair: Pair, state: State, outcomes: Sequence[Outcome]) -> None:
-        self._pair, self._state = pair, state
-        self.vectors: Mapping[str, NDArray[np.float32]] = {}
-        self._kept: dict[str, list[Outcome]] = {}
-        for outcome in outcomes:
-            if outcome.kept:
-                self._kept.setdefault(outcome.tensor, []).append(outcome)
-
-    def __call__(self, tensor: Tensor) -> bytes | None:
-        """The tensor's new bytes; None if it stays."""
-        if tensor.name in self.vectors:
-            return self.vectors[tensor.name].tobytes()
-        kept = self._kept.get(tensor.name, [])
-        if not kept:
-            return None
-        slices = [self._pair.raw(tensor.name, i) for i in range(math.prod(tensor.shape[2:]))]
-        for outcome in kept:
-            done = self._state.load(tensor.name, outcome.expert)
-            if done is not None:
-                slices[outcome.expert or 0] = done[1]
-        return b"".join(s.tobytes() for s in slices)
-
-
 def _stack(calibration: Calibration) -> NDArray[np.int32]:
-    """All samples, those to be kept apart last."""
+    """All samples, those held out last."""
     return np.concatenate([calibration.samples, calibration.held_out])
 
 
@@ -255,20 +229,21 @@ def _require_same_model(model: StreamedModel, pair: Pair, calibration: Calibrati
 
 
 def _repeats_itself(calibration: Calibration) -> bool:
-    apart = replace(calibration, samples=calibration.held_out, held_out=calibration.held_out[:0])
-    n_windows = len(apart.samples) * (apart.samples.shape[1] - _WINDOW + 1)
-    repeated = overlapping_windows(apart, calibration.samples.reshape(-1), _WINDOW)
+    held_out = replace(calibration, samples=calibration.held_out, held_out=calibration.held_out[:0])
+    n_windows = len(held_out.samples) * (held_out.samples.shape[1] - _WINDOW + 1)
+    repeated = overlapping_windows(held_out, calibration.samples.reshape(-1), _WINDOW)
     return bool(repeated > _MOST_REPEATED * n_windows)
 
 
-def _key(pair: Pair, checkpoint: Path, calibration: Calibration, options: RefineOptions) -> str:
+def _key(inputs: RefineInputs, options: RefineOptions) -> str:
     """What the state is valid for."""
-    files = [sha256_file(path) for path in (pair.quantized.path, pair.base.path)]
+    files = [sha256_file(path) for path in (inputs.quantized, inputs.base)]
     how = {name: value for name, value in asdict(options).items() if name != "device"}
-    return json.dumps([VERSION, *files, str(checkpoint.resolve()), calibration.tokens_sha256, how])
+    tokens = inputs.calibration.tokens_sha256
+    return json.dumps([VERSION, *files, str(inputs.checkpoint.resolve()), tokens, how])
 
 
-def _keys(calibration: Calibration, outcomes: Sequence[Outcome], n_tuned: int = 0) -> dict[str, Value]:
+def _keys(calibration: Calibration, outcomes: Sequence[Outcome], n_tuned: int = 0) -> dict[str, MetadataValue]:
     n_samples, length = calibration.samples.shape
     return {
         "general.refined.by": f"ggufkit {__version__}",

@@ -1,4 +1,4 @@
-"""Refine the matrices that share an input, and keep of each what is better on tokens kept apart."""
+"""Refine the matrices that share an input, and keep of each what is better on held-out tokens."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from ggufkit.core.errors import CheckpointError
 from ggufkit.layers import Linear, StreamedModel, from_file_rows, to_file_rows
 from ggufkit.refine.grid import Grid, join, read_grid, write_grid
 from ggufkit.refine.solve import correction, solve
-from ggufkit.refine.stages import Apart, Gathered
 from ggufkit.refine.state import Outcome, State
+from ggufkit.refine.statistics import HeldOut, InputStatistics
 from ggufkit.refine.tensors import Pair
 
 # Another model's weights differ everywhere; the same in another precision by less than this share of the largest.
@@ -34,21 +34,21 @@ class Owner(Protocol):
 
 
 @dataclass(frozen=True)
-class _Job:
+class _Matrix:
     """A matrix: its present blocks, the weights that it should have (columns, rows), and what to judge it by."""
 
     linear: Linear
     grid: Grid
     target: torch.Tensor
-    apart: Apart
+    held_out: HeldOut
 
 
 def refine_matrices(
     pair: Pair,
     state: State,
-    twin: Owner,
+    owner: Owner,
     linears: Sequence[Linear],
-    sums: Gathered,
+    sums: InputStatistics,
     act_order: str = "auto",
 ) -> None:
     """Refine the linears of one input, those of a type together; note the outcomes and use the new weights.
@@ -60,62 +60,67 @@ def refine_matrices(
         CheckpointError: the base's weights are not the checkpoint's.
         InputError: the second moments are not finite.
     """
-    todo = [linear for linear in linears if not _is_done(pair, state, twin, linear)]
+    todo = [linear for linear in linears if not _is_done(pair, state, owner, linear)]
     hessian = sums.moments.mean() if todo else torch.zeros(0)
     todo.sort(key=lambda x: pair.quantized.by_name[x.tensor].type)
     for _, same in itertools.groupby(todo, key=lambda x: pair.quantized.by_name[x.tensor].type):
-        jobs = [_job(pair, twin, linear, sums, hessian) for linear in same]
-        if reason := _hopeless(sums):
-            solved = [job.grid for job in jobs]
+        matrices = [_matrix(pair, owner, linear, sums, hessian) for linear in same]
+        if reason := _too_few_tokens(sums):
+            solved = [matrix.grid for matrix in matrices]
         else:
-            together = torch.cat([job.target for job in jobs], dim=1)
-            whole = solve(join([job.grid for job in jobs]), together, hessian, jobs[0].linear.tensor, act_order)
-            ends = list(itertools.accumulate(job.grid.n_rows for job in jobs))
-            solved = [whole.rows(end - job.grid.n_rows, end) for job, end in zip(jobs, ends, strict=True)]
-        for job, grid in zip(jobs, solved, strict=True):
-            _settle(state, twin, job, grid, reason)
+            solved = _solve_together(matrices, hessian, act_order)
+        for matrix, grid in zip(matrices, solved, strict=True):
+            _settle(state, owner, matrix, grid, reason)
 
 
-def _is_done(pair: Pair, state: State, twin: Owner, linear: Linear) -> bool:
+def _solve_together(matrices: Sequence[_Matrix], hessian: torch.Tensor, act_order: str) -> list[Grid]:
+    target = torch.cat([matrix.target for matrix in matrices], dim=1)
+    grid = join([matrix.grid for matrix in matrices])
+    whole = solve(grid, target, hessian, matrices[0].linear.tensor, act_order)
+    ends = itertools.accumulate(matrix.grid.n_rows for matrix in matrices)
+    return [whole.rows(end - matrix.grid.n_rows, end) for matrix, end in zip(matrices, ends, strict=True)]
+
+
+def _is_done(pair: Pair, state: State, owner: Owner, linear: Linear) -> bool:
     """Whether an earlier run finished this matrix; its weights are used then."""
     known, codec = state.load(linear.tensor, linear.expert), pair.codec(linear.tensor)
     if known is None or codec is None:
         return False
     old = pair.raw(linear.tensor, linear.expert)
     outcome, new = known
-    _use(twin, linear, read_grid(codec, new.reshape(old.shape) if outcome.kept else old, twin.model.device))
+    _use(owner, linear, read_grid(codec, new.reshape(old.shape) if outcome.kept else old, owner.model.device))
     return True
 
 
-def _job(pair: Pair, twin: Owner, linear: Linear, sums: Gathered, hessian: torch.Tensor) -> _Job:
-    codec, device = pair.codec(linear.tensor), twin.model.device
+def _matrix(pair: Pair, owner: Owner, linear: Linear, sums: InputStatistics, hessian: torch.Tensor) -> _Matrix:
+    codec, device = pair.codec(linear.tensor), owner.model.device
     assert codec is not None
     grid = read_grid(codec, pair.raw(linear.tensor, linear.expert), device)
     original = pair.weights(linear.tensor, linear.expert).to(device).T.contiguous()
-    _require_same(pair, twin, linear, original)
-    apart = sums.apart(original)
-    return _Job(linear, grid, _target(original, sums, hessian, apart, linear.tensor), apart)
+    _require_same(pair, owner, linear, original)
+    held_out = sums.held_out(original)
+    return _Matrix(linear, grid, _target(original, sums, hessian, held_out, linear.tensor), held_out)
 
 
 def _target(
-    original: torch.Tensor, sums: Gathered, hessian: torch.Tensor, apart: Apart, name: str
+    original: torch.Tensor, sums: InputStatistics, hessian: torch.Tensor, held_out: HeldOut, name: str
 ) -> torch.Tensor:
     """The weights to come near to: corrected for what the refined inputs lack, as far as other tokens bear it out."""
     wanted = sums.wanted_for(original)
     if wanted is None:
         return original
     step = correction(original, hessian, wanted, name)
-    return original + apart.share(original, step) * step
+    return original + held_out.best_share(original, step) * step
 
 
-def _require_same(pair: Pair, twin: Owner, linear: Linear, original: torch.Tensor) -> None:
-    own = to_file_rows(twin.weight(linear), linear.row_heads).T
+def _require_same(pair: Pair, owner: Owner, linear: Linear, original: torch.Tensor) -> None:
+    own = to_file_rows(owner.weight(linear), linear.row_heads).T
     if own.shape != original.shape or float((own - original).abs().max()) > _SAME * float(own.abs().max()):
-        message = f"{linear.tensor} of {pair.base.path} is not what {twin.model.path} holds."
+        message = f"{linear.tensor} of {pair.base.path} is not what {owner.model.path} holds."
         raise CheckpointError(message, hint="Give the checkpoint that the base was converted from.")
 
 
-def _hopeless(sums: Gathered) -> str:
+def _too_few_tokens(sums: InputStatistics) -> str:
     """Why nothing can be learnt from this input, or nothing."""
     count, width = sums.moments.count, len(sums.moments.diagonal())
     if count < width:
@@ -123,16 +128,16 @@ def _hopeless(sums: Gathered) -> str:
     return "" if sums.n_held_out else "no held-out token reached it"
 
 
-def _settle(state: State, twin: Owner, job: _Job, grid: Grid, reason: str) -> None:
-    """Keep the new blocks if they are better on tokens kept apart, else the old ones."""
-    before, after = job.apart.miss(job.grid.weights()), job.apart.miss(grid.weights())
+def _settle(state: State, owner: Owner, matrix: _Matrix, grid: Grid, reason: str) -> None:
+    """Keep the new blocks if they are better on held-out tokens, else the old ones."""
+    before, after = matrix.held_out.error(matrix.grid.weights()), matrix.held_out.error(grid.weights())
     kept = not reason and after < before
     reason = reason or ("" if kept else "no better on held-out text")
-    linear = job.linear
+    linear = matrix.linear
     outcome = Outcome(linear.tensor, grid.codec.name, before, after, kept, reason, linear.expert)
     state.save(outcome, write_grid(grid) if kept else None)
-    _use(twin, linear, grid if kept else job.grid)
+    _use(owner, linear, grid if kept else matrix.grid)
 
 
-def _use(twin: Owner, linear: Linear, grid: Grid) -> None:
-    twin.set_weight(linear, from_file_rows(grid.weights().T, linear.row_heads))
+def _use(owner: Owner, linear: Linear, grid: Grid) -> None:
+    owner.set_weight(linear, from_file_rows(grid.weights().T, linear.row_heads))

@@ -1,7 +1,7 @@
 """Tune what is not quantized, norm vectors and biases, towards the original's output distribution.
 
 The rest of the refined model stays as it is. The loss is KL(original ‖ refined) over the whole vocabulary. Part
-of the samples is kept apart: the vectors that do best there are taken, and none if the gain there is within its
+of the samples is held out: the vectors that do best there are taken, and none if the gain there is within its
 noise. The whole model is held in float32, with the activations of one batch for the gradient.
 """
 
@@ -28,7 +28,7 @@ _BATCH_TOKENS = 2048
 _AT_ONCE = 512  # tokens whose logits are held at a time
 # Of the root mean square of a vector, per step at the start; it falls to zero as half a cosine.
 _RATE = 1e-3
-_APART_EVERY = 12
+_HELD_OUT_EVERY = 12
 # The base's value of a vector minus the checkpoint's is 0, or 1 where a norm multiplies by 1 + w.
 _SHIFTS, _SAME = (0.0, 1.0), 1e-2
 _SURE = 2.0
@@ -39,7 +39,7 @@ class Tuning:
     """What became of tuning.
 
     Args:
-        before, after: mean KL divergence from the original on the samples kept apart, nats a token.
+        before, after: mean KL divergence from the original on the held-out samples, nats a token.
         stderr: of `before - after`, over samples.
         steps: how many led to `after`.
         vectors: new values of the GGUF's tensors; none if the gain is below twice its standard error.
@@ -63,19 +63,19 @@ def tune_norms(
     """Tune the vectors of the refined file in `pair`.
 
     Args:
-        samples: token ids, those to be kept apart after the first `n_samples`.
+        samples: token ids, those to be held out after the first `n_samples`.
         original: the original's hidden states after the last layer, for all samples.
     """
     student = _Student(model, pair)
-    apart = [i for i in range(len(samples)) if i >= n_samples or i % _APART_EVERY == _APART_EVERY - 1]
-    given = [i for i in range(len(samples)) if i not in set(apart)]
+    held_out = [i for i in range(len(samples)) if i >= n_samples or i % _HELD_OUT_EVERY == _HELD_OUT_EVERY - 1]
+    given = [i for i in range(len(samples)) if i not in set(held_out)]
     trainer = _Trainer(model, student, samples, original)
     with reporter.step("Tuning norms and biases", _STEPS) as progress:
-        tuning = trainer.run(given, apart, progress)
+        tuning = trainer.run(given, held_out, progress)
     if not tuning.vectors:
         reporter.warn(
             f"Tuning the norms gains nothing that is sure (KL divergence {tuning.before:.6f}, then "
-            f"{tuning.after:.6f} on text kept apart): they stay. More --calibration-samples may help."
+            f"{tuning.after:.6f} on held-out text): they stay. More --calibration-samples may help."
         )
     return tuning
 
@@ -85,8 +85,7 @@ class _Student:
 
     def __init__(self, model: StreamedModel, pair: Pair) -> None:
         self.pair = pair
-        self.model = StreamedModel(model.path, model.device)
-        self.model.shards = QuantizedRows(model.path, pair)
+        self.model = StreamedModel(model.path, model.device, QuantizedRows(model.path, pair))
         self.layers = [self._layer(index) for index in range(model.n_layers)]
         self.vectors = self._tunable()
         self._starts = {name: vector.detach().clone() for name, vector in self.vectors.items()}
@@ -154,16 +153,16 @@ class _Trainer:
         self.adam = torch.optim.Adam(groups, betas=(0.9, 0.95))
         self.schedule = torch.optim.lr_scheduler.LambdaLR(self.adam, _half_cosine)
 
-    def run(self, given: list[int], apart: list[int], progress: Progress) -> Tuning:
-        """Learn from the samples `given`; judge by those `apart`."""
-        first = best = self._judge(apart)
+    def run(self, given: list[int], held_out: list[int], progress: Progress) -> Tuning:
+        """Learn from the samples `given`; judge by those `held_out`."""
+        first = best = self._judge(held_out)
         vectors, steps, worse = self.student.snapshot(), 0, 0
         for step, batch in enumerate(_batches(given, max(1, _BATCH_TOKENS // self.samples.shape[1])), 1):
-            progress.update(step, _STEPS, f"KL divergence {float(best.mean()):.6f} on text kept apart")
+            progress.update(step, _STEPS, f"KL divergence {float(best.mean()):.6f} on held-out text")
             self._learn(batch)
             if step % _CHECK_EVERY:
                 continue
-            now = self._judge(apart)
+            now = self._judge(held_out)
             worse = 0 if now.mean() < best.mean() else worse + 1
             if not worse:
                 best, vectors, steps = now, self.student.snapshot(), step

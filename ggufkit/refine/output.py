@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import torch
 
-from ggufkit.layers import HiddenStates, Linear, Moments, StreamedModel
-from ggufkit.refine.stages import Gathered, batches
+from ggufkit.layers import HiddenStates, Linear, StreamedModel
+from ggufkit.refine.statistics import InputStatistics, Pairing
+from ggufkit.refine.twin import Span, TwinHidden
 
 TENSOR = "output.weight"
 
@@ -14,12 +15,11 @@ class TwinHead:
     """The output matrix, and what it is given by the original and by the refined model.
 
     Args:
-        hidden: of the original and of the refined model, after the last layer; one object if they are the same.
-        n_samples: how many samples count; those after them are kept apart.
+        hidden: after the last layer.
     """
 
-    def __init__(self, model: StreamedModel, hidden: tuple[HiddenStates, HiddenStates], n_samples: int) -> None:
-        self.model, self.hidden, self.n_samples = model, hidden, n_samples
+    def __init__(self, model: StreamedModel, hidden: TwinHidden) -> None:
+        self.model, self._hidden = model, hidden
         self.linear = Linear("lm_head", TENSOR, "output_in", model.width)
 
     def weight(self, _: Linear) -> torch.Tensor:
@@ -29,17 +29,16 @@ class TwinHead:
     def set_weight(self, _: Linear, __: torch.Tensor) -> None:
         """Nothing is run after the output matrix."""
 
-    def gather(self) -> Gathered:
-        """Second moments of what the final norm gives."""
-        width, device = self.model.width, self.model.device
-        sequential = self.hidden[0] is not self.hidden[1]
-        wanted = torch.zeros(width, width, device=device) if sequential else None
-        sums = Gathered(Moments(width, device), wanted, direct=False)
-        for start, first, second in batches(self.hidden, self.n_samples, device):
-            original = self.model.normalized(first).flatten(0, 1)
-            refined = self.model.normalized(second).flatten(0, 1) if sequential else original
-            if start < self.n_samples:
-                sums.add(refined, original)
-            else:
-                sums.held_out.append((refined, original))
+    def gather(self) -> InputStatistics:
+        """What is known of what the final norm gives."""
+        behind = self._hidden.refined
+        pairing = Pairing.ITSELF if behind is None else Pairing.INPUT
+        sums = InputStatistics(self.linear, self.model.n_vocab, pairing, self.model.device)
+        for span in self._hidden.spans():
+            original = self._normalized(self._hidden.original, span)
+            refined = original if behind is None else self._normalized(behind, span)
+            sums.add(refined, original, held_out=span.held_out)
         return sums
+
+    def _normalized(self, hidden: HiddenStates, span: Span) -> torch.Tensor:
+        return self.model.normalized(hidden.read(span.start, span.stop)).flatten(0, 1)

@@ -20,7 +20,7 @@ class Outcome:
 
     Args:
         tensor, expert, type: which it is, and its block type.
-        before, after: ‖x̂ W - t‖² / ‖t‖² on tokens kept apart, with the file's weights and with the new ones,
+        before, after: ‖x̂ W - t‖² / ‖t‖² on held-out tokens, with the file's weights and with the new ones,
             where x̂ is the input in the refined model and t the output of the original.
         kept: whether the new blocks are in the file.
         reason: why not, or empty.

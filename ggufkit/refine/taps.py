@@ -11,18 +11,31 @@ import torch
 from torch import nn
 
 _ATTENTION = "self_attn"
-# The module that is given the hidden states between attention and MLP.
-_BETWEEN = "post_attention_layernorm"
+BETWEEN = "post_attention_layernorm"
+"""The module that is given the hidden states between attention and MLP."""
+
+
+def _nothing() -> torch.Tensor:
+    return torch.zeros(0)
 
 
 @dataclass
 class Seen:
-    """What passed by in one batch, (tokens, width) each."""
+    """What passed by in one batch.
 
-    hidden: torch.Tensor
+    Shapes: `hidden`, where the run started, `between` attention and MLP, and `output` (samples, tokens, width); `inputs`
+    and `outputs` of linears, by `Linear.input`, (tokens, width). What a run did not come to is empty.
+    """
+
+    hidden: torch.Tensor = field(default_factory=_nothing)
     inputs: dict[str, torch.Tensor] = field(default_factory=dict)
     outputs: dict[str, torch.Tensor] = field(default_factory=dict)
-    between: torch.Tensor = field(default_factory=lambda: torch.zeros(0))
+    between: torch.Tensor = field(default_factory=_nothing)
+    output: torch.Tensor = field(default_factory=_nothing)
+
+    def by_sample(self, key: str) -> torch.Tensor:
+        """An input as (samples, tokens, width)."""
+        return self.inputs[key].view(*self.hidden.shape[:2], -1)
 
     def note_between(self, _: nn.Module, args: tuple[Any, ...]) -> None:
         """Hook of the module between attention and MLP."""
@@ -42,7 +55,7 @@ class Tap:
         def hook(_: nn.Module, args: tuple[Any, ...]) -> None:
             seen.inputs[self.key] = args[0].flatten(0, -2)
             if self.last and not self.outputs:
-                raise Enough
+                raise StopForward
 
         return hook
 
@@ -50,12 +63,12 @@ class Tap:
         def hook(_: nn.Module, __: tuple[Any, ...], output: torch.Tensor) -> None:
             seen.outputs[self.key] = output.flatten(0, -2)
             if self.last:
-                raise Enough
+                raise StopForward
 
         return hook
 
 
-class Enough(Exception):
+class StopForward(Exception):
     """All that was wanted of this run has been seen."""
 
 
@@ -67,8 +80,8 @@ def tapped(layer: nn.Module, taps: Sequence[Tap], seen: Seen) -> Iterator[None]:
         handles.append(linear.register_forward_pre_hook(tap.before(seen)))
         if tap.outputs:
             handles.append(linear.register_forward_hook(tap.after(seen)))
-    if hasattr(layer, _BETWEEN):
-        handles.append(layer.get_submodule(_BETWEEN).register_forward_pre_hook(seen.note_between))
+    if hasattr(layer, BETWEEN):
+        handles.append(layer.get_submodule(BETWEEN).register_forward_pre_hook(seen.note_between))
     try:
         yield
     finally:
@@ -77,11 +90,8 @@ def tapped(layer: nn.Module, taps: Sequence[Tap], seen: Seen) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def replayed(layer: nn.Module, kept: torch.Tensor | None) -> Iterator[None]:
+def replayed(layer: nn.Module, kept: torch.Tensor) -> Iterator[None]:
     """Let the attention be its last linear on inputs that are known from an earlier stage."""
-    if kept is None:
-        yield
-        return
     own = layer.get_submodule(_ATTENTION)
     setattr(layer, _ATTENTION, _Replay(own, kept))
     try:

@@ -17,11 +17,12 @@ _FIXED = struct.Struct("<4sIQQ")  # magic, version, tensors, key-value pairs
 _INFO_REST = 4 + 8  # a tensor's type and offset
 _UINT32, _FLOAT32, _STRING = 4, 6, 8
 
-Value = str | int | float
+MetadataValue = str | int | float
+"""What a key that is added may be set to: stored as a string, a uint32 or a float32."""
 
 
 def rewrite(
-    header: GgufHeader, out: Path, keys: Mapping[str, Value], data: Callable[[Tensor], bytes | None]
+    header: GgufHeader, out: Path, keys: Mapping[str, MetadataValue], data: Callable[[Tensor], bytes | None]
 ) -> None:
     """Copy a GGUF to `out`.
 
@@ -57,7 +58,7 @@ def require_new(header: GgufHeader, keys: Iterable[str]) -> None:
         raise GgufError(message, hint="Refine the file that llama-quantize wrote.")
 
 
-def _new_header(header: GgufHeader, old: bytes, keys: Mapping[str, Value]) -> bytes:
+def _new_header(header: GgufHeader, old: bytes, keys: Mapping[str, MetadataValue]) -> bytes:
     require_new(header, keys)
     magic, version, n_tensors, n_pairs = _FIXED.unpack_from(old)
     # What follows the pairs is copied as it is: offsets of tensors count from the start of the data.
@@ -100,7 +101,7 @@ def _string(text: str) -> bytes:
     return struct.pack("<Q", len(raw)) + raw
 
 
-def _value(value: Value) -> bytes:
+def _value(value: MetadataValue) -> bytes:
     if isinstance(value, str):
         return struct.pack("<I", _STRING) + _string(value)
     if isinstance(value, int):

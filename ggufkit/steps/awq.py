@@ -21,7 +21,7 @@ from ggufkit.steps.step import Made, Recipe, Result, staleness
 from ggufkit.texts.calibration import Calibration
 
 if TYPE_CHECKING:
-    from ggufkit.awq.engine import Scaled
+    from ggufkit.awq.engine import ScaledCheckpoint
 
 STEP, VERSION = "awq", 2
 
@@ -156,25 +156,25 @@ def _scale(
     calibration: Calibration,
     options: ScalingOptions,
     session: Session,
-) -> dict[str, Scaled]:
-    from ggufkit.awq.engine import AwqOptions, scale_checkpoint
-    from ggufkit.awq.search import Goal
+) -> dict[str, ScaledCheckpoint]:
+    from ggufkit.awq.engine import AwqOptions, WorkFiles, scale_checkpoint
+    from ggufkit.awq.search import QuantizationScheme
 
     targets = [
-        (Goal(w.label, w.types, w.importance), w.output.with_name(f"{w.output.name}.scaled.partial"))
+        (QuantizationScheme(w.label, w.types, w.importance), w.output.with_name(f"{w.output.name}.scaled.partial"))
         for w in wanted
     ]
 
-    def run(device: str) -> list[Scaled]:
+    def run(device: str) -> list[ScaledCheckpoint]:
         return scale_checkpoint(
             checkpoint.path,
             targets,
             calibration,
             AwqOptions(options.engine, options.objective, options.dtype == "float32", device, session.threads),
-            library=session.tools.dir,
-            state=session.workspace.private / "awq-search",
-            log=session.workspace.log("autoawq"),
-            reporter=session.reporter,
+            WorkFiles(
+                session.tools.dir, session.workspace.private / "awq-search", session.workspace.log("autoawq")
+            ),
+            session.reporter,
         )
 
     scaled = offload.else_on_cpu(run, options.device, session)

@@ -21,7 +21,7 @@ from ggufkit.steps.step import Made, Recipe, Result
 from ggufkit.texts.calibration import Calibration
 
 if TYPE_CHECKING:
-    from ggufkit.refine.engine import RefineReport
+    from ggufkit.refine.engine import RefineResult
 
 STEP, VERSION = "refine", 1
 
@@ -96,16 +96,13 @@ def refine(file: Refinable, output: Path, options: RefiningOptions, session: Ses
 
 
 def _refine(file: Refinable, partial: Path, options: RefiningOptions, session: Session) -> Made:
-    from ggufkit.refine.engine import refine_gguf
+    from ggufkit.refine.engine import RefineInputs, refine_gguf
 
-    def run(device: str) -> RefineReport:
+    def run(device: str) -> RefineResult:
         return refine_gguf(
-            file.quantized.path,
-            file.base.path,
-            file.checkpoint.path,
+            RefineInputs(file.quantized.path, file.base.path, file.checkpoint.path, file.calibration),
             partial,
-            file.calibration,
-            options=replace(options.how, device=device),
+            replace(options.how, device=device),
             reporter=session.reporter,
             state_dir=session.workspace.private / f"refine-{partial.name.removesuffix('.gguf' + PARTIAL)}",
         )
@@ -126,7 +123,7 @@ def _refine(file: Refinable, partial: Path, options: RefiningOptions, session: S
     return Made(notes=notes.to_notes() | file.calibration.notes.to_notes())
 
 
-def _tell(report: RefineReport, session: Session) -> None:
+def _tell(report: RefineResult, session: Session) -> None:
     session.reporter.info(
         f"Refined {report.n_refined} tensors in {report.seconds:.0f} s on {report.device}; "
         f"{len(report.untouched)} stay as they were, wholly or in part."

@@ -23,10 +23,10 @@ from ggufkit.awq.apply import plan_folds, publishing, write_checkpoint
 from ggufkit.awq.archs import folds_of
 from ggufkit.awq.autoawq import scale_with_autoawq
 from ggufkit.awq.compat import AutoAwqObjective
-from ggufkit.awq.engine import AwqOptions, Scaled, scale_checkpoint
+from ggufkit.awq.engine import AwqOptions, ScaledCheckpoint, WorkFiles, scale_checkpoint
 from ggufkit.awq.native import search_scales
 from ggufkit.awq.proof import prove, rewritten_layers
-from ggufkit.awq.search import Goal, Types
+from ggufkit.awq.search import QuantizationScheme, Types
 from ggufkit.core import process
 from ggufkit.core.errors import Interrupted, TokenizerError, ToolError, UnsupportedArchitecture
 from ggufkit.core.process import ToolOutput
@@ -107,18 +107,21 @@ def kld_of(gguf: Path, logits: Path, tools: Toolchain) -> tuple[float, float]:
 
 
 def scale(
-    source: Path, goals: list[Goal], calibration: Calibration, tools: Toolchain, work: Path, **options: object
-) -> list[Scaled]:
-    """Scale a checkpoint for some goals."""
+    source: Path,
+    schemes: list[QuantizationScheme],
+    calibration: Calibration,
+    tools: Toolchain,
+    work: Path,
+    **options: object,
+) -> list[ScaledCheckpoint]:
+    """Scale a checkpoint for some schemes."""
     return scale_checkpoint(
         source,
-        [(goal, work / f"scaled-{goal.name}") for goal in goals],
+        [(scheme, work / f"scaled-{scheme.name}") for scheme in schemes],
         calibration,
         AwqOptions(**options),  # type: ignore[arg-type]
-        library=tools.dir,
-        state=work / "state",
-        log=work / "autoawq.log",
-        reporter=QUIET,
+        WorkFiles(tools.dir, work / "state", work / "autoawq.log"),
+        QUIET,
     )
 
 
@@ -207,8 +210,8 @@ def test_planted_outliers_are_undone(session: Session) -> None:
     logits = work / "logits.bin"
     raw(argv.base_logits(tools, base, logits, Evaluation(WIKI_TEST, 512, 6), Compute("cpu", None, 2)))
     types = types_of(base, "Q4_K_M", tools)
-    goals = [Goal("awq", (types,)), Goal("both", (types,), importance=True)]
-    awq, both = scale(planted, goals, calibrate(planted, 8, held_out=1), tools, work, threads=2)
+    schemes = [QuantizationScheme("awq", (types,)), QuantizationScheme("both", (types,), importance=True)]
+    awq, both = scale(planted, schemes, calibrate(planted, 8, held_out=1), tools, work, threads=2)
     assert awq.proof.written.max_delta == awq.proof.folded.max_delta
 
     kld = {"plain": kld_of(quantized(base, "Q4_K_M", tools), logits, tools)}
@@ -224,18 +227,18 @@ def test_planted_outliers_are_undone(session: Session) -> None:
 _CHILD = """
 import json, re, sys
 from pathlib import Path
-from ggufkit.awq.engine import AwqOptions, scale_checkpoint
-from ggufkit.awq.search import Goal
+from ggufkit.awq.engine import AwqOptions, WorkFiles, scale_checkpoint
+from ggufkit.awq.search import QuantizationScheme
 from ggufkit.texts.calibration import Sampling, draw, load_tokenizer, read_texts
 from ggufkit.core.progress import SilentReporter
 
 source, text, out, types, library, samples = sys.argv[1:]
 source, out = Path(source), Path(out)
 calibration = draw(read_texts(Path(text)), load_tokenizer(source), Sampling(int(samples), held_out=1))
-goal = Goal("awq", (json.loads(types),))
+scheme = QuantizationScheme("awq", (json.loads(types),))
 scaled = scale_checkpoint(
-    source, [(goal, out / "scaled")], calibration, AwqOptions(device="cpu"), library=Path(library),
-    state=out / "state", log=out / "log", reporter=SilentReporter(),
+    source, [(scheme, out / "scaled")], calibration, AwqOptions(device="cpu"),
+    WorkFiles(Path(library), out / "state", out / "log"), SilentReporter(),
 )
 # ru_maxrss would be that of the tests' own process, which this one was forked from.
 # Pages of libraries, 80 to 120 MB, are counted as the system likes: with more or less of what lies beside them.
@@ -349,14 +352,14 @@ def test_another_models_tokenizer_is_refused(tmp_path: Path, tools: Toolchain) -
     tiny.train_tokenizer(vocab_size=300).save(str(source / "tokenizer.json"))
     calibration.samples[0, 0] = 100_000
     with pytest.raises(TokenizerError):
-        scale(source, [Goal("awq", ({},))], calibration, tools, tmp_path)
+        scale(source, [QuantizationScheme("awq", ({},))], calibration, tools, tmp_path)
     assert not (tmp_path / "scaled-awq").exists()
 
 
 def test_float_types_leave_every_weight_as_it_is(tmp_path: Path, tools: Toolchain) -> None:
     source = tiny.write_llama(tmp_path / "tiny", width=64)
     calibration = draw(tiny.TEXT, load_tokenizer(source), Sampling(4, length=24, held_out=1))
-    (made,) = scale(source, [Goal("awq", ({},))], calibration, tools, tmp_path)
+    (made,) = scale(source, [QuantizationScheme("awq", ({},))], calibration, tools, tmp_path)
     assert (made.path / "model.safetensors").stat().st_size > 0
     before, after = (StreamedModel(p, "cpu").shards for p in (source, made.path))
     assert all(torch.equal(before.read(n), after.read(n)) for n in before.tensors)
@@ -390,7 +393,9 @@ def test_native_scales_are_those_of_autoawq(model: Path, tmp_path: Path) -> None
 @pytest.mark.usefixtures("autoawq_python")
 def test_the_autoawq_engine_leaves_the_function_as_it_was(tmp_path: Path, tools: Toolchain) -> None:
     source = shorten(QWEN2, tmp_path / "short", 2)
-    (made,) = scale(source, [Goal("awq", ())], calibrate(source, 4, 128), tools, tmp_path, engine="autoawq")
+    (made,) = scale(
+        source, [QuantizationScheme("awq", ())], calibrate(source, 4, 128), tools, tmp_path, engine="autoawq"
+    )
     assert made.proof.holds
     assert made.proof.folded.max_delta > 0
     names = {f.name for f in made.path.iterdir()}

@@ -16,7 +16,7 @@ from ggufkit.core.progress import SilentReporter
 from ggufkit.llama import argv
 from ggufkit.llama.argv import Compute, Evaluation
 from ggufkit.llama.gguf import read_header
-from ggufkit.refine.engine import RefineReport, refine_gguf
+from ggufkit.refine.engine import RefineInputs, RefineResult, refine_gguf
 from ggufkit.refine.grid import Grid
 from ggufkit.refine.options import RefineOptions
 from ggufkit.refine.solve import solve
@@ -50,18 +50,10 @@ class Case:
         tokenizer = load_tokenizer(checkpoint)
         self.calibration = draw(texts, tokenizer, Sampling(24, length=64, held_out=4), source="text.txt")
 
-    def refine(self, calibration: Calibration | None = None, options: RefineOptions = OPTIONS) -> RefineReport:
+    def refine(self, calibration: Calibration | None = None, options: RefineOptions = OPTIONS) -> RefineResult:
         """Refine the quantized file."""
-        return refine_gguf(
-            self.quantized,
-            self.base,
-            self.checkpoint,
-            self.out,
-            calibration or self.calibration,
-            options=options,
-            reporter=self.reporter,
-            state_dir=self.root / "state",
-        )
+        inputs = RefineInputs(self.quantized, self.base, self.checkpoint, calibration or self.calibration)
+        return refine_gguf(inputs, self.out, options, state_dir=self.root / "state", reporter=self.reporter)
 
 
 def require_same_layout(before: Path, after: Path) -> None:
@@ -185,9 +177,7 @@ def test_a_real_model_loses_less(session: Session) -> None:
     after = before.with_name("refined.gguf")
     tokenizer = load_tokenizer(source)
     calibration = draw(read_texts(CALIBRATION), tokenizer, Sampling(6, length=512, held_out=2))
-    refine_gguf(
-        before, base, source, after, calibration,
-        options=OPTIONS, reporter=SilentReporter(), state_dir=session.workspace.root / "state",
-    )  # fmt: skip
+    inputs, state = RefineInputs(before, base, source, calibration), session.workspace.root / "state"
+    refine_gguf(inputs, after, OPTIONS, state_dir=state, reporter=SilentReporter())
     old, new = (kld_of(file, logits, tools) for file in (before, after))
     assert new[0] < 0.8 * old[0]

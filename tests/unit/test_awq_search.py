@@ -18,8 +18,17 @@ from ggufkit.awq import compat
 from ggufkit.awq.archs import Divide, Fold
 from ggufkit.awq.compat import AutoAwqObjective, candidates, group_size, rounded
 from ggufkit.awq.fold import Heads, column_scales
-from ggufkit.awq.native import GgmlObjective, LayerWork, search_scales
-from ggufkit.awq.search import IDENTITY, Found, Goal, Target, best_scales, targets_of
+from ggufkit.awq.native import search_scales
+from ggufkit.awq.objectives import CalibratedLayer, GgmlObjective
+from ggufkit.awq.search import (
+    IDENTITY,
+    FoldScales,
+    QuantizationScheme,
+    Quantizers,
+    Target,
+    best_scales,
+    targets_of,
+)
 from ggufkit.awq.search import candidates as ggml_candidates
 from ggufkit.core.errors import UnsupportedArchitecture
 from ggufkit.core.progress import SilentReporter
@@ -95,9 +104,9 @@ def test_candidates_of_full_strength_undo_an_earlier_scaling() -> None:
 def test_planted_outliers_are_scaled_away(lib: Any, pool: Executor) -> None:
     planted = torch.ones(64)
     planted[5], planted[40] = 60.0, 30.0
-    goal = Goal("awq", (TYPES,))
-    clean = best_scales(FOLD, problem(torch.ones(64)), goal, ONE, lib, pool)
-    found = best_scales(FOLD, problem(planted), goal, ONE, lib, pool)
+    scheme = QuantizationScheme("awq", (TYPES,))
+    clean = best_scales(FOLD, problem(torch.ones(64)), scheme, ONE, Quantizers(lib, pool))
+    found = best_scales(FOLD, problem(planted), scheme, ONE, Quantizers(lib, pool))
     assert found.before > 4 * clean.before
     assert found.after < 1.2 * clean.before
     assert found.scales is not None
@@ -109,25 +118,34 @@ def test_the_identity_wins_where_nothing_is_better(pool: Executor) -> None:
         def rounded(self, weights: Floats, type_name: str, importance: Floats | None = None) -> Floats:
             return cast(Floats, weights + np.float32(0.01) * np.abs(weights).max())
 
-    found = best_scales(FOLD, problem(torch.ones(64)), Goal("awq", (TYPES,)), ONE, cast(LibGgml, Exact()), pool)
+    exact = Quantizers(cast(LibGgml, Exact()), pool)
+    found = best_scales(FOLD, problem(torch.ones(64)), QuantizationScheme("awq", (TYPES,)), ONE, exact)
     assert found.after <= found.before
 
 
 def test_importance_is_that_of_the_scaled_input(lib: Any, pool: Executor) -> None:
     targets = problem(torch.ones(64))
-    best_scales(FOLD, targets, Goal("plain", (TYPES,)), ONE, lib, pool)
+    best_scales(FOLD, targets, QuantizationScheme("plain", (TYPES,)), ONE, Quantizers(lib, pool))
     assert set(map(type, lib.importances)) == {type(None)}
     lib.importances.clear()
-    best_scales(FOLD, targets, Goal("awq+imatrix", (TYPES,), importance=True), ONE, lib, pool)
+    best_scales(
+        FOLD, targets, QuantizationScheme("awq+imatrix", (TYPES,), importance=True), ONE, Quantizers(lib, pool)
+    )
     options = ggml_candidates(FOLD, targets, ONE)
     wanted = [(targets[0].power / s.square()).numpy() for s in options.values()]
     assert all(any(np.allclose(w, g) for g in lib.importances) for w in wanted)
 
 
 def test_several_types_count_by_their_mean(lib: Any, pool: Executor) -> None:
-    both = best_scales(FOLD, problem(torch.ones(64)), Goal("awq", (TYPES, TYPES)), ONE, lib, pool)
-    one = best_scales(FOLD, problem(torch.ones(64)), Goal("awq", (TYPES,)), ONE, lib, pool)
-    mixed = best_scales(FOLD, problem(torch.ones(64)), Goal("awq", (TYPES, {})), ONE, lib, pool)
+    both = best_scales(
+        FOLD, problem(torch.ones(64)), QuantizationScheme("awq", (TYPES, TYPES)), ONE, Quantizers(lib, pool)
+    )
+    one = best_scales(
+        FOLD, problem(torch.ones(64)), QuantizationScheme("awq", (TYPES,)), ONE, Quantizers(lib, pool)
+    )
+    mixed = best_scales(
+        FOLD, problem(torch.ones(64)), QuantizationScheme("awq", (TYPES, {})), ONE, Quantizers(lib, pool)
+    )
     assert both.before == pytest.approx(one.before)
     assert mixed.before == pytest.approx(one.before / 2)
 
@@ -142,16 +160,19 @@ def test_a_coarse_type_counts_no_more_than_a_fine_one(pool: Executor) -> None:
     planted = torch.ones(64)
     planted[5] = 60.0
     coarse = dict.fromkeys(TYPES, "Q2_K")
-    goal = Goal("awq", (TYPES, coarse))
-    found = best_scales(FOLD, problem(planted), goal, ONE, cast(LibGgml, Coarse()), pool)
-    alone = best_scales(FOLD, problem(planted), Goal("awq", (TYPES,)), ONE, cast(LibGgml, Coarse()), pool)
+    scheme = QuantizationScheme("awq", (TYPES, coarse))
+    quantizers = Quantizers(cast(LibGgml, Coarse()), pool)
+    found = best_scales(FOLD, problem(planted), scheme, ONE, quantizers)
+    alone = best_scales(FOLD, problem(planted), QuantizationScheme("awq", (TYPES,)), ONE, quantizers)
     assert found.candidate == alone.candidate != IDENTITY
 
 
 @pytest.mark.parametrize("types", [{}, {"blk.0.a.weight": "F16", "blk.0.b.weight": "bf16"}])
 def test_float_types_need_no_scales(lib: Any, pool: Executor, types: dict[str, str]) -> None:
-    found = best_scales(FOLD, problem(torch.ones(64)), Goal("awq", (types,)), ONE, lib, pool)
-    assert found == Found(None, IDENTITY, 0.0, 0.0)
+    found = best_scales(
+        FOLD, problem(torch.ones(64)), QuantizationScheme("awq", (types,)), ONE, Quantizers(lib, pool)
+    )
+    assert found == FoldScales(None, IDENTITY, 0.0, 0.0)
     assert not lib.importances
 
 
@@ -202,14 +223,14 @@ class Recording:
         self.asked: list[int] = []
         self._fails_at = fails_at
 
-    def search(self, work: LayerWork) -> dict[str, dict[str, Found]]:
+    def search(self, work: CalibratedLayer) -> dict[str, dict[str, FoldScales]]:
         """One fold, scaled by the mean power of its input."""
         if work.index == self._fails_at:
             raise KeyboardInterrupt
         self.asked.append(work.index)
         value = work.moments["attn_in"].diagonal().mean()
-        found = {"input_layernorm": Found(torch.full((3,), float(value)), "x", 2.0, 1.0)}
-        return {"awq": found | {"mlp.up_proj": Found(None, IDENTITY, 1.0, 1.0)}}
+        found = {"input_layernorm": FoldScales(torch.full((3,), float(value)), "x", 2.0, 1.0)}
+        return {"awq": found | {"mlp.up_proj": FoldScales(None, IDENTITY, 1.0, 1.0)}}
 
 
 def test_an_interrupted_search_goes_on_after_its_last_whole_layer(tmp_path: Path) -> None:
@@ -251,7 +272,7 @@ def test_wide_inputs_have_their_squares_summed_only(tmp_path: Path) -> None:
     seen: dict[str, bool] = {}
 
     class Probe(Recording):
-        def search(self, work: LayerWork) -> dict[str, dict[str, Found]]:
+        def search(self, work: CalibratedLayer) -> dict[str, dict[str, FoldScales]]:
             seen.update({key: moments.full for key, moments in work.moments.items()})
             return super().search(work)
 
@@ -269,7 +290,7 @@ def test_progress_grows_to_the_end(tmp_path: Path, lib: Any) -> None:
             yield SimpleNamespace(update=lambda done, total, note: told.append(done / total))
 
     types = {"blk.0.attn_q.weight": "Q4_0"}
-    objective = GgmlObjective([Goal("awq", (types,))], lib, 2)
+    objective = GgmlObjective([QuantizationScheme("awq", (types,))], lib, 2)
     search_scales(StreamedModel(path, "cpu"), calibration_of(path), objective, tmp_path / "s", Watched())
     assert told == sorted(told)
     assert told[-1] == 1
@@ -280,9 +301,9 @@ def test_all_goals_are_searched_in_one_run(tmp_path: Path, lib: Any) -> None:
     path = tiny.write_llama(tmp_path / "tiny", width=64)
     model = StreamedModel(path, "cpu")
     types = {f"blk.{i}.{n}.weight": "Q4_0" for i in range(2) for n in ("attn_q", "attn_output", "ffn_down")}
-    goals = [Goal("awq", (types,)), Goal("awq+imatrix", (types,), importance=True)]
+    schemes = [QuantizationScheme("awq", (types,)), QuantizationScheme("awq+imatrix", (types,), importance=True)]
     found = search_scales(
-        model, calibration_of(path), GgmlObjective(goals, lib, 2), tmp_path / "s", SilentReporter()
+        model, calibration_of(path), GgmlObjective(schemes, lib, 2), tmp_path / "s", SilentReporter()
     )
     assert list(found) == ["awq", "awq+imatrix"]
     names = [n.removeprefix("model.layers.0.") for n in found["awq"].found if ".0." in n]
@@ -323,7 +344,7 @@ def test_block_losses_are_what_the_whole_block_puts_out(tmp_path: Path) -> None:
     seen: dict[str, float] = {}
 
     class Probe(AutoAwqObjective):
-        def search(self, work: LayerWork) -> dict[str, dict[str, Found]]:
+        def search(self, work: CalibratedLayer) -> dict[str, dict[str, FoldScales]]:
             x = work.layer.get_submodule("input_layernorm")(work.hidden.read(0, 99))
             attention = work.layer.get_submodule("self_attn")
             kwargs = model.layer_kwargs(work.index, tokens.shape[1])
@@ -334,7 +355,7 @@ def test_block_losses_are_what_the_whole_block_puts_out(tmp_path: Path) -> None:
             for name, weight in weights.items():
                 work.layer.get_parameter(f"{name}.weight").data = weight
             seen["wanted"] = float((attention(x, **kwargs)[0] - before).square().mean())
-            return {compat.GOAL: {}}
+            return {compat.SCHEME: {}}
 
     search_scales(model, calibration_of(path), Probe(), tmp_path / "state", SilentReporter())
     assert seen["loss"] == pytest.approx(seen["wanted"], rel=1e-4)
@@ -345,7 +366,7 @@ def test_the_autoawq_objective_searches_every_fold_that_autoawq_does(tmp_path: P
     path = tiny.write_llama(tmp_path / "tiny", width=64)
     model = StreamedModel(path, "cpu")
     found = search_scales(model, calibration_of(path), AutoAwqObjective(), tmp_path / "state", SilentReporter())
-    scales = found[compat.GOAL].scales
+    scales = found[compat.SCHEME].scales
     assert {n.removeprefix("model.layers.0.") for n in scales if ".0." in n} == {
         "input_layernorm",
         "post_attention_layernorm",

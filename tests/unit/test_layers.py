@@ -28,6 +28,7 @@ from ggufkit.layers import (
     borrowed_device,
     embed,
     from_file_rows,
+    gathering,
     moments_for,
     passes,
     run_layer,
@@ -152,7 +153,8 @@ def test_moments_are_those_of_the_linears_inputs(path: Path, tmp_path: Path) -> 
     layer = model.load_layer(0)
     sums = moments_for(model.linears(layer, 0))
     seen: list[int] = []
-    run_layer(model, 0, layer, hidden, moments=sums, on_batch=seen.append)
+    with gathering(sums, layer, model.linears(layer, 0)):
+        run_layer(model, 0, layer, hidden, on_batch=seen.append)
     norm = layer.get_submodule("input_layernorm")
     x = norm(hidden.read(0, 5)).reshape(-1, model.width)
     assert set(sums) == {"attn_in", "attn_out", "mlp_in", "mlp_out"}

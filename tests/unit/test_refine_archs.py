@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from ggufkit.core.progress import SilentReporter
 from ggufkit.layers import StreamedModel, to_file_rows
-from ggufkit.refine.engine import RefineReport, refine_gguf
+from ggufkit.refine.engine import RefineInputs, RefineResult, refine_gguf
 from ggufkit.refine.options import RefineOptions
 from ggufkit.texts.calibration import Calibration
 from tests.unit.test_awq_fold import CONFIGS, random_model
@@ -53,21 +53,20 @@ def write_gguf(matrices: dict[str, Matrix], layers: int, path: Path, kind: str) 
     return path
 
 
-def refine(config: Path, root: Path, samples: int) -> tuple[dict[str, Matrix], RefineReport]:
+def refine(config: Path, root: Path, samples: int) -> tuple[dict[str, Matrix], RefineResult]:
     """Refine a random model of an architecture; its matrices, and what became of them."""
     random_model(config, root / "model")
     matrices = matrices_of(root / "model")
     n_layers = StreamedModel(root / "model", "cpu").n_layers
     calibration = Calibration(tokens(samples, 96, 24), tokens(8, 96, 24, seed=1), "text.txt", "x", 42)
+    quantized = write_gguf(matrices, n_layers, root / "q.gguf", "Q4_0")
+    base = write_gguf(matrices, n_layers, root / "b.gguf", "F16")
     report = refine_gguf(
-        write_gguf(matrices, n_layers, root / "q.gguf", "Q4_0"),
-        write_gguf(matrices, n_layers, root / "b.gguf", "F16"),
-        root / "model",
+        RefineInputs(quantized, base, root / "model", calibration),
         root / "out.gguf",
-        calibration,
-        options=RefineOptions(device="cpu"),
-        reporter=SilentReporter(),
+        RefineOptions(device="cpu"),
         state_dir=root / "state",
+        reporter=SilentReporter(),
     )
     return matrices, report
 

@@ -19,9 +19,9 @@ from ggufkit.core.errors import CheckpointError, GgufError, Interrupted
 from ggufkit.core.progress import SilentReporter
 from ggufkit.layers import StreamedModel, to_file_rows
 from ggufkit.llama.gguf import read_header
-from ggufkit.refine.engine import RefineReport, refine_gguf
+from ggufkit.refine.engine import RefineInputs, RefineResult, refine_gguf
 from ggufkit.refine.options import RefineOptions
-from ggufkit.refine.report import Pace, Part
+from ggufkit.refine.pace import Pace, Part
 from ggufkit.refine.solve import solve
 from ggufkit.refine.tensors import Pair
 from ggufkit.texts.calibration import Calibration
@@ -79,18 +79,14 @@ class Case:
         self.quantized = write_gguf(self.checkpoint, root / "q.gguf", "Q4_0")
         self.out, self.reporter = root / "out.gguf", SilentReporter()
 
-    def refine(self, calibration: Calibration = CALIBRATION, **changes: Any) -> RefineReport:
+    def refine(self, calibration: Calibration = CALIBRATION, **changes: Any) -> RefineResult:
         """Refine it, with some of the arguments changed."""
         names = [f.name for f in fields(RefineOptions)]
         options = RefineOptions(**{"device": "cpu"} | {n: changes.pop(n) for n in names if n in changes})
-        given = {"quantized": self.quantized, "base": self.base, "checkpoint": self.checkpoint, "out": self.out}
-        given |= changes
+        out = changes.pop("out", self.out)
+        inputs = RefineInputs(self.quantized, self.base, self.checkpoint, calibration)
         return refine_gguf(
-            **given,
-            calibration=calibration,
-            options=options,
-            reporter=self.reporter,
-            state_dir=self.root / "state",
+            replace(inputs, **changes), out, options, state_dir=self.root / "state", reporter=self.reporter
         )
 
 

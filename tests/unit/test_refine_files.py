@@ -17,7 +17,7 @@ from ggufkit.core.errors import GgufError, ResourceError
 from ggufkit.llama.gguf import read_header
 from ggufkit.refine.state import Outcome, State
 from ggufkit.refine.tensors import Pair
-from ggufkit.refine.writer import Value, rewrite
+from ggufkit.refine.writer import MetadataValue, rewrite
 
 RNG = np.random.default_rng(0)
 WEIGHTS = {name: RNG.standard_normal((6, 64)).astype(np.float32) for name in ("a.weight", "token_embd.weight")}
@@ -50,7 +50,7 @@ def test_a_rewritten_file_differs_where_it_should(tmp_path: Path, alignment: int
     header = read_header(write_gguf(tmp_path / "q.gguf", "Q4_0", alignment=alignment))
     new = bytes(range(108)) * 2
     out = tmp_path / "out.gguf"
-    keys: dict[str, Value] = {
+    keys: dict[str, MetadataValue] = {
         "general.refined.by": "ü",
         "general.refined.tensors": 7,
         "general.refined.share": 0.5,

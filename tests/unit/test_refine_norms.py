@@ -1,4 +1,4 @@
-"""Tuning of norms: nearer to the original on text kept apart, or nothing at all."""
+"""Tuning of norms: nearer to the original on held-out text, or nothing at all."""
 
 from __future__ import annotations
 

@@ -1,14 +1,12 @@
-"""What a refinement did, in words and numbers."""
+"""What a refinement did: the numbers, and why what stayed did so."""
 
 from __future__ import annotations
 
 import resource
 import sys
-import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-from ggufkit.core.progress import Progress
 from ggufkit.core.records import Tensor
 from ggufkit.llama.gguf import quantized_tensors
 from ggufkit.refine.norms import Tuning
@@ -17,7 +15,7 @@ from ggufkit.refine.tensors import Pair
 
 
 @dataclass(frozen=True)
-class RefineReport:
+class RefineResult:
     """What a refinement did.
 
     Args:
@@ -65,45 +63,3 @@ def peak_ram() -> int:
     """The most memory that this process has had, in bytes."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
-
-
-@dataclass
-class Pace:
-    """Reports how far a step is, and how long it will still take at the pace so far.
-
-    Args:
-        progress: where to.
-        first, total: the unit at which this run starts, and their number.
-    """
-
-    progress: Progress
-    first: float
-    total: float
-    started: float = field(default_factory=time.monotonic)
-
-    def at(self, done: float, what: str) -> None:
-        """`done` units are finished and `what` is next."""
-        gone, share = time.monotonic() - self.started, (done - self.first) / (self.total - self.first)
-        note = what if share <= 0 else f"{what}, {_duration(gone / share - gone)} left"
-        self.progress.update(done, self.total, note)
-
-
-@dataclass(frozen=True)
-class Part:
-    """A part of a step: it begins at `first` units, and each of its own is `worth` so much of them."""
-
-    pace: Pace
-    first: float
-    worth: float
-    what: str
-
-    def at(self, done: int) -> None:
-        """`done` of the part's own units are finished."""
-        self.pace.at(self.first + done * self.worth, self.what)
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"

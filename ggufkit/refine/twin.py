@@ -1,0 +1,45 @@
+"""Hidden states twice, of the original and of the refined model, and the order in which they are gone through."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from ggufkit.layers import HiddenStates
+from ggufkit.layers.moments import batch_size
+
+
+@dataclass(frozen=True)
+class Span:
+    """Samples `start` to `stop`, which are run at once; `held_out` if nothing is learnt from them."""
+
+    start: int
+    stop: int
+    held_out: bool
+
+
+@dataclass(frozen=True)
+class TwinHidden:
+    """Hidden states of all samples at one place of both models.
+
+    Args:
+        refined: None if refinement is to take no notice of itself: then the original's stand for both.
+        n_samples: how many samples are learnt from; those after them are held out.
+    """
+
+    original: HiddenStates
+    refined: HiddenStates | None
+    n_samples: int
+
+    def spans(self) -> Iterator[Span]:
+        """All samples, some at a time: none of a span is held out, or all are."""
+        step, end = batch_size(self.original), len(self.original)
+        for first, last, held_out in ((0, self.n_samples, False), (self.n_samples, end, True)):
+            for start in range(first, last, step):
+                yield Span(start, min(start + step, last), held_out)
+
+    def remove(self) -> None:
+        """Delete the files."""
+        self.original.remove()
+        if self.refined is not None:
+            self.refined.remove()
