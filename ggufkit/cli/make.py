@@ -24,7 +24,7 @@ from ggufkit.pipeline import build, plan
 from ggufkit.pipeline.build import BuildResult
 from ggufkit.pipeline.job import BuildRequest, refuse_inside, unused_option
 from ggufkit.pipeline.resources import Plan
-from ggufkit.report.choose import Wish
+from ggufkit.report.choose import MemoryBudget
 from ggufkit.steps import convert, quantize, step
 from ggufkit.steps.convert import ConvertOptions
 from ggufkit.steps.imatrix import ImatrixOptions, make_imatrix, require_fits
@@ -103,7 +103,7 @@ def build_command(**given: Any) -> None:  # fmt: skip
     if isinstance(outcome, Plan):
         _show_plan(outcome, as_json)
     else:
-        _show_results(outcome, as_json, Wish(request.fits, request.fits_ctx))
+        _show_results(outcome, as_json, MemoryBudget(request.fits, request.fits_ctx))
 
 
 def _request(no_eval: bool, no_bench: bool, **given: Any) -> BuildRequest:
@@ -127,7 +127,7 @@ def _show_plan(plan: Plan, as_json: bool) -> None:
             screen.print(f"[yellow]{file.type}[/yellow]: {file.note}.")
 
 
-def _show_results(result: BuildResult, as_json: bool, wish: Wish | None = None) -> None:
+def _show_results(result: BuildResult, as_json: bool, budget: MemoryBudget | None = None) -> None:
     if as_json:
         from ggufkit.report import tables
 
@@ -136,7 +136,7 @@ def _show_results(result: BuildResult, as_json: bool, wish: Wish | None = None) 
     screen = console(stderr=False)
     screen.print(show.results_table(result.rows))
     state = "Nothing had to be done again" if result.made == 0 else "Done"
-    for sentence in report.conclusions(result.rows, result.out, wish):
+    for sentence in report.conclusions(result.rows, result.out, budget):
         screen.print(sentence, markup=False)
     screen.print(f"{state}: {result.out}/results.csv, report.md, report.html", markup=False)
 

@@ -30,11 +30,11 @@ def report_command(directory: Path, fits: int | None, fits_ctx: int, card: bool,
     from ggufkit import report
     from ggufkit.report import tables
     from ggufkit.report.card import CARD, is_rewritten, write_card
-    from ggufkit.report.choose import Wish
+    from ggufkit.report.choose import MemoryBudget
 
     rows = results.collect(directory)
     report.require_writable(directory)
-    report.write(rows, directory, Wish(fits, fits_ctx))
+    report.write(rows, directory, MemoryBudget(fits, fits_ctx))
     if card and is_rewritten(directory):
         hint = "Move it away, or take what you need from report.md, which was written now."
         raise InputError(f"{directory / CARD} was written or edited by hand.", hint=hint)
@@ -44,7 +44,7 @@ def report_command(directory: Path, fits: int | None, fits_ctx: int, card: bool,
         click.echo(tables.to_json(rows), nl=False)
         return
     console(stderr=False).print(show.results_table(rows))
-    for sentence in report.conclusions(rows, directory, Wish(fits, fits_ctx)):
+    for sentence in report.conclusions(rows, directory, MemoryBudget(fits, fits_ctx)):
         click.echo(sentence)
 
 

@@ -23,7 +23,7 @@ from ggufkit.pipeline import plan
 from ggufkit.pipeline.artifacts import Artifacts
 from ggufkit.pipeline.job import BuildRequest, Job, prepare
 from ggufkit.report import results
-from ggufkit.report.choose import Wish
+from ggufkit.report.choose import MemoryBudget
 from ggufkit.steps.modelfile import ModelfileOptions, Writer
 from ggufkit.steps.session import Session
 from ggufkit.steps.step import Result
@@ -167,7 +167,7 @@ def _time_all(job: Job, files: Sequence[GgufFile], session: Session) -> list[Res
 
 def _write_tables(job: Job, rows: Sequence[ResultRow]) -> None:
     """Write tables and reports unless they say what was measured already."""
-    wish = Wish(job.request.fits, job.request.fits_ctx)
-    if job.request.force or not report.is_current(rows, job.out, wish):
+    budget = MemoryBudget(job.request.fits, job.request.fits_ctx)
+    if job.request.force or not report.is_current(rows, job.out, budget):
         with job.reporter.step("Writing tables and report"):
-            report.write(rows, job.out, wish)
+            report.write(rows, job.out, budget)

@@ -63,7 +63,7 @@ PUBLISHED = (
 )  # fmt: skip
 
 
-def find(entries: Sequence[Entry]) -> Published | None:
+def published_for(entries: Sequence[Entry]) -> Published | None:
     """The published figures for the model of these entries, None if it is not known."""
     if not entries:
         return None

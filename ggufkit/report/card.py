@@ -8,7 +8,6 @@ edited is not written over.
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,12 +17,11 @@ from ggufkit.core.manifest import write_atomically
 from ggufkit.core.records import ResultRow
 from ggufkit.hub import names
 from ggufkit.llama.gguf import read_header
-from ggufkit.report import choose
-from ggufkit.report.choose import Wish
+from ggufkit.report import choose, guard
+from ggufkit.report.choose import MemoryBudget
 from ggufkit.report.data import Entry, load_entries
 from ggufkit.report.markdown import render_markdown
 from ggufkit.report.summary import Summary, summarize
-from ggufkit.steps.step import Workspace
 from ggufkit.version import __version__
 
 CARD, PLOT = "README.md", "quality.png"
@@ -43,47 +41,40 @@ def write_card(rows: Sequence[ResultRow], root: Path, repo: str | None = None) -
         repo: the hub's repository that it is for, so that the commands in it can be copied.
     """
     entries = load_entries(rows, root)
-    summary = summarize(entries, Wish())
+    summary = summarize(entries, MemoryBudget())
     written = [root / CARD]
     if _draw(summary, root / PLOT):
         written.append(root / PLOT)
     fields = _fields(entries, root)
     card = _render(_with_users_fields(fields, root), summary, repo, plot=len(written) > 1)
     note = {"card": _hash(card), "text": _hash(_text(card)), "fields": fields}
-    Workspace(root).private.mkdir(exist_ok=True)
-    write_atomically(Workspace(root).private / _NOTE, json.dumps(note, indent=1) + "\n")
+    guard.write_note(root, _NOTE, note)
     write_atomically(root / CARD, card)
     return written
 
 
 def is_edited(root: Path) -> bool:
     """Whether there is a card that is not as it was written here."""
-    return (root / CARD).exists() and _hash(_read(root / CARD)) != _note(root).get("card")
+    return (root / CARD).exists() and _hash(_read(root / CARD)) != guard.read_note(root, _NOTE).get("card")
 
 
 def is_rewritten(root: Path) -> bool:
     """Whether there is a card of which more than fields of the front matter is not as it was written here."""
     if not is_edited(root):
         return False
-    return _hash(_text(_read(root / CARD))) != _note(root).get("text") or _read_fields(root / CARD) is None
+    return (
+        _hash(_text(_read(root / CARD))) != guard.read_note(root, _NOTE).get("text")
+        or _read_fields(root / CARD) is None
+    )
 
 
 def _with_users_fields(fields: Mapping[str, Any], root: Path) -> dict[str, Any]:
     """The fields, with those that the user added, changed or took out of the card that is there."""
-    current, noted = _read_fields(root / CARD), _note(root).get("fields", {})
+    current, noted = _read_fields(root / CARD), guard.read_note(root, _NOTE).get("fields", {})
     if current is None:
         return dict(fields)
     kept = {key: value for key, value in current.items() if key not in noted or noted[key] != value}
     return {**{key: value for key, value in fields.items() if key in current or key not in noted}, **kept}
-
-
-def _note(root: Path) -> dict[str, Any]:
-    """What was written last."""
-    try:
-        note = json.loads((Workspace(root).private / _NOTE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return note if isinstance(note, dict) else {}
 
 
 def _read(card: Path) -> str:

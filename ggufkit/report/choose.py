@@ -9,13 +9,16 @@ from ggufkit.llama import quants
 from ggufkit.report.data import Entry
 
 MIB, GIB = 1 << 20, 1 << 30
+SMALL_LOSS = 0.05
+"""Mean KL divergence, in nats, up to which a smaller file is worth its loss: that of a good 4-bit type."""
+_SAME_SIZE = 1.001
 
 
 @dataclass(frozen=True)
-class Wish:
-    """Memory in bytes that a file may take when it runs, and the context in tokens that it runs with."""
+class MemoryBudget:
+    """Memory that a file may take when it runs, None for any, and the context in tokens that it runs with."""
 
-    memory: int | None = None
+    memory_bytes: int | None = None
     n_ctx: int = 4096
 
 
@@ -26,9 +29,6 @@ def loss(entry: Entry) -> float | None:
     if row.kld_mean is not None:
         return row.kld_mean
     return 0.0 if entry.is_base else row.ppl
-
-
-_SAME_SIZE = 1.001
 
 
 def pareto(entries: Sequence[Entry]) -> list[Entry]:
@@ -48,9 +48,11 @@ def pareto(entries: Sequence[Entry]) -> list[Entry]:
     return front
 
 
-def best_within(entries: Sequence[Entry], wish: Wish) -> Entry | None:
+def best_within(entries: Sequence[Entry], budget: MemoryBudget) -> Entry | None:
     """The best file that runs in the memory; by bits per weight where no quality was measured."""
-    fitting = [e for e in entries if wish.memory is None or e.footprint.total(wish.n_ctx) <= wish.memory]
+    fitting = [
+        e for e in entries if budget.memory_bytes is None or e.footprint.total(budget.n_ctx) <= budget.memory_bytes
+    ]
     if not fitting:
         return None
     measured = [e for e in fitting if loss(e) is not None]
@@ -59,44 +61,40 @@ def best_within(entries: Sequence[Entry], wish: Wish) -> Entry | None:
     return max(fitting, key=lambda e: e.row.bpw)
 
 
-SMALL = 0.05
-"""Mean KL divergence, in nats, up to which a smaller file is worth its loss: that of a good 4-bit type."""
-
-
 def first(entries: Sequence[Entry]) -> Entry:
     """The file to try first: the smallest of the front with a small loss, else the one that loses least.
 
     No floating-point one, unless there are no others.
     """
     quantized = [e for e in entries if not quants.is_float(e.row.type)] or list(entries)
-    small = [e for e in pareto(quantized) if e.row.kld_mean is not None and e.row.kld_mean <= SMALL]
-    return small[0] if small else best_within(quantized, Wish()) or quantized[0]
+    small = [e for e in pareto(quantized) if e.row.kld_mean is not None and e.row.kld_mean <= SMALL_LOSS]
+    return small[0] if small else best_within(quantized, MemoryBudget()) or quantized[0]
 
 
-def answer(entries: Sequence[Entry], wish: Wish) -> str:
+def answer(entries: Sequence[Entry], budget: MemoryBudget) -> str:
     """«Which one should I take?», in a sentence or two."""
-    if wish.memory is None:
-        return _ladder(entries, wish)
-    best = best_within(entries, wish)
+    if budget.memory_bytes is None:
+        return _ladder(entries, budget)
+    best = best_within(entries, budget)
     if best is None:
-        least = min(e.footprint.total(wish.n_ctx) for e in entries)
+        least = min(e.footprint.total(budget.n_ctx) for e in entries)
         return (
-            f"Nothing runs in {amount(wish.memory)} with a context of {wish.n_ctx:,} tokens: the smallest file "
+            f"Nothing runs in {amount(budget.memory_bytes)} with a context of {budget.n_ctx:,} tokens: the smallest file "
             f"needs {amount(least)}. Shorten the context, or make a smaller type."
         )
     f = best.footprint
     return (
-        f"With {amount(wish.memory)} of memory take {best.row.file}{_why(best)}. At a context of {wish.n_ctx:,} "
-        f"tokens it needs {amount(f.total(wish.n_ctx))}: {amount(f.weights)} of weights, "
-        f"{amount(f.kv(wish.n_ctx))} of KV cache, {amount(f.compute(wish.n_ctx))} of compute buffers."
+        f"With {amount(budget.memory_bytes)} of memory, take {best.row.file}{_why(best)}. At a context of {budget.n_ctx:,} "
+        f"tokens it needs {amount(f.total(budget.n_ctx))}: {amount(f.weights)} of weights, "
+        f"{amount(f.kv(budget.n_ctx))} of KV cache, {amount(f.compute(budget.n_ctx))} of compute buffers."
     )
 
 
-def _ladder(entries: Sequence[Entry], wish: Wish) -> str:
+def _ladder(entries: Sequence[Entry], budget: MemoryBudget) -> str:
     """From which memory on each file of the Pareto front is the one to take."""
     front = pareto(entries) or sorted(entries, key=lambda e: e.row.size_bytes)
-    steps = [f"from {amount(e.footprint.total(wish.n_ctx))} {e.row.file}{_why(e)}" for e in reversed(front)]
-    return f"The best that fits your memory, at a context of {wish.n_ctx:,} tokens: {'; '.join(steps)}."
+    steps = [f"from {amount(e.footprint.total(budget.n_ctx))} up, {e.row.file}{_why(e)}" for e in reversed(front)]
+    return f"The best file for your memory, at a context of {budget.n_ctx:,} tokens: {'; '.join(steps)}."
 
 
 def _why(entry: Entry) -> str:

@@ -50,13 +50,13 @@ def quality_facts(entry: Entry) -> Facts | None:
     if q is None or entry.row.ppl is None:
         return None
     base = str(entry.row.sha256) if entry.is_base else q.base_sha256
-    return {"corpus": q.corpus_sha256, "context": q.n_ctx, "chunks": q.n_chunks, "base": base}
+    return {"text": q.corpus_sha256, "context": q.n_ctx, "number of chunks": q.n_chunks, "base": base}
 
 
 def speed_facts(entry: Entry) -> Facts | None:
     """What speed depends on; None if it was not measured."""
     s = entry.speed
-    return None if s is None else {"machine": s.machine, "backend": s.backend, "threads": s.threads}
+    return None if s is None else {"machine": s.machine, "backend": s.backend, "number of threads": s.threads}
 
 
 def groups(samples: Sequence[Sample], facts: Callable[[Entry], Facts | None]) -> tuple[Group, ...]:
@@ -100,7 +100,9 @@ def _remarks(samples: Sequence[Sample]) -> tuple[str, ...]:
         ("backends", {q.backend for q in seen}),
     ):
         if len(values) > 1:
-            remarks.append(f"Several {what}: {', '.join(sorted(values))}. PPL can differ in the fourth decimal.")
+            remarks.append(
+                f"Measured with several {what}: {', '.join(sorted(values))}. PPL can differ in the fourth decimal."
+            )
     return tuple(remarks)
 
 

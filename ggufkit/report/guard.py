@@ -1,13 +1,14 @@
-"""What may be written over: tables and reports that ggufkit wrote, and only while it has what they were made from."""
+"""What may be written over: files that ggufkit notes to have written, while it has what they were made from."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 from ggufkit.core.errors import InputError
+from ggufkit.core.manifest import write_atomically
 from ggufkit.steps.step import Workspace
 
 _COLUMNS = {"name", "variant", "type", "file", "size_bytes", "n_params", "bpw"}
@@ -16,6 +17,22 @@ _HEADINGS = {
     "report.md": ("## What each type really holds", "## How it was measured"),
     "report.html": ('<h2 id="results">', '<script type="application/json" id="choices">'),
 }
+
+
+def read_note(root: Path, name: str) -> dict[str, Any]:
+    """What a result directory notes of the files that were written last; empty if nothing."""
+    try:
+        note = json.loads((Workspace(root).private / name).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return note if isinstance(note, dict) else {}
+
+
+def write_note(root: Path, name: str, note: Mapping[str, Any]) -> None:
+    """Note in a result directory what was written."""
+    private = Workspace(root).private
+    private.mkdir(exist_ok=True)
+    write_atomically(private / name, json.dumps(note) + "\n")
 
 
 def require_ours(root: Path, names: Collection[str], noted: Collection[str]) -> None:
@@ -30,8 +47,8 @@ def require_ours(root: Path, names: Collection[str], noted: Collection[str]) -> 
     foreign = [n for n in names if (root / n).exists() and not _is_ours(root / n, n in noted)]
     if foreign:
         raise InputError(
-            f"{', '.join(str(root / name) for name in foreign)}: there already, and ggufkit did not make it.",
-            hint="Move it away; `ggufkit build` also takes another --out, or overwrites it with --force.",
+            f"{', '.join(str(root / name) for name in foreign)} exists already, and ggufkit did not write it.",
+            hint="Move it away; with `ggufkit build` you can also choose another --out, or overwrite it with --force.",
         )
 
 
@@ -60,8 +77,8 @@ def require_kept(root: Path) -> None:
     lost = [file.name for file in files if file.is_file() and not _has_measurements(kept, file.stem)]
     if lost:
         raise InputError(
-            f"{kept} lacks the measurements of {lost[0]} that {root / 'results.json'} holds: they would be lost.",
-            hint="Copy the hidden directory .ggufkit along with the files (cp -r DIR/. NEW); or remove results.json, "
+            f"{kept} lacks the measurements of {lost[0]} that {root / 'results.json'} holds; writing it would lose them.",
+            hint="Copy the hidden directory .ggufkit along with the files (cp -r DIR/. NEW); or remove results.json "
             "and measure again.",
         )
 

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from functools import cache
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
 
 from ggufkit.report import plots
 from ggufkit.report.choose import amount, loss
@@ -27,11 +26,11 @@ class Cell:
 
 @dataclass(frozen=True)
 class Figure:
-    """A drawing with its title and what it says."""
+    """A drawing with its title and what it says. Its names are escaped: the page takes it as it is."""
 
     title: str
     caption: str
-    svg: Markup
+    svg: str
 
 
 COLUMNS = (
@@ -43,8 +42,9 @@ COLUMNS = (
 
 def render_html(summary: Summary) -> str:
     """The whole report."""
-    columns = [(key, head) for key, head in COLUMNS if _measured(summary, key)]
-    rows = [(entry, _cells(entry, summary, [key for key, _ in columns])) for entry in summary.entries]
+    table = [(entry, _cells(entry, summary.budget.n_ctx)) for entry in summary.entries]
+    columns = [(key, head) for key, head in COLUMNS if any(cells[key].text != MISSING for _, cells in table)]
+    rows = [(entry, [cells[key] for key, _ in columns]) for entry, cells in table]
     template = _environment().get_template("report.html.j2")
     return template.render(
         s=summary,
@@ -61,16 +61,9 @@ def _environment() -> Environment:
     return Environment(loader=PackageLoader("ggufkit.report"), autoescape=True, undefined=StrictUndefined)
 
 
-def _measured(summary: Summary, key: str) -> bool:
-    return any(_cell(entry, key, summary).text != MISSING for entry in summary.entries)
-
-
-def _cells(entry: Entry, summary: Summary, keys: list[str]) -> list[Cell]:
-    return [_cell(entry, key, summary) for key in keys]
-
-
-def _cell(entry: Entry, key: str, summary: Summary) -> Cell:
-    row, total = entry.row, entry.footprint.total(summary.wish.n_ctx)
+def _cells(entry: Entry, n_ctx: int) -> dict[str, Cell]:
+    """A file's cells by the column's key."""
+    row, total = entry.row, entry.footprint.total(n_ctx)
     return {
         "file": Cell(entry.label, row.file.lower()),
         "size": Cell(f"{row.size_bytes / 1e6:,.1f} MB", row.size_bytes),
@@ -83,7 +76,7 @@ def _cell(entry: Entry, key: str, summary: Summary) -> Cell:
         "pp": _measurement(row.pp_tps, row.pp_tps_stddev, 1),
         "tg": _measurement(row.tg_tps, row.tg_tps_stddev, 1),
         "memory": Cell(amount(total), total),
-    }[key]
+    }
 
 
 def _measurement(value: float | None, error: float | None, digits: int) -> Cell:
@@ -110,12 +103,11 @@ def _figures(summary: Summary) -> list[Figure]:
          plots.percentiles(summary.quality)),
         ("Where the time went", "The steps of the last build, from the start of the first.", plots.timeline(summary.spans)),
     )  # fmt: skip
-    # Drawn here by matplotlib, with every name in it escaped.
-    return [Figure(title, caption, Markup(svg)) for title, caption, svg in drawn if svg is not None]
+    return [Figure(title, caption, svg) for title, caption, svg in drawn if svg is not None]
 
 
 def _choices(summary: Summary) -> str:
-    """What the memory calculator needs, as JSON for a script element."""
+    """What the memory calculator needs, as JSON that a script element can hold as it is."""
     rows = [
         {
             "file": e.row.file, "loss": loss(e), "bpw": e.row.bpw, "weights": e.footprint.weights,
@@ -125,4 +117,4 @@ def _choices(summary: Summary) -> str:
         for e in summary.quality
     ]  # fmt: skip
     # Inside a script element HTML ends only at "</": no name may contain it.
-    return Markup(json.dumps(rows).replace("<", "\\u003c"))
+    return json.dumps(rows).replace("<", "\\u003c")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from ggufkit.report import anchors, choose, compare
 from ggufkit.report.anchors import Published
-from ggufkit.report.choose import Wish
+from ggufkit.report.choose import MemoryBudget
 from ggufkit.report.compare import Group, Sample
 from ggufkit.report.data import Entry
 from ggufkit.report.reproduce import commands
@@ -39,7 +39,7 @@ class Summary:
     front: frozenset[str]
     verdicts: tuple[Verdict, ...]
     answer: str
-    wish: Wish
+    budget: MemoryBudget
     known: Published | None
     published: frozenset[str]
     facts: tuple[tuple[str, str], ...]
@@ -47,7 +47,7 @@ class Summary:
     spans: tuple[Span, ...] = ()
 
 
-def summarize(entries: Sequence[Entry], wish: Wish, spans: Sequence[Span] = ()) -> Summary:
+def summarize(entries: Sequence[Entry], budget: MemoryBudget, spans: Sequence[Span] = ()) -> Summary:
     """Everything that a report says of these files; `spans` are the steps that made them."""
     samples = [Sample("", e) for e in entries]
     quality = compare.groups(samples, compare.quality_facts)
@@ -61,9 +61,9 @@ def summarize(entries: Sequence[Entry], wish: Wish, spans: Sequence[Span] = ()) 
         apart=_apart(quality, "quality") | _apart(speed, "speed"),
         front=frozenset(e.row.file for e in choose.pareto(together)),
         verdicts=verdicts([e.row for e in together]),
-        answer=choose.answer(together, wish),
-        wish=wish,
-        known=anchors.find(entries),
+        answer=choose.answer(together, budget),
+        budget=budget,
+        known=anchors.published_for(entries),
         published=frozenset(e.row.file for e in entries if anchors.comparable(e)),
         facts=tuple(_facts(entries, together, _first(speed))),
         command=commands(entries),
@@ -120,7 +120,7 @@ def _evaluated(entry: Entry) -> str:
     if extent.whole:
         part = "all of the text"
     elif extent.precision is not None:
-        part = f"spread over the text, for a precision of {extent.precision:.3g} of mean KL divergence"
+        part = f"spread over the text, for a relative error of {extent.precision:.3g} in mean KL divergence"
     else:
-        part = "the first of the text"
+        part = "from the start of the text"
     return f"{row.n_chunks} chunks of {row.n_ctx} tokens, {part}"

@@ -46,7 +46,7 @@ def load_results(directory: str | Path) -> pd.DataFrame:
     """
     file = Path(directory) / "results.csv"
     if not file.is_file():
-        raise InputError(f"{file} is not there.", hint="Make it with `ggufkit build` or `ggufkit report`.")
+        raise InputError(f"{file} does not exist.", hint="Make it with `ggufkit build` or `ggufkit report`.")
     try:
         table: pd.DataFrame = pd.read_csv(file, dtype=_DTYPES)[list(COLUMNS)]
     except (ValueError, KeyError) as error:

@@ -14,7 +14,7 @@ from ggufkit.steps.step import Workspace
 _PAUSE_S = 1800.0
 _TITLES = {
     "convert": "convert",
-    "adopt": "take over",
+    "adopt": "import",
     "awq": "AWQ scales",
     "imatrix": "importance matrix",
     "quantize": "quantize",

@@ -6,7 +6,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ggufkit.core import variants
 from ggufkit.core.records import ResultRow
 
 SIGNIFICANT = 2.0
@@ -17,11 +16,10 @@ _WITHOUT_AWQ = {"awq": "plain", "awq+imatrix": "imatrix", "awq+gptq": "gptq"}
 
 @dataclass(frozen=True)
 class Verdict:
-    """The best variant of a type, whether it beats plain by more than the error, and the sentence that says so."""
+    """The best variant of a type, and the sentence that says by how much."""
 
     type: str
     best: str
-    outside_error: bool
     sentence: str
 
 
@@ -61,7 +59,7 @@ def _verdict(kind: str, group: Sequence[ResultRow]) -> Verdict | None:
     gap = _gap(best, reference)
     remarks = [remark for name in _WITHOUT_AWQ if (remark := _on_awq(name, by_variant))]
     sentence = f"{kind}: {_praise(best, reference, gap)}{''.join('; ' + r for r in remarks)}."
-    return Verdict(kind, best.variant, best.variant != "plain" and gap.real, sentence)
+    return Verdict(kind, best.variant, sentence)
 
 
 def _chunks(row: ResultRow) -> tuple[str | None, int | None, int | None]:
@@ -84,10 +82,8 @@ def _praise(best: ResultRow, reference: ResultRow, gap: _Gap) -> str:
     value = f"KLD {best.kld_mean:.5f}" + (f" ± {best.kld_stderr:.5f}" if best.kld_stderr is not None else "")
     against = f"{gap.gain:.1%} below {reference.variant}'s {reference.kld_mean:.5f}"
     if not gap.real:
-        return f"no variant stands out, {best.variant} is lowest with {value}, {against}, within the error"
-    if best.variant == "plain":
-        return f"plain is best, {value}, {against}, outside the error"
-    return f"{best.variant} is best, {value}, {against}, outside the error"
+        return f"no variant stands out; {best.variant} is lowest, {value}, {against} (within the error)"
+    return f"{best.variant} is best, {value}, {against} (more than the error)"
 
 
 def _on_awq(name: str, by_variant: dict[str, ResultRow]) -> str | None:
@@ -99,14 +95,5 @@ def _on_awq(name: str, by_variant: dict[str, ResultRow]) -> str | None:
     if gap.real and gap.gain > 0:
         return f"AWQ helped{beside} ({gap.gain:.1%} less)"
     if gap.real:
-        return f"AWQ did not help here{beside}: it made it worse ({-gap.gain:.1%} more)"
-    return f"AWQ did not help here{beside} ({-gap.gain:+.1%}, within the error)"
-
-
-def title(variant: str) -> str:
-    """A variant in words, for legends."""
-    words = {"awq": "AWQ", "imatrix": "importance matrix", "gptq": "GPTQ", "plain": "plain"}
-    return " + ".join(words.get(part, part) for part in variant.split("+"))
-
-
-ORDER = tuple(variants.BY_NAME)
+        return f"AWQ made it worse{beside} ({-gap.gain:.1%} more)"
+    return f"AWQ did not help{beside} ({-gap.gain:+.1%}, within the error)"

@@ -29,9 +29,9 @@ def test_same_conditions_are_joined(two: tuple[Path, Path]) -> None:
 @pytest.mark.parametrize(
     ("fact", "value", "reason"),
     [
-        ("n_chunks", 20, "another chunks: 20, not 60"),
+        ("n_chunks", 20, "another number of chunks: 20, not 60"),
         ("n_ctx", 2048, "another context: 2048, not 512"),
-        ("corpus_sha256", "c" * 64, "another corpus: cccccccccccc, not abababababab"),
+        ("corpus_sha256", "c" * 64, "another text: cccccccccccc, not abababababab"),
         ("base_sha256", "d" * 64, "another base: dddddddddddd"),
     ],
 )
@@ -63,7 +63,7 @@ def test_toolchains_that_differ_are_remarked(two: tuple[Path, Path]) -> None:
     quality = samples[0].entry.quality
     assert quality is not None
     other = replace(samples[0], entry=replace(samples[0].entry, quality=replace(quality, llama_cpp_commit="fff")))
-    assert "Several llama.cpp commits" in compare.compare([*samples[1:], other]).remarks[0]
+    assert "Measured with several llama.cpp commits" in compare.compare([*samples[1:], other]).remarks[0]
 
 
 def test_the_command(two: tuple[Path, Path], tmp_path: Path) -> None:
@@ -71,7 +71,9 @@ def test_the_command(two: tuple[Path, Path], tmp_path: Path) -> None:
     assert ended.exit_code == 0
     assert "0.006134" in ended.output
     apart = write_results(tmp_path / "three", [replace(f, n_chunks=20, machine="Elsewhere") for f in FAKES[:3]])
-    with pytest.raises(InputError, match="Nothing here is comparable: another chunks: 20, not 60") as error:
+    with pytest.raises(
+        InputError, match="Nothing here is comparable: another number of chunks: 20, not 60"
+    ) as error:
         CliRunner().invoke(compare_command, [str(two[0]), str(apart)], catch_exceptions=False)
     assert error.value.exit_code == 3
 

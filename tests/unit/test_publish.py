@@ -16,7 +16,7 @@ from ggufkit.core.records import Manifest
 from ggufkit.hub import huggingface, modelscope
 from ggufkit.hub.listing import HubUnreachable, Listing, RemoteFile, Repo, RepoAbsent, git_sha1
 from ggufkit.report import results
-from ggufkit.report.choose import Wish
+from ggufkit.report.choose import MemoryBudget
 from tests.fake_results import FAKES, write_results
 
 
@@ -113,14 +113,14 @@ def remove(root: Path, name: str) -> None:
 
 
 def test_tables_and_reports_follow_the_files(root: Path, remote: dict[str, RemoteFile]) -> None:
-    wish = Wish(5 << 30, 1234)
-    report.write(results.collect(root), root, wish)
+    budget = MemoryBudget(5 << 30, 1234)
+    report.write(results.collect(root), root, budget)
     remove(root, "tiny-Q4_0.gguf")
     assert set(names(publish.pack(root, "me/x"))) >= set(report.FILES)
     for name in report.FILES:
         assert "tiny-Q4_0.gguf" not in (root / name).read_text()
     assert "1,234" in (root / "report.md").read_text()
-    assert report.is_current(results.collect(root), root, wish)
+    assert report.is_current(results.collect(root), root, budget)
 
 
 def test_modelfiles_go_with_their_files(root: Path, remote: dict[str, RemoteFile]) -> None:

@@ -15,8 +15,8 @@ from ggufkit.cli.publish import report_command
 from ggufkit.core.errors import InputError
 from ggufkit.core.manifest import PARTIAL
 from ggufkit.report import results
-from ggufkit.report.anchors import anchor_for, comparable, find
-from ggufkit.report.choose import GIB, Wish
+from ggufkit.report.anchors import anchor_for, comparable, published_for
+from ggufkit.report.choose import GIB, MemoryBudget
 from ggufkit.report.commands import shareable
 from ggufkit.report.data import Extent, load_entries
 from ggufkit.texts.corpus import WIKITEXT2_TEST_SHA256
@@ -28,7 +28,7 @@ HOSTILE = 'a<script>alert(1)</script>&`|_*"'
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = write_results(tmp_path_factory.mktemp("report") / "out")
-    report.write(results.collect(root), root, Wish(GIB))
+    report.write(results.collect(root), root, MemoryBudget(GIB))
     return root
 
 
@@ -82,7 +82,7 @@ def test_markdown_for_a_model_card(made: Path) -> None:
     assert f"# tales.txt: sha256 {'ab' * 32}" in text
     for made_so in ("q8_0,q5_0,q4_0", "q4_0 --variants awq,gptq", "q5_0,q4_0 --variants imatrix"):
         assert f"ggufkit build tiny --types {made_so} --corpus tales.txt --chunks 60\n" in text
-    assert "**Which one should I take?** With 1.00 GiB of memory take tiny-F16.gguf" in text
+    assert "**Which one should I take?** With 1.00 GiB of memory, take tiny-F16.gguf" in text
     assert "/somewhere" not in text
     assert "<details>" in text
 
@@ -104,7 +104,7 @@ def test_nothing_changed_nothing_is_made(made: Path, tmp_path: Path) -> None:
     assert not report.is_current(rows, root)
     report.write(rows, root)
     assert report.is_current(rows, root)
-    assert not report.is_current(rows, root, Wish(GIB))
+    assert not report.is_current(rows, root, MemoryBudget(GIB))
     assert not report.is_current(rows[:2], root)
     (root / "report.html").write_text("touched")
     assert not report.is_current(rows, root)
@@ -112,7 +112,7 @@ def test_nothing_changed_nothing_is_made(made: Path, tmp_path: Path) -> None:
 
 def test_reports_are_reproducible(made: Path) -> None:
     before = (made / "report.html").read_bytes()
-    report.write(results.collect(made), made, Wish(GIB))
+    report.write(results.collect(made), made, MemoryBudget(GIB))
     assert (made / "report.html").read_bytes() == before
 
 
@@ -122,7 +122,7 @@ def test_rows_measured_otherwise_stand_apart(tmp_path: Path) -> None:
     report.write(results.collect(root), root)
     text = (root / "report.md").read_text()
     assert "`tiny-imatrix-Q4_0.gguf` †" in text
-    assert "another chunks: 20, not 60" in text
+    assert "another number of chunks: 20, not 60" in text
     assert "another machine: Other, not Test CPU" in text
     assert "Q4_0: " not in text.split("## How")[0].split("| File")[0] or "imatrix" not in text.split("| File")[0]
 
@@ -137,9 +137,9 @@ def test_little_to_report(tmp_path: Path, fakes: list[Fake]) -> None:
 def test_published_figures_need_the_same_model_and_conditions(tmp_path: Path) -> None:
     root = write_results(tmp_path / "out", FAKES[:4], name="Qwen2.5-0.5B-Instruct")
     entries = load_entries(results.collect(root), root)
-    assert find(entries) is None  # the name alone is not enough
+    assert published_for(entries) is None  # the name alone is not enough
     object.__setattr__(entries[0].row, "n_params", 494_032_768)
-    known = find(entries)
+    known = published_for(entries)
     assert known is not None
     assert known.model == "Qwen2.5-0.5B-Instruct"
     anchor = anchor_for(next(e for e in entries if e.row.type == "Q4_0"), known)
@@ -172,7 +172,7 @@ def own_file(root: Path, name: str) -> Path:
 def test_what_ggufkit_never_wrote_is_not_written_over(name: str, tmp_path: Path, private_cache: Path) -> None:
     root = write_results(tmp_path / "out", FAKES[:2])
     mine = own_file(root, name).read_text()
-    with pytest.raises(InputError, match=rf"{name}: there already, and ggufkit did not make it"):
+    with pytest.raises(InputError, match=rf"{name} exists already, and ggufkit did not write it"):
         CliRunner().invoke(report_command, [str(root)], catch_exceptions=False)
     assert (root / name).read_text() == mine
     assert [n for n in report.FILES if (root / n).exists()] == [name]
@@ -183,7 +183,7 @@ def test_a_table_of_the_users_in_the_place_of_ggufkits(name: str, tmp_path: Path
     root = write_results(tmp_path / "out", FAKES[:2])
     report.write(results.collect(root), root)
     own_file(root, name)
-    with pytest.raises(InputError, match="did not make it"):
+    with pytest.raises(InputError, match="did not write it"):
         report.require_writable(root)
 
 

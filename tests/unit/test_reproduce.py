@@ -14,7 +14,7 @@ from ggufkit.cli.make import build_command
 from ggufkit.core.manifest import SCHEMA, read_manifest, write_manifest
 from ggufkit.core.records import Json, Manifest
 from ggufkit.report import results
-from ggufkit.report.choose import Wish
+from ggufkit.report.choose import MemoryBudget
 from ggufkit.report.data import load_entries
 from ggufkit.report.markdown import render_markdown
 from ggufkit.report.reproduce import DEFAULTS
@@ -42,7 +42,7 @@ def note(path: Path, step: str, digest: str, **more: object) -> None:
 
 
 def summary(root: Path) -> Summary:
-    return summarize(load_entries(results.collect(root), root), Wish())
+    return summarize(load_entries(results.collect(root), root), MemoryBudget())
 
 
 def commands(root: Path) -> list[str]:

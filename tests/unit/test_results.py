@@ -85,7 +85,7 @@ def test_measurements_of_another_file_are_not_taken(tmp_path: Path) -> None:
 def test_an_empty_directory_has_no_results(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="holds no results"):
         results.collect(tmp_path)
-    with pytest.raises(InputError, match="is not there"):
+    with pytest.raises(InputError, match="does not exist"):
         tables.load_results(tmp_path)
 
 

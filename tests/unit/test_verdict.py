@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from ggufkit.core.records import ResultRow
-from ggufkit.report.verdict import title, verdicts
+from ggufkit.report.plots import variant_title
+from ggufkit.report.verdict import verdicts
 
 
 def row(variant: str, kld: float, stderr: float = 0.0002, kind: str = "Q4_K_M", n_chunks: int = 60) -> ResultRow:
@@ -19,30 +20,31 @@ def test_one_variant_needs_no_verdict() -> None:
 
 def test_a_gain_outside_the_error() -> None:
     (v,) = verdicts([row("plain", 0.020533), row("imatrix", 0.0190)])
-    assert (v.type, v.best, v.outside_error) == ("Q4_K_M", "imatrix", True)
+    assert (v.type, v.best) == ("Q4_K_M", "imatrix")
     assert v.sentence == (
-        "Q4_K_M: imatrix is best, KLD 0.01900 ± 0.00020, 7.5% below plain's 0.02053, outside the error."
+        "Q4_K_M: imatrix is best, KLD 0.01900 ± 0.00020, 7.5% below plain's 0.02053 (more than the error)."
     )
 
 
 def test_a_gain_within_the_error_is_no_gain() -> None:
     (v,) = verdicts([row("plain", 0.0205), row("imatrix", 0.0203)])
-    assert (v.best, v.outside_error) == ("imatrix", False)
+    assert v.best == "imatrix"
     assert "no variant stands out" in v.sentence
     assert "within the error" in v.sentence
 
 
 def test_plain_can_be_best() -> None:
     (v,) = verdicts([row("plain", 0.0200), row("awq", 0.0230)])
-    assert (v.best, v.outside_error) == ("plain", False)
-    assert "AWQ did not help here: it made it worse (15.0% more)" in v.sentence
+    assert v.best == "plain"
+    assert v.sentence.startswith("Q4_K_M: plain is best")
+    assert "AWQ made it worse (15.0% more)" in v.sentence
 
 
 def test_awq_within_the_error_did_not_help() -> None:
     (v,) = verdicts([row("plain", 0.0205), row("awq", 0.0204), row("gptq", 0.0120), row("awq+gptq", 0.0119)])
     assert v.best == "awq+gptq"
-    assert "AWQ did not help here (-0.5%, within the error)" in v.sentence
-    assert "AWQ did not help here with gptq (-0.8%, within the error)" in v.sentence
+    assert "AWQ did not help (-0.5%, within the error)" in v.sentence
+    assert "AWQ did not help with gptq (-0.8%, within the error)" in v.sentence
 
 
 def test_awq_that_helps_is_praised() -> None:
@@ -62,8 +64,8 @@ def test_other_chunks_are_not_compared() -> None:
 
 def test_equal_files_without_errors() -> None:
     (v,) = verdicts([row("plain", 0.0, 0.0), row("imatrix", 0.0, 0.0)])
-    assert not v.outside_error
+    assert "no variant stands out" in v.sentence
 
 
 def test_titles_are_words() -> None:
-    assert title("awq+imatrix") == "AWQ + importance matrix"
+    assert variant_title("awq+imatrix") == "AWQ + importance matrix"

@@ -1,0 +1,107 @@
+"""`results.csv`, `results.json`, `report.md` and `report.html` of a result directory: written, and known to be current."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from ggufkit.core.manifest import manifest_path, write_atomically
+from ggufkit.core.records import ResultRow
+from ggufkit.report import guard
+from ggufkit.report.choose import MemoryBudget, answer
+from ggufkit.report.data import load_entries
+from ggufkit.report.timeline import spans
+from ggufkit.report.verdict import verdicts
+from ggufkit.steps.step import Workspace
+from ggufkit.version import __version__
+
+VERSION = 2
+FILES = ("results.csv", "results.json", "report.md", "report.html")
+_NOTE = "report.json"
+
+
+def is_current(rows: Sequence[ResultRow], root: Path, budget: MemoryBudget | None = None) -> bool:
+    """Whether all tables and reports are there, unchanged, and say what was measured."""
+    try:
+        return guard.read_note(root, _NOTE) == _state(rows, root, budget or MemoryBudget())
+    except OSError:
+        return False
+
+
+def write(rows: Sequence[ResultRow], root: Path, budget: MemoryBudget | None = None) -> None:
+    """Write the tables and reports of a result directory.
+
+    Args:
+        budget: the memory and context that the report names the best file for.
+    """
+    from ggufkit.report import tables
+    from ggufkit.report.html import render_html
+    from ggufkit.report.markdown import render_markdown
+    from ggufkit.report.summary import summarize
+
+    budget = budget or MemoryBudget()
+    tables.save(rows, root)
+    summary = summarize(load_entries(rows, root), budget, spans(root, rows[0].name if rows else ""))
+    write_atomically(root / "report.md", render_markdown(summary))
+    write_atomically(root / "report.html", render_html(summary))
+    guard.write_note(root, _NOTE, _state(rows, root, budget))
+
+
+def require_writable(root: Path) -> None:
+    """Whether tables and reports may be written (over).
+
+    Raises:
+        InputError: there are some that ggufkit never wrote, or that hold measurements which are kept nowhere else.
+    """
+    guard.require_ours(root, FILES, guard.read_note(root, _NOTE))
+    guard.require_kept(root)
+
+
+def refresh(rows: Sequence[ResultRow], root: Path) -> None:
+    """Write those tables and reports again that are there and do not say what was measured, for the same memory.
+
+    Raises:
+        InputError: as `require_writable`.
+    """
+    budget = _noted_budget(root)
+    if any((root / name).exists() for name in FILES) and not is_current(rows, root, budget):
+        require_writable(root)
+        write(rows, root, budget)
+
+
+def conclusions(rows: Sequence[ResultRow], root: Path, budget: MemoryBudget | None = None) -> list[str]:
+    """What to take away, in sentences: which variant helped, and which file to take for a given memory."""
+    sentences = [verdict.sentence for verdict in verdicts(rows)]
+    if budget is None or budget.memory_bytes is None:
+        return sentences
+    return [*sentences, answer(load_entries(rows, root), budget)]
+
+
+def _noted(budget: MemoryBudget) -> dict[str, int | None]:
+    """A budget as notes hold it, under the names that they always had."""
+    return {"memory": budget.memory_bytes, "n_ctx": budget.n_ctx}
+
+
+def _noted_budget(root: Path) -> MemoryBudget:
+    match guard.read_note(root, _NOTE).get("wish"):
+        case {"memory": int() | None as memory_bytes, "n_ctx": int() as n_ctx}:
+            return MemoryBudget(memory_bytes, n_ctx)
+    return MemoryBudget()
+
+
+def _state(rows: Sequence[ResultRow], root: Path, budget: MemoryBudget) -> dict[str, Any]:
+    """Hashes of what the reports were made from, and of the reports."""
+    said = json.dumps([VERSION, __version__, _noted(budget), [asdict(row) for row in rows]])
+    beside = [
+        *(manifest_path(root / row.file) for row in rows),
+        *sorted(Workspace(root).measurements.glob("*.json")),
+    ]
+    inputs = hashlib.sha256(said.encode())
+    for file in beside:
+        inputs.update(file.read_bytes() if file.is_file() else b"")
+    made = {name: hashlib.sha256((root / name).read_bytes()).hexdigest() for name in FILES}
+    return {"inputs": inputs.hexdigest(), "wish": _noted(budget), **made}
