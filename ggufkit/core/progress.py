@@ -37,7 +37,7 @@ class SilentReporter:
         self.warnings: list[str] = []
 
     @contextmanager
-    def step(self, title: str, total: float | None = None) -> Iterator[Progress]:  # noqa: ARG002
+    def step(self, title: str, total: float | None = None) -> Iterator[Progress]:  # noqa: ARG002 - the protocol's signature
         """Open a step that nobody watches."""
         yield _Unwatched()
 

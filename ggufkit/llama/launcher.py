@@ -136,7 +136,7 @@ def _leave_out_data() -> None:
     """Write a GGUF's whole header, then a hole as long as the tensor data: what a dry run needs, in no space."""
     import gguf
 
-    def write_tensors_to_file(self: Any, *, progress: bool = False) -> None:  # noqa: ARG001
+    def write_tensors_to_file(self: Any, *, progress: bool = False) -> None:  # noqa: ARG001 - gguf's signature
         self.write_ti_data_to_file()
         for file, tensors in zip(self.fout, self.tensors, strict=True):
             self.write_padding(file, file.tell())

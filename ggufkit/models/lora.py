@@ -156,7 +156,7 @@ def _vocabulary(adapter: Path) -> int | None:
     from safetensors import safe_open
 
     with safe_open(adapter / _WEIGHTS, "pt") as file:
-        names = [n for n in file.keys() if re.search(r"(embed_tokens|lm_head)\.weight$", n)]  # noqa: SIM118
+        names = [n for n in file.keys() if re.search(r"(embed_tokens|lm_head)\.weight$", n)]  # noqa: SIM118 - not a dict
         return max((file.get_slice(name).get_shape()[0] for name in names), default=None)
 
 
@@ -165,7 +165,7 @@ def _require_targets(adapter: Path, base: Path) -> None:
     from safetensors import safe_open
 
     with safe_open(adapter / _WEIGHTS, "pt") as file:
-        modules = {n.removeprefix(_PREFIX).partition(".lora_")[0] for n in file.keys() if ".lora_" in n}  # noqa: SIM118
+        modules = {n.removeprefix(_PREFIX).partition(".lora_")[0] for n in file.keys() if ".lora_" in n}  # noqa: SIM118 - not a dict
     lost = sorted(modules - _modules(base.glob("*.safetensors")))
     if lost:
         sys.exit(f"the adapter changes {lost[0]}, which the checkpoint does not hold under this name")
@@ -177,7 +177,7 @@ def _modules(shards: Iterable[Path]) -> set[str]:
     names: set[str] = set()
     for shard in shards:
         with safe_open(shard, "pt") as file:
-            names |= {name.removesuffix(".weight") for name in file.keys()}  # noqa: SIM118
+            names |= {name.removesuffix(".weight") for name in file.keys()}  # noqa: SIM118 - not a dict
     return names
 
 
