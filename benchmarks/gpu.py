@@ -22,7 +22,7 @@ import click
 from benchmarks.record import Row, save
 from benchmarks.shape import write_checkpoint
 from ggufkit import load_results
-from ggufkit.core import machine, process
+from ggufkit.core import failures, machine, process
 from ggufkit.core.progress import SilentReporter
 from ggufkit.core.records import Toolchain
 from ggufkit.llama import argv, cuda, logs, toolchain
@@ -108,7 +108,7 @@ def _raw(
 
 def _timed(command: Sequence[str]) -> tuple[float, process.ToolOutput]:
     output = process.run(command)
-    process.require_success(output, "benchmarking")
+    failures.require_success(output, "benchmarking")
     return output.duration_s, output
 
 
@@ -118,7 +118,7 @@ def _ggufkit(checkpoint: Path, evaluation: Evaluation, backend: str, out: Path) 
     options += [] if evaluation.n_chunks is None else ["--chunks", str(evaluation.n_chunks)]
     started = time.monotonic()
     output = process.run([sys.executable, "-m", "ggufkit", "build", str(checkpoint), *options, "--out", str(out)])
-    process.require_success(output, "benchmarking ggufkit")
+    failures.require_success(output, "benchmarking ggufkit")
     click.echo(output.stderr)
     return time.monotonic() - started
 

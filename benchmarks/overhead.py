@@ -19,7 +19,7 @@ from pathlib import Path
 import click
 
 from benchmarks.record import Row, save
-from ggufkit.core import machine, process
+from ggufkit.core import failures, machine, process
 from ggufkit.core.records import Toolchain
 from ggufkit.llama import argv, toolchain
 from ggufkit.llama.argv import Compute, Evaluation
@@ -105,7 +105,7 @@ class _Work:
 
 
 def _run(command: Sequence[str]) -> None:
-    process.require_success(process.run(command), "benchmarking")
+    failures.require_success(process.run(command), "benchmarking")
 
 
 def _seconds(work: Callable[[], None]) -> float:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from ggufkit.core import machine, process
 from ggufkit.core.errors import ToolError
+from ggufkit.core.process import Surroundings
 from ggufkit.core.records import Toolchain
 
 RESULTS = Path(__file__).parent / "results"
@@ -54,9 +55,10 @@ def save(what: str, tools: Toolchain, device: str, rows: Sequence[Row], notes: d
 
 def commit() -> str:
     """The commit of this checkout, with a mark if files were changed."""
+    here, status = Surroundings(cwd=ROOT), ["git", "status", "--porcelain", "--untracked-files=no"]
     try:
-        head = process.run(["git", "rev-parse", "--short=12", "HEAD"], cwd=ROOT).stdout.strip()
-        changed = process.run(["git", "status", "--porcelain", "--untracked-files=no"], cwd=ROOT).stdout.strip()
+        head = process.run(["git", "rev-parse", "--short=12", "HEAD"], surroundings=here).stdout.strip()
+        changed = process.run(status, surroundings=here).stdout.strip()
     except ToolError:
         return "unknown"
     return (head + ("+" if changed else "")) or "unknown"

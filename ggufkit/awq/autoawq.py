@@ -22,9 +22,10 @@ from safetensors.torch import load_file
 
 from ggufkit.awq.apply import Rewrites
 from ggufkit.awq.compat import group_size
-from ggufkit.core import process
+from ggufkit.core import failures, process
 from ggufkit.core.errors import ResourceError, ToolError, UnsupportedArchitecture
 from ggufkit.core.paths import cache_dir
+from ggufkit.core.process import Surroundings
 from ggufkit.core.progress import Progress, Reporter
 from ggufkit.layers import Shards, StreamedModel
 from ggufkit.texts.calibration import Calibration
@@ -44,7 +45,9 @@ SUPPORTED = (
 _DRIVER = Path(__file__).with_name("autoawq_driver.py")
 _OLDEST_TORCH = (2, 6)
 _BATCH_TOKENS = 2048
-_QUIET = {"PIP_DISABLE_PIP_VERSION_CHECK": "1", "PIP_NO_INPUT": "1", "PYTHONPATH": "", "PYTHONNOUSERSITE": "1"}
+_QUIET = Surroundings(
+    {"PIP_DISABLE_PIP_VERSION_CHECK": "1", "PIP_NO_INPUT": "1", "PYTHONPATH": "", "PYTHONNOUSERSITE": "1"}
+)
 _HINT = "Use --awq-engine native, which needs no environment of its own."
 
 
@@ -105,8 +108,10 @@ def scale_with_autoawq(
         message = f"AutoAWQ's input cannot be written to {state}: {error.strerror}."
         raise ResourceError(message, hint="Free some space and repeat the command.") from error
     with reporter.step("AutoAWQ: searching scales", model.n_layers) as progress:
-        run = process.run([python, _DRIVER, state / "job.json"], log=log, on_text=_Watch(progress), env=_QUIET)
-        process.require_success(run, f"scaling {model.path.name} with AutoAWQ")
+        run = process.run(
+            [python, _DRIVER, state / "job.json"], log=log, on_text=_Watch(progress), surroundings=_QUIET
+        )
+        failures.require_success(run, f"scaling {model.path.name} with AutoAWQ")
     return _result(model, state, log)
 
 
@@ -175,9 +180,9 @@ def _make(home: Path, share: bool, log: Path) -> None:
     # Its own requirements name triton and datasets, which scaling does not use.
     install: list[str | Path] = [_python(home), "-m", "pip", "install"]
     for packages in (["--no-deps", AUTOAWQ], [*PINS] if share else [*PINS, TORCH]):
-        run = process.run([*install, *packages], log=log, env=_QUIET)
+        run = process.run([*install, *packages], log=log, surroundings=_QUIET)
         if run.returncode != 0:
-            why = process.failure(run, "installing AutoAWQ")
+            why = failures.explain(run, "installing AutoAWQ")
             raise ToolError(why.message, hint=f"pip must reach a package index. {_HINT}", log=log)
 
 

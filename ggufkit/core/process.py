@@ -5,7 +5,6 @@ from __future__ import annotations
 import codecs
 import contextlib
 import os
-import re
 import shlex
 import shutil
 import signal
@@ -14,11 +13,11 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
-from ggufkit.core.errors import DeviceMemoryError, GgufkitError, Interrupted, ResourceError, ToolError
+from ggufkit.core.errors import Interrupted, ResourceError, ToolError
 
 OnText = Callable[[str, str], None]
 """Called with ("stdout" | "stderr", text) as it arrives; text ends anywhere, not only at line ends."""
@@ -63,23 +62,36 @@ class ToolOutput:
         return self.stdout + self.stderr
 
 
+@dataclass(frozen=True)
+class Surroundings:
+    """Where a tool runs.
+
+    Args:
+        env: variables added to the environment.
+        cwd: its working directory, ggufkit's own by default.
+        cpus: processors that it may use, all by default (Linux; ignored elsewhere).
+    """
+
+    env: Mapping[str, str] = field(default_factory=dict)
+    cwd: Path | None = None
+    cpus: Sequence[int] = ()
+
+
 def run(
     argv: Sequence[str | Path],
     *,
+    surroundings: Surroundings | None = None,
+    stdin: bytes | None = None,
     log: Path | None = None,
     on_text: OnText | None = None,
-    env: Mapping[str, str] | None = None,
-    cwd: Path | None = None,
-    cpus: Sequence[int] | None = None,
-    stdin: bytes | None = None,
     cancel: threading.Event | None = None,
 ) -> ToolOutput:
     """Run `argv` to its end and return what it printed, whatever its exit code.
 
     Args:
+        stdin: what the tool reads; nothing by default.
         log: file that receives the whole output, both streams in the order of arrival, behind the command line.
-        env: variables added to the environment.
-        cpus: processors that the tool may use (Linux; ignored elsewhere).
+        on_text: hears the output as it arrives.
         cancel: ends the tool when set.
 
     Raises:
@@ -89,7 +101,7 @@ def run(
     """
     command = tuple(str(a) for a in argv)
     started, n_pauses = time.monotonic(), len(_pauses)
-    proc = _start(command, env, cwd, cpus, stdin is not None)
+    proc = _start(command, surroundings or Surroundings(), feed=stdin is not None)
     streams = {"stdout": _Stream(), "stderr": _Stream()}
     try:
         with _Log(log, command) as sink:
@@ -115,7 +127,7 @@ def _forget(proc: subprocess.Popen[bytes]) -> None:
 
 
 def stop_all() -> None:
-    """End every running tool with its process group; no further one starts until `resume` is called."""
+    """End every running tool with its process group; no further one starts."""
     _stopping.set()
     with _running_lock:
         procs = list(_running)
@@ -146,96 +158,12 @@ def _signal_all(number: int) -> None:
         _signal_group(proc, number)
 
 
-def resume() -> None:
-    """Allow tools to start again after `stop_all`."""
-    _stopping.clear()
-
-
-_DEVICE_MEMORY = re.compile(
-    r"cudamalloc failed|(cuda|hip|rocm|musa) error: out of memory|unable to allocate (cuda|rocm|vulkan|metal|sycl)"
-    r"|failed to allocate (cuda|rocm|vulkan|metal|sycl)\S* buffer|erroroutofdevicememory"
-    r"|(cuda|hip|rocm|musa) error: (the resource allocation failed|the library was not initialized)"
-    r"|(cu|hip|roc)blas_status_(alloc_failed|not_initialized)"
-)
-
-
-def require_success(output: ToolOutput, doing: str) -> None:
-    """Raise the error that explains a tool's bad end; return if it ended well."""
-    if output.returncode != 0:
-        raise failure(output, doing)
-
-
-def failure(output: ToolOutput, doing: str, why: str | None = None) -> GgufkitError:
-    """The error for a tool that did not do its work.
-
-    Args:
-        doing: what was being done, on which file: "quantizing x.gguf to Q4_K_M".
-        why: the reason, if the caller knows it better than the exit code does.
-    """
-    tool = Path(output.argv[0]).name
-    text = output.text.lower()
-    if "no space left" in text or "errno 28" in text:
-        message = f"The disk filled up while {doing} ({tool})."
-        return ResourceError(message, hint="Free some space and repeat the command.", log=output.log)
-    if _DEVICE_MEMORY.search(text):
-        return full_gpu(output, doing)
-    if output.returncode < 0:
-        return _killed(output, f"{tool} was killed by {_signal_name(-output.returncode)} while {doing}.")
-    reason = why or _last_words(output)
-    ended = "" if output.returncode == 0 else f" (exit code {output.returncode})"
-    return ToolError(f"{tool} failed while {doing}{ended}: {reason}", log=output.log)
-
-
-def full_gpu(output: ToolOutput, doing: str) -> DeviceMemoryError:
-    """The error for a tool that the GPU's memory was too small for."""
-    message = f"The GPU ran out of memory while {doing} ({Path(output.argv[0]).name})."
-    hint = "Free its memory (nvidia-smi lists who holds it), or put fewer layers on it with --ngl."
-    return DeviceMemoryError(message, hint=hint, log=output.log)
-
-
-def _killed(output: ToolOutput, message: str) -> GgufkitError:
-    hint = "Repeat the command; what was finished is kept."
-    if output.returncode == -signal.SIGKILL:
-        hint = (
-            "The system may have run out of memory: close other programs, or use a smaller model or --ctx. " + hint
-        )
-    if output.returncode == -getattr(signal, "SIGILL", 4):
-        hint = "The tools were built on a machine with another processor: set GGUFKIT_CACHE to a directory for this one."
-    return ToolError(message, hint=hint, log=output.log)
-
-
-def _signal_name(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return f"signal {number}"
-
-
-def _last_words(output: ToolOutput) -> str:
-    """The line that most likely holds the reason: why a model was not loaded, the last one that speaks of an error, or
-    the last one."""
-    lines = [line.strip() for line in output.text.splitlines() if line.strip()]
-    not_loaded = next(
-        (re.sub(r"^.*?(?=error loading model)", "", x) for x in lines if "error loading model:" in x), None
-    )
-    if not_loaded is not None:
-        return not_loaded[:300]
-    telling = [x for x in lines if "error" in x.lower() or "failed" in x.lower() or "unable" in x.lower()]
-    return (telling or lines or ["it printed nothing"])[-1][:300]
-
-
-def _start(
-    command: tuple[str, ...],
-    env: Mapping[str, str] | None,
-    cwd: Path | None,
-    cpus: Sequence[int] | None,
-    feed: bool,
-) -> subprocess.Popen[bytes]:
+def _start(command: tuple[str, ...], where: Surroundings, *, feed: bool) -> subprocess.Popen[bytes]:
     if _stopping.is_set():
         raise Interrupted(f"{Path(command[0]).name} was not started: ggufkit is stopping.")
     wrapped = command
     if sys.platform == "linux":
-        allowed = ",".join(map(str, cpus or ()))
+        allowed = ",".join(map(str, where.cpus))
         python = (sys.executable, "-I", "-S", "-c", _DIE_WITH_PARENT)
         wrapped = (*python, str(os.getpid()), allowed, *command)
     if shutil.which(command[0]) is None:
@@ -246,8 +174,8 @@ def _start(
             stdin=subprocess.PIPE if feed else subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            env={**os.environ, **(env or {})},
-            cwd=cwd,
+            env={**os.environ, **where.env},
+            cwd=where.cwd,
             start_new_session=True,
         )
         _running.add(proc)

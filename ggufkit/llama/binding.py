@@ -10,6 +10,7 @@ from ggufkit.core import process
 from ggufkit.core.errors import ToolchainError
 from ggufkit.core.locks import waiting_lock
 from ggufkit.core.paths import cache_dir
+from ggufkit.core.process import Surroundings
 from ggufkit.core.progress import Reporter
 from ggufkit.core.records import Toolchain
 
@@ -66,7 +67,8 @@ def _install(home: Path, reporter: Reporter) -> None:
     log = cache_dir() / "logs" / "install-llama-cpp-python.log"
     with reporter.step(f"Installing {PACKAGE} {VERSION}, Python part only"):
         options = ["--quiet", "--disable-pip-version-check", "--upgrade", "--target", str(partial)]
-        output = process.run([*pip, *options, *packages], env={"CMAKE_ARGS": "-DLLAMA_BUILD=OFF"}, log=log)
+        no_build = Surroundings({"CMAKE_ARGS": "-DLLAMA_BUILD=OFF"})
+        output = process.run([*pip, *options, *packages], surroundings=no_build, log=log)
         if output.returncode != 0 or not (partial / "llama_cpp").is_dir():
             command = f"CMAKE_ARGS=-DLLAMA_BUILD=OFF {' '.join(pip)} {' '.join(packages)}"
             message = f"{PACKAGE}, through which ggufkit generates text, could not be installed."

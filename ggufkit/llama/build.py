@@ -8,10 +8,11 @@ import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from ggufkit.core import process
+from ggufkit.core import failures, process
 from ggufkit.core.errors import ToolchainError
 from ggufkit.core.locks import waiting_lock
 from ggufkit.core.paths import cache_dir
+from ggufkit.core.process import Surroundings
 from ggufkit.core.progress import Reporter
 from ggufkit.core.records import Toolchain
 from ggufkit.llama import cuda, logs
@@ -145,10 +146,14 @@ def _build(source: Source, wanted: BuildFor, reporter: Reporter, target: Path) -
             "Ninja",
             f"-DCMAKE_MAKE_PROGRAM={ninja}",
         ]
-        env = dict(wanted.env)
-        configured = process.run([*argv, *all_flags, *identity], log=Path(f"{log}-configure.log"), env=env)
+        compiler = Surroundings(dict(wanted.env))
+        configured = process.run(
+            [*argv, *all_flags, *identity], log=Path(f"{log}-configure.log"), surroundings=compiler
+        )
         _require(configured, "configuring llama.cpp")
-        built = process.run([ninja, "-C", work, *TOOLS], log=Path(f"{log}.log"), on_text=watch, env=env)
+        built = process.run(
+            [ninja, "-C", work, *TOOLS], log=Path(f"{log}.log"), on_text=watch, surroundings=compiler
+        )
         _require(built, "building llama.cpp")
     if wanted.check:
         with reporter.step(f"Checking that {wanted.backend.name} computes, and as the CPU does"):
@@ -161,7 +166,7 @@ def _require(output: process.ToolOutput, doing: str) -> None:
         lines = output.text.splitlines()
         errors = [x.strip() for x in lines if "error:" in x.lower() or "CMake Error" in x or "fatal error" in x]
         why = errors[0] if errors else None
-        failed = process.failure(output, doing, why)
+        failed = failures.explain(output, doing, why)
         hint = cuda.explain_build_failure(output.text) or "The log has the compiler's words."
         raise ToolchainError(failed.message, hint=hint, log=output.log)
 

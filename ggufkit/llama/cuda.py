@@ -12,6 +12,7 @@ from pathlib import Path
 
 from ggufkit.core import process
 from ggufkit.core.errors import ToolchainError
+from ggufkit.core.process import Surroundings
 from ggufkit.llama.programs import find_program
 
 Version = tuple[int, int]
@@ -19,7 +20,7 @@ _QUERY = "index,uuid,name,compute_cap,memory.free"
 _TOOLKIT_HOMES = ("/usr/local/cuda", "/opt/cuda")
 _MIB = 1 << 20
 
-HIDDEN: Mapping[str, str] = {"CUDA_VISIBLE_DEVICES": "-1"}
+HIDDEN = Surroundings({"CUDA_VISIBLE_DEVICES": "-1"})
 """For tools that compute on the CPU alone: to look for GPUs takes a CUDA build longer than some of its answers."""
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
-from ggufkit.core import process
+from ggufkit.core import failures, process
 from ggufkit.core.errors import ToolchainError
 from ggufkit.core.records import Toolchain
 from ggufkit.llama import argv, logs
@@ -41,7 +41,7 @@ def self_check(tools: Toolchain) -> None:
 
 def _evaluate(tools: Toolchain, model: Path, text: Path, compute: Compute) -> tuple[float, logs.Placement]:
     output = process.run(argv.perplexity(tools, model, Evaluation(text, _CONTEXT, 4), compute))
-    process.require_success(output, f"checking the build for {tools.backend}")
+    failures.require_success(output, f"checking the build for {tools.backend}")
     return logs.parse_perplexity(output).ppl, logs.parse_placement(output)
 
 

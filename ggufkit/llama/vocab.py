@@ -34,7 +34,7 @@ def tokenize(
         ToolOutputError: the library could not load the vocabulary.
     """
     argv = [sys.executable, "-m", "ggufkit.llama.vocab", str(binaries), str(source), str(gguf)]
-    output = process.run(argv, stdin=json.dumps(list(texts)).encode(), log=log, env=cuda.HIDDEN)
+    output = process.run(argv, stdin=json.dumps(list(texts)).encode(), log=log, surroundings=cuda.HIDDEN)
     for line in output.stdout.splitlines():
         if line.startswith(_MARK):
             ids: list[list[int]] = json.loads(line.removeprefix(_MARK))

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from ggufkit.core import machine, process
+from ggufkit.core import failures, machine, process
 from ggufkit.core.manifest import Params
 from ggufkit.core.process import ToolOutput
 from ggufkit.core.records import Conditions, GgufFile
@@ -95,8 +95,8 @@ def _require_success(run: ToolOutput, doing: str, ngl: int | None, session: Sess
     """llama-bench keeps llama.cpp's messages to itself: what does not load, on a GPU, did not fit as far as one can tell."""
     on_gpu = session.tools.backend != "cpu" and ngl != 0
     if run.returncode > 0 and on_gpu and re.search("failed to (load model|create context)", run.text):
-        raise process.full_gpu(run, doing)
-    process.require_success(run, doing)
+        raise failures.full_gpu(run, doing)
+    failures.require_success(run, doing)
 
 
 def _conditions(speed: Speed, session: Session) -> Conditions:

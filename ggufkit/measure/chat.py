@@ -17,8 +17,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ggufkit.core import process
+from ggufkit.core import failures, process
 from ggufkit.core.errors import GgufError, InputError, ToolError, ToolOutputError
+from ggufkit.core.process import Surroundings
 from ggufkit.core.progress import Reporter
 from ggufkit.core.records import GgufFile, Json, Toolchain
 from ggufkit.llama import binding
@@ -105,7 +106,9 @@ def chat(
             on_text(text)
 
     argv = [sys.executable, "-m", "ggufkit.measure.chat"]
-    output = process.run(argv, stdin=json.dumps(request).encode(), env=env, on_text=show, log=log)
+    output = process.run(
+        argv, surroundings=Surroundings(env), stdin=json.dumps(request).encode(), on_text=show, log=log
+    )
     return _parse(output, gguf)
 
 
@@ -122,7 +125,7 @@ def _parse(output: process.ToolOutput, gguf: Path) -> Reply:
         raise InputError(f"{reason}.", hint="Give a larger --ctx, or a shorter prompt.", log=output.log)
     if output.returncode == 0:
         raise ToolOutputError(f"{gguf.name} gave no reply: {reason}", log=output.log)
-    raise process.failure(output, f"generating with {gguf.name}", reason if output.returncode > 0 else None)
+    raise failures.explain(output, f"generating with {gguf.name}", reason if output.returncode > 0 else None)
 
 
 def speak(gguf: GgufFile, session: Session, ngl: int | None = None) -> Result:

@@ -9,11 +9,11 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from ggufkit.core import machine, process
+from ggufkit.core import failures, machine, process
 from ggufkit.core.concurrency import run_all
 from ggufkit.core.errors import CorpusError, ToolOutputError
 from ggufkit.core.manifest import Notes, Params
-from ggufkit.core.process import ToolOutput
+from ggufkit.core.process import Surroundings, ToolOutput
 from ggufkit.core.progress import Reporter
 from ggufkit.core.records import Conditions, GgufFile, Json
 from ggufkit.llama import argv, logs, memory
@@ -240,7 +240,7 @@ def _attempt(
         command = argv.perplexity(session.tools, gguf.path, evaluation, compute)
         run = run_tool(command, title, log, session, cpus=share.cpus, env=share.environment)
         refuse_short(run, corpus)
-        process.require_success(run, f"evaluating {gguf.path.name}")
+        failures.require_success(run, f"evaluating {gguf.path.name}")
         try:
             return run, logs.parse_perplexity(run)
         except ToolOutputError as error:
@@ -272,7 +272,9 @@ def run_tool(
 
         whole = {**offload.environment(), **(env or {})}
         where = session.workspace.log(log)
-        ended = process.run(command, log=where, on_text=watch, cancel=cancel, cpus=cpus, env=whole)
+        ended = process.run(
+            command, log=where, on_text=watch, cancel=cancel, surroundings=Surroundings(whole, cpus=cpus or ())
+        )
         run = logs.ended_truly(ended)
         if run.returncode != 0:
             raise _Failed  # a step that ends so is not shown as done

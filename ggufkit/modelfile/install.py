@@ -7,7 +7,7 @@ import re
 import shutil
 from pathlib import Path
 
-from ggufkit.core import process
+from ggufkit.core import failures, process
 from ggufkit.core.errors import InputError, ToolError, ToolOutputError
 from ggufkit.modelfile.grammar import Modelfile
 
@@ -83,5 +83,5 @@ def check(program: Path, name: str, modelfile: Modelfile, source: str | None) ->
 
 def _shown(program: Path, name: str, what: str) -> str:
     output = process.run([program, "show", name, what])
-    process.require_success(output, f"asking Ollama for the {what.strip('-')} of {name}")
+    failures.require_success(output, f"asking Ollama for the {what.strip('-')} of {name}")
     return output.stdout

@@ -8,7 +8,7 @@ import threading
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ggufkit.core import process
+from ggufkit.core import failures, process
 from ggufkit.core.concurrency import beside
 from ggufkit.core.errors import CheckpointError, GgufError
 from ggufkit.core.manifest import PARTIAL, Params
@@ -237,7 +237,7 @@ def require_converted(output: ToolOutput, result: Path) -> None:
     if (error := launcher.error_in(output)) is not None:
         raise error
     if output.returncode != 0 or not result.is_file():
-        raise process.failure(output, "converting", None if output.returncode else "it wrote no file")
+        raise failures.explain(output, "converting", None if output.returncode else "it wrote no file")
 
 
 def _probe_files(session: Session) -> tuple[Path, Path]:

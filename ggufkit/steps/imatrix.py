@@ -11,10 +11,10 @@ from math import prod
 from pathlib import Path
 from typing import BinaryIO
 
-from ggufkit.core import process
+from ggufkit.core import failures, process
 from ggufkit.core.errors import CorpusError, GgufError, InputError, ToolOutputError
 from ggufkit.core.manifest import Notes, Params
-from ggufkit.core.process import ToolOutput
+from ggufkit.core.process import Surroundings, ToolOutput
 from ggufkit.core.records import GgufFile
 from ggufkit.llama import argv, logs
 from ggufkit.llama.argv import Compute, Evaluation
@@ -98,7 +98,9 @@ def _make(
 ) -> Made:
     runs = _collect(base, text, partial, options, session, sums)
     if not partial.is_file():
-        raise process.failure(runs[-1], f"computing the importance matrix of {base.path.name}", "it wrote no file")
+        raise failures.explain(
+            runs[-1], f"computing the importance matrix of {base.path.name}", "it wrote no file"
+        )
     missing = require_fits(partial, read_header(base.path))
     _name_missing(missing, session)
     return Made(runs, ImatrixNotes(missing, text.name).to_notes())
@@ -186,16 +188,14 @@ def _run(
             if (collected := chunks_collected(printed)) is not None:
                 progress.update(collected, options.n_chunks, "chunks")
 
-        where = text.path.resolve().parent
-        run = process.run(
-            command, log=session.workspace.log(log), on_text=watch, cwd=where, env=offload.environment()
-        )
+        beside_text = Surroundings(offload.environment(), text.path.resolve().parent)
+        run = process.run(command, surroundings=beside_text, log=session.workspace.log(log), on_text=watch)
         if _found_too_little(run) and part.sums is None:
             reason = logs.explain_missing(run.text)
             hint = "Give a longer text with --calibration."
             raise CorpusError(f"The calibration text {text.path} is too short: {reason}", hint=hint, log=run.log)
         if not _found_too_little(run):
-            process.require_success(run, f"computing the importance matrix of {base.path.name}")
+            failures.require_success(run, f"computing the importance matrix of {base.path.name}")
     load_s = min(computing[0] - begun, run.duration_s) if computing else 0.0
     return run, Pace((run.duration_s - load_s) / part.n_chunks, load_s)
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from ggufkit.core import process
+from ggufkit.core import failures, process
 from ggufkit.core.errors import GgufError, InputError, ToolOutputError
 from ggufkit.core.hashing import sha256_file
 from ggufkit.core.manifest import PARTIAL, Params
@@ -95,8 +95,8 @@ def _plan(
 ) -> QuantizePlan:
     """What `plan` returns, asked once: the size that a type promises is looked for among types near it."""
     command = argv.quantize_plan(tools, base, kind.name, imatrix=imatrix, allow_requantize=requantize)
-    output = process.run(command, env=cuda.HIDDEN)
-    process.require_success(output, f"planning {kind.name} of {base.name}")
+    output = process.run(command, surroundings=cuda.HIDDEN)
+    failures.require_success(output, f"planning {kind.name} of {base.name}")
     return logs.parse_quantize(output)
 
 
@@ -138,8 +138,8 @@ def _quantize(base: GgufFile, partial: Path, kind: QuantType, options: QuantizeO
                 progress.update(*steps, "tensors")
 
         log = session.workspace.log(f"quantize-{partial.name.removesuffix('.gguf' + PARTIAL)}")
-        run = process.run(command, log=log, on_text=watch, env=cuda.HIDDEN)
-        process.require_success(run, doing)
+        run = process.run(command, log=log, on_text=watch, surroundings=cuda.HIDDEN)
+        failures.require_success(run, doing)
     done = logs.parse_quantize(run)
     _require_result(partial, read_header(base.path), done, run, doing)
     notes = QuantizeNotes(options.name, options.variant, kind.name, done.n_fallback, done.fallbacks)
@@ -155,7 +155,7 @@ def _require_result(
 ) -> None:
     """A quantized file holds the base's tensors, whole, in the types that the tool said."""
     if not partial.is_file():
-        raise process.failure(run, doing, "it wrote no file")
+        raise failures.explain(run, doing, "it wrote no file")
     made = read_header(partial)
     if [t.name for t in made.tensors] != [t.name for t in plan.tensors] or len(made.tensors) != len(base.tensors):
         raise ToolOutputError(f"{doing}: the file does not hold the tensors that the tool listed.", log=run.log)

@@ -16,6 +16,7 @@ from ggufkit.core import extras, process
 from ggufkit.core.errors import CorpusError
 from ggufkit.core.hashing import sha256_file
 from ggufkit.core.paths import cache_dir
+from ggufkit.core.process import Surroundings
 from ggufkit.hub.huggingface import serves_xet
 from ggufkit.texts.row_files import is_structured, read_entries, text_of
 
@@ -182,7 +183,7 @@ def dataset_rows(
     env |= {} if serves_xet() else {"HF_HUB_DISABLE_XET": "1"}
     output = process.run(
         argv,
-        env=env,
+        surroundings=Surroundings(env),
         log=cache_dir() / "logs" / f"rows-{scratch.stem}.log",
     )
     if output.returncode != 0:

@@ -19,7 +19,7 @@ from typing import TypeVar
 import psutil
 import pytest
 
-from ggufkit.core import process
+from ggufkit.core import failures, process
 from ggufkit.core.errors import ToolError
 from ggufkit.core.process import ToolOutput
 from ggufkit.core.progress import SilentReporter
@@ -71,7 +71,7 @@ def files(tools: Toolchain, tmp_path_factory: pytest.TempPathFactory) -> list[Gg
     found = [read_gguf(base, made.sha256)]
     for kind in ("Q4_0", "Q8_0"):
         path = root / "out" / f"tiny-{kind}.gguf"
-        process.require_success(process.run(argv.quantize(tools, base, path, kind, 2)), "quantizing")
+        failures.require_success(process.run(argv.quantize(tools, base, path, kind, 2)), "quantizing")
         found.append(read_gguf(path, kind * 8))
     return found
 

@@ -16,9 +16,9 @@ from typing import Any
 import psutil
 import pytest
 
-from ggufkit.core import process
+from ggufkit.core import failures, process
 from ggufkit.core.errors import Interrupted, ResourceError, ToolError
-from ggufkit.core.process import ToolOutput
+from ggufkit.core.process import Surroundings, ToolOutput
 from ggufkit.llama.gguf import read_gguf
 from ggufkit.measure import bench
 from ggufkit.measure.bench import BenchOptions
@@ -53,14 +53,16 @@ def test_characters_split_between_reads() -> None:
 
 def test_input_environment_and_directory(tmp_path: Path) -> None:
     code = "import os, sys; print(sys.stdin.read(), os.environ['X'], os.getcwd())"
-    output = python(code, stdin=b"in", env={"X": "y"}, cwd=tmp_path)
+    output = python(code, stdin=b"in", surroundings=Surroundings({"X": "y"}, tmp_path))
     assert output.stdout.split() == ["in", "y", str(tmp_path.resolve())]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="processor affinity is Linux's")
 def test_processors_can_be_given() -> None:
     cpu = min(os.sched_getaffinity(0))
-    assert python("import os; print(os.sched_getaffinity(0))", cpus=[cpu]).stdout.strip() == str({cpu})
+    assert python(
+        "import os; print(os.sched_getaffinity(0))", surroundings=Surroundings(cpus=[cpu])
+    ).stdout.strip() == str({cpu})
 
 
 def test_a_program_that_is_not_there() -> None:
@@ -87,7 +89,7 @@ def test_a_program_that_is_not_there() -> None:
 def test_bad_ends_are_explained(tmp_path: Path, code: str, kind: type[Exception], message: str) -> None:
     output = python(code, log=tmp_path / "x.log")
     with pytest.raises(kind, match=message) as caught:
-        process.require_success(output, "testing a.gguf")
+        failures.require_success(output, "testing a.gguf")
     assert "testing a.gguf" in str(caught.value)
     assert caught.value.log == tmp_path / "x.log"  # type: ignore[attr-defined]
 
@@ -123,7 +125,7 @@ def test_stop_all_ends_every_tool_and_its_children() -> None:
         with pytest.raises(Interrupted):
             python("print()")
     finally:
-        process.resume()
+        process._stopping.clear()
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the parent-death signal is Linux's")

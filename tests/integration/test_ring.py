@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from ggufkit.core import process
+from ggufkit.core import failures, process
 from ggufkit.core.process import ToolOutput
 from ggufkit.core.progress import SilentReporter
 from ggufkit.core.records import GgufFile, Toolchain
@@ -231,7 +231,7 @@ def test_gpu_builds_tool_gives_the_same_figures_through_a_ring(
     files = [read_gguf(base, "0" * 64)]
     for kind in ("Q4_0", "Q8_0"):
         path = tmp_path / f"tiny-{kind}.gguf"
-        process.require_success(process.run(argv.quantize(tools, base, path, kind, 2)), "quantizing")
+        failures.require_success(process.run(argv.quantize(tools, base, path, kind, 2)), "quantizing")
         files.append(read_gguf(path, kind * 8))
     assert shared_memory.supported(fast)
     assert not shared_memory.supported(tools)

@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from ggufkit.core import process
+from ggufkit.core import failures, process
+from ggufkit.core.process import Surroundings
 from ggufkit.modelfile.conversation import Conversation, tool_schema
 
 SOURCE = Path(__file__).with_name("render.go")
@@ -22,8 +23,8 @@ def build(folder: Path) -> Path:
     """Compile the renderer into a folder."""
     program = folder / "gorender"
     environment = {"GOCACHE": str(folder / "cache"), "GOFLAGS": "-mod=mod", "GO111MODULE": "off"}
-    output = process.run(["go", "build", "-o", program, SOURCE], env=environment)
-    process.require_success(output, "compiling the Go renderer")
+    output = process.run(["go", "build", "-o", program, SOURCE], surroundings=Surroundings(environment))
+    failures.require_success(output, "compiling the Go renderer")
     return program
 
 
@@ -31,7 +32,7 @@ def render(program: Path, template: str, today: date, conversations: Sequence[Co
     """What Go makes of conversations; an error is returned as its text."""
     request = {"template": template, "today": today.isoformat(), "conversations": [*map(_payload, conversations)]}
     output = process.run([program], stdin=json.dumps(request).encode())
-    process.require_success(output, "rendering with Go")
+    failures.require_success(output, "rendering with Go")
     return [row.get("prompt", "error: " + row.get("error", "")) for row in json.loads(output.stdout)]
 
 

@@ -11,7 +11,8 @@ import pytest
 
 from ggufkit.core import machine, process
 from ggufkit.core.errors import DeviceMemoryError, ToolError
-from ggufkit.core.process import ToolOutput, failure
+from ggufkit.core.failures import explain
+from ggufkit.core.process import ToolOutput
 from ggufkit.core.records import GgufFile, Measurement, Toolchain
 from ggufkit.llama import cuda, logs
 from ggufkit.llama.cuda import Gpu
@@ -85,14 +86,14 @@ def test_the_device_is_called_by_its_name() -> None:
     ],
 )
 def test_a_full_gpu_is_told_from_other_failures(text: str) -> None:
-    error = failure(ended(text, 1), "evaluating x.gguf")
+    error = explain(ended(text, 1), "evaluating x.gguf")
     assert isinstance(error, DeviceMemoryError)
     assert "--ngl" in str(error.hint)
 
 
 def test_other_failures_are_no_full_gpu() -> None:
-    assert isinstance(failure(ended("failed to allocate CPU buffer", 1), "x"), ToolError)
-    assert isinstance(failure(ended("killed: out of memory", 1), "x"), ToolError)
+    assert isinstance(explain(ended("failed to allocate CPU buffer", 1), "x"), ToolError)
+    assert isinstance(explain(ended("killed: out of memory", 1), "x"), ToolError)
 
 
 def test_the_ladder_ends_on_the_cpu() -> None:

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from ggufkit.core import process
+from ggufkit.core import failures
 from ggufkit.core.errors import Interrupted, ToolError
 from ggufkit.core.process import ToolOutput
 
@@ -99,7 +99,7 @@ def _collect(outcomes: Sequence[_Outcome]) -> list[ToolOutput]:
             hint="Repeat the command; what was finished is kept.",
             log=culprit.output.log,
         )
-    raise process.failure(culprit.output, culprit.task.doing)
+    raise failures.explain(culprit.output, culprit.task.doing)
 
 
 def _innocence(outcome: _Outcome) -> tuple[int, float]:

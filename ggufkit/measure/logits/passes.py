@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ggufkit.core import machine, process
+from ggufkit.core import failures, machine
 from ggufkit.core.errors import ToolError, ToolOutputError
 from ggufkit.core.process import ToolOutput
 from ggufkit.core.records import GgufFile
@@ -74,12 +74,12 @@ def by_file(
     try:
         run = _run_base(base, logits, corpus, options, session, whole, None)
         refuse_short(run, corpus)
-        process.require_success(run, f"evaluating the base {base.path.name}")
+        failures.require_success(run, f"evaluating the base {base.path.name}")
         _take_base(run, on_base)
         lost = []
         for file in files:
             run = _run_file(file, logits, options, session, whole, None)
-            process.require_success(run, f"comparing {file.path.name} with {base.path.name}")
+            failures.require_success(run, f"comparing {file.path.name} with {base.path.name}")
             lost += _take(file, run, on_file)
         return lost
     finally:
