@@ -9,12 +9,14 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 # Byte code is made on first use and kept: installing need not make it for all that is never used.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test lint types format clean
+.PHONY: demo test lint types pytest format clean
 
 demo: $(VENV)/.installed
 	$(BIN)/ggufkit demo
 
-test: lint types
+test: lint types pytest
+
+pytest: $(VENV)/.installed
 	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder -m "not alone" $(PYTEST)
 	$(BIN)/python -m pytest -m alone $(PYTEST)
 
@@ -22,6 +24,7 @@ lint: $(VENV)/.installed
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/lint-imports --no-logo
+	$(BIN)/deptry ggufkit
 
 types: $(VENV)/.installed
 	$(BIN)/mypy
