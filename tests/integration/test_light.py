@@ -31,7 +31,7 @@ def light(tmp_path: Path) -> dict[str, str]:
 
 
 def test_help_of_every_command(light: dict[str, str]) -> None:
-    shown = process.run([sys.executable, "-c", HELP], env=light)
+    shown = process.run([sys.executable, "-c", HELP], surroundings=process.Surroundings(env=light))
     assert shown.returncode == 0, shown.stderr
     assert shown.stdout.count("Usage: ") == shown.stdout.count("--help") > 10
 
