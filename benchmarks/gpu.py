@@ -26,7 +26,7 @@ from ggufkit.core import failures, machine, process
 from ggufkit.core.progress import SilentReporter
 from ggufkit.core.records import Toolchain
 from ggufkit.llama import argv, cuda, logs, toolchain
-from ggufkit.llama.argv import Compute, Evaluation
+from ggufkit.llama.argv import Compute, Excerpt
 from ggufkit.report import timeline
 
 SHAPE = "qwen2.5-0.5b-shape"
@@ -56,10 +56,10 @@ def main(
     tools = toolchain.find(backend)
     root = keep or Path(tempfile.mkdtemp(prefix="ggufkit-gpu-"))
     checkpoint = _checkpoint(model, vocabulary, tools, root)
-    evaluation = Evaluation(corpus.resolve(), n_chunks=chunks)
+    excerpt = Excerpt(corpus.resolve(), n_chunks=chunks)
     plain = tools if raw_tools is None else replace(tools, dir=raw_tools.resolve())
-    raw, estimates = _raw(plain, checkpoint, evaluation, root / "raw")
-    ours = _ggufkit(checkpoint, evaluation, backend, root / "ours")
+    raw, estimates = _raw(plain, checkpoint, excerpt, root / "raw")
+    ours = _ggufkit(checkpoint, excerpt, backend, root / "ours")
     _compare(root / "ours", estimates)
     total = sum(raw.values())
     for name, seconds in raw.items():
@@ -88,7 +88,7 @@ def _checkpoint(model: str, vocabulary: Path | None, tools: Toolchain, root: Pat
 
 
 def _raw(
-    tools: Toolchain, checkpoint: Path, evaluation: Evaluation, root: Path
+    tools: Toolchain, checkpoint: Path, excerpt: Excerpt, root: Path
 ) -> tuple[dict[str, float], dict[str, logs.Estimate]]:
     """Each raw command's seconds, and each file's estimate."""
     root.mkdir(parents=True)
@@ -100,7 +100,7 @@ def _raw(
     estimates = {}
     for kind in ("F16", *TYPES):
         compute = Compute(tools.backend, threads=machine.physical_cores())
-        command = argv.perplexity(tools, root / f"{kind}.gguf", evaluation, compute)
+        command = argv.perplexity(tools, root / f"{kind}.gguf", excerpt, compute)
         seconds[f"perplexity {kind}"], output = _timed(command)
         estimates[kind] = logs.parse_perplexity(output)
     return seconds, estimates
@@ -112,10 +112,10 @@ def _timed(command: Sequence[str]) -> tuple[float, process.ToolOutput]:
     return output.duration_s, output
 
 
-def _ggufkit(checkpoint: Path, evaluation: Evaluation, backend: str, out: Path) -> float:
+def _ggufkit(checkpoint: Path, excerpt: Excerpt, backend: str, out: Path) -> float:
     types = ",".join(("f16", *TYPES))
-    options = ["--types", types, "--corpus", str(evaluation.corpus), "--no-bench", "--backend", backend]
-    options += [] if evaluation.n_chunks is None else ["--chunks", str(evaluation.n_chunks)]
+    options = ["--types", types, "--corpus", str(excerpt.corpus), "--no-bench", "--backend", backend]
+    options += [] if excerpt.n_chunks is None else ["--chunks", str(excerpt.n_chunks)]
     started = time.monotonic()
     output = process.run([sys.executable, "-m", "ggufkit", "build", str(checkpoint), *options, "--out", str(out)])
     failures.require_success(output, "benchmarking ggufkit")

@@ -22,7 +22,7 @@ from benchmarks.record import Row, save
 from ggufkit.core import failures, machine, process
 from ggufkit.core.records import Toolchain
 from ggufkit.llama import argv, toolchain
-from ggufkit.llama.argv import Compute, Evaluation
+from ggufkit.llama.argv import Compute, Excerpt
 
 TYPES = ("Q4_K_M", "Q5_K_M", "Q8_0")
 
@@ -67,13 +67,13 @@ class _Work:
         """The commands that a user would type."""
         shutil.rmtree(self.root, ignore_errors=True)
         self.root.mkdir()
-        base, evaluation = self.root / "base.gguf", Evaluation(self.corpus, n_chunks=self.chunks)
+        base, excerpt = self.root / "base.gguf", Excerpt(self.corpus, n_chunks=self.chunks)
         _run(argv.convert(Path(str(self.tools.source)), self.model, base, "f16", self.model.name))
         files = [self.root / f"{kind}.gguf" for kind in TYPES]
         for file, kind in zip(files, TYPES, strict=True):
             _run(argv.quantize(self.tools, base, file, kind, self.compute.threads))
         logits = self.root / "logits"
-        _run([*argv.perplexity(self.tools, base, evaluation, self.compute), "--kl-divergence-base", str(logits)])
+        _run([*argv.perplexity(self.tools, base, excerpt, self.compute), "--kl-divergence-base", str(logits)])
         for file in files:
             tool = str(self.tools.binary("llama-perplexity"))
             given = ["-m", str(file), "-c", "512", *self.compute.options(), "-lv", "4"]

@@ -12,7 +12,7 @@ import numpy as np
 
 from ggufkit.core.manifest import PARTIAL, SCHEMA, write_manifest
 from ggufkit.core.records import Conditions, Json, Manifest
-from ggufkit.measure.measurements import Value, measured, save
+from ggufkit.measure.measurements import Figure, measured, save
 from ggufkit.steps.step import Workspace
 
 CONDITIONS = Conditions(
@@ -119,7 +119,7 @@ def _write_gguf(path: Path, kind: str) -> None:
 
 def _measure(workspace: Workspace, path: Path, fake: Fake, digest: str, base: str) -> None:
     where = replace(CONDITIONS, n_chunks=fake.n_chunks, machine=fake.machine, base_sha256=base)
-    values: dict[str, Value] = {"ppl": (fake.ppl, 0.6), "eval_tps": (900.0, None)}
+    values: dict[str, Figure] = {"ppl": (fake.ppl, 0.6), "eval_tps": (900.0, None)}
     kind = "perplexity"
     if fake.kld is not None:
         kind = "divergence"
@@ -137,6 +137,6 @@ def _measure(workspace: Workspace, path: Path, fake: Fake, digest: str, base: st
     _note(file, kind, {"corpus": "tales.txt"}, argv, "0" * 64, {"n_chunks": fake.n_chunks}, corpus)
     if fake.tg is not None:
         file = workspace.measurements / f"{path.stem}.bench.json"
-        speeds: dict[str, Value] = {"pp_tps": (fake.tg * 9, 4.0), "tg_tps": (fake.tg, 0.4)}
+        speeds: dict[str, Figure] = {"pp_tps": (fake.tg * 9, 4.0), "tg_tps": (fake.tg, 0.4)}
         save(file, measured(digest, speeds, where))
         _note(file, "bench", {}, ["/x/llama-bench", "-m", str(path)], "0" * 64, {}, {})

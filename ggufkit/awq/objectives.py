@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from hashlib import sha256
 from itertools import product
@@ -15,6 +14,7 @@ from torch import nn
 from ggufkit.awq.archs import Fold
 from ggufkit.awq.fold import Heads
 from ggufkit.awq.search import FoldScales, QuantizationScheme, Quantizers, best_scales, targets_of
+from ggufkit.core.concurrency import worker_pool
 from ggufkit.layers import HiddenStates, Linear, Moments, StreamedModel
 from ggufkit.llama.libggml import LibGgml
 
@@ -89,7 +89,7 @@ class GgmlObjective:
         weights = {x.module: work.layer.get_parameter(f"{x.module}.weight").data for x in work.linears}
         found: dict[str, dict[str, FoldScales]] = {scheme.name: {} for scheme in self._schemes}
         steps = len(work.folds) * len(self._schemes)
-        with ThreadPoolExecutor(self._threads) as pool:
+        with worker_pool(self._threads) as pool:
             quantizers = Quantizers(self._lib, pool)
             for number, (fold, scheme) in enumerate(product(work.folds, self._schemes), start=1):
                 targets = targets_of(fold, weights, work.linears, work.moments)

@@ -85,11 +85,11 @@ def chat_command(
     from ggufkit.measure import chat
 
     read_gguf(gguf)
-    how = chat.ChatOptions(prompt, system, max_tokens, temperature, seed, n_ctx, ngl)
+    how = chat.ChatOptions(prompt, system, max_tokens, temperature, seed, n_ctx, ngl, threads, _command_started())
     with reporting() as reporter:
         tools = toolchain.find(backend, reporter)
         binding.ensure_installed(reporter)
-    reply = chat.chat(gguf, how, tools, reporter, threads=threads, on_text=_write, started=_command_started())
+    reply = chat.chat(gguf, how, tools, reporter, on_text=_write)
     click.echo()
     rate = "" if reply.tokens_per_s is None else f", {reply.tokens_per_s:.1f} tokens/s"
     template = "its chat template" if reply.templated else "no chat template: plain completion"

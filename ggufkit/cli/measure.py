@@ -17,9 +17,9 @@ from ggufkit.core.records import GgufFile, Measurement
 from ggufkit.llama import toolchain
 from ggufkit.measure import bench, divergence, measurements, perplexity
 from ggufkit.measure.bench import BenchOptions
-from ggufkit.measure.divergence import Comparison
+from ggufkit.measure.evaluation import EvalOptions, Evaluation, warn_of_context
 from ggufkit.measure.logits import strategy
-from ggufkit.measure.perplexity import EvalOptions
+from ggufkit.measure.logits.strategy import Transport
 from ggufkit.models import sources
 from ggufkit.steps.session import Session
 from ggufkit.steps.step import Result, Workspace
@@ -55,21 +55,22 @@ def perplexity_command(
         ggufkit perplexity model-*.gguf --base model-F16.gguf --precision 2%
     """
     paths = [path for path in ggufs if base is None or path.resolve() != base.resolve()]
-    precision, how = rest.pop("precision"), Comparison(rest.pop("scratch_limit"), rest.pop("strategy"))
+    precision, transport = rest.pop("precision"), Transport(rest.pop("scratch_limit"), rest.pop("strategy"))
     if precision is not None and base is None:
         raise UsageError("--precision is about KL divergence.", hint="Give the file to compare with as --base.")
-    evaluation = EvalOptions(rest.pop("n_ctx"), rest.pop("n_chunks"), rest.pop("ngl"), precision)
+    how = EvalOptions(rest.pop("n_ctx"), rest.pop("n_chunks"), rest.pop("ngl"), precision)
     with reporting() as reporter:
         _require_different_names([*([base] if base else []), *paths])
         files = [sources.open_gguf(path, reporter) for path in ([base] if base else []) + paths]
-        perplexity.warn_of_context(files[0].path, evaluation.n_ctx, reporter)
+        warn_of_context(files[0].path, how.n_ctx, reporter)
         text = corpus.resolve(rest.pop("corpus"), reporter)
         session = _session(out or options.beside(ggufs[0]), reporter, **rest)
         with session.workspace.locked():
+            evaluation = Evaluation(text, how, session)
             if base is None:
-                done = perplexity.measure_all(files, text, evaluation, session)
+                done = perplexity.measure_all(files, evaluation)
             else:
-                done = divergence.measure_all(files[0], files[1:], text, evaluation, how, session)
+                done = divergence.measure_all(files[0], files[1:], evaluation, transport)
     _show(files, done, as_json)
 
 

@@ -1,23 +1,35 @@
-"""Several jobs of one command at once: on the processors of one machine, or on its GPUs."""
+"""Several jobs of one command at once, and whose failure counts when one fails.
+
+Threads start here. By themselves are those that read a tool's output (`process`): they belong to one process.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import math
 import queue
+import signal
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from concurrent.futures import Executor, ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import partial
-from typing import TypeVar
+from pathlib import Path
+from typing import Any, Generic, TypeVar, cast
 
-from ggufkit.core import process
-from ggufkit.core.errors import Interrupted
+from ggufkit.core import failures, process
+from ggufkit.core.errors import Interrupted, ToolError
+from ggufkit.core.process import ToolOutput
+from ggufkit.core.progress import end_if
 
 T = TypeVar("T")
 S = TypeVar("S")
-
+Job = Callable[[threading.Event], T]
+"""Work that ends soon after its event is set."""
 
 CORES_PER_MAKER = 4
+_GRACE_S, _SETTLE_S, _LOOK_S = 1.0, 0.3, 0.2
 
 
 def makers_at_once(threads: int) -> int:
@@ -25,84 +37,24 @@ def makers_at_once(threads: int) -> int:
     return max(1, threads // CORES_PER_MAKER)
 
 
-class Crew:
-    """Workers; what they were given is done in the order it was given, so many jobs at once."""
+@contextlib.contextmanager
+def worker_pool(size: int) -> Iterator[Executor]:
+    """Threads for the length of a context; what is submitted begins in that order, so many jobs at once.
 
-    def __init__(self, pool: ThreadPoolExecutor) -> None:
-        self._pool = pool
-        self._given: list[Future[object]] = []
-
-    def give(self, job: Callable[[], T]) -> Future[T]:
-        """Have a job done some time soon."""
-        future = self._pool.submit(job)
-        self._given.append(future)  # type: ignore[arg-type]
-        return future
-
-    def give_up(self) -> None:
-        """Forget the jobs that were not begun."""
-        for future in self._given:
-            future.cancel()
-
-
-@contextmanager
-def crew(size: int) -> Iterator[Crew]:
-    """Workers for the length of a context.
-
-    When it ends with an error, what was not begun is dropped; what runs is finished, so that its result is kept. When
+    When it ends with an error, what was not begun is cancelled; what runs is finished, so that its result is kept. When
     the user interrupts it, the tools that run are ended first.
     """
     with ThreadPoolExecutor(max(1, size)) as pool:
-        workers = Crew(pool)
         try:
-            yield workers
-        except Exception:
-            workers.give_up()
-            raise
-        except BaseException:
-            workers.give_up()
-            process.stop_all()
-            raise
-
-
-def beside(run: Callable[[threading.Event], T], jobs: Sequence[Callable[[threading.Event], object]]) -> T:
-    """Run something here and jobs in threads beside it; each is given an event that ends it, set when another fails.
-
-    Returns:
-        What `run` returns, all jobs having ended well.
-
-    Raises:
-        The error of the one that failed: being ended for that is none.
-    """
-    stop = threading.Event()
-
-    def guarded(job: Callable[[threading.Event], object]) -> None:
-        try:
-            job(stop)
-        except BaseException:
-            stop.set()
-            raise
-
-    with crew(len(jobs)) as workers:
-        others = [workers.give(partial(guarded, job)) for job in jobs]
-        try:
-            result = run(stop)
-            for other in others:
-                other.result()
-            return result
+            yield pool
         except BaseException as error:
-            stop.set()
-            raise _cause(error, others) from None
+            pool.shutdown(wait=False, cancel_futures=True)
+            if not isinstance(error, Exception):
+                process.stop_all()
+            raise
 
 
-def _cause(error: BaseException, others: Sequence[Future[None]]) -> BaseException:
-    """The error of a job that ended the others; `error` itself where it was the first."""
-    if not isinstance(error, Interrupted):
-        return error
-    found = [other.exception() for other in others]
-    return next((e for e in found if e is not None and not isinstance(e, Interrupted)), error)
-
-
-def run_all(jobs: Sequence[Callable[[S], T]], slots: Sequence[S]) -> list[T]:
+def run_in_slots(jobs: Sequence[Callable[[S], T]], slots: Sequence[S]) -> list[T]:
     """Run jobs, each in a free slot, as many at once as there are slots.
 
     Returns:
@@ -119,6 +71,218 @@ def run_all(jobs: Sequence[Callable[[S], T]], slots: Sequence[S]) -> list[T]:
         finally:
             free.put(slot)
 
-    with crew(len(slots)) as workers:
-        futures = [workers.give(lambda job=job: run(job)) for job in jobs]  # type: ignore[misc]
-        return [future.result() for future in futures]
+    with worker_pool(len(slots)) as pool:
+        return list(pool.map(run, jobs))
+
+
+@contextlib.contextmanager
+def background(job: Job[object], stop: threading.Event | None = None) -> Iterator[None]:
+    """Run a job in a thread beside the work of a context, the end of which ends it."""
+    stop = stop or threading.Event()
+    thread = threading.Thread(target=job, args=(stop,), daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+
+
+def run_linked(jobs: Sequence[Job[T]], *, at_once: int | None = None, patience_s: float | None = None) -> list[T]:
+    """Run jobs of which each is in vain without the others: when one fails, or the user interrupts them, all end.
+
+    Args:
+        at_once: how many run at the same time, None for all.
+        patience_s: how long to wait for those that were told to end, None until they have. They are daemons:
+            one that waits for a stalled server does not keep the process from ending.
+
+    Returns:
+        What they return, in order.
+
+    Raises:
+        The error that explains the others: being ended is none.
+    """
+    ends = _run_all(jobs, threading.Event(), at_once=at_once, patience_s=patience_s)
+    failed = [end for end in ends if end.error is not None]
+    return [_cause(failed).result()] if failed else [end.result() for end in ends]
+
+
+def run_both(one: Job[S], other: Job[T]) -> tuple[S, T]:
+    """Run two jobs that return different things; see `run_linked`."""
+    jobs: list[Job[Any]] = [one, other]
+    first, second = run_linked(jobs)
+    return first, second
+
+
+@dataclass(frozen=True)
+class Task:
+    """One process: what it is doing, in words, and how to run it until it ends or the event is set."""
+
+    doing: str
+    run: Job[ToolOutput]
+
+
+def run_processes(tasks: Sequence[Task], carry: Job[object]) -> list[ToolOutput]:
+    """Run processes that pass data to each other: when one dies, all end, and the error names the one that died.
+
+    Args:
+        carry: moves data between them, in a thread of its own. When it fails, one of them has gone away.
+
+    Returns:
+        What each printed, all of them having ended with exit code 0.
+
+    Raises:
+        ToolError: one died or failed; the others were ended within seconds.
+        Interrupted: ggufkit is stopping.
+    """
+    stop = threading.Event()
+
+    def carry_on(_stop: threading.Event) -> None:
+        try:
+            carry(stop)
+        except OSError:
+            # The process that went away says more than the broken pipe does: let it be heard first.
+            stop.wait(_GRACE_S)
+            stop.set()
+
+    with background(carry_on, stop):
+        ends = _run_all([partial(_run_well, task) for task in tasks], stop, settle_s=_SETTLE_S)
+    if all(end.error is None for end in ends):
+        return [end.result() for end in ends]
+    culprit = _cause(ends)
+    doing = tasks[culprit.number].doing
+    try:
+        raise _too_early(culprit.result(), doing)
+    except _BadExit as died:
+        raise failures.explain(died.output, doing) from None
+
+
+class _BadExit(Exception):
+    """A process ended with another exit code than 0."""
+
+    def __init__(self, output: ToolOutput) -> None:
+        self.output = output
+
+
+def _run_well(task: Task, stop: threading.Event) -> ToolOutput:
+    output = task.run(stop)
+    if output.returncode != 0:
+        raise _BadExit(output)
+    return output
+
+
+def _too_early(output: ToolOutput, doing: str) -> ToolError:
+    said = next((line for line in reversed(output.text.splitlines()) if line.strip()), "it printed nothing")
+    return ToolError(
+        f"{Path(output.argv[0]).name} ended too early while {doing}: {said.strip()[:200]}",
+        hint="Repeat the command; what was finished is kept.",
+        log=output.log,
+    )
+
+
+@dataclass(frozen=True)
+class _End(Generic[T]):
+    """How the job of that number ended, and when (`time.monotonic()`)."""
+
+    number: int
+    value: T | None
+    error: BaseException | None
+    at_s: float
+
+    def result(self) -> T:
+        """What it returned; its error is raised."""
+        if self.error is not None:
+            raise self.error
+        return cast("T", self.value)
+
+
+def _run_all(
+    jobs: Sequence[Job[T]],
+    stop: threading.Event,
+    *,
+    at_once: int | None = None,
+    settle_s: float = 0.0,
+    patience_s: float | None = None,
+) -> list[_End[T]]:
+    """How all jobs ended, in that order; without those that nobody has the patience to wait for.
+
+    Args:
+        settle_s: how long a failure may be explained by another before all are told to end.
+    """
+    ended: queue.SimpleQueue[_End[T]] = queue.SimpleQueue()
+    threads = _threads(jobs, stop, ended, min(at_once or len(jobs), len(jobs)), settle_s)
+    try:
+        for thread in threads:
+            thread.start()
+        return sorted(_collect(ended, len(jobs), patience_s), key=lambda end: end.number)
+    except BaseException:
+        stop.set()
+        if patience_s is None:
+            process.stop_all()
+            for thread in filter(threading.Thread.is_alive, threads):
+                thread.join()
+        raise
+
+
+def _threads(
+    jobs: Sequence[Job[T]],
+    stop: threading.Event,
+    ended: queue.SimpleQueue[_End[T]],
+    n_threads: int,
+    settle_s: float,
+) -> list[threading.Thread]:
+    todo: queue.SimpleQueue[tuple[int, Job[T]]] = queue.SimpleQueue()
+    for item in enumerate(jobs):
+        todo.put(item)
+
+    def work() -> None:
+        with contextlib.suppress(queue.Empty):
+            while True:
+                end = _end_of(*todo.get_nowait(), stop)
+                ended.put(end)
+                if end.error is not None:
+                    # One that dies lets go of its pipes first: who fails for that may be heard before it is seen to be dead.
+                    stop.wait(settle_s)
+                    stop.set()
+
+    return [threading.Thread(target=work, daemon=True) for _ in range(n_threads)]
+
+
+def _collect(ended: queue.SimpleQueue[_End[T]], n_jobs: int, patience_s: float | None) -> list[_End[T]]:
+    ends, deadline = list[_End[T]](), math.inf
+    while len(ends) < n_jobs and time.monotonic() < deadline:
+        with contextlib.suppress(queue.Empty):
+            end = ended.get(timeout=_LOOK_S)  # not longer: a signal that comes just before a wait does not end it
+            ends.append(end)
+            if end.error is not None and patience_s is not None:
+                deadline = min(deadline, time.monotonic() + patience_s)
+    return ends
+
+
+def _end_of(number: int, job: Job[T], stop: threading.Event) -> _End[T]:
+    value, error = None, None
+    try:
+        end_if(stop)
+        value = job(stop)
+    except BaseException as raised:
+        error = raised
+    return _End(number, value, error, time.monotonic())
+
+
+def _cause(ends: Sequence[_End[T]]) -> _End[T]:
+    """The end that explains the others: a broken pipe, an early end of input and being stopped are consequences."""
+    return min(ends, key=lambda end: (_innocence(end.error), end.at_s))
+
+
+def _innocence(error: BaseException | None) -> int:
+    """Low for what is the cause, and not a consequence, of other ends; None stands for an end that came too early."""
+    if error is None:
+        return 3
+    if isinstance(error, Interrupted):
+        return 5
+    if not isinstance(error, _BadExit):
+        return 0
+    code = error.output.returncode
+    if code == -int(getattr(signal, "SIGPIPE", 13)):
+        return 4
+    return 1 if code < 0 else 2

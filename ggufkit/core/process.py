@@ -233,7 +233,8 @@ def _pump(
 ) -> bool:
     """Read both streams until they end, then reap the process; return whether `cancel` ended it.
 
-    One that ended before that is heard: its end may be why the others are cancelled.
+    One that ended before that is heard: its end may be why the others are cancelled. The readers are threads of their
+    own: they block until the process closes its ends, and are as many as it has streams.
     """
     lock, failed, cancelled = threading.Lock(), list[BaseException](), False
 

@@ -25,7 +25,7 @@ from ggufkit.core.errors import Interrupted, SourceError
 from ggufkit.core.hashing import remember
 from ggufkit.core.progress import Reporter
 from ggufkit.hub import hferrors
-from ggufkit.hub.downloads import one_display, run_all, watching
+from ggufkit.hub.downloads import download_all, one_display, watching
 from ggufkit.hub.listing import Listing, RemoteFile, Repo, defect
 
 KEY = "hf"
@@ -124,7 +124,7 @@ def fetch(repo: Repo, listing: Listing, files: Sequence[RemoteFile], reporter: R
 
     title, total = f"Downloading {repo.id} from {host()}", sum(file.size for file in files)
     with watching(title, size, total, reporter):
-        run_all(jobs)
+        download_all(jobs)
     _note_revision(repo, listing.commit)
     return directory(repo, listing.commit)
 

@@ -41,8 +41,8 @@ class Compute:
 
 
 @dataclass(frozen=True)
-class Evaluation:
-    """What part of a text is evaluated. `n_chunks` None means all of it."""
+class Excerpt:
+    """What part of a text a tool reads. `n_chunks` None means all of it."""
 
     corpus: Path
     n_ctx: int = 512
@@ -95,15 +95,15 @@ def version(tools_dir: Path) -> Argv:
     return [str(tools_dir / "llama-bench"), "--version"]
 
 
-def perplexity(tools: Toolchain, model: Path, evaluation: Evaluation, compute: Compute) -> Argv:
+def perplexity(tools: Toolchain, model: Path, excerpt: Excerpt, compute: Compute) -> Argv:
     """llama-perplexity. Verbosity 4 makes it say which device holds which layers."""
     tool = str(tools.binary("llama-perplexity"))
-    return [tool, "-m", str(model), *evaluation.options(), *compute.options(), "-lv", "4"]
+    return [tool, "-m", str(model), *excerpt.options(), *compute.options(), "-lv", "4"]
 
 
-def base_logits(tools: Toolchain, model: Path, logits: Path, evaluation: Evaluation, compute: Compute) -> Argv:
+def base_logits(tools: Toolchain, model: Path, logits: Path, excerpt: Excerpt, compute: Compute) -> Argv:
     """llama-perplexity that also writes what the model predicts to `logits`, a file or a named pipe."""
-    return [*perplexity(tools, model, evaluation, compute), "--save-all-logits", str(logits)]
+    return [*perplexity(tools, model, excerpt, compute), "--save-all-logits", str(logits)]
 
 
 def divergence(tools: Toolchain, model: Path, logits: Path, n_ctx: int, compute: Compute) -> Argv:
@@ -116,7 +116,7 @@ def imatrix(
     tools: Toolchain,
     model: Path,
     output: Path,
-    evaluation: Evaluation,
+    excerpt: Excerpt,
     compute: Compute,
     *,
     after: int = 0,
@@ -130,7 +130,7 @@ def imatrix(
         after, sums: leave the first chunks of the text out, and add to what an earlier run has summed up on them.
     """
     tool = str(tools.binary("llama-imatrix"))
-    options = [*evaluation.options(), *compute.options(), "--no-ppl", "--output-format", "gguf", "-lv", "5"]
+    options = [*excerpt.options(), *compute.options(), "--no-ppl", "--output-format", "gguf", "-lv", "5"]
     if sums is not None:
         options += ["--chunk", str(after), "--in-file", _csv(str(sums))]
     return [tool, "-m", str(model), "-o", str(output), *options]

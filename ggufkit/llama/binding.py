@@ -35,6 +35,11 @@ def library_dir(tools: Toolchain) -> Path:
     return found
 
 
+def not_loaded(stderr: str) -> bool:
+    """Whether the binding says that the model cannot be loaded."""
+    return "Failed to load model" in stderr
+
+
 def ensure_installed(reporter: Reporter) -> Path | None:
     """Where the binding is: None if this Python has it, else a directory in the cache, filled on first use.
 

@@ -107,6 +107,16 @@ def ended_truly(output: ToolOutput) -> ToolOutput:
     return replace(output, returncode=1) if gave_up else output
 
 
+def too_short(text: str) -> bool:
+    """Whether llama-perplexity says that the text has too few tokens for it."""
+    return "you need at least" in text
+
+
+def not_loaded(text: str) -> bool:
+    """Whether llama-bench says that the model cannot be loaded, or computed with."""
+    return re.search("failed to (load model|create context)", text) is not None
+
+
 def model_of(output: ToolOutput) -> str:
     """The name of the file that a tool was run on."""
     argv = output.argv

@@ -9,7 +9,7 @@ from ggufkit.core import failures, process
 from ggufkit.core.errors import ToolchainError
 from ggufkit.core.records import Toolchain
 from ggufkit.llama import argv, logs
-from ggufkit.llama.argv import Compute, Evaluation
+from ggufkit.llama.argv import Compute, Excerpt
 
 TOLERANCE = 0.01
 _WIDTH, _LAYERS, _HEADS, _INNER, _CONTEXT = 256, 2, 4, 512, 128
@@ -40,7 +40,7 @@ def self_check(tools: Toolchain) -> None:
 
 
 def _evaluate(tools: Toolchain, model: Path, text: Path, compute: Compute) -> tuple[float, logs.Placement]:
-    output = process.run(argv.perplexity(tools, model, Evaluation(text, _CONTEXT, 4), compute))
+    output = process.run(argv.perplexity(tools, model, Excerpt(text, _CONTEXT, 4), compute))
     failures.require_success(output, f"checking the build for {tools.backend}")
     return logs.parse_perplexity(output).ppl, logs.parse_placement(output)
 

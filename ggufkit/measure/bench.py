@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from ggufkit.core.records import Conditions, GgufFile
 from ggufkit.llama import argv, logs
 from ggufkit.llama.argv import Compute
 from ggufkit.llama.logs import Speed
-from ggufkit.measure.measurements import Value, measured, save
+from ggufkit.measure.measurements import Figure, measured, save
 from ggufkit.steps import offload
 from ggufkit.steps.session import Session
 from ggufkit.steps.step import Made, Recipe, Result
@@ -66,13 +65,13 @@ def bench(gguf: GgufFile, options: BenchOptions, session: Session) -> Result:
 def _bench(gguf: GgufFile, options: BenchOptions, session: Session, partial: Path) -> Made:
     run = offload.with_fewer(lambda ngl: _run(gguf, options, session, ngl), options.ngl, gguf, session)
     speeds = logs.parse_bench(run)
-    values: dict[str, Value] = {"pp_tps" if s.n_prompt else "tg_tps": _value(s, options) for s in speeds}
+    values: dict[str, Figure] = {"pp_tps" if s.n_prompt else "tg_tps": _value(s, options) for s in speeds}
     save(partial, measured(str(gguf.sha256), values, _conditions(speeds[0], session)))
     _warn_if_noisy(gguf, speeds, session)
     return Made([run])
 
 
-def _value(speed: Speed, options: BenchOptions) -> Value:
+def _value(speed: Speed, options: BenchOptions) -> Figure:
     """A single repetition has no deviation."""
     return speed.tps, speed.tps_stddev if options.repetitions > 1 else None
 
@@ -94,7 +93,7 @@ def _run(gguf: GgufFile, options: BenchOptions, session: Session, ngl: int | Non
 def _require_success(run: ToolOutput, doing: str, ngl: int | None, session: Session) -> None:
     """llama-bench keeps llama.cpp's messages to itself: what does not load, on a GPU, did not fit as far as one can tell."""
     on_gpu = session.tools.backend != "cpu" and ngl != 0
-    if run.returncode > 0 and on_gpu and re.search("failed to (load model|create context)", run.text):
+    if run.returncode > 0 and on_gpu and logs.not_loaded(run.text):
         raise failures.full_gpu(run, doing)
     failures.require_success(run, doing)
 

@@ -13,12 +13,13 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ggufkit.core import failures, process
 from ggufkit.core.errors import GgufError, InputError, ToolError, ToolOutputError
+from ggufkit.core.machine import physical_cores
 from ggufkit.core.process import Surroundings
 from ggufkit.core.progress import Reporter
 from ggufkit.core.records import GgufFile, Json, Toolchain
@@ -40,7 +41,10 @@ _LONGEST_RUN = 16
 
 @dataclass(frozen=True)
 class ChatOptions:
-    """How to generate. Without a prompt the model is greeted, or a base model is given a beginning."""
+    """How to generate. Without a prompt the model is greeted, or a base model is given a beginning.
+
+    `started` is `time.time()` at the start of the command, None for now.
+    """
 
     prompt: str | None = None
     system: str | None = None
@@ -49,6 +53,8 @@ class ChatOptions:
     seed: int = 42
     n_ctx: int = 2048
     ngl: int | None = None
+    threads: int = field(default_factory=physical_cores)
+    started: float | None = None
 
 
 @dataclass(frozen=True)
@@ -70,14 +76,18 @@ class Reply:
 
 
 def chat(
-    gguf: Path, options: ChatOptions, tools: Toolchain, reporter: Reporter, *, threads: int,
-    on_text: Callable[[str], None] = lambda _text: None, started: float | None = None, log: Path | None = None,
-) -> Reply:  # fmt: skip
+    gguf: Path,
+    options: ChatOptions,
+    tools: Toolchain,
+    reporter: Reporter,
+    *,
+    on_text: Callable[[str], None] = lambda _text: None,
+    log: Path | None = None,
+) -> Reply:
     """Let a GGUF reply to a prompt, with its own chat template if it has one.
 
     Args:
         on_text: called with the reply piece by piece.
-        started: `time.time()` at the start of the command.
 
     Raises:
         ToolchainError: there is no binding, or no shared library for it to use.
@@ -97,8 +107,7 @@ def chat(
         **asdict(options),
         "gguf": str(gguf),
         "ngl": layers,
-        "threads": threads,
-        "started": started or time.time(),
+        "started": options.started or time.time(),
     }
 
     def show(stream: str, text: str) -> None:
@@ -117,7 +126,7 @@ def _parse(output: process.ToolOutput, gguf: Path) -> Reply:
         if line.startswith(_MARK):
             return Reply(**json.loads(line.removeprefix(_MARK)))
     reason = (output.stderr.strip().splitlines() or ["it said nothing"])[-1]
-    if output.returncode > 0 and "Failed to load model" in output.stderr:
+    if output.returncode > 0 and binding.not_loaded(output.stderr):
         raise GgufError(
             f"llama.cpp cannot load {gguf}.", hint="Look at it with `ggufkit inspect`.", log=output.log
         )
@@ -134,14 +143,14 @@ def speak(gguf: GgufFile, session: Session, ngl: int | None = None) -> Result:
     Raises:
         GgufError, ToolError: it cannot be loaded, or its template fails.
     """
-    options = ChatOptions(max_tokens=SMOKE_TOKENS, temperature=0.0, ngl=ngl)
+    options = ChatOptions(max_tokens=SMOKE_TOKENS, temperature=0.0, ngl=ngl, threads=session.threads)
     params: dict[str, Json] = {"max_tokens": options.max_tokens, "ngl": ngl, "backend": session.tools.backend}
     recipe = Recipe(STEP, VERSION, {"gguf": str(gguf.sha256)}, params, session.tools.identity)
 
     def make(partial: Path) -> Made:
         log = session.workspace.log(f"speak-{gguf.path.stem}")
         with session.reporter.step(f"Letting {gguf.path.name} speak"):
-            reply = chat(gguf.path, options, session.tools, session.reporter, threads=session.threads, log=log)
+            reply = chat(gguf.path, options, session.tools, session.reporter, log=log)
         partial.write_text(json.dumps(asdict(reply), indent=1) + "\n", encoding="utf-8")
         return Made(notes={"text": reply.text})
 

@@ -10,11 +10,11 @@ from pathlib import Path
 from ggufkit.core.records import Conditions, Measurement
 from ggufkit.measure.metrics import BY_NAME
 
-Value = tuple[float, float | None]
+Figure = tuple[float, float | None]
 """A value and its standard error, or None if it has none."""
 
 
-def measured(file_sha256: str, values: dict[str, Value], conditions: Conditions) -> list[Measurement]:
+def measured(file_sha256: str, values: dict[str, Figure], conditions: Conditions) -> list[Measurement]:
     """Measurements of one file under one set of conditions, by metric name."""
     return [
         Measurement(file_sha256, name, value, stderr, BY_NAME[name].unit, conditions)

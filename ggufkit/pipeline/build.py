@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from concurrent.futures import Future
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 from ggufkit import report
-from ggufkit.core.concurrency import Crew, crew, makers_at_once
+from ggufkit.core.concurrency import makers_at_once, worker_pool
 from ggufkit.core.progress import Reporter, SilentReporter
 from ggufkit.core.records import Checkpoint, GgufFile, ResultRow
 from ggufkit.core.variants import Variant
@@ -17,8 +17,8 @@ from ggufkit.llama.gguf import read_gguf
 from ggufkit.llama.logs import QuantType
 from ggufkit.measure import bench, chat, divergence, perplexity
 from ggufkit.measure.bench import BenchOptions
-from ggufkit.measure.divergence import Comparison
-from ggufkit.measure.perplexity import EvalOptions
+from ggufkit.measure.evaluation import EvalOptions, Evaluation
+from ggufkit.measure.logits.strategy import Transport
 from ggufkit.pipeline import plan
 from ggufkit.pipeline.artifacts import Artifacts
 from ggufkit.pipeline.job import BuildRequest, Job, prepare
@@ -27,9 +27,12 @@ from ggufkit.report.choose import MemoryBudget
 from ggufkit.steps.modelfile import ModelfileOptions, Writer
 from ggufkit.steps.session import Session
 from ggufkit.steps.step import Result
+from ggufkit.texts.corpus import Corpus
 from ggufkit.texts.overlap import warn_of_overlap
 
 Target = tuple[Variant, QuantType]
+Coming = Callable[[], Result]
+"""Waits for a file that is being made, and gives it."""
 
 
 @dataclass(frozen=True)
@@ -98,8 +101,8 @@ def _make_and_evaluate(job: Job, artifacts: Artifacts, session: Session) -> tupl
         The files, the base first, and their measurements.
     """
     base = artifacts.base_file()
-    with crew(makers_at_once(session.threads)) as workers:
-        coming = _begin(job, artifacts, workers)
+    with worker_pool(makers_at_once(session.threads)) as pool:
+        coming = _begin(job, artifacts, pool)
         if session.tools.backend == "cpu":
             _results(coming)  # the same processors cannot do both well
         measured: list[Result] = []
@@ -109,36 +112,33 @@ def _make_and_evaluate(job: Job, artifacts: Artifacts, session: Session) -> tupl
         return [artifacts.base(), *_results(coming)], measured
 
 
-def _begin(job: Job, artifacts: Artifacts, workers: Crew) -> list[Future[Result]]:
+def _begin(job: Job, artifacts: Artifacts, pool: Executor) -> list[Coming]:
     """Have every file made; what several of them need is made here, and refined ones come last."""
     plainer = [(v, t) for v, t in job.targets if not v.refined]
-    coming: dict[Target, Future[Result]] = {}
+    coming: dict[Target, Coming] = {}
     for variant, kind in plainer:
         artifacts.prepare(variant, kind)
-        coming[variant, kind] = workers.give(partial(artifacts.quantized, variant, kind))
+        coming[variant, kind] = pool.submit(artifacts.quantized, variant, kind).result
     refined = [(v, t) for v, t in job.targets if v.refined]
     if refined:
         _results(list(coming.values()))
     for variant, kind in refined:
-        made: Future[Result] = Future()
-        made.set_result(artifacts.quantized(variant, kind))
-        coming[variant, kind] = made
+        artifacts.quantized(variant, kind)
+        coming[variant, kind] = partial(artifacts.quantized, variant, kind)
     return [coming[target] for target in job.targets]
 
 
-def _results(coming: Sequence[Future[Result]]) -> list[Result]:
+def _results(coming: Sequence[Coming]) -> list[Result]:
     """Wait for files; the error of the first that failed is raised as soon as it is reached."""
-    return [future.result() for future in coming]
+    return [wait() for wait in coming]
 
 
-def _groups(
-    job: Job, base: GgufFile, coming: Sequence[Future[Result]], session: Session
-) -> list[Sequence[Future[Result]]]:
+def _groups(job: Job, base: GgufFile, coming: Sequence[Coming], session: Session) -> list[Sequence[Coming]]:
     """The files that are evaluated together: all at once, or as many as one base pass serves."""
     size = max(1, len(coming))
     if job.text is not None and job.request.kld and session.tools.backend != "cpu" and coming:
-        how = Comparison(job.request.scratch_limit)
-        size = divergence.at_once(base, len(coming), job.text, _eval_options(job), how, session)
+        evaluation, transport = _evaluation(job, job.text, session), Transport(job.request.scratch_limit)
+        size = divergence.at_once(base, len(coming), evaluation, transport)
     return [coming[i : i + size] for i in range(0, len(coming), size)] or [()]
 
 
@@ -146,15 +146,15 @@ def _evaluate(job: Job, base: GgufFile, files: Sequence[GgufFile], session: Sess
     """Measure the quality of files, and of their base."""
     if job.text is None:
         return []
+    evaluation = _evaluation(job, job.text, session)
     if not job.request.kld:
-        return perplexity.measure_all((base, *files), job.text, _eval_options(job), session)
-    how = Comparison(job.request.scratch_limit)
-    return divergence.measure_all(base, files, job.text, _eval_options(job), how, session)
+        return perplexity.measure_all((base, *files), evaluation)
+    return divergence.measure_all(base, files, evaluation, Transport(job.request.scratch_limit))
 
 
-def _eval_options(job: Job) -> EvalOptions:
+def _evaluation(job: Job, text: Corpus, session: Session) -> Evaluation:
     request = job.request
-    return EvalOptions(request.n_ctx, request.n_chunks, request.ngl, request.precision)
+    return Evaluation(text, EvalOptions(request.n_ctx, request.n_chunks, request.ngl, request.precision), session)
 
 
 def _time_all(job: Job, files: Sequence[GgufFile], session: Session) -> list[Result]:

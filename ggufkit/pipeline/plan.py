@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from ggufkit.core import machine, variants
-from ggufkit.core.concurrency import crew, makers_at_once
+from ggufkit.core.concurrency import makers_at_once, worker_pool
 from ggufkit.core.progress import Reporter, SilentReporter
 from ggufkit.core.records import Checkpoint, GgufFile
 from ggufkit.core.units import size
@@ -16,7 +16,7 @@ from ggufkit.core.variants import Variant
 from ggufkit.llama import memory, quants
 from ggufkit.llama.gguf import GgufHeader, read_header
 from ggufkit.llama.logs import QuantType
-from ggufkit.measure import perplexity
+from ggufkit.measure import evaluation
 from ggufkit.pipeline import resources
 from ggufkit.pipeline.artifacts import outputs
 from ggufkit.pipeline.job import BuildRequest, Job, prepare
@@ -143,7 +143,7 @@ def _warn_of_paging(job: Job, base: Path, free: int) -> None:
 def warn_of_context(job: Job, base: Path) -> None:
     """Whether the evaluation goes beyond the context that the model was trained on."""
     if job.request.evaluate:
-        perplexity.warn_of_context(base, job.request.n_ctx, job.reporter)
+        evaluation.warn_of_context(base, job.request.n_ctx, job.reporter)
 
 
 def _out_of_sight(job: Job, base: Path) -> int:
@@ -172,8 +172,8 @@ def _refining(job: Job, base: GgufHeader) -> int:
 def _plan(job: Job, base: Path, targets: list[tuple[Variant, QuantType, Path]], extra_disk: int) -> Plan:
     header = read_header(base)
     quantize.require_base(header, allow_requantize=job.request.allow_requantize)
-    with crew(job.request.threads) as workers:
-        coming = [workers.give(partial(_plan_one, job, header, *target)) for target in targets]
+    with worker_pool(job.request.threads) as pool:
+        coming = [pool.submit(partial(_plan_one, job, header, *target)) for target in targets]
         files = [future.result() for future in coming]
     ram = resources.quantize_ram(header) if files else 0
     scratch = _scratch(job, header) if files else 0

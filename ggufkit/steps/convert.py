@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ggufkit.core import failures, process
-from ggufkit.core.concurrency import beside
+from ggufkit.core.concurrency import run_both
 from ggufkit.core.errors import CheckpointError, GgufError
 from ggufkit.core.manifest import PARTIAL, Params
 from ggufkit.core.process import ToolOutput
@@ -131,9 +131,9 @@ def _convert(
     if made.type != options.out_type.upper():
         raise GgufError(f"The converter wrote {made.type} where {options.out_type.upper()} was asked for.")
     _require_layers(checkpoint, read_header(partial))
-    tokens = beside(
+    tokens, _ = run_both(
         lambda _: _compare_tokens(checkpoint, partial, options, session, source),
-        [lambda stop: settle(partial, stop)],
+        lambda stop: settle(partial, stop),
     )
     notes = ConvertNotes(checkpoint.name, options.variant, made.type, checkpoint.source, checkpoint.revision)
     if tokens is not None:
@@ -182,7 +182,7 @@ def _read_and_convert(
         except OSError as error:
             raise CheckpointError(f"{checkpoint.path} cannot be read: {error}.", hint="Is it complete?") from error
 
-    run = beside(lambda stop: _run_converter(checkpoint, partial, options, session, source, stop), [read])
+    run, _ = run_both(lambda stop: _run_converter(checkpoint, partial, options, session, source, stop), read)
     if state(checkpoint.path) != before:
         raise CheckpointError(f"{checkpoint.path} changed while it was converted.", hint="Repeat the command.")
     return run

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
@@ -33,15 +33,23 @@ def with_fewer(run: Callable[[int | None], T], ngl: int | None, gguf: GgufFile, 
     Raises:
         DeviceMemoryError: the GPU's memory ran out with the layers that the user asked for, or even with none.
     """
+    return next(each_with_fewer(lambda layers: map(run, [layers]), ngl, gguf, session))
+
+
+def each_with_fewer(
+    run: Callable[[int | None], Iterator[T]], ngl: int | None, gguf: GgufFile, session: Session
+) -> Iterator[T]:
+    """As `with_fewer`, for work that gives its results one after the other; with fewer layers `run` gives the rest."""
     fallbacks = ladder(ngl, read_header(gguf.path).hparam("block_count")) if session.tools.backend != "cpu" else []
     for fewer in fallbacks:
         try:
-            return run(ngl)
+            yield from run(ngl)
+            return
         except DeviceMemoryError as error:
             session.reporter.warn(f"{error.message} Trying again with {fewer} layers on the GPU.")
             keep_log(error, "all" if ngl is None else str(ngl))
             ngl = fewer
-    return run(ngl)
+    yield from run(ngl)
 
 
 def keep_log(error: DeviceMemoryError, layers: str) -> None:

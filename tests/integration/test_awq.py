@@ -34,7 +34,7 @@ from ggufkit.core.progress import SilentReporter
 from ggufkit.core.records import Toolchain
 from ggufkit.layers import Shards, StreamedModel
 from ggufkit.llama import argv, logs
-from ggufkit.llama.argv import Compute, Evaluation
+from ggufkit.llama.argv import Compute, Excerpt
 from ggufkit.llama.gguf import read_header
 from ggufkit.llama.libggml import LibGgml
 from ggufkit.models.checkpoint import open_checkpoint
@@ -85,7 +85,7 @@ def to_gguf(checkpoint: Path, session: Session) -> Path:
 def imatrix_of(gguf: Path, chunks: int, tools: Toolchain) -> Path:
     """The importance matrix of a GGUF on the shared calibration text."""
     made = gguf.with_suffix(".imatrix")
-    raw(argv.imatrix(tools, gguf, made, Evaluation(CALIBRATION, 512, chunks), Compute("cpu", None, 2)))
+    raw(argv.imatrix(tools, gguf, made, Excerpt(CALIBRATION, 512, chunks), Compute("cpu", None, 2)))
     return made
 
 
@@ -130,7 +130,7 @@ def test_the_library_quantizes_as_the_tool_does(checkpoint: Path, session: Sessi
     base = to_gguf(checkpoint, session)
     text = tiny.text_file(base.with_name("text.txt"))
     imatrix = base.with_name("imatrix.gguf")
-    raw(argv.imatrix(tools, base, imatrix, Evaluation(text, 64, 4), Compute("cpu", None, 2)))
+    raw(argv.imatrix(tools, base, imatrix, Excerpt(text, 64, 4), Compute("cpu", None, 2)))
     for kind in ("Q4_0", "Q5_1", "Q2_K", "Q3_K_M", "Q4_K_M", "IQ4_NL", "IQ4_XS"):
         compare_blocks(base, quantized(base, kind, tools), None, tools)
         compare_blocks(base, quantized(base, kind, tools, imatrix), imatrix, tools)
@@ -208,7 +208,7 @@ def test_planted_outliers_are_undone(session: Session) -> None:
     plant_outliers(shorten(LLAMA, work / "short", 2), planted)
     base = to_gguf(planted, session)
     logits = work / "logits.bin"
-    raw(argv.base_logits(tools, base, logits, Evaluation(WIKI_TEST, 512, 6), Compute("cpu", None, 2)))
+    raw(argv.base_logits(tools, base, logits, Excerpt(WIKI_TEST, 512, 6), Compute("cpu", None, 2)))
     types = types_of(base, "Q4_K_M", tools)
     schemes = [QuantizationScheme("awq", (types,)), QuantizationScheme("both", (types,), importance=True)]
     awq, both = scale(planted, schemes, calibrate(planted, 8, held_out=1), tools, work, threads=2)

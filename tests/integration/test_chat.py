@@ -26,7 +26,7 @@ from ggufkit.steps.step import Workspace
 from tests.integration.run_cli import fails, ggufkit
 from tests.shared import LLAMA, QWEN2, needs_shared
 
-GREEDY = ChatOptions(max_tokens=12, temperature=0.0)
+GREEDY = ChatOptions(max_tokens=12, temperature=0.0, threads=2)
 
 
 @pytest.fixture(scope="module")
@@ -66,10 +66,10 @@ def test_a_base_model_completes_and_streams(speech: None, session: Session) -> N
     file = quantized(convert_here(LLAMA, session.workspace.root, session.tools), "Q4_K_M", session)
     pieces: list[str] = []
     long = replace(GREEDY, max_tokens=300)
-    streamed = chat.chat(file.path, long, session.tools, session.reporter, threads=2, on_text=pieces.append)
+    streamed = chat.chat(file.path, long, session.tools, session.reporter, on_text=pieces.append)
     assert "".join(pieces) == streamed.text
     assert len(pieces) > 1
-    reply = chat.chat(file.path, GREEDY, session.tools, session.reporter, threads=2)
+    reply = chat.chat(file.path, GREEDY, session.tools, session.reporter)
     assert len(reply.tokens) == 12
     assert not reply.templated
     assert reply.tokens_per_s is not None
@@ -86,12 +86,12 @@ def test_the_first_token_comes_within_a_second(speech: None, session: Session) -
 @needs_shared
 def test_the_file_s_own_template_is_used(speech: None, session: Session) -> None:
     file = convert_here(QWEN2, session.workspace.root, session.tools)
-    plain = chat.chat(file.path, replace(GREEDY, prompt="Hi"), session.tools, session.reporter, threads=2)
+    plain = chat.chat(file.path, replace(GREEDY, prompt="Hi"), session.tools, session.reporter)
     assert plain.templated
     system = replace(GREEDY, prompt="Hi", system="You are a very short-spoken llama.")
-    longer = chat.chat(file.path, system, session.tools, session.reporter, threads=2)
+    longer = chat.chat(file.path, system, session.tools, session.reporter)
     assert longer.n_prompt > plain.n_prompt > 5
-    again = chat.chat(file.path, replace(GREEDY, prompt="Hi"), session.tools, session.reporter, threads=2)
+    again = chat.chat(file.path, replace(GREEDY, prompt="Hi"), session.tools, session.reporter)
     assert again.tokens == plain.tokens
 
 
@@ -118,12 +118,12 @@ def test_a_file_that_llama_cpp_cannot_load(speech: None, session: Session, tmp_p
     from tests.unit.test_gguf import write
 
     with pytest.raises((GgufError, ToolError)):
-        chat.chat(write(tmp_path / "x.gguf"), GREEDY, session.tools, session.reporter, threads=1)
+        chat.chat(write(tmp_path / "x.gguf"), GREEDY, session.tools, session.reporter)
 
 
 def test_without_shared_libraries_it_says_so(tmp_path: Path, tools: Toolchain) -> None:
     with pytest.raises(ToolchainError, match="libllama"):
-        chat.chat(tmp_path / "x.gguf", GREEDY, replace(tools, dir=tmp_path / "bin"), SilentReporter(), threads=1)
+        chat.chat(tmp_path / "x.gguf", GREEDY, replace(tools, dir=tmp_path / "bin"), SilentReporter())
 
 
 def test_a_binding_that_cannot_be_installed(private_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -27,11 +27,11 @@ from ggufkit.core.records import GgufFile, Toolchain
 from ggufkit.llama import argv, kld, logs
 from ggufkit.llama.gguf import read_gguf
 from ggufkit.measure import divergence, perplexity
-from ggufkit.measure.divergence import Comparison
+from ggufkit.measure.evaluation import EvalOptions, Evaluation
 from ggufkit.measure.logits import pipes
 from ggufkit.measure.logits.precision import PILOT
-from ggufkit.measure.measurements import Value, load
-from ggufkit.measure.perplexity import EvalOptions
+from ggufkit.measure.logits.strategy import Transport
+from ggufkit.measure.measurements import Figure, load
 from ggufkit.models.sources import resolve
 from ggufkit.steps.convert import ConvertOptions, convert
 from ggufkit.steps.session import Session
@@ -41,7 +41,7 @@ from ggufkit.texts.corpus import Corpus
 from tests import tiny
 
 T = TypeVar("T")
-Figures = dict[str, dict[str, Value]]
+Figures = dict[str, dict[str, Figure]]
 KILLS = int(os.environ.get("STREAM_KILLS", "6"))
 GIB = 1 << 30
 OPTIONS = EvalOptions(n_ctx=64, n_chunks=24)
@@ -97,8 +97,10 @@ def figures(results: list[object]) -> Figures:
 
 
 def measure(files: list[GgufFile], text: Corpus, session: Session, **how: object) -> Figures:
-    comparison = Comparison(**{"scratch_limit": GIB, **how})  # type: ignore[arg-type]
-    return figures(list(divergence.measure_all(files[0], files[1:], text, OPTIONS, comparison, session)))
+    transport = Transport(**{"scratch_limit": GIB, **how})  # type: ignore[arg-type]
+    return figures(
+        list(divergence.measure_all(files[0], files[1:], Evaluation(text, OPTIONS, session), transport))
+    )
 
 
 @needs_pipes
@@ -142,11 +144,11 @@ def test_what_is_there_is_kept_and_a_new_file_is_added(
     tools: Toolchain, files: list[GgufFile], text: Corpus, tmp_path: Path
 ) -> None:
     with at_work(tools, tmp_path) as session:
-        first = divergence.measure_all(files[0], files[1:2], text, OPTIONS, Comparison(GIB), session)
+        first = divergence.measure_all(files[0], files[1:2], Evaluation(text, OPTIONS, session), Transport(GIB))
         assert [r.fresh for r in first] == [False, False]
-        again = divergence.measure_all(files[0], files[1:2], text, OPTIONS, Comparison(GIB), session)
+        again = divergence.measure_all(files[0], files[1:2], Evaluation(text, OPTIONS, session), Transport(GIB))
         assert [r.fresh for r in again] == [True, True]
-        more = divergence.measure_all(files[0], files[1:], text, OPTIONS, Comparison(GIB), session)
+        more = divergence.measure_all(files[0], files[1:], Evaluation(text, OPTIONS, session), Transport(GIB))
         assert more[1].fresh
         assert not more[2].fresh
         assert load(more[2].path)[0].conditions.base_sha256 == files[0].sha256
@@ -156,7 +158,9 @@ def test_tokens_per_second_are_those_of_the_wall_clock(
     tools: Toolchain, files: list[GgufFile], text: Corpus, tmp_path: Path
 ) -> None:
     with at_work(tools, tmp_path) as session:
-        for result in divergence.measure_all(files[0], files[1:], text, OPTIONS, Comparison(GIB), session):
+        for result in divergence.measure_all(
+            files[0], files[1:], Evaluation(text, OPTIONS, session), Transport(GIB)
+        ):
             assert result.manifest.notes["corpus"] == text.name
             tps = next(m.value for m in load(result.path) if m.metric == "eval_tps")
             assert tps * float(str(result.manifest.notes["tool_s"])) == pytest.approx(24 * 64, rel=0.01)
@@ -200,7 +204,7 @@ def test_without_named_pipes_fewer_chunks_are_evaluated_and_that_is_said(
     monkeypatch.setattr(pipes, "supported", lambda _: False)
     with at_work(tools, tmp_path) as session, watching(session.workspace.scratch) as peak:
         limit = 340_000
-        results = divergence.measure_all(files[0], files[1:], text, OPTIONS, Comparison(limit), session)
+        results = divergence.measure_all(files[0], files[1:], Evaluation(text, OPTIONS, session), Transport(limit))
         chunks = {load(r.path)[0].conditions.n_chunks for r in results}
         (warning,) = session.reporter.warnings  # type: ignore[attr-defined]
     assert len(chunks) == 1
@@ -216,8 +220,8 @@ def test_a_precision_takes_the_chunks_it_needs_and_the_same_for_all(
 ) -> None:
     options = EvalOptions(n_ctx=64, precision=0.04)
     with at_work(tools, tmp_path) as session:
-        results = divergence.measure_all(files[0], files[1:], text, options, Comparison(GIB), session)
-        again = divergence.measure_all(files[0], files[1:], text, options, Comparison(GIB), session)
+        results = divergence.measure_all(files[0], files[1:], Evaluation(text, options, session), Transport(GIB))
+        again = divergence.measure_all(files[0], files[1:], Evaluation(text, options, session), Transport(GIB))
     assert all(r.fresh for r in again)
     chunks = {load(r.path)[0].conditions.n_chunks for r in results}
     assert len(chunks) == 1
@@ -288,7 +292,7 @@ def test_too_few_tokens_for_statistics_still_give_perplexity(
 ) -> None:
     with at_work(tools, tmp_path) as session:
         options = EvalOptions(n_ctx=64, n_chunks=2)
-        results = divergence.measure_all(files[0], files[1:], text, options, Comparison(GIB), session)
+        results = divergence.measure_all(files[0], files[1:], Evaluation(text, options, session), Transport(GIB))
         assert "too few for KL divergence" in session.reporter.warnings[0]  # type: ignore[attr-defined]
     assert [r.path.name for r in results] == [f"{f.path.stem}.perplexity.json" for f in files]
     assert perplexity.result_path(files[0], session).is_file()

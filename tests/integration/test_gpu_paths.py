@@ -20,8 +20,10 @@ from ggufkit.core.records import GgufFile, Toolchain
 from ggufkit.llama import cuda, toolchain
 from ggufkit.llama.cuda import Gpu
 from ggufkit.measure import divergence
+from ggufkit.measure.evaluation import Evaluation
 from ggufkit.measure.logits import passes, strategy
-from ggufkit.measure.logits.strategy import FAN_OUT, Route
+from ggufkit.measure.logits.passes import Passes
+from ggufkit.measure.logits.strategy import FAN_OUT, Strategy
 from ggufkit.report.timeline import spans
 from ggufkit.steps import offload
 from ggufkit.steps.session import Session
@@ -86,12 +88,11 @@ def test_a_full_gpu_ends_in_one_file_at_a_time_and_fewer_layers(
 ) -> None:
     real, tried = passes.by_pipes, []
 
-    def full(first: object, files: list[object], *rest: object, **how: object) -> object:
-        options = rest[1]
-        tried.append((len(files), options.ngl))  # type: ignore[attr-defined]
-        if len(files) > 1 or options.ngl is None:  # type: ignore[attr-defined]
+    def full(first: GgufFile, files: Sequence[GgufFile], evaluation: Evaluation, *, pinned: bool) -> Passes:
+        tried.append((len(files), evaluation.options.ngl))
+        if len(files) > 1 or evaluation.options.ngl is None:
             raise DeviceMemoryError("The GPU ran out of memory while evaluating.")
-        return real(first, files, *rest, **how)  # type: ignore[arg-type]
+        return real(first, files, evaluation, pinned=pinned)
 
     monkeypatch.setattr(passes, "by_pipes", full)
     table = build(base, tmp_path / "out")
@@ -105,14 +106,14 @@ def test_what_was_measured_before_the_gpu_was_full_stays(
 ) -> None:
     real, tried = passes.by_pipes, []
 
-    def full_later(first: object, files: list[GgufFile], *rest: object, **how: object) -> object:
+    def full_later(first: GgufFile, files: Sequence[GgufFile], evaluation: Evaluation, *, pinned: bool) -> Passes:
         tried.append([f.type for f in files])
         if len(tried) == 2:
             raise DeviceMemoryError("The GPU ran out of memory while evaluating.")
-        return real(first, files, *rest, **how)  # type: ignore[arg-type]
+        return real(first, files, evaluation, pinned=pinned)
 
     monkeypatch.setattr(passes, "by_pipes", full_later)
-    monkeypatch.setattr(strategy, "choose", lambda *_: Route(FAN_OUT, 2, 12, "two fit"))
+    monkeypatch.setattr(strategy, "choose", lambda *_: Strategy(FAN_OUT, 2, 12, "two fit"))
     monkeypatch.setattr(divergence, "at_once", lambda *_: 3)
     table = build(base, tmp_path / "out")
     assert table["kld_mean"].drop("F16").notna().all()

@@ -14,7 +14,7 @@ import torch
 from ggufkit.core.errors import Interrupted, ResourceError
 from ggufkit.core.progress import SilentReporter
 from ggufkit.llama import argv
-from ggufkit.llama.argv import Compute, Evaluation
+from ggufkit.llama.argv import Compute, Excerpt
 from ggufkit.llama.gguf import read_header
 from ggufkit.refine.engine import RefineInputs, RefineResult, refine_gguf
 from ggufkit.refine.grid import Grid
@@ -95,7 +95,7 @@ def test_every_tool_takes_a_refined_file(
     require_same_layout(case.quantized, case.out)
     raw(argv.quantize_plan(case.tools, case.out, "Q8_0", allow_requantize=True))
     text = tiny.text_file(tmp_path / "text.txt")
-    run = raw(argv.perplexity(case.tools, case.out, Evaluation(text, 64, 4), Compute("cpu", None, 2)))
+    run = raw(argv.perplexity(case.tools, case.out, Excerpt(text, 64, 4), Compute("cpu", None, 2)))
     assert "Final estimate" in run.text
 
 
@@ -173,7 +173,7 @@ def test_a_real_model_loses_less(session: Session) -> None:
     base = to_gguf(source, session)
     before = quantized(base, "Q4_0", tools)
     logits = base.with_suffix(".logits")
-    raw(argv.base_logits(tools, base, logits, Evaluation(WIKI_TEST, 512, 3), Compute("cpu", None, 2)))
+    raw(argv.base_logits(tools, base, logits, Excerpt(WIKI_TEST, 512, 3), Compute("cpu", None, 2)))
     after = before.with_name("refined.gguf")
     tokenizer = load_tokenizer(source)
     calibration = draw(read_texts(CALIBRATION), tokenizer, Sampling(6, length=512, held_out=2))

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from ggufkit.core import failures, process
+from ggufkit.core.concurrency import Task, run_processes
 from ggufkit.core.process import ToolOutput
 from ggufkit.core.progress import SilentReporter
 from ggufkit.core.records import GgufFile, Toolchain
@@ -22,11 +23,10 @@ from ggufkit.llama import argv, build, toolchain
 from ggufkit.llama.gguf import read_gguf
 from ggufkit.llama.programs import find_program
 from ggufkit.measure import divergence
-from ggufkit.measure.divergence import Comparison
+from ggufkit.measure.evaluation import EvalOptions, Evaluation
 from ggufkit.measure.logits import pipes, shared_memory
-from ggufkit.measure.logits.group import Task, run_together
+from ggufkit.measure.logits.strategy import Transport
 from ggufkit.measure.measurements import load
-from ggufkit.measure.perplexity import EvalOptions
 from ggufkit.steps.session import Session
 from ggufkit.steps.step import Workspace
 from ggufkit.texts import corpus
@@ -102,7 +102,7 @@ def stream(cat: Path, mebibytes: float, readers: Sequence[tuple[float, int]], si
     with shared_memory.open_ring(len(readers), size) as made:
         tasks = [task(cat, "write", made.path, mebibytes)]
         tasks += [task(cat, "read", made.path, most, delay) for most, delay in readers]
-        _, *outputs = run_together(tasks, lambda _cancel: None)
+        _, *outputs = run_processes(tasks, lambda _cancel: None)
         return outputs
 
 
@@ -158,7 +158,7 @@ def test_other_files_are_files(cat: Path, tmp_path: Path) -> None:
     assert process.run([cat, "read", tmp_path / "none", "9", "0"]).returncode == 2
     with pipes.named_pipes(tmp_path, 1) as (pipe,):
         tasks = [task(cat, "write", pipe, 2), task(cat, "read", pipe, 9, 0)]
-        assert run_together(tasks, lambda _cancel: None)[1].stdout.split()[0] == expected(2)
+        assert run_processes(tasks, lambda _cancel: None)[1].stdout.split()[0] == expected(2)
 
 
 @pytest.fixture(scope="module")
@@ -207,8 +207,8 @@ def measured(
 ) -> dict[str, float]:
     session = Session(tools, Workspace(root), threads=2)
     with session.workspace.locked():
-        options, how = EvalOptions(64, 24), Comparison(1 << 30, strategy)
-        done = divergence.measure_all(files[0], files[1:], text, options, how, session)
+        evaluation, transport = Evaluation(text, EvalOptions(64, 24), session), Transport(1 << 30, strategy)
+        done = divergence.measure_all(files[0], files[1:], evaluation, transport)
     values = {(result.path.stem, m.metric): m.value for result in done for m in load(result.path)}
     return {f"{stem} {metric}": value for (stem, metric), value in values.items() if metric != "eval_tps"}
 

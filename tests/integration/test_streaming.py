@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 
 from ggufkit.core import process
+from ggufkit.core.concurrency import Task, run_processes
 from ggufkit.core.errors import Interrupted, ToolError
 from ggufkit.core.process import ToolOutput
 from ggufkit.measure.logits import pipes
-from ggufkit.measure.logits.group import Task, run_together
 from ggufkit.measure.logits.pipes import _Ring
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
@@ -57,7 +57,7 @@ def stream(directory: Path, megabytes: int, delays: Sequence[float], ahead: int 
             python(f"reading {i}", READ, sink, d) for i, (sink, d) in enumerate(zip(sinks, delays, strict=True))
         ]
         tasks = [python("writing", WRITE, source, megabytes), *readers]
-        return run_together(tasks, lambda cancel: pipes.pump(source, sinks, cancel, ahead))
+        return run_processes(tasks, lambda cancel: pipes.pump(source, sinks, cancel, ahead))
 
 
 @pytest.mark.parametrize("n_readers", [1, 2, 4])
@@ -137,7 +137,7 @@ def test_the_one_that_died_is_named_and_the_others_end(tmp_path: Path, victim: s
             task("reading 1", READ, sinks[1], 0),
         ]
         with pytest.raises(ToolError, match=f"killed by SIGKILL while {victim}"):
-            run_together(tasks, lambda cancel: pipes.pump(source, sinks, cancel))
+            run_processes(tasks, lambda cancel: pipes.pump(source, sinks, cancel))
     assert time.monotonic() - started < 15
     assert list(tmp_path.iterdir()) == []
 
@@ -153,7 +153,7 @@ def test_one_that_is_seen_to_be_dead_later_than_its_pipes_is_named() -> None:
         Task("reading", killed),
     ]
     with pytest.raises(ToolError, match="killed by SIGKILL while reading"):
-        run_together(tasks, lambda _cancel: None)
+        run_processes(tasks, lambda _cancel: None)
 
 
 @pytest.mark.parametrize("reader_first", [True, False])
@@ -163,7 +163,7 @@ def test_a_death_before_the_pipes_are_open(tmp_path: Path, reader_first: bool) -
         dead, waiting = python("dying", DIE, 0.1), python("waiting", SLEEP)
         tasks = [waiting, dead] if reader_first else [dead, waiting]
         with pytest.raises(ToolError, match="while dying") as error:
-            run_together(tasks, lambda cancel: pipes.pump(source, [sink], cancel))
+            run_processes(tasks, lambda cancel: pipes.pump(source, [sink], cancel))
     assert error.value.exit_code == 5
     assert time.monotonic() - started < 5
 
@@ -173,7 +173,7 @@ def test_a_reader_that_leaves_early_is_an_error(tmp_path: Path) -> None:
     with pipes.named_pipes(tmp_path, 2) as (source, sink):
         tasks = [python("writing", WRITE, source, 500), python("reading", leave, sink)]
         with pytest.raises(ToolError, match=r"while (reading|writing)"):
-            run_together(tasks, lambda cancel: pipes.pump(source, [sink], cancel))
+            run_processes(tasks, lambda cancel: pipes.pump(source, [sink], cancel))
 
 
 def test_no_named_pipes_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,9 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ggufkit.llama.kld import Divergence, Row
-from ggufkit.measure.logits import cpus, strategy
+from ggufkit.measure.logits import strategy
 from ggufkit.measure.logits.precision import PILOT, chunks_needed
 from ggufkit.measure.logits.strategy import Need, choose
+from ggufkit.measure.shares import split_cpus, threads_on
 
 MB = 1_000_000
 NEED = Need(20, 25 * MB, 60, 8000 * MB, 500 * MB, [300 * MB] * 3, 4000 * MB, True)
@@ -21,35 +22,35 @@ NEED = Need(20, 25 * MB, 60, 8000 * MB, 500 * MB, [300 * MB] * 3, 4000 * MB, Tru
 
 def test_a_file_when_it_fits() -> None:
     chosen = choose(NEED)
-    assert (chosen.strategy, chosen.n_chunks) == (strategy.FILE, 60)
+    assert (chosen.name, chosen.n_chunks) == (strategy.FILE, 60)
     assert "1.5 GB of base logits at most, which fits" in chosen.why
 
 
 def test_pipes_when_it_does_not() -> None:
     chosen = choose(replace(NEED, scratch=100 * MB))
-    assert (chosen.strategy, chosen.at_once) == (strategy.FAN_OUT, 3)
+    assert (chosen.name, chosen.at_once) == (strategy.FAN_OUT, 3)
     assert "exceed the scratch limit; memory holds 3 files beside the base" in chosen.why
 
 
 def test_as_many_at_once_as_memory_holds() -> None:
     assert choose(replace(NEED, scratch=0, ram_free=1200 * MB)).at_once == 2
     alone = choose(replace(NEED, scratch=0, ram_free=900 * MB))
-    assert (alone.strategy, alone.at_once) == (strategy.PIPE, 1)
-    assert choose(replace(NEED, scratch=0, ram_free=0)).strategy == strategy.PIPE
+    assert (alone.name, alone.at_once) == (strategy.PIPE, 1)
+    assert choose(replace(NEED, scratch=0, ram_free=0)).name == strategy.PIPE
     mixed = replace(NEED, scratch=0, ram_free=1000 * MB, ram_files=[100 * MB, 300 * MB, 200 * MB])
     assert choose(mixed).at_once == 2  # whichever two they are
 
 
 def test_fewer_chunks_where_there_are_no_pipes() -> None:
     chosen = choose(replace(NEED, scratch=100 * MB, pipes=False))
-    assert (chosen.strategy, chosen.n_chunks) == (strategy.FEWER, 3)
+    assert (chosen.name, chosen.n_chunks) == (strategy.FEWER, 3)
     assert NEED.fixed + chosen.n_chunks * NEED.per_chunk <= 100 * MB
     assert "no named pipes" in chosen.why
 
 
 @pytest.mark.parametrize("wanted", strategy.STRATEGIES)
 def test_a_wish_is_granted(wanted: str) -> None:
-    assert choose(NEED, wanted).strategy == wanted
+    assert choose(NEED, wanted).name == wanted
 
 
 @given(
@@ -61,29 +62,29 @@ def test_the_limit_is_never_exceeded(
 ) -> None:
     need = Need(20, per_chunk, n_chunks, scratch, 10**9, files, ram, pipes)
     chosen = choose(need)
-    on_disk = chosen.strategy in (strategy.FILE, strategy.FEWER)
+    on_disk = chosen.name in (strategy.FILE, strategy.FEWER)
     assert not on_disk or chosen.n_chunks == 0 or 20 + chosen.n_chunks * per_chunk <= scratch
     assert 1 <= chosen.at_once <= max(1, len(files))
-    assert chosen.n_chunks == n_chunks or chosen.strategy == strategy.FEWER
+    assert chosen.n_chunks == n_chunks or chosen.name == strategy.FEWER
 
 
 @given(st.sets(st.integers(0, 200), min_size=1, max_size=64), st.integers(1, 20))
 def test_processors_are_shared_out_whole(numbers: set[int], n: int) -> None:
-    parts = cpus.share(sorted(numbers), n)
+    parts = split_cpus(sorted(numbers), n)
     assert len(parts) == n
     if len(numbers) >= n:
         assert sorted(c for part in parts for c in part) == sorted(numbers)
         assert max(map(len, parts)) - min(map(len, parts)) <= 1
     else:
         assert set(parts) == {tuple(sorted(numbers))}
-    assert all(cpus.threads(part, 8, n) >= 1 for part in parts)
-    assert all(cpus.threads(part, 8, n) <= max(8, len(part)) for part in parts)
+    assert all(threads_on(part, 8, n) >= 1 for part in parts)
+    assert all(threads_on(part, 8, n) <= max(8, len(part)) for part in parts)
 
 
 def test_threads_never_exceed_the_processors_of_a_share() -> None:
-    assert cpus.threads((0,), 8, 2) == 1
-    assert cpus.threads((0, 1, 2, 3), 8, 2) == 4
-    assert cpus.threads((), 8, 2) == 4  # where processors cannot be told apart
+    assert threads_on((0,), 8, 2) == 1
+    assert threads_on((0, 1, 2, 3), 8, 2) == 4
+    assert threads_on((), 8, 2) == 4  # where processors cannot be told apart
 
 
 def measured(n: int, kld: float, spread: float, said: float = 0.5, digits: int = 5, seed: int = 0) -> Divergence:

@@ -127,3 +127,12 @@ def test_bench_without_speeds(text: str) -> None:
 def test_nothing_but_finite_numbers_is_consistent() -> None:
     d = kld.parse_divergence(output(KLD))
     assert all(math.isfinite(v) for v in (*d.ppl, *d.kld, *d.ln_ppl_ratio, *d.kld_percentiles.values()))
+
+
+def test_what_a_tool_says_of_its_input() -> None:
+    said = "perplexity: you need at least 1024 tokens for a context of 512 tokens"
+    assert logs.too_short(said)
+    assert not logs.too_short("Final estimate: PPL = 8.0000 +/- 0.10000")
+    assert logs.not_loaded("main: error: failed to load model 'x.gguf'")
+    assert logs.not_loaded("main: error: failed to create context with model 'x.gguf'")
+    assert not logs.not_loaded("llama_model_loader: loaded meta data")

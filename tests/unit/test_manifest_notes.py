@@ -11,7 +11,7 @@ from ggufkit.core.manifest import Notes, Params
 from ggufkit.core.records import Json, Manifest
 from ggufkit.measure.bench import BenchParams
 from ggufkit.measure.divergence import DivergenceNotes
-from ggufkit.measure.perplexity import EvalNotes, EvalParams
+from ggufkit.measure.evaluation import EvalNotes, EvalParams
 from ggufkit.models.lora import split_source
 from ggufkit.steps.awq import AwqNotes, AwqParams
 from ggufkit.steps.convert import ConvertNotes, ConvertParams

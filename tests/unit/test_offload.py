@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,11 +17,11 @@ from ggufkit.core.records import GgufFile, Measurement, Toolchain
 from ggufkit.llama import cuda, logs
 from ggufkit.llama.cuda import Gpu
 from ggufkit.llama.gguf import read_gguf, read_header
-from ggufkit.measure import bench, perplexity
-from ggufkit.measure.logits import passes, strategy
+from ggufkit.measure import bench, perplexity, shares
+from ggufkit.measure.evaluation import EvalOptions, Evaluation
+from ggufkit.measure.logits import strategy
 from ggufkit.measure.logits.strategy import Need, choose
 from ggufkit.measure.measurements import load
-from ggufkit.measure.perplexity import EvalOptions
 from ggufkit.pipeline.resources import PlannedFile, whole_plan
 from ggufkit.steps import offload
 from ggufkit.steps.session import Session
@@ -177,6 +177,21 @@ def test_fewer_layers_after_a_full_gpu(
         offload.with_fewer(run, 99, files[0], gpu_session)
 
 
+def test_what_was_given_before_the_gpu_was_full_is_given_once(
+    gpu_session: Session, files: list[GgufFile], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(offload, "ladder", lambda ngl, _: [] if ngl is not None else [18, 0])
+    left = ["a", "b", "c"]
+
+    def run(ngl: int | None) -> Iterator[tuple[str, int | None]]:
+        while left:
+            if ngl is None and len(left) < 3:
+                raise DeviceMemoryError("The GPU ran out of memory.")
+            yield left.pop(0), ngl
+
+    assert list(offload.each_with_fewer(run, None, files[0], gpu_session)) == [("a", None), ("b", 18), ("c", 18)]
+
+
 def test_a_full_gpu_sends_torch_to_the_cpu(gpu_session: Session) -> None:
     tried: list[str] = []
 
@@ -210,11 +225,11 @@ def test_what_gpus_hold_is_not_asked_of_the_machine(
 
 def test_on_a_gpu_files_share_one_base_pass_even_if_a_file_would_fit() -> None:
     chosen = choose(ON_GPU)
-    assert (chosen.strategy, chosen.at_once) == (strategy.FAN_OUT, 3)
+    assert (chosen.name, chosen.at_once) == (strategy.FAN_OUT, 3)
     assert choose(replace(ON_GPU, gpus_free=[1500 * MB])).at_once == 2
-    assert choose(replace(ON_GPU, gpus_free=[0])).strategy == strategy.FILE
-    assert choose(replace(ON_GPU, pipes=False)).strategy == strategy.FILE
-    assert choose(ON_GPU, strategy.FILE).strategy == strategy.FILE
+    assert choose(replace(ON_GPU, gpus_free=[0])).name == strategy.FILE
+    assert choose(replace(ON_GPU, pipes=False)).name == strategy.FILE
+    assert choose(ON_GPU, strategy.FILE).name == strategy.FILE
 
 
 def test_what_a_gpu_holds_takes_little_of_the_machine() -> None:
@@ -232,25 +247,25 @@ def test_each_process_has_one_gpu_that_holds_it() -> None:
     assert offload.place([1], []) is None
     two = replace(ON_GPU, ram_base=500 * MB, ram_files=[300 * MB] * 3, gpus_free=[800 * MB] * 2)
     assert choose(two).at_once == 2, "640 MB each: the base on one, two files on the other"
-    assert choose(replace(two, gpus_free=[500 * MB] * 2)).strategy == strategy.FILE, "no GPU holds the base"
+    assert choose(replace(two, gpus_free=[500 * MB] * 2)).name == strategy.FILE, "no GPU holds the base"
 
 
 def test_slots(gpu_session: Session, files: list[GgufFile], monkeypatch: pytest.MonkeyPatch) -> None:
-    def shares(*gpus: Gpu) -> list[tuple[int, str | None]]:
+    def dealt(*gpus: Gpu) -> list[tuple[int, str | None]]:
         monkeypatch.setattr(cuda, "gpus", lambda: gpus)
-        return [(s.threads, s.gpu) for s in perplexity.slots(files[:4], 512, gpu_session)]
+        return [(s.threads, s.gpu) for s in shares.slots(files[:4], 512, gpu_session)]
 
     monkeypatch.setattr(machine, "free_memory", lambda: 64 * GIB)
-    assert shares(GPUS[0]) == [(4, None)] * 4  # four files share it
-    assert shares(replace(GPUS[0], memory_free=1 << 20)) == [(16, None)]
-    assert shares(*GPUS) == [(4, "GPU-aaaa-1"), (4, "GPU-bbbb-2"), (4, "GPU-aaaa-1"), (4, "GPU-bbbb-2")]
-    assert shares() == [(16, None)]
+    assert dealt(GPUS[0]) == [(4, None)] * 4  # four files share it
+    assert dealt(replace(GPUS[0], memory_free=1 << 20)) == [(16, None)]
+    assert dealt(*GPUS) == [(4, "GPU-aaaa-1"), (4, "GPU-bbbb-2"), (4, "GPU-aaaa-1"), (4, "GPU-bbbb-2")]
+    assert dealt() == [(16, None)]
     monkeypatch.setattr(machine, "free_memory", lambda: 3 * GIB)
-    assert shares(*GPUS) == [(8, "GPU-aaaa-1"), (8, "GPU-bbbb-2")], "of its own memory the machine has little"
+    assert dealt(*GPUS) == [(8, "GPU-aaaa-1"), (8, "GPU-bbbb-2")], "of its own memory the machine has little"
     monkeypatch.setattr(machine, "free_memory", lambda: 1 << 20)
-    assert shares(*GPUS) == [(16, "GPU-aaaa-1")]
+    assert dealt(*GPUS) == [(16, "GPU-aaaa-1")]
     monkeypatch.setattr(machine, "free_memory", lambda: 64 * GIB)
-    assert shares(replace(GPUS[0], memory_free=1 << 20), GPUS[1]) == [(4, "GPU-bbbb-2")] * 4
+    assert dealt(replace(GPUS[0], memory_free=1 << 20), GPUS[1]) == [(4, "GPU-bbbb-2")] * 4
 
 
 def test_what_no_gpu_holds_gets_all_of_them(
@@ -258,17 +273,17 @@ def test_what_no_gpu_holds_gets_all_of_them(
 ) -> None:
     sizes = {file.path: 150 * GIB if file.type == "F16" else 40 * GIB for file in files}
     monkeypatch.setattr(cuda, "gpus", lambda: GPUS)
-    monkeypatch.setattr(perplexity, "memory_needed", lambda file, _: sizes[file.path])
+    monkeypatch.setattr(shares, "memory_needed", lambda file, _: sizes[file.path])
     ran: list[tuple[str, str | None]] = []
 
     def measure(file: GgufFile, *rest: object) -> str:
-        share = rest[-1] if len(rest) > 3 else None
-        ran.append((file.type, share.gpu if isinstance(share, perplexity.Share) else None))
+        share = rest[-1] if len(rest) > 1 else None
+        ran.append((file.type, share.gpu if isinstance(share, shares.Share) else None))
         return file.type
 
     monkeypatch.setattr(perplexity, "measure", measure)
     corpus = Corpus(files[0].path, "0" * 64, 1000, "text")
-    made = perplexity.measure_all(files, corpus, perplexity.EvalOptions(), gpu_session)
+    made = perplexity.measure_all(files, Evaluation(corpus, EvalOptions(), gpu_session))
     assert list(map(str, made)) == [file.type for file in files]
     assert ran[0] == ("F16", None)
     assert {gpu for _, gpu in ran[1:]} == {"GPU-aaaa-1", "GPU-bbbb-2"}
@@ -279,13 +294,13 @@ def test_processes_are_dealt_out_over_gpus(
 ) -> None:
     four = [*files, *files][:4]
     monkeypatch.setattr(cuda, "gpus", lambda: GPUS)
-    dealt = passes._shares(four, 512, gpu_session)
+    dealt = shares.side_by_side(four, 512, gpu_session)
     assert sorted(str(s.gpu) for s in dealt) == ["GPU-aaaa-1"] * 2 + ["GPU-bbbb-2"] * 2
     assert dealt[0].environment == {"CUDA_VISIBLE_DEVICES": dealt[0].gpu}
     monkeypatch.setattr(cuda, "gpus", lambda: GPUS[:1])
-    assert {s.gpu for s in passes._shares(four, 512, gpu_session)} == {None}
+    assert {s.gpu for s in shares.side_by_side(four, 512, gpu_session)} == {None}
     monkeypatch.setattr(cuda, "gpus", lambda: [replace(g, memory_free=1 << 20) for g in GPUS])
-    assert {s.gpu for s in passes._shares(four, 512, gpu_session)} == {None}, "all see all GPUs"
+    assert {s.gpu for s in shares.side_by_side(four, 512, gpu_session)} == {None}, "all see all GPUs"
 
 
 def test_the_log_of_a_failed_try_is_kept(gpu_session: Session, files: list[GgufFile]) -> None:

@@ -16,6 +16,8 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from ggufkit.core.concurrency import worker_pool
+
 _BUFFER = 1 << 20
 _F_SETPIPE_SZ = 1031
 _LOOK_S = 0.02
@@ -106,17 +108,23 @@ def _widen(fd: int) -> None:
 
 def _carry(src: int, outs: Sequence[int], ahead: int) -> None:
     ring = _Ring(len(outs), max(ahead, _BUFFER))
-    threads = [threading.Thread(target=_drain, args=(ring, i, out), daemon=True) for i, out in enumerate(outs)]
-    for thread in threads:
-        thread.start()
+    with worker_pool(len(outs)) as pool:
+        for reader, out in enumerate(outs):
+            pool.submit(_drain, ring, reader, out)
+        try:
+            _fill(ring, src)
+        except OSError as error:
+            ring.fail(error)
+    if ring.failed is not None:
+        raise ring.failed
+
+
+def _fill(ring: _Ring, src: int) -> None:
+    """Read what is written to a pipe, up to its end."""
     n_bytes = -1
     while n_bytes and (block := ring.free()) is not None:
         n_bytes = os.readv(src, [block])
         ring.filled(n_bytes)
-    for thread in threads:
-        thread.join()
-    if ring.failed is not None:
-        raise ring.failed
 
 
 class _Ring:
@@ -165,7 +173,7 @@ class _Ring:
             self._changed.notify_all()
 
     def fail(self, error: OSError) -> None:
-        """Note that a reader is gone: nobody waits any more."""
+        """Note that a reader or the writer is gone: nobody waits any more."""
         with self._changed:
             self.failed = self.failed or error
             self._changed.notify_all()

@@ -12,6 +12,21 @@ STRATEGIES = (FILE, PIPE, FAN_OUT)
 
 
 @dataclass(frozen=True)
+class Transport:
+    """How base logits may travel.
+
+    Args:
+        scratch_limit: bytes of disk that they may take at any moment.
+        strategy: one of `STRATEGIES`, None to choose.
+        at_once: the most files to evaluate beside the base, None for as many as memory holds.
+    """
+
+    scratch_limit: int
+    strategy: str | None = None
+    at_once: int | None = None
+
+
+@dataclass(frozen=True)
 class Need:
     """What an evaluation would take and what there is; all sizes in bytes.
 
@@ -43,16 +58,21 @@ class Need:
 
 
 @dataclass(frozen=True)
-class Route:
-    """The strategy, how many files are compared at once, how many chunks at most, and why."""
+class Strategy:
+    """Its name, how many files are compared at once, how many chunks at most, and why it was chosen."""
 
-    strategy: str
+    name: str
     at_once: int
     n_chunks: int
     why: str
 
+    @property
+    def by_pipes(self) -> bool:
+        """Whether files are evaluated beside the base, as many as share its pass, and nothing lies on the disk."""
+        return self.name in (PIPE, FAN_OUT)
 
-def choose(need: Need, wanted: str | None = None) -> Route:
+
+def choose(need: Need, wanted: str | None = None) -> Strategy:
     """The strategy for an evaluation, or `wanted` if that is given.
 
     On a CPU a file when it fits the scratch limit: every process then has the whole machine. On a GPU, which one
@@ -65,21 +85,21 @@ def choose(need: Need, wanted: str | None = None) -> Route:
     size = f"{_size(need.logits)} of base logits at most"
     shared = bool(need.gpus_free) and need.pipes and at_once > 1
     if wanted is None and shared:
-        return Route(FAN_OUT, at_once, need.n_chunks, f"the GPU holds {at_once} files beside the base")
+        return Strategy(FAN_OUT, at_once, need.n_chunks, f"the GPU holds {at_once} files beside the base")
     if wanted == FILE or (wanted is None and fits):
-        return Route(FILE, 1, need.n_chunks, f"{size}, which fits the scratch limit")
+        return Strategy(FILE, 1, need.n_chunks, f"{size}, which fits the scratch limit")
     if wanted == PIPE:
-        return Route(PIPE, 1, need.n_chunks, "as asked for")
+        return Strategy(PIPE, 1, need.n_chunks, "as asked for")
     if need.pipes and at_once > 1:
         why = f"{size} exceed the scratch limit; memory holds {at_once} files beside the base"
-        return Route(FAN_OUT, at_once, need.n_chunks, "as asked for" if wanted else why)
+        return Strategy(FAN_OUT, at_once, need.n_chunks, "as asked for" if wanted else why)
     if need.pipes:
         why = f"{size} exceed the scratch limit; one file is evaluated beside the base"
         if beside == 0:
             why += f", though memory does not hold both: --scratch-limit {_size(need.logits, '')} lets them take turns"
-        return Route(PIPE, 1, need.n_chunks, why)
+        return Strategy(PIPE, 1, need.n_chunks, why)
     fitting = max(0, (need.scratch - need.fixed) // need.per_chunk)
-    return Route(FEWER, 1, fitting, f"{size} exceed the scratch limit, and there are no named pipes here")
+    return Strategy(FEWER, 1, fitting, f"{size} exceed the scratch limit, and there are no named pipes here")
 
 
 def _beside(need: Need) -> int:

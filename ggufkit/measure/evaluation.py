@@ -1,0 +1,140 @@
+"""What is evaluated: a text, how much of it and how, by which tools. The same for all files of one command."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from ggufkit.core import machine
+from ggufkit.core.manifest import Notes, Params
+from ggufkit.core.process import ToolOutput
+from ggufkit.core.progress import Reporter
+from ggufkit.core.records import Conditions, Json
+from ggufkit.llama import logs
+from ggufkit.llama.argv import Compute, Excerpt
+from ggufkit.llama.gguf import read_header
+from ggufkit.llama.kld import Divergence
+from ggufkit.llama.logs import Estimate
+from ggufkit.steps import offload
+from ggufkit.steps.session import Session
+from ggufkit.texts.corpus import Corpus
+
+
+@dataclass(frozen=True)
+class EvalParams(Params):
+    """What decides quality measurements besides the files and the tools.
+
+    `batch` and `ubatch` are missing where the tool's own are used, `precision` where nobody asked for one.
+    """
+
+    n_ctx: int = 512
+    n_chunks: int | None = None
+    ngl: int | None = None
+    backend: str = "cpu"
+    batch: int | None = None
+    ubatch: int | None = None
+    precision: float | None = None
+
+    def to_params(self) -> dict[str, Json]:
+        """What is there of it."""
+        missing = {"batch", "ubatch"} if self.ubatch is None else set()
+        missing |= {"precision"} if self.precision is None else set()
+        return {key: value for key, value in super().to_params().items() if key not in missing}
+
+
+@dataclass(frozen=True)
+class EvalNotes(Notes):
+    """What is known of quality measurements: seconds of the tool, and the text as the user named it."""
+
+    tool_s: float = 0.0
+    corpus: str = ""
+
+
+@dataclass(frozen=True)
+class EvalOptions:
+    """How much is evaluated: context in tokens, chunks of that many tokens (None: all of the text).
+
+    `precision` is the relative standard error of mean KL divergence that is enough, None for all chunks.
+    """
+
+    n_ctx: int = 512
+    n_chunks: int | None = None
+    ngl: int | None = None
+    precision: float | None = None
+
+    def params(self, session: Session) -> dict[str, Json]:
+        """What decides the result besides the files and the tools."""
+        how, backend = offload.compute(session, self.ngl, 1, self.n_ctx), session.tools.backend
+        params = EvalParams(self.n_ctx, self.n_chunks, self.ngl, backend, how.batch, how.ubatch, self.precision)
+        return params.to_params()
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One evaluation, on its way through all that has a part in it.
+
+    Args:
+        corpus: the text that was asked for, which decides whether a result is fresh.
+        sample: what is evaluated in its place, where a precision was asked for.
+        sample_bytes: how many bytes the sample was to have, 0 without one.
+    """
+
+    corpus: Corpus
+    options: EvalOptions
+    session: Session
+    sample: Corpus | None = None
+    sample_bytes: int = 0
+
+    @property
+    def text(self) -> Corpus:
+        """The text that is evaluated."""
+        return self.sample or self.corpus
+
+    @property
+    def params(self) -> dict[str, Json]:
+        """What decides the result besides the files and the tools."""
+        return self.options.params(self.session)
+
+    @property
+    def excerpt(self) -> Excerpt:
+        """The part of the text that the tool reads."""
+        return Excerpt(self.text.path, self.options.n_ctx, self.options.n_chunks)
+
+    def compute(self, threads: int) -> Compute:
+        """How the tool computes with so many threads."""
+        return offload.compute(self.session, self.options.ngl, threads, self.options.n_ctx)
+
+    def with_layers(self, ngl: int | None) -> Evaluation:
+        """The same with so many layers on the GPU."""
+        return replace(self, options=replace(self.options, ngl=ngl))
+
+    def with_chunks(self, n_chunks: int) -> Evaluation:
+        """The same with so many chunks."""
+        return replace(self, options=replace(self.options, n_chunks=n_chunks))
+
+    def conditions(
+        self, run: ToolOutput, figures: Estimate | Divergence, base_sha256: str | None = None
+    ) -> Conditions:
+        """What a measurement of quality depends on, as the tool reported it."""
+        placement, session = logs.parse_placement(run), self.session
+        return Conditions(
+            backend=session.tools.backend if placement.layers_on_gpu else "cpu",
+            device=placement.device or machine.cpu_name(),
+            ngl=placement.layers_on_gpu,
+            threads=session.threads,
+            machine=machine.describe(),
+            llama_cpp_commit=session.tools.commit,
+            corpus_sha256=self.text.sha256,
+            n_ctx=figures.n_ctx,
+            n_chunks=figures.n_chunks,
+            base_sha256=base_sha256,
+        )
+
+
+def warn_of_context(gguf: Path, n_ctx: int, reporter: Reporter) -> None:
+    """Beyond the context that a model was trained on its predictions fall apart, and those of its quantizations too."""
+    trained = read_header(gguf).hparam("context_length")
+    if 0 < trained < n_ctx:
+        reporter.warn(
+            f"{gguf.name} was trained on a context of {trained:,} tokens: at --ctx {n_ctx} its figures say little."
+        )

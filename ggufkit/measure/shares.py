@@ -1,0 +1,102 @@
+"""What each of several processes may use of the machine: threads, processors, a GPU."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ggufkit.core import machine
+from ggufkit.core.records import GgufFile
+from ggufkit.llama import memory
+from ggufkit.llama.gguf import read_header
+from ggufkit.steps import offload
+from ggufkit.steps.session import Session
+
+_BESIDE = (1, 2, 3, 4)
+_TOPOLOGY = Path("/sys/devices/system/cpu")
+
+
+@dataclass(frozen=True)
+class Share:
+    """What a process may use: its threads, its processors (none: all), and its GPU's UUID (None: any)."""
+
+    threads: int
+    cpus: Sequence[int] = ()
+    gpu: str | None = None
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What tells the process which GPU is its own."""
+        return {} if self.gpu is None else {"CUDA_VISIBLE_DEVICES": self.gpu}
+
+
+def pinned(number: int = 0) -> Share:
+    """A single thread on a single processor, another one for each number."""
+    usable = machine.usable_cpus()
+    return Share(1, (usable[number % len(usable)],) if usable else ())
+
+
+def memory_needed(file: GgufFile, n_ctx: int) -> int:
+    """Bytes that llama-perplexity takes for a file."""
+    return memory.evaluation_ram(read_header(file.path), file.size_bytes, n_ctx)
+
+
+def slots(files: Sequence[GgufFile], n_ctx: int, session: Session) -> list[Share]:
+    """What may run at once: one process on a CPU; on each GPU as many as its memory holds, up to four.
+
+    With a large vocabulary one process leaves a GPU idle most of the time.
+    """
+    gpus = offload.gpus(session)
+    if not gpus or len(files) < 2:
+        return [Share(session.threads)]
+    need = max(memory_needed(f, n_ctx) for f in files)
+    beside = memory.ram_beside_gpu(read_header(files[0].path), n_ctx)
+    most = min(len(files), max(1, machine.free_memory() // beside))
+    places = [gpu for n in _BESIDE for gpu in gpus if offload.place([need] * n, [gpu.memory_free]) is not None]
+    used = places[:most]
+    if not used:
+        return [Share(session.threads)]
+    return [Share(session.threads // len(used) or 1, (), gpu.uuid if len(gpus) > 1 else None) for gpu in used]
+
+
+def side_by_side(files: Sequence[GgufFile], n_ctx: int, session: Session) -> list[Share]:
+    """A share for each of processes that all run at once: on a CPU processors of its own; on GPUs all share them.
+
+    Of several GPUs each process gets one, if its file fits; else all processes see all GPUs, and llama.cpp spreads them.
+    """
+    if session.tools.backend == "cpu":
+        parts = split_cpus(machine.usable_cpus(), len(files))
+        return [Share(threads_on(part, session.threads, len(files)), part) for part in parts]
+    threads, gpus = max(1, session.threads // len(files)), offload.gpus(session)
+    needs = [memory_needed(f, n_ctx) for f in files]
+    placed = offload.place(needs, [gpu.memory_free for gpu in gpus]) if len(gpus) > 1 else None
+    return [Share(threads, (), None if placed is None else gpus[placed[i]].uuid) for i in range(len(files))]
+
+
+def split_cpus(cpus: Sequence[int], n_processes: int) -> list[tuple[int, ...]]:
+    """Split processors into as many parts as there are processes; hyper-threads of a core stay together.
+
+    llama.cpp's threads spin while they wait: two processes on the same processors spend their time on that.
+    With fewer processors than processes each may use all of them, with one thread each that does not spin.
+    """
+    if len(cpus) < n_processes:
+        return [tuple(cpus)] * n_processes
+    ordered = sorted(cpus, key=lambda cpu: (_core(cpu), cpu))
+    edges = [round(i * len(ordered) / n_processes) for i in range(n_processes + 1)]
+    return [tuple(ordered[a:b]) for a, b in itertools.pairwise(edges)]
+
+
+def threads_on(part: Sequence[int], n_threads: int, n_processes: int) -> int:
+    """Threads for one of `n_processes`: its share of `n_threads`, no more than its processors."""
+    return max(1, min(round(n_threads / n_processes), len(part) or n_threads))
+
+
+def _core(cpu: int) -> int:
+    """The first hyper-thread of a processor's core; the processor itself where the system does not tell."""
+    try:
+        siblings = (_TOPOLOGY / f"cpu{cpu}" / "topology" / "thread_siblings_list").read_text()
+        return int(siblings.replace("-", ",").split(",")[0])
+    except (OSError, ValueError):
+        return cpu
