@@ -1,6 +1,6 @@
 """Several jobs of one command at once, and whose failure counts when one fails.
 
-Threads start here. By themselves are those that read a tool's output (`process`): they belong to one process.
+All threads start here but those that read a tool's output, which belong to its process (`process`).
 """
 
 from __future__ import annotations
@@ -151,10 +151,9 @@ def run_processes(tasks: Sequence[Task], carry: Job[object]) -> list[ToolOutput]
         return [end.result() for end in ends]
     culprit = _cause(ends)
     doing = tasks[culprit.number].doing
-    try:
-        raise _too_early(culprit.result(), doing)
-    except _BadExit as died:
-        raise failures.explain(died.output, doing) from None
+    if isinstance(culprit.error, _BadExit):
+        raise failures.explain(culprit.error.output, doing)
+    raise _too_early(culprit.result(), doing)
 
 
 class _BadExit(Exception):

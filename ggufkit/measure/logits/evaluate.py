@@ -46,8 +46,7 @@ def strategy_for(
         gpus_free=[gpu.memory_free for gpu in offload.gpus(session)],
         ram_beside=memory.ram_beside_gpu(header, n_ctx),
     )
-    chosen = strategy.choose(need, transport.strategy)
-    return replace(chosen, at_once=min(chosen.at_once, transport.at_once or chosen.at_once))
+    return strategy.choose(need, transport.strategy)
 
 
 def evaluate(

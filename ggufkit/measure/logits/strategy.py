@@ -18,12 +18,10 @@ class Transport:
     Args:
         scratch_limit: bytes of disk that they may take at any moment.
         strategy: one of `STRATEGIES`, None to choose.
-        at_once: the most files to evaluate beside the base, None for as many as memory holds.
     """
 
     scratch_limit: int
     strategy: str | None = None
-    at_once: int | None = None
 
 
 @dataclass(frozen=True)
