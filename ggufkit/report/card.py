@@ -17,6 +17,7 @@ from ggufkit.core.manifest import write_atomically
 from ggufkit.core.records import ResultRow
 from ggufkit.hub import names
 from ggufkit.llama.gguf import read_header
+from ggufkit.models.lora import split_source
 from ggufkit.report import choose, guard
 from ggufkit.report.choose import MemoryBudget
 from ggufkit.report.data import Entry, load_entries
@@ -152,7 +153,7 @@ def _origin(entries: Sequence[Entry]) -> tuple[str, str]:
     """The hub's name of the source and its commit; "" for what is not known."""
     source = next((e.source for e in entries if e.source), "")
     revision = next((e.revision for e in entries if e.source), "")
-    return source.partition(" + ")[0], revision
+    return split_source(source)[0], revision
 
 
 def _is_hf(source: str) -> bool:

@@ -8,7 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path, PurePath
 
 from ggufkit.core.manifest import PARTIAL
-from ggufkit.report.lineage import Piece, in_words
+from ggufkit.models.lora import split_source
+from ggufkit.report.lineage import Piece, origin_of
+from ggufkit.report.settings import in_words
 
 _PRIVATE = ("--probes", "--ids")
 
@@ -26,14 +28,13 @@ def _of_piece(piece: Piece) -> list[str]:
 def source_of(lineage: Sequence[Piece]) -> tuple[str, str]:
     """What a base was converted from, and its commit: a hub id, or the name of a local file or directory; "" for
     what is not known."""
-    made = next((p.made for p in lineage if p.made.notes.get("source")), None)
-    if made is None:
+    noted = origin_of(lineage)
+    if not noted.source:
         return "", ""
-    source, revision = str(made.notes["source"]), str(made.notes.get("revision") or "")
-    origin = source.partition(" + ")[0]
+    source, (origin, _) = noted.source, split_source(noted.source)
     here = origin.startswith((".", "/", "~")) or "\\" in origin or origin.lower().endswith(".gguf")
     local = here or Path(origin).exists()
-    return (PurePath(source.replace("\\", "/")).name if local else source), revision
+    return (PurePath(source.replace("\\", "/")).name if local else source), noted.revision or ""
 
 
 def shareable(argv: Sequence[str]) -> str:

@@ -11,9 +11,12 @@ from ggufkit.core.manifest import read_manifest
 from ggufkit.core.records import Conditions, Measurement, ResultRow
 from ggufkit.llama import memory
 from ggufkit.llama.gguf import GgufHeader, ggml_type_by_name, read_header
+from ggufkit.measure import divergence, perplexity
+from ggufkit.measure.perplexity import EvalParams
 from ggufkit.report import commands
-from ggufkit.report.lineage import Archive, Settings, calibrated, is_start, settings
+from ggufkit.report.lineage import Archive, is_start
 from ggufkit.report.results import measurements_of
+from ggufkit.report.settings import Settings, calibrated, settings
 from ggufkit.steps.step import Workspace
 
 PERCENTILES = {
@@ -132,15 +135,11 @@ def _conditions(found: Sequence[Measurement], *metrics: str) -> Conditions | Non
 
 
 def _extent(path: Path, workspace: Workspace) -> Extent:
-    for kind in ("divergence", "perplexity"):
+    for kind in (divergence.STEP, perplexity.STEP):
         made = read_manifest(workspace.measurements / f"{path.stem}.{kind}.json")
         if made is not None:
-            n_chunks, precision = made.params.get("n_chunks"), made.params.get("precision")
-            return Extent(
-                made.inputs.get("corpus"),
-                n_chunks if isinstance(n_chunks, int) else None,
-                precision if isinstance(precision, float) else None,
-            )
+            params = EvalParams.from_manifest(made)
+            return Extent(made.inputs.get("corpus"), params.n_chunks, params.precision)
     return Extent()
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from ggufkit.core.errors import InputError
 from ggufkit.core.manifest import write_atomically
+from ggufkit.measure import bench, divergence, perplexity
 from ggufkit.steps.step import Workspace
 
 _COLUMNS = {"name", "variant", "type", "file", "size_bytes", "n_params", "bpw"}
@@ -84,7 +85,7 @@ def require_kept(root: Path) -> None:
 
 
 def _has_measurements(kept: Path, stem: str) -> bool:
-    return any((kept / f"{stem}.{kind}.json").is_file() for kind in ("divergence", "perplexity", "bench"))
+    return any((kept / f"{stem}.{kind}.json").is_file() for kind in (divergence.STEP, perplexity.STEP, bench.STEP))
 
 
 def _rows(file: Path) -> list[dict[str, Any]]:

@@ -3,22 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 from ggufkit.core.errors import InputError
 from ggufkit.core.hashing import sha256_file
-from ggufkit.core.manifest import SUFFIX, read_manifest, write_manifest
+from ggufkit.core.manifest import SUFFIX, Notes, read_manifest, write_manifest
 from ggufkit.core.records import Manifest, Measurement, ResultRow
 from ggufkit.core.variants import VARIANTS
 from ggufkit.llama.gguf import read_gguf
+from ggufkit.measure import bench, divergence, perplexity
 from ggufkit.measure.measurements import load
 from ggufkit.measure.metrics import BY_NAME
+from ggufkit.steps.notes import GgufNotes
+from ggufkit.steps.quantize import QuantizeNotes
 from ggufkit.steps.step import Result, Workspace
 
-_QUALITY = ("divergence", "perplexity")
+_QUALITY = (divergence.STEP, perplexity.STEP)
+
+
+@dataclass(frozen=True)
+class _Confirmed(Notes):
+    """When a build took a measurement for its table, "" if none did."""
+
+    confirmed_at: str = ""
 
 
 def collect(root: Path) -> list[ResultRow]:
@@ -29,7 +39,9 @@ def collect(root: Path) -> list[ResultRow]:
     """
     workspace = Workspace(root)
     found = [(g, m) for g in sorted(root.glob("*.gguf")) if (m := read_manifest(g)) is not None]
-    rows = [_row(gguf, manifest, workspace) for gguf, manifest in found if "variant" in manifest.notes]
+    rows = [
+        _row(gguf, manifest, workspace) for gguf, manifest in found if GgufNotes.from_manifest(manifest).variant
+    ]
     rows = _with_base(rows, workspace)
     if not rows:
         hint = f"It should hold *.gguf with *{SUFFIX}: make them with `ggufkit build`."
@@ -43,7 +55,7 @@ def measurements_of(path: Path, digest: str, workspace: Workspace) -> list[Measu
     files = [workspace.measurements / f"{path.stem}.{kind}.json" for kind in _QUALITY]
     made = [(_stamp(m), file) for file in files if (m := read_manifest(file)) is not None]
     latest = [max(made)[1]] if made else []
-    found = [*latest, workspace.measurements / f"{path.stem}.bench.json"]
+    found = [*latest, workspace.measurements / f"{path.stem}.{bench.STEP}.json"]
     return [m for file in found for m in load(file) if m.file_sha256 == digest]
 
 
@@ -56,14 +68,13 @@ def confirm(done: Iterable[Result]) -> None:
         own = _stamp(result.manifest)
         if kind in _QUALITY and (not own[0] or latest > own):
             now = datetime.now(timezone.utc).isoformat(timespec="milliseconds")
-            write_manifest(
-                result.path, replace(result.manifest, notes={**result.manifest.notes, "confirmed_at": now})
-            )
+            notes = {**result.manifest.notes, **_Confirmed(now).to_notes()}
+            write_manifest(result.path, replace(result.manifest, notes=notes))
 
 
 def _stamp(made: Manifest) -> tuple[str, str]:
     """When a build took a measurement for its table, "" if none did, and when it was made."""
-    return str(made.notes.get("confirmed_at", "")), made.started_at
+    return _Confirmed.from_manifest(made).confirmed_at, made.started_at
 
 
 def _with_base(rows: list[ResultRow], workspace: Workspace) -> list[ResultRow]:
@@ -79,17 +90,17 @@ def _with_base(rows: list[ResultRow], workspace: Workspace) -> list[ResultRow]:
 def _row(path: Path, manifest: Manifest, workspace: Workspace) -> ResultRow:
     digest = sha256_file(path)  # which may have been replaced since
     gguf = read_gguf(path, digest)
-    fallback = manifest.notes.get("n_fallback")
+    notes = QuantizeNotes.from_manifest(manifest)
     measurements = measurements_of(path, digest, workspace)
     return ResultRow(
-        name=str(manifest.notes.get("name", "")),
-        variant=str(manifest.notes["variant"]),
-        type=str(manifest.notes.get("type", gguf.type)),
+        name=notes.name,
+        variant=notes.variant,
+        type=notes.type or gguf.type,
         file=path.name,
         size_bytes=gguf.size_bytes,
         n_params=gguf.n_params,
         bpw=gguf.bpw,
-        n_fallback=fallback if isinstance(fallback, int) else None,
+        n_fallback=notes.n_fallback,
         sha256=digest,
         **_columns(measurements),
     )

@@ -9,19 +9,22 @@ from pathlib import Path
 
 from ggufkit.core.manifest import SUFFIX, read_manifest
 from ggufkit.core.records import Manifest
+from ggufkit.measure import bench, divergence, perplexity
+from ggufkit.steps import awq, convert, imatrix, import_gguf, quantize, refine
+from ggufkit.steps.notes import backend_of, seconds_of
 from ggufkit.steps.step import Workspace
 
 _PAUSE_S = 1800.0
 _TITLES = {
-    "convert": "convert",
-    "adopt": "import",
-    "awq": "AWQ scales",
-    "imatrix": "importance matrix",
-    "quantize": "quantize",
-    "refine": "refine",
-    "perplexity": "perplexity",
-    "divergence": "KL divergence",
-    "bench": "speed",
+    convert.STEP: "convert",
+    import_gguf.STEP: "import",
+    awq.STEP: "AWQ scales",
+    imatrix.STEP: "importance matrix",
+    quantize.STEP: "quantize",
+    refine.STEP: "refine",
+    perplexity.STEP: "perplexity",
+    divergence.STEP: "KL divergence",
+    bench.STEP: "speed",
 }
 
 
@@ -64,12 +67,8 @@ def _all(root: Path, model: str) -> Iterator[tuple[float, float, str, str]]:
 def _span(made: Manifest, name: str) -> tuple[float, float, str, str]:
     # A measurement is written when its tool has ended; the tool's own seconds tell when it began.
     ended = datetime.fromisoformat(made.started_at).timestamp() + made.duration_s
-    tool = made.notes.get("tool_s")
-    seconds = max(made.duration_s, float(tool) if isinstance(tool, (int, float)) else 0.0)
-    backend, device = made.params.get("backend"), made.notes.get("device")
-    on_gpu = isinstance(backend, str) and backend != "cpu"
-    resource = str(backend).upper() if on_gpu else ("CUDA" if device == "cuda" else "CPU")
+    seconds = seconds_of(made)
     label = f"{_TITLES[made.step]} {Path(name).name.removesuffix('.json').removesuffix('.gguf')}"
-    for kind in (".perplexity", ".divergence", ".bench", ".imatrix"):
-        label = label.removesuffix(kind)
-    return ended - seconds, ended, label, resource
+    for kind in (perplexity.STEP, divergence.STEP, bench.STEP, imatrix.STEP):
+        label = label.removesuffix(f".{kind}")
+    return ended - seconds, ended, label, backend_of(made).upper()

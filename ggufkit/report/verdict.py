@@ -7,11 +7,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ggufkit.core.records import ResultRow
+from ggufkit.core.variants import VARIANTS
 
 SIGNIFICANT = 2.0
 """Standard errors that a difference must exceed before it is called one."""
 
-_WITHOUT_AWQ = {"awq": "plain", "awq+imatrix": "imatrix", "awq+gptq": "gptq"}
+_WITHOUT_AWQ = {
+    scaled.name: other.name
+    for scaled in VARIANTS
+    for other in VARIANTS
+    if scaled.awq and not other.awq and (scaled.imatrix, scaled.refined) == (other.imatrix, other.refined)
+}
 
 
 @dataclass(frozen=True)

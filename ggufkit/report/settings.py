@@ -1,0 +1,166 @@
+"""The options of `ggufkit build` that decided a file and its measurements, read from the manifests of its lineage."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import PurePath
+
+from ggufkit.core import variants
+from ggufkit.core.records import Json, Manifest, ResultRow
+from ggufkit.llama import quants
+from ggufkit.measure import bench, divergence, perplexity
+from ggufkit.measure.bench import BenchParams
+from ggufkit.measure.perplexity import EvalNotes, EvalParams
+from ggufkit.models.lora import split_source
+from ggufkit.refine.options import RefineOptions
+from ggufkit.report.lineage import Piece, is_start, own_imatrix
+from ggufkit.steps import awq, convert, imatrix, quantize, refine
+from ggufkit.steps.awq import AwqNotes, AwqParams
+from ggufkit.steps.convert import ConvertNotes, ConvertParams
+from ggufkit.steps.imatrix import ImatrixNotes, ImatrixParams
+from ggufkit.steps.quantize import QuantizeParams
+from ggufkit.texts.calibration import CalibrationNotes
+from ggufkit.texts.wikitext import TEXTS
+
+_CALIBRATED = {awq.STEP: "AWQ scales", refine.STEP: "GPTQ", imatrix.STEP: "Importance matrix"}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Options of `ggufkit build` that decided a file and its measurements, defaults among them; and the SHA-256 of
+    the user's own texts and importance matrices by the names that the options have for them."""
+
+    options: Mapping[str, Json] = field(default_factory=dict)
+    hashes: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _Text:
+    """What `--corpus` or `--calibration` calls a text, without its directory, and its SHA-256 unless it is a named one."""
+
+    name: str
+    sha256: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.name}, sha256 {self.sha256[:16]}…" if self.sha256 else self.name
+
+    @property
+    def hashes(self) -> dict[str, str]:
+        return {self.name: self.sha256} if self.sha256 else {}
+
+
+def settings(row: ResultRow, lineage: Sequence[Piece], measured: Sequence[Piece]) -> Settings:
+    """What decided a row. An option that its file and measurements do not depend on is missing."""
+    options: dict[str, Json] = {"--no-eval": row.ppl is None, "--no-bench": row.tg_tps is None}
+    if row.ppl is not None and row.ppl_base != row.ppl and not is_start(row, lineage):
+        options["--no-kld"] = row.kld_mean is None
+    hashes: dict[str, str] = {}
+    for piece in [*lineage, *measured]:
+        found = _of_step(piece.made, row)
+        options |= found.options
+        hashes |= found.hashes
+    own, variant = own_imatrix(lineage), variants.BY_NAME.get(row.variant)
+    if own is not None and not (variant is not None and variant.awq):
+        name, digest = own
+        options["--imatrix"] = name if digest else None
+        hashes |= {name: digest} if digest else {}
+    return Settings(options, hashes)
+
+
+def _of_step(made: Manifest, row: ResultRow) -> Settings:
+    if made.step == convert.STEP:
+        params = ConvertParams.from_manifest(made)
+        _, adapter = split_source(ConvertNotes.from_manifest(made).source)
+        return Settings({"--base-type": params.out_type, "--pre": params.pre, "--lora": adapter})
+    if made.step == quantize.STEP:
+        return Settings({"--allow-requantize": QuantizeParams.from_manifest(made).allow_requantize})
+    if made.step in _CALIBRATED:
+        scaled = _of_scaling(made, row) if made.step == awq.STEP else {}
+        return Settings({**scaled, **_of_calibration(made)}, _calibration_text(made).hashes)
+    if made.step in (divergence.STEP, perplexity.STEP):
+        return _of_evaluation(made)
+    if made.step == bench.STEP:
+        speed = BenchParams.from_manifest(made)
+        return Settings({"--bench-reps": speed.repetitions, "--ngl": speed.ngl})
+    return Settings()
+
+
+def _of_evaluation(made: Manifest) -> Settings:
+    params = EvalParams.from_manifest(made)
+    text = _text_of(EvalNotes.from_manifest(made).corpus, made.inputs.get("corpus"))
+    how: dict[str, Json] = {"--corpus": text.name, "--ctx": params.n_ctx, "--chunks": params.n_chunks}
+    return Settings({**how, "--precision": params.precision, "--ngl": params.ngl}, text.hashes)
+
+
+def _of_scaling(made: Manifest, row: ResultRow) -> dict[str, Json]:
+    params = AwqParams.from_manifest(made)
+    options: dict[str, Json] = {"--awq-engine": params.engine}
+    options["--awq-objective"] = params.objective or "ggml"
+    options["--awq-dtype"] = params.dtype
+    if not quants.is_float(row.type):
+        options["--awq-per-type"] = "-" in AwqNotes.from_manifest(made).label
+    return options
+
+
+def _of_calibration(made: Manifest) -> dict[str, Json]:
+    name = _calibration_text(made).name
+    if made.step == imatrix.STEP:
+        return {"--calibration": name, "--calibration-samples": ImatrixParams.from_manifest(made).n_chunks}
+    notes = CalibrationNotes.from_manifest(made)
+    return {
+        "--calibration": name,
+        "--calibration-samples": notes.calibration_samples,
+        "--seed": notes.calibration_seed,
+    }
+
+
+def _calibration_text(made: Manifest) -> _Text:
+    if made.step == imatrix.STEP:
+        name = ImatrixNotes.from_manifest(made).calibration_source or ImatrixParams.from_manifest(made).text
+        return _text_of(name, made.inputs.get("calibration"))
+    notes = CalibrationNotes.from_manifest(made)
+    return _text_of(notes.calibration_source, notes.calibration_text_sha256)
+
+
+def _text_of(name: str, sha256: str | None) -> _Text:
+    """A text by what manifests say of it; "TEXT" where only its hash is known."""
+    known = next((text.name for text in TEXTS.values() if text.sha256 == sha256), None)
+    if known is not None:
+        return _Text(known)
+    given = name or "TEXT"
+    return _Text(given if ":" in given else PurePath(given).name, "" if given in TEXTS else sha256 or "")
+
+
+def calibrated(lineage: Sequence[Piece]) -> list[tuple[str, str]]:
+    """What was calibrated on which text, as label and value."""
+    found = [_calibrated(p.made) for p in lineage if p.made.step in _CALIBRATED]
+    name, digest = own_imatrix(lineage) or ("", "")
+    own = [("Importance matrix", str(_Text(name, digest)))] if digest else []
+    return list(dict.fromkeys([*own, *found]))
+
+
+def _calibrated(made: Manifest) -> tuple[str, str]:
+    label, text = f"{_CALIBRATED[made.step]} from", _calibration_text(made)
+    if made.step == imatrix.STEP:
+        params = ImatrixParams.from_manifest(made)
+        return label, f"{text}, its first {params.n_chunks} chunks of {params.n_ctx} tokens"
+    return label, f"{text}, {_samples(made)}"
+
+
+def _samples(made: Manifest) -> str:
+    notes = CalibrationNotes.from_manifest(made)
+    of = f"{notes.calibration_samples} samples of {notes.calibration_sample_tokens} tokens"
+    return f"{of}, seed {notes.calibration_seed}"
+
+
+def in_words(piece: Piece) -> str:
+    """A step that ran no command, as a comment; "" for one that needs none."""
+    made = piece.made
+    if made.step not in (awq.STEP, refine.STEP):
+        return ""
+    usual: Mapping[str, Json] = asdict(RefineOptions())
+    how = [f"{key} {value}" for key, value in made.params.items() if usual.get(key, value) != value]
+    how += [f"{AwqParams.from_manifest(made).engine} engine"] if made.step == awq.STEP else []
+    facts = [piece.path.name, *how, _calibration_text(made).name, _samples(made)]
+    return f"# {_CALIBRATED[made.step]}: {', '.join(facts)}"
