@@ -12,7 +12,7 @@ from ggufkit.core.records import Conditions, Measurement, ResultRow
 from ggufkit.llama import memory
 from ggufkit.llama.gguf import GgufHeader, ggml_type_by_name, read_header
 from ggufkit.measure import divergence, perplexity
-from ggufkit.measure.perplexity import EvalParams
+from ggufkit.measure.evaluation import EvalParams
 from ggufkit.report import commands
 from ggufkit.report.lineage import Archive, is_start
 from ggufkit.report.results import measurements_of

@@ -11,7 +11,7 @@ from ggufkit.core.records import Json, Manifest, ResultRow
 from ggufkit.llama import quants
 from ggufkit.measure import bench, divergence, perplexity
 from ggufkit.measure.bench import BenchParams
-from ggufkit.measure.perplexity import EvalNotes, EvalParams
+from ggufkit.measure.evaluation import EvalNotes, EvalParams
 from ggufkit.models.lora import split_source
 from ggufkit.refine.options import RefineOptions
 from ggufkit.report.lineage import Piece, is_start, own_imatrix
