@@ -26,7 +26,7 @@ from ggufkit.core import failures, machine, process
 from ggufkit.core.progress import SilentReporter
 from ggufkit.core.records import Toolchain
 from ggufkit.llama import argv, cuda, logs, toolchain
-from ggufkit.llama.argv import Compute, Excerpt
+from ggufkit.llama.argv import Compute, Excerpt, Quantization
 from ggufkit.report import timeline
 
 SHAPE = "qwen2.5-0.5b-shape"
@@ -95,7 +95,7 @@ def _raw(
     source, base = toolchain.converter_source(tools, SilentReporter()), root / "F16.gguf"
     seconds = {"convert": _timed(argv.convert(source, checkpoint, base, "f16", checkpoint.name))[0]}
     for kind in TYPES:
-        command = argv.quantize(tools, base, root / f"{kind}.gguf", kind, machine.physical_cores())
+        command = argv.quantize(tools, Quantization(base, kind), root / f"{kind}.gguf", machine.physical_cores())
         seconds[f"quantize {kind}"] = _timed(command)[0]
     estimates = {}
     for kind in ("F16", *TYPES):

@@ -22,7 +22,7 @@ from benchmarks.record import Row, save
 from ggufkit.core import failures, machine, process
 from ggufkit.core.records import Toolchain
 from ggufkit.llama import argv, toolchain
-from ggufkit.llama.argv import Compute, Excerpt
+from ggufkit.llama.argv import Compute, Excerpt, Quantization
 
 TYPES = ("Q4_K_M", "Q5_K_M", "Q8_0")
 
@@ -71,7 +71,7 @@ class _Work:
         _run(argv.convert(Path(str(self.tools.source)), self.model, base, "f16", self.model.name))
         files = [self.root / f"{kind}.gguf" for kind in TYPES]
         for file, kind in zip(files, TYPES, strict=True):
-            _run(argv.quantize(self.tools, base, file, kind, self.compute.threads))
+            _run(argv.quantize(self.tools, Quantization(base, kind), file, self.compute.threads))
         logits = self.root / "logits"
         _run([*argv.perplexity(self.tools, base, excerpt, self.compute), "--kl-divergence-base", str(logits)])
         for file in files:

@@ -54,35 +54,31 @@ class Excerpt:
         return argv if self.n_chunks is None else [*argv, "--chunks", str(self.n_chunks)]
 
 
-def quantize(
-    tools: Toolchain,
-    base: Path,
-    output: Path,
-    type_name: str,
-    threads: int,
-    *,
-    imatrix: Path | None = None,
-    allow_requantize: bool = False,
-) -> Argv:
+@dataclass(frozen=True)
+class Quantization:
+    """Which GGUF is quantized to which type, and how: weighed by an importance matrix, or although it is quantized."""
+
+    base: Path
+    type_name: str
+    imatrix: Path | None = None
+    allow_requantize: bool = False
+
+    def options(self) -> Argv:
+        """The options of llama-quantize."""
+        argv = ["--imatrix", str(self.imatrix)] if self.imatrix is not None else []
+        return [*argv, "--allow-requantize"] if self.allow_requantize else argv
+
+
+def quantize(tools: Toolchain, wanted: Quantization, output: Path, threads: int) -> Argv:
     """llama-quantize: one GGUF -> one of another type."""
-    argv = [str(tools.binary("llama-quantize"))]
-    if imatrix is not None:
-        argv += ["--imatrix", str(imatrix)]
-    if allow_requantize:
-        argv += ["--allow-requantize"]
-    return [*argv, str(base), str(output), type_name, str(threads)]
+    tool = str(tools.binary("llama-quantize"))
+    return [tool, *wanted.options(), str(wanted.base), str(output), wanted.type_name, str(threads)]
 
 
-def quantize_plan(
-    tools: Toolchain, base: Path, type_name: str, *, imatrix: Path | None = None, allow_requantize: bool = False
-) -> Argv:
+def quantize_plan(tools: Toolchain, wanted: Quantization) -> Argv:
     """llama-quantize --dry-run: every tensor's type and the final size, in milliseconds."""
-    argv = [str(tools.binary("llama-quantize")), "--dry-run"]
-    if imatrix is not None:
-        argv += ["--imatrix", str(imatrix)]
-    if allow_requantize:
-        argv += ["--allow-requantize"]
-    return [*argv, str(base), type_name]
+    tool = str(tools.binary("llama-quantize"))
+    return [tool, "--dry-run", *wanted.options(), str(wanted.base), wanted.type_name]
 
 
 def list_types(tools: Toolchain) -> Argv:
@@ -112,27 +108,33 @@ def divergence(tools: Toolchain, model: Path, logits: Path, n_ctx: int, compute:
     return [*tool, *compute.options(), "-lv", "4", "--kl-divergence", "--kl-divergence-base", str(logits)]
 
 
+@dataclass(frozen=True)
+class EarlierRun:
+    """What llama-imatrix has summed up before: so many chunks from the start of the text, into a file."""
+
+    n_chunks: int
+    sums: Path
+
+
 def imatrix(
     tools: Toolchain,
     model: Path,
     output: Path,
     excerpt: Excerpt,
     compute: Compute,
-    *,
-    after: int = 0,
-    sums: Path | None = None,
+    earlier: EarlierRun | None = None,
 ) -> Argv:
     """llama-imatrix without its perplexity, which nobody reads and which costs a pass over all logits.
 
     Without that it tells how far it is at verbosity 5 only.
 
     Args:
-        after, sums: leave the first chunks of the text out, and add to what an earlier run has summed up on them.
+        earlier: what to go on from; that part of the text is left out.
     """
     tool = str(tools.binary("llama-imatrix"))
     options = [*excerpt.options(), *compute.options(), "--no-ppl", "--output-format", "gguf", "-lv", "5"]
-    if sums is not None:
-        options += ["--chunk", str(after), "--in-file", _csv(str(sums))]
+    if earlier is not None:
+        options += ["--chunk", str(earlier.n_chunks), "--in-file", _csv(str(earlier.sums))]
     return [tool, "-m", str(model), "-o", str(output), *options]
 
 

@@ -17,7 +17,7 @@ from ggufkit.core.manifest import Notes, Params
 from ggufkit.core.process import Surroundings, ToolOutput
 from ggufkit.core.records import GgufFile
 from ggufkit.llama import argv, logs
-from ggufkit.llama.argv import Compute, Excerpt
+from ggufkit.llama.argv import Compute, EarlierRun, Excerpt
 from ggufkit.llama.gguf import GgufHeader, read_header
 from ggufkit.llama.progress_lines import chunks_collected, chunks_found, ended_tokenizing, is_computing
 from ggufkit.steps import imatrix_parts, offload
@@ -153,22 +153,23 @@ def _run_part(
 ) -> tuple[ToolOutput, Pace]:
     # The tool writes the text's path into its result, and llama-quantize copies it: a bare name is enough.
     excerpt = Excerpt(Path(text.path.name), options.n_ctx, part.n_chunks)
-    sums = None
+    earlier = None
     if part.sums is not None:
         session.workspace.scratch.mkdir(parents=True, exist_ok=True)
         sums = imatrix_parts.nameless(part.sums, session.workspace.scratch.resolve() / "imatrix.sums")
+        earlier = EarlierRun(part.after, sums)
 
     def run_with(ngl: int | None) -> tuple[ToolOutput, Pace]:
         compute = Compute(session.tools.backend, ngl, session.threads)
         files = (base.path.resolve(), partial.resolve())
-        command = argv.imatrix(session.tools, *files, excerpt, compute, after=part.after, sums=sums)
+        command = argv.imatrix(session.tools, *files, excerpt, compute, earlier)
         return _run(command, base, text, options, session, part)
 
     try:
         return offload.with_fewer(run_with, options.ngl, base, session)
     finally:
-        if sums is not None:
-            sums.unlink()
+        if earlier is not None:
+            earlier.sums.unlink()
 
 
 def _run(

@@ -13,6 +13,7 @@ from ggufkit.core.hashing import sha256_file
 from ggufkit.core.manifest import PARTIAL, Params
 from ggufkit.core.records import GgufFile, Toolchain
 from ggufkit.llama import argv, cuda, logs, quants
+from ggufkit.llama.argv import Quantization
 from ggufkit.llama.cached_output import cached_output
 from ggufkit.llama.gguf import GgufHeader, quantized_tensors, read_header
 from ggufkit.llama.logs import QuantizePlan, QuantType
@@ -86,17 +87,15 @@ def plan(
 ) -> QuantizePlan:
     """What llama-quantize would make of `base`: every tensor's type, in milliseconds."""
     state = base.stat()
-    return _plan(tools, base, kind, imatrix, allow_requantize, (state.st_size, state.st_mtime_ns))
+    wanted = Quantization(base, kind.name, imatrix, allow_requantize)
+    return _plan(tools, wanted, (state.st_size, state.st_mtime_ns))
 
 
 @lru_cache
-def _plan(
-    tools: Toolchain, base: Path, kind: QuantType, imatrix: Path | None, requantize: bool, _state: tuple[int, int]
-) -> QuantizePlan:
+def _plan(tools: Toolchain, wanted: Quantization, _state: tuple[int, int]) -> QuantizePlan:
     """What `plan` returns, asked once: the size that a type promises is looked for among types near it."""
-    command = argv.quantize_plan(tools, base, kind.name, imatrix=imatrix, allow_requantize=requantize)
-    output = process.run(command, surroundings=cuda.HIDDEN)
-    failures.require_success(output, f"planning {kind.name} of {base.name}")
+    output = process.run(argv.quantize_plan(tools, wanted), surroundings=cuda.HIDDEN)
+    failures.require_success(output, f"planning {wanted.type_name} of {wanted.base.name}")
     return logs.parse_quantize(output)
 
 
@@ -126,10 +125,8 @@ def quantize(base: GgufFile, output: Path, kind: QuantType, options: QuantizeOpt
 
 
 def _quantize(base: GgufFile, partial: Path, kind: QuantType, options: QuantizeOptions, session: Session) -> Made:
-    command = argv.quantize(
-        session.tools, base.path, partial, kind.name, session.threads,
-        imatrix=options.imatrix, allow_requantize=options.allow_requantize,
-    )  # fmt: skip
+    wanted = Quantization(base.path, kind.name, options.imatrix, options.allow_requantize)
+    command = argv.quantize(session.tools, wanted, partial, session.threads)
     doing = f"quantizing {base.path.name} to {kind.name}"
     with session.reporter.step(f"Quantizing to {_label(options.variant, kind.name)}") as progress:
 

@@ -34,7 +34,7 @@ from ggufkit.core.progress import SilentReporter
 from ggufkit.core.records import Toolchain
 from ggufkit.layers import Shards, StreamedModel
 from ggufkit.llama import argv, logs
-from ggufkit.llama.argv import Compute, Excerpt
+from ggufkit.llama.argv import Compute, Excerpt, Quantization
 from ggufkit.llama.gguf import read_header
 from ggufkit.llama.libggml import LibGgml
 from ggufkit.models.checkpoint import open_checkpoint
@@ -64,7 +64,7 @@ def raw(command: list[str]) -> ToolOutput:
 
 def types_of(base: Path, kind: str, tools: Toolchain) -> Types:
     """What llama-quantize will make of each tensor."""
-    plan = logs.parse_quantize(raw(argv.quantize_plan(tools, base, kind)))
+    plan = logs.parse_quantize(raw(argv.quantize_plan(tools, Quantization(base, kind))))
     return {t.name: t.after for t in plan.tensors}
 
 
@@ -92,7 +92,7 @@ def imatrix_of(gguf: Path, chunks: int, tools: Toolchain) -> Path:
 def quantized(gguf: Path, kind: str, tools: Toolchain, imatrix: Path | None = None) -> Path:
     """A GGUF quantized to a type."""
     made = gguf.with_name(f"{gguf.stem}-{'imatrix-' if imatrix else ''}{kind}.gguf")
-    raw(argv.quantize(tools, gguf, made, kind, 2, imatrix=imatrix))
+    raw(argv.quantize(tools, Quantization(gguf, kind, imatrix), made, 2))
     return made
 
 

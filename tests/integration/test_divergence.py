@@ -25,6 +25,7 @@ from ggufkit.core.process import ToolOutput
 from ggufkit.core.progress import SilentReporter
 from ggufkit.core.records import GgufFile, Toolchain
 from ggufkit.llama import argv, kld, logs
+from ggufkit.llama.argv import Quantization
 from ggufkit.llama.gguf import read_gguf
 from ggufkit.measure import divergence, perplexity
 from ggufkit.measure.evaluation import EvalOptions, Evaluation
@@ -71,7 +72,9 @@ def files(tools: Toolchain, tmp_path_factory: pytest.TempPathFactory) -> list[Gg
     found = [read_gguf(base, made.sha256)]
     for kind in ("Q4_0", "Q8_0"):
         path = root / "out" / f"tiny-{kind}.gguf"
-        failures.require_success(process.run(argv.quantize(tools, base, path, kind, 2)), "quantizing")
+        failures.require_success(
+            process.run(argv.quantize(tools, Quantization(base, kind), path, 2)), "quantizing"
+        )
         found.append(read_gguf(path, kind * 8))
     return found
 

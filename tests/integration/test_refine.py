@@ -14,7 +14,7 @@ import torch
 from ggufkit.core.errors import Interrupted, ResourceError
 from ggufkit.core.progress import SilentReporter
 from ggufkit.llama import argv
-from ggufkit.llama.argv import Compute, Excerpt
+from ggufkit.llama.argv import Compute, Excerpt, Quantization
 from ggufkit.llama.gguf import read_header
 from ggufkit.refine.engine import RefineInputs, RefineResult, refine_gguf
 from ggufkit.refine.grid import Grid
@@ -93,7 +93,7 @@ def test_every_tool_takes_a_refined_file(
     assert types <= {o.type for o in report.outcomes if o.kept}
     assert all(o.after < o.before for o in report.outcomes if o.kept)
     require_same_layout(case.quantized, case.out)
-    raw(argv.quantize_plan(case.tools, case.out, "Q8_0", allow_requantize=True))
+    raw(argv.quantize_plan(case.tools, Quantization(case.out, "Q8_0", allow_requantize=True)))
     text = tiny.text_file(tmp_path / "text.txt")
     run = raw(argv.perplexity(case.tools, case.out, Excerpt(text, 64, 4), Compute("cpu", None, 2)))
     assert "Final estimate" in run.text

@@ -20,6 +20,7 @@ from ggufkit.core.process import ToolOutput
 from ggufkit.core.progress import SilentReporter
 from ggufkit.core.records import GgufFile, Toolchain
 from ggufkit.llama import argv, build, toolchain
+from ggufkit.llama.argv import Quantization
 from ggufkit.llama.gguf import read_gguf
 from ggufkit.llama.programs import find_program
 from ggufkit.measure import divergence
@@ -231,7 +232,9 @@ def test_gpu_builds_tool_gives_the_same_figures_through_a_ring(
     files = [read_gguf(base, "0" * 64)]
     for kind in ("Q4_0", "Q8_0"):
         path = tmp_path / f"tiny-{kind}.gguf"
-        failures.require_success(process.run(argv.quantize(tools, base, path, kind, 2)), "quantizing")
+        failures.require_success(
+            process.run(argv.quantize(tools, Quantization(base, kind), path, 2)), "quantizing"
+        )
         files.append(read_gguf(path, kind * 8))
     assert shared_memory.supported(fast)
     assert not shared_memory.supported(tools)
