@@ -16,7 +16,7 @@ from ggufkit.core.errors import ToolOutputError
 from ggufkit.core.process import ToolOutput
 from ggufkit.llama.logs import explain_missing, model_of, plain
 
-Value = tuple[float, float]
+Mean = tuple[float, float]
 """A mean and its standard error."""
 
 _SPECIAL = r"-?(?:nan|inf)"
@@ -52,11 +52,11 @@ class Row:
     """
 
     chunk: int
-    ppl: Value
-    ln_ppl_ratio: Value
-    kld: Value
-    rms_dp: Value
-    same_top_p: Value
+    ppl: Mean
+    ln_ppl_ratio: Mean
+    kld: Mean
+    rms_dp: Mean
+    same_top_p: Mean
 
 
 @dataclass(frozen=True)
@@ -68,13 +68,13 @@ class Divergence:
 
     n_chunks: int
     n_ctx: int
-    ppl: Value
-    ppl_base: Value
-    ln_ppl_ratio: Value
-    kld: Value
+    ppl: Mean
+    ppl_base: Mean
+    ln_ppl_ratio: Mean
+    kld: Mean
     kld_percentiles: Mapping[float, float]
-    rms_dp: Value
-    same_top_p: Value
+    rms_dp: Mean
+    same_top_p: Mean
     rows: tuple[Row, ...]
 
 
@@ -138,7 +138,7 @@ def _missing_statistics(text: str) -> bool:
     return scored(n_ctx, n_chunks) >= FEWEST_VALUES and not whole
 
 
-def _pair(text: str, title: str) -> Value | None:
+def _pair(text: str, title: str) -> Mean | None:
     found = re.findall(rf"(?m)^{re.escape(title)}: +(-?\d+\.\d{{6}}) ± +(\d+\.\d{{6}}|{_SPECIAL})$", text)
     return (float(found[0][0]), float(found[0][1])) if len(found) == 1 else None
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 from statistics import fmean, stdev
 
-from ggufkit.llama.kld import Divergence, Value
+from ggufkit.llama.kld import Divergence, Mean
 
 LN_RATIO_ERROR = 0.002
 """The standard error of ln(PPL ratio) that is enough whatever the relative precision of KL divergence."""
@@ -41,19 +41,19 @@ def chunks_needed(results: Sequence[Divergence], precision: float) -> int:
     return n if excess <= 1 else math.ceil(n * excess**2 * _MARGIN / _STEP) * _STEP
 
 
-def _said(value: Value) -> float:
+def _said(value: Mean) -> float:
     """The tool's error; 0 where it printed none, for a file that equals its base."""
     return value[1] if math.isfinite(value[1]) else 0.0
 
 
-def _inflation(running: Sequence[tuple[Sequence[Value], float]], unknown: float) -> float:
+def _inflation(running: Sequence[tuple[Sequence[Mean], float]], unknown: float) -> float:
     """By how much the true standard errors exceed the tool's: the most that any of the files shows, 1 at least;
     `unknown` where none of them shows anything."""
     shown = [ratio for means, said in running if (ratio := _scatter(means, said)) is not None]
     return max([1.0, *shown]) if shown else unknown
 
 
-def _scatter(running: Sequence[Value], said: float) -> float | None:
+def _scatter(running: Sequence[Mean], said: float) -> float | None:
     """The standard error between chunks over the tool's, or None when rounding hides it.
 
     A chunk's own mean follows from two running means, k times the one less k - 1 times the other, and so does
