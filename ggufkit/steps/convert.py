@@ -89,15 +89,10 @@ def convert(checkpoint: Checkpoint, output: Path, options: ConvertOptions, sessi
     if checkpoint.tensor_bytes >= _LONG and not output.exists():
         _rehearse(checkpoint, options, session)
     params = ConvertParams(options.out_type, checkpoint.name, options.pre)
-    inputs: dict[str, str] = {}
-    if output.exists():  # whether it is fresh depends on the checkpoint; else that is read while it is converted
-        inputs[_CHECKPOINT] = fingerprint(checkpoint.path, session.reporter)
+    # Whether a result is fresh depends on the checkpoint; where there is none, that is hashed while it is converted.
+    inputs = {_CHECKPOINT: fingerprint(checkpoint.path, session.reporter)} if output.exists() else {}
     recipe = Recipe(STEP, VERSION, inputs, params.to_params(), session.tools.identity)
-    return session.ensure(
-        recipe,
-        output,
-        lambda partial: _convert(checkpoint, partial, options, session, inputs),
-    )
+    return session.ensure(recipe, output, lambda partial: _convert(checkpoint, partial, options, session))
 
 
 def skeleton(checkpoint: Checkpoint, output: Path, options: ConvertOptions, session: Session) -> Path:
@@ -122,11 +117,9 @@ def _rehearse(checkpoint: Checkpoint, options: ConvertOptions, session: Session)
         _compare_tokens(checkpoint, empty, options, quiet, source)
 
 
-def _convert(
-    checkpoint: Checkpoint, partial: Path, options: ConvertOptions, session: Session, inputs: dict[str, str]
-) -> Made:
+def _convert(checkpoint: Checkpoint, partial: Path, options: ConvertOptions, session: Session) -> Made:
     source = toolchain.converter_source(session.tools, session.reporter, force=options.force_toolchain)
-    run = _read_and_convert(checkpoint, partial, options, session, source, inputs)
+    run, sha256 = _read_and_convert(checkpoint, partial, options, session, source)
     made = read_gguf(partial)
     if made.type != options.out_type.upper():
         raise GgufError(f"The converter wrote {made.type} where {options.out_type.upper()} was asked for.")
@@ -138,7 +131,7 @@ def _convert(
     notes = ConvertNotes(checkpoint.name, options.variant, made.type, checkpoint.source, checkpoint.revision)
     if tokens is not None:
         notes = replace(notes, token_strings=tokens.n_strings, token_mismatches=tokens.n_mismatches)
-    return Made([run], notes.to_notes())
+    return Made([run], notes.to_notes(), {_CHECKPOINT: sha256})
 
 
 def _require_layers(checkpoint: Checkpoint, made: GgufHeader) -> None:
@@ -165,27 +158,28 @@ def _read_and_convert(
     options: ConvertOptions,
     session: Session,
     source: Path,
-    inputs: dict[str, str],
-) -> ToolOutput:
+) -> tuple[ToolOutput, str]:
     """Run the converter; the weights are checked and hashed beside it.
+
+    Returns:
+        What the converter printed, and the checkpoint's hash.
 
     Raises:
         CheckpointError: the checkpoint cannot be read, or somebody changed it meanwhile.
     """
     before = state(checkpoint.path)
 
-    def read(stop: threading.Event) -> None:
+    def read(stop: threading.Event) -> str:
         try:
             _check_weights(checkpoint, options.out_type, session.reporter, stop)
-            if _CHECKPOINT not in inputs:
-                inputs[_CHECKPOINT] = fingerprint(checkpoint.path, session.reporter, stop)
+            return fingerprint(checkpoint.path, session.reporter, stop)
         except OSError as error:
             raise CheckpointError(f"{checkpoint.path} cannot be read: {error}.", hint="Is it complete?") from error
 
-    run, _ = run_both(lambda stop: _run_converter(checkpoint, partial, options, session, source, stop), read)
+    ended = run_both(lambda stop: _run_converter(checkpoint, partial, options, session, source, stop), read)
     if state(checkpoint.path) != before:
         raise CheckpointError(f"{checkpoint.path} changed while it was converted.", hint="Repeat the command.")
-    return run
+    return ended
 
 
 def _check_weights(checkpoint: Checkpoint, out_type: str, reporter: Reporter, stop: threading.Event) -> None:

@@ -37,7 +37,8 @@ class Recipe:
 
     Args:
         step, version: the step's name, and a number that grows when its way of working changes.
-        inputs: SHA-256 by role ("base", "corpus", "imatrix").
+        inputs: SHA-256 by role ("base", "corpus", "imatrix"). One that is read only to make what is not there yet may
+            come with what was `Made`.
         params: parameters that change the result; threads do not change a quantization.
         toolchain: identity of the tools used, None if none is.
     """
@@ -56,10 +57,17 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Made:
-    """What making an artefact left behind besides the file: the tools that ran, and facts worth keeping."""
+    """What making an artefact left behind besides the file.
+
+    Args:
+        runs: the tools that ran.
+        notes: facts worth keeping.
+        inputs: hashes of inputs that were read while it was made, which its recipe lacks.
+    """
 
     runs: Sequence[ToolOutput] = ()
     notes: Mapping[str, Json] = field(default_factory=dict)
+    inputs: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -245,7 +253,7 @@ def _make(recipe: Recipe, output: Path, make: Callable[[Path], Made]) -> Manifes
     try:
         made = make(partial)
         manifest = Manifest(
-            SCHEMA, recipe.step, recipe.version, dict(recipe.inputs), dict(recipe.params), recipe.toolchain,
+            SCHEMA, recipe.step, recipe.version, {**recipe.inputs, **made.inputs}, dict(recipe.params), recipe.toolchain,
             [list(run.argv) for run in made.runs], {"sha256": _digest(partial), "size_bytes": _size(partial)},
             started.isoformat(timespec="milliseconds"), round(time.monotonic() - clock, 3), dict(made.notes),
         )  # fmt: skip
