@@ -9,12 +9,12 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 # Byte code is made on first use and kept: installing need not make it for all that is never used.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test lint types pytest format clean
+.PHONY: demo test lint types docs pytest format clean
 
 demo: $(VENV)/.installed
 	$(BIN)/ggufkit demo
 
-test: lint types pytest
+test: lint types docs pytest
 
 pytest: $(VENV)/.installed
 	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder -m "not alone" $(PYTEST)
@@ -29,6 +29,9 @@ lint: $(VENV)/.installed
 types: $(VENV)/.installed
 	$(BIN)/mypy
 
+docs: $(VENV)/.installed
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
 format: $(VENV)/.installed
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
@@ -36,8 +39,8 @@ format: $(VENV)/.installed
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) install --quiet --upgrade pip
-	$(PIP) install --quiet --no-compile --constraint constraints.txt --editable '.[all,dev]'
+	$(PIP) install --quiet --no-compile --constraint constraints.txt --editable '.[all,dev,docs]'
 	touch $@
 
 clean:
-	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) site .mypy_cache .pytest_cache .ruff_cache

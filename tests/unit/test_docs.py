@@ -1,17 +1,22 @@
-"""What the README promises is there, and what is there is in the README."""
+"""What the documentation promises is there, and what is there is in the documentation."""
 
 from __future__ import annotations
 
+import importlib.util
 import re
 from pathlib import Path
+from types import ModuleType
 
 import click
 import pytest
 
 from ggufkit.cli import COMMANDS, SUMMARIES, cli
+from ggufkit.core import errors
 
 ROOT = Path(__file__).resolve().parents[2]
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+DOCS = ROOT / "docs"
+REFERENCE = DOCS / "reference"
+PAGES = [ROOT / "README.md", ROOT / "README.zh-CN.md", *sorted(DOCS.rglob("*.md"))]
 
 
 def command(name: str) -> click.Command:
@@ -20,9 +25,36 @@ def command(name: str) -> click.Command:
     return found
 
 
-def test_every_command_has_a_section_and_a_summary() -> None:
-    sections = re.findall(r"(?m)^### ggufkit (\S+)$", README)
-    assert sorted(sections) == sorted(COMMANDS) == sorted(SUMMARIES)
+def options_of(name: str) -> set[str]:
+    """All options of a command, those of its subcommands included."""
+    found = command(name)
+    inner = found.commands.values() if isinstance(found, click.Group) else [found]
+    return {option for sub in inner for p in sub.params for option in (*p.opts, *p.secondary_opts)}
+
+
+def options_in(text: str) -> set[str]:
+    return set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", text))
+
+
+def page(name: str) -> str:
+    return (REFERENCE / f"{name}.md").read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def hook() -> ModuleType:
+    """What makes the reference from click while the site is built."""
+    spec = importlib.util.spec_from_file_location("commands", DOCS / "hooks" / "commands.py")
+    assert spec is not None and spec.loader is not None  # noqa: PT018 - for mypy; neither can be without the other
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_every_command_has_a_page_and_a_summary() -> None:
+    pages = re.findall(r"(?m)^<!-- command: (\w+) -->$", "\n".join(map(page, COMMANDS)))
+    assert sorted(pages) == sorted(COMMANDS) == sorted(SUMMARIES)
+    navigation = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
+    assert all(f"- reference/{name}.md" in navigation for name in COMMANDS)
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -41,20 +73,46 @@ def test_help_fits_a_terminal(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_the_readme_s_options_exist(name: str) -> None:
-    section = README.split(f"### ggufkit {name}\n")[1].split("\n### ")[0].split("\n## ")[0]
-    known = {option for p in _all_parameters(command(name)) for option in (*p.opts, *p.secondary_opts)}
-    named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", section))
-    if name == "build":
-        missing = {o for o in known if o.startswith("--")} - named - _UNLISTED
-        assert not missing, f"options of build that the README lacks: {missing}"
-    assert named <= known | {"--debug", "--help"}
+def test_the_reference_has_every_option_with_its_default(name: str, hook: ModuleType) -> None:
+    text = hook.on_page_markdown(page(name))
+    found = command(name)
+    for sub in found.commands.values() if isinstance(found, click.Group) else [found]:
+        for option in sub.params:
+            if isinstance(option, click.Option) and not option.hidden:
+                (row,) = {line for line in text.splitlines() if line.startswith(f"| <code>{option.opts[0]}") and
+                          re.match(rf"\| <code>{option.opts[0]}[ <]", line) and _plain(option.help) in line}  # fmt: skip
+                assert not isinstance(option.default, (int, float)) or option.is_flag or f"| {option.default} |" in row
 
 
-_UNLISTED = {"--pre", "--allow-token-mismatch", "--force-toolchain", "--allow-requantize", "--bench-reps"}
+def _plain(text: str | None) -> str:
+    """The beginning of a help text, up to what Markdown would have escaped."""
+    return re.split(r"[|<>*_\[]|  ", text or "")[0].strip()
 
 
-def _all_parameters(found: click.Command) -> list[click.Parameter]:
-    if isinstance(found, click.Group):
-        return [p for sub in found.commands.values() for p in sub.params]
-    return found.params
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_options_that_the_reference_speaks_of_exist(name: str) -> None:
+    assert options_in(page(name)) <= options_of(name) | {"--debug", "--help"}
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_command_lines_are_real(path: Path) -> None:
+    for block in re.findall(r"(?ms)^```(?:sh)?\n(.*?)^```", path.read_text(encoding="utf-8")):
+        for line in re.sub(r"\\\n", " ", block).splitlines():
+            typed = re.match(r"(?:\$ )?ggufkit (\w+)([^#]*)", line)
+            if typed is not None:
+                assert typed[1] in COMMANDS, line
+                assert options_in(typed[2]) <= options_of(typed[1]) | {"--debug", "--help"}, line
+
+
+@pytest.mark.parametrize("path", PAGES[:2], ids=lambda path: path.name)
+def test_the_readme_points_to_what_is_there(path: Path) -> None:
+    targets = re.findall(r"\]\(([^)#]+)", path.read_text(encoding="utf-8"))
+    local = [target for target in targets if "://" not in target]
+    assert len(local) > 5
+    assert [target for target in local if not (ROOT / target).exists()] == []
+
+
+def test_every_exit_code_is_explained() -> None:
+    classes = [e for e in vars(errors).values() if isinstance(e, type) and issubclass(e, errors.GgufkitError)]
+    explained = {int(code) for code in re.findall(r"(?m)^\| (\d+) \|", page("exit-codes"))}
+    assert explained == {0, *(e.exit_code for e in classes)}

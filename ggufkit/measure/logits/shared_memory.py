@@ -1,6 +1,6 @@
 """Base logits through memory that the base's process shares with those that read them.
 
-Through pipes every byte is copied four times on its way to a reader (what that costs: `benchmarks/README.md`). The tools of
+Through pipes every byte is copied four times on its way to a reader (what that costs: `docs/about/measured.md`). The tools of
 GPU builds know another way: a file in memory, used as a ring (`llama/cmake/shared_ring.h`), whose bytes stay where they are.
 """
 
