@@ -81,7 +81,11 @@ def test_the_reference_has_every_option_with_its_default(name: str, hook: Module
             if isinstance(option, click.Option) and not option.hidden:
                 (row,) = {line for line in text.splitlines() if line.startswith(f"| <code>{option.opts[0]}") and
                           re.match(rf"\| <code>{option.opts[0]}[ <]", line) and _plain(option.help) in line}  # fmt: skip
-                assert not isinstance(option.default, (int, float)) or option.is_flag or f"| {option.default} |" in row
+                assert (
+                    not isinstance(option.default, (int, float))
+                    or option.is_flag
+                    or f"| {option.default} |" in row
+                )
 
 
 def _plain(text: str | None) -> str:

@@ -1,7 +1,8 @@
 """Base logits through memory that the base's process shares with those that read them.
 
-Through pipes every byte is copied four times on its way to a reader (what that costs: `docs/about/measured.md`). The tools of
-GPU builds know another way: a file in memory, used as a ring (`llama/cmake/shared_ring.h`), whose bytes stay where they are.
+Through pipes every byte is copied four times on its way to a reader (what that costs: `docs/about/measured.md`). The
+tools of GPU builds know another way: a file in memory, used as a ring (`llama/cmake/shared_ring.h`), whose bytes stay
+where they are.
 """
 
 from __future__ import annotations
