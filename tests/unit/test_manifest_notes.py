@@ -99,7 +99,7 @@ def test_params_are_written_and_read_by_their_keys(params: Params, keys: dict[st
     assert type(params).from_manifest(noted({}, **keys)) == params
 
 
-@pytest.mark.parametrize("kind", {type(notes) for notes, _ in NOTES})
+@pytest.mark.parametrize("kind", list(dict.fromkeys(type(notes) for notes, _ in NOTES)))
 def test_what_an_older_manifest_lacks_is_the_default(kind: type[Notes]) -> None:
     assert kind.from_manifest(MADE) == kind()
     assert kind.from_manifest(noted({"name": 7, "n_fallback": "2", "tool_s": None, "unheard_of": 1})) == kind()
