@@ -72,7 +72,9 @@ def pack(root: Path, repo: str, *, replace_card: bool = False, look_only: bool =
         SourceError: the hub does not answer.
     """
     if _REPO.fullmatch(repo) is None:
-        raise InputError(f"{repo!r} is no repository.", hint="Write OWNER/NAME, or ms:OWNER/NAME for ModelScope.")
+        raise InputError(
+            f"{repo!r} is not a repository.", hint="Write OWNER/NAME, or ms:OWNER/NAME for ModelScope."
+        )
     rows = results.collect(root)
     report.refresh(rows, root)
     if not is_edited(root):
@@ -84,7 +86,9 @@ def pack(root: Path, repo: str, *, replace_card: bool = False, look_only: bool =
     files = [*complete, *modelfiles, *sorted(root / name for name in _BESIDE if (root / name).is_file())]
     if not replace_card and _edited_there(root, repo, (there or {}).get(CARD)):
         files.remove(root / CARD)
-        left_out.append((CARD, "the repository's was written or edited there; --replace-card overwrites it"))
+        left_out.append(
+            (CARD, "the one in the repository was written or edited there; --replace-card overwrites it")
+        )
     uploads = [Upload(f, f.stat().st_size, _is_there(f, (there or {}).get(f.name))) for f in files]
     exists = None if unreached else there is not None
     return Parcel(repo, tuple(uploads), tuple(left_out), exists, unreached)
@@ -96,7 +100,7 @@ def _judge(root: Path) -> tuple[list[Path], list[tuple[str, str]]]:
     for file in sorted(root.glob("*.gguf")):
         made = read_manifest(file)
         if made is None:
-            left_out.append((file.name, "it has no manifest: ggufkit did not make it, or did not finish"))
+            left_out.append((file.name, "it has no manifest: ggufkit did not make it, or did not finish it"))
         elif sha256_file(file) != made.output.get("sha256"):
             left_out.append((file.name, "it was changed since it was made"))
         else:
@@ -162,7 +166,7 @@ def _look(repo: str, *, look_only: bool) -> tuple[dict[str, RemoteFile] | None, 
     except HubUnreachable as error:
         if look_only:
             return None, error.message
-        hint = "Check the network or the proxy, and repeat; ModelScope's repositories are called ms:OWNER/NAME."
+        hint = "Check the network or the proxy, and try again; ModelScope's repositories are called ms:OWNER/NAME."
         raise HubUnreachable(error.message, hint=error.hint if offline() else hint) from error
 
 
@@ -197,7 +201,7 @@ def send(parcel: Parcel, reporter: Reporter, *, private: bool = False) -> str:
             try:
                 upload(item.path)
             except Exception as error:
-                raise _refused(error, f"{item.path.name} to {parcel.repo}", host) from error
+                raise _refused(error, f"the upload of {item.path.name} to {parcel.repo}", host) from error
             if item.path.name == CARD:
                 _note_sent(item.path, parcel.repo)
             done += item.size_bytes / 1e6
@@ -212,7 +216,7 @@ def _huggingface_sender(name: str, private: bool) -> Callable[[Path], object]:
     try:
         api.create_repo(name, private=private, exist_ok=True)
     except Exception as error:
-        raise _refused(error, f"anything to {name}", huggingface.host()) from error
+        raise _refused(error, f"uploads to {name}", huggingface.host()) from error
     return lambda file: api.upload_file(
         path_or_fileobj=str(file), path_in_repo=file.name, repo_id=name, commit_message=f"Add {file.name}"
     )
@@ -224,7 +228,7 @@ def _modelscope_sender(name: str, private: bool) -> Callable[[Path], object]:
         if not api.repo_exists(name, "model"):
             api.create_repo(name, "model", visibility="private" if private else "public")
     except Exception as error:
-        raise _refused(error, f"anything to {name}", modelscope.host()) from error
+        raise _refused(error, f"uploads to {name}", modelscope.host()) from error
 
     def upload(file: Path) -> None:
         # The library prints what it does to standard output, which belongs to results.
@@ -239,10 +243,8 @@ def _refused(error: Exception, what: str, host: str) -> GgufkitError:
         return error
     status = hferrors.status_of(error) or getattr(error, "status_code", None)
     reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    message = f"{host} did not take {what}: {f'HTTP {status}' if status else reason}."
+    message = f"{host} did not accept {what}: {f'HTTP {status}' if status else reason}."
     if status in (401, 403):
-        hint = (
-            "Log in with a token that may write: `hf auth login` or HF_TOKEN; for ModelScope MODELSCOPE_API_TOKEN."
-        )
+        hint = "Log in with a token that may write: `hf auth login` or HF_TOKEN; for ModelScope, MODELSCOPE_API_TOKEN."
         return SourceError(message, hint=hint)
-    return SourceError(message, hint="Repeat the command: what was uploaded is not sent again.")
+    return SourceError(message, hint="Run the command again: what was uploaded is not sent again.")

@@ -99,7 +99,7 @@ def _of_scaling(made: Manifest, row: ResultRow) -> dict[str, Json]:
     options["--awq-objective"] = params.objective or "ggml"
     options["--awq-dtype"] = params.dtype
     if not quants.is_float(row.type):
-        options["--awq-per-type"] = "-" in AwqNotes.from_manifest(made).label
+        options["--awq-per-type"] = AwqNotes.from_manifest(made).per_type
     return options
 
 

@@ -72,6 +72,11 @@ class AwqNotes(Notes):
     label: str = ""
     tool_s: float = 0.0
 
+    @property
+    def per_type(self) -> bool:
+        """Whether it was scaled for one GGUF type alone."""
+        return "-" in self.label
+
 
 @dataclass(frozen=True)
 class Wanted:

@@ -108,7 +108,7 @@ def test_one_directory_for_two_repositories(root: Path, repo: str, hub: HubServe
 def test_an_interrupted_upload_goes_on(root: Path, repo: str, hub: HubServer, env: dict[str, str]) -> None:
     hub.faults.lost_uploads = 99
     message = fails(3, "publish", root, repo, "--yes", env=env)
-    assert "did not take" in message
+    assert "did not accept" in message
     done = dict(hub.repos["me/tiny-GGUF"])
     assert "README.md" in done
     assert not any(name.endswith(".gguf") for name in done)

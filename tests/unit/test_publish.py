@@ -139,7 +139,7 @@ def test_modelfiles_go_with_their_files(root: Path, remote: dict[str, RemoteFile
 
 @pytest.mark.parametrize("repo", ["x", "", "a/b/c", "../x", "hf:me/x", "me/ x", "ms:x"])
 def test_no_repository(repo: str, root: Path) -> None:
-    with pytest.raises(InputError, match="no repository"):
+    with pytest.raises(InputError, match="not a repository"):
         publish.pack(root, repo)
 
 
