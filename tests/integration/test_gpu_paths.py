@@ -16,6 +16,7 @@ import pytest
 import ggufkit
 from ggufkit.core import process
 from ggufkit.core.errors import DeviceMemoryError
+from ggufkit.core.process import Surroundings
 from ggufkit.core.records import GgufFile, Toolchain
 from ggufkit.llama import cuda, toolchain
 from ggufkit.llama.cuda import Gpu
@@ -134,7 +135,8 @@ def test_what_computes_on_the_cpu_starts_no_gpu(
     real, ran = process.run, []
 
     def run(argv: Sequence[str | Path], **how: Any) -> process.ToolOutput:
-        ran.append((Path(argv[0]).name, tuple(map(str, argv[1:])), how.get("env") or {}))
+        where = how.get("surroundings") or Surroundings()
+        ran.append((Path(argv[0]).name, tuple(map(str, argv[1:])), where.env))
         return real(argv, **how)
 
     monkeypatch.setattr(process, "run", run)
