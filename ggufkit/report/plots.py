@@ -50,7 +50,7 @@ def composition(entries: Sequence[Entry]) -> str | None:
     """What each file really holds: the share of its bytes by tensor type, as stacked bars."""
     if not entries:
         return None
-    types = sorted({t for e in entries for t in e.composition}, key=bits, reverse=True)
+    types = sorted({t for e in entries for t in e.composition}, key=lambda t: (-bits(t), t))
     figure, axes = svg.figure(height=0.9 + 0.34 * len(entries))
     for y, entry in enumerate(entries):
         total, left = sum(entry.composition.values()), 0.0
