@@ -17,12 +17,12 @@ __all__ = ["BuildRequest", "BuildResult", "__version__", "build", "load_results"
 
 if TYPE_CHECKING:
     from ggufkit.pipeline.build import BuildResult, build
-    from ggufkit.pipeline.job import BuildRequest
     from ggufkit.pipeline.plan import plan
     from ggufkit.report.tables import load_results
+    from ggufkit.request import BuildRequest
 
 _HOMES = {
-    "BuildRequest": "ggufkit.pipeline.job",
+    "BuildRequest": "ggufkit.request",
     "BuildResult": "ggufkit.pipeline.build",
     "build": "ggufkit.pipeline.build",
     "plan": "ggufkit.pipeline.plan",

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from ggufkit.cli import options
+from ggufkit.cli import options, parameter_types
 from ggufkit.cli.terminal import console, reporting
 from ggufkit.core.units import size
 from ggufkit.llama.gguf import GgufHeader, named_type, read_header, summarize
@@ -17,9 +17,9 @@ from ggufkit.llama.memory import n_vocab
 
 
 @click.command("inspect")
-@click.argument("gguf", type=options.FILE)
+@click.argument("gguf", type=parameter_types.FILE)
 @click.option(
-    "--against", type=options.FILE, help="The F16 that GGUF was made from: relative error of each tensor."
+    "--against", type=parameter_types.FILE, help="The F16 that GGUF was made from: relative error of each tensor."
 )
 @options.json_option
 def inspect_command(gguf: Path, against: Path | None, as_json: bool) -> None:

@@ -6,46 +6,46 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import click
 
-from ggufkit.cli import options, quality
+from ggufkit.cli import options, parameter_types, request_options
 from ggufkit.cli.terminal import console, reporting
 from ggufkit.core.errors import InputError, UsageError
 from ggufkit.core.records import GgufFile, Measurement
-from ggufkit.llama import toolchain
 from ggufkit.measure import bench, divergence, measurements, perplexity
 from ggufkit.measure.bench import BenchOptions
 from ggufkit.measure.evaluation import EvalOptions, Evaluation, warn_of_context
-from ggufkit.measure.logits import strategy
 from ggufkit.measure.logits.strategy import Transport
 from ggufkit.models import sources
-from ggufkit.steps.session import Session
-from ggufkit.steps.step import Result, Workspace
+from ggufkit.request import EvaluationOptions, RunOptions
+from ggufkit.steps.step import Result
 from ggufkit.texts import corpus
 
-GGUFS = click.argument("ggufs", nargs=-1, required=True, type=options.FILE)
+GGUFS = click.argument("ggufs", nargs=-1, required=True, type=parameter_types.FILE)
 OUT = click.option(
-    "--out", type=options.PATH, help="Directory for what is measured and logged.  [default: beside the first GGUF]"
+    "--out",
+    type=parameter_types.PATH,
+    help="Directory for what is measured and logged.  [default: beside the first GGUF]",
 )
 
 
 @click.command("perplexity")
 @GGUFS
-@click.option("--base", type=options.FILE, help="GGUF to measure the KL divergence from: the F16 they come from.")
-@options.eval_options
-@quality.precision_option
-@quality.scratch_option
-@OUT
 @click.option(
-    "--strategy", type=click.Choice(strategy.STRATEGIES), help="How base logits travel.  [default: chosen]"
+    "--base", type=parameter_types.FILE, help="GGUF to measure the KL divergence from: the F16 they come from."
 )
-@options.backend_options
-@options.redo_options
+@request_options.evaluation_options
+@OUT
+@request_options.run_options
 @options.json_option
 def perplexity_command(
-    ggufs: tuple[Path, ...], base: Path | None, out: Path | None, as_json: bool, **rest: Any
+    ggufs: tuple[Path, ...],
+    base: Path | None,
+    evaluation: EvaluationOptions,
+    out: Path | None,
+    run: RunOptions,
+    as_json: bool,
 ) -> None:
     """Perplexity of GGUF files on a text; with --base their KL divergence from it, too.
 
@@ -55,22 +55,22 @@ def perplexity_command(
         ggufkit perplexity model-*.gguf --base model-F16.gguf --precision 2%
     """
     paths = [path for path in ggufs if base is None or path.resolve() != base.resolve()]
-    precision, transport = rest.pop("precision"), Transport(rest.pop("scratch_limit"), rest.pop("strategy"))
-    if precision is not None and base is None:
+    if evaluation.precision is not None and base is None:
         raise UsageError("--precision is about KL divergence.", hint="Give the file to compare with as --base.")
-    how = EvalOptions(rest.pop("n_ctx"), rest.pop("n_chunks"), rest.pop("ngl"), precision)
     with reporting() as reporter:
         _require_different_names([*([base] if base else []), *paths])
         files = [sources.open_gguf(path, reporter) for path in ([base] if base else []) + paths]
-        warn_of_context(files[0].path, how.n_ctx, reporter)
-        text = corpus.resolve(rest.pop("corpus"), reporter)
-        session = _session(out or options.beside(ggufs[0]), reporter, **rest)
+        warn_of_context(files[0].path, evaluation.ctx, reporter)
+        text = corpus.resolve(evaluation.corpus, reporter)
+        session = run.session(out or options.beside(ggufs[0]), reporter)
         with session.workspace.locked():
-            evaluation = Evaluation(text, how, session)
+            how = EvalOptions(evaluation.ctx, evaluation.chunks, run.ngl, evaluation.precision)
+            asked = Evaluation(text, how, session)
             if base is None:
-                done = perplexity.measure_all(files, evaluation)
+                done = perplexity.measure_all(files, asked)
             else:
-                done = divergence.measure_all(files[0], files[1:], evaluation, transport)
+                transport = Transport(evaluation.scratch_limit, evaluation.strategy)
+                done = divergence.measure_all(files[0], files[1:], asked, transport)
     _show(files, done, as_json)
 
 
@@ -81,11 +81,6 @@ def _require_different_names(paths: Sequence[Path]) -> None:
     if twice is not None:
         hint = "Measure each with an --out of its own."
         raise InputError(f"Two of these files are called {twice}: their results would be mixed up.", hint=hint)
-
-
-def _session(root: Path, reporter: Any, backend: str, threads: int, force: bool, explain: bool) -> Session:
-    tools = toolchain.find(backend, reporter)
-    return Session(tools, Workspace(root), reporter, threads, force, explain)
 
 
 def _show(files: Sequence[GgufFile], done: Sequence[Result], as_json: bool) -> None:
@@ -107,25 +102,24 @@ def _line(m: Measurement) -> str:
 
 @click.command("bench")
 @GGUFS
-@click.option(
-    "--bench-reps", type=click.IntRange(1, 1000), default=5, show_default=True, help="Repetitions of llama-bench."
-)
+@request_options.bench_options
 @OUT
-@options.backend_options
-@options.redo_options
+@request_options.run_options
 @options.json_option
-def bench_command(ggufs: tuple[Path, ...], bench_reps: int, out: Path | None, as_json: bool, **rest: Any) -> None:
+def bench_command(
+    ggufs: tuple[Path, ...], evaluation: EvaluationOptions, out: Path | None, run: RunOptions, as_json: bool
+) -> None:
     """Prompt-processing (pp512) and generation (tg128) speed of GGUF files.
 
     \b
     Example:
         ggufkit bench model-Q4_K_M.gguf model-Q8_0.gguf
     """
-    timing = BenchOptions(repetitions=bench_reps, ngl=rest.pop("ngl"))
+    timing = BenchOptions(repetitions=evaluation.bench_reps, ngl=run.ngl)
     with reporting() as reporter:
         _require_different_names(ggufs)
         files = [sources.open_gguf(path, reporter) for path in ggufs]
-        session = _session(out or options.beside(ggufs[0]), reporter, **rest)
+        session = run.session(out or options.beside(ggufs[0]), reporter)
         with session.workspace.locked():
             done = [bench.bench(file, timing, session) for file in files]
     _show(files, done, as_json)

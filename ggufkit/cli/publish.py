@@ -1,72 +1,66 @@
-"""Commands for what others see: report, compare."""
+"""The command that uploads: publish."""
 
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from ggufkit.cli import options, quality, show, side_by_side
-from ggufkit.cli.terminal import console
-from ggufkit.core.errors import InputError
-from ggufkit.report import compare, results
+from ggufkit.cli import options, parameter_types
+from ggufkit.cli.terminal import console, reporting
+from ggufkit.core.units import size
 
-DIRECTORY = click.Path(path_type=Path, exists=True, file_okay=False)
+if TYPE_CHECKING:
+    from ggufkit.publish import Parcel
 
 
-@click.command("report")
-@click.argument("directory", metavar="DIR", type=DIRECTORY)
-@quality.fits_options
-@click.option("--card", is_flag=True, help="Write README.md too: a model card for a hub.")
+@click.command("publish")
+@click.argument("directory", metavar="DIR", type=parameter_types.DIRECTORY)
+@click.argument("repo")
+@click.option("--yes", is_flag=True, help="Upload; without it, only show what would be uploaded.")
+@click.option("--private", is_flag=True, help="Make a private repository, if it is new.")
+@click.option("--replace-card", is_flag=True, help="Overwrite a README.md that was written or edited on the hub.")
 @options.json_option
-def report_command(directory: Path, fits: int | None, fits_ctx: int, card: bool, as_json: bool) -> None:
-    """Write the tables and plots of DIR again from what was measured; nothing is re-run.
+def publish_command(
+    directory: Path, repo: str, yes: bool, private: bool, replace_card: bool, as_json: bool
+) -> None:
+    """Upload what is complete in DIR to REPO: OWNER/NAME on Hugging Face, or ms:OWNER/NAME on ModelScope.
 
     \b
-    Example:
-        ggufkit report ./qwen2.5-0.5b --fits 2GiB
+    Examples:
+        ggufkit publish ./out me/Qwen2.5-0.5B-GGUF          look first
+        ggufkit publish ./out me/Qwen2.5-0.5B-GGUF --yes    then upload
     """
-    from ggufkit import report
-    from ggufkit.report import tables
-    from ggufkit.report.card import CARD, is_rewritten, write_card
-    from ggufkit.report.choose import MemoryBudget
+    from ggufkit import publish
 
-    rows = results.collect(directory)
-    report.require_writable(directory)
-    report.write(rows, directory, MemoryBudget(fits, fits_ctx))
-    if card and is_rewritten(directory):
-        hint = "Move it away, or take what you need from report.md, which was written now."
-        raise InputError(f"{directory / CARD} was written or edited by hand.", hint=hint)
-    if card:
-        write_card(rows, directory)
+    with reporting() as reporter:
+        parcel = publish.pack(directory, repo, replace_card=replace_card, look_only=not yes)
+        if not as_json:
+            _show_parcel(parcel)
+        address = publish.send(parcel, reporter, private=private) if yes and parcel.missing else None
     if as_json:
-        click.echo(tables.to_json(rows), nl=False)
+        click.echo(json.dumps({**asdict(parcel), "uploaded": address is not None}, indent=1, default=str))
+    elif address is not None:
+        click.echo(f"Uploaded: {address}")
+    elif parcel.missing:
+        click.echo("Nothing was uploaded. Look at README.md and edit it if you like, then repeat with --yes.")
+
+
+def _show_parcel(parcel: Parcel) -> None:
+    screen = console(stderr=False)
+    for item in parcel.uploads:
+        state = "[dim]there already[/dim]" if item.there else "[green]to upload[/green]"
+        screen.print(f"{item.path.name:<40} {size(item.size_bytes):>8}  {state}")
+    for name, reason in parcel.left_out:
+        screen.print(f"[yellow]{name}[/yellow] left out: {reason}.")
+    if parcel.unreached:
+        screen.print(f"What {parcel.repo} holds already is not known: {parcel.unreached}", markup=False)
+    where = parcel.repo if parcel.exists is not False else f"{parcel.repo}, which will be made"
+    missing = parcel.missing
+    if not missing:
+        screen.print(f"{parcel.repo} has all of it already.")
         return
-    console(stderr=False).print(show.results_table(rows))
-    for sentence in report.conclusions(rows, directory, MemoryBudget(fits, fits_ctx)):
-        click.echo(sentence)
-
-
-@click.command("compare")
-@click.argument("directories", metavar="DIR...", nargs=-1, required=True, type=DIRECTORY)
-@options.json_option
-def compare_command(directories: tuple[Path, ...], as_json: bool) -> None:
-    """Result directories side by side; what is not comparable stands apart, with the reason.
-
-    Exit code 3 when nothing of one directory can be compared with anything of another.
-
-    \b
-    Example:
-        ggufkit compare ./plain ./awq
-    """
-    found = compare.compare(compare.load(directories))
-    if as_json:
-        click.echo(json.dumps(side_by_side.as_json(found), indent=1))
-    else:
-        for table in side_by_side.tables(found):
-            console(stderr=False).print(table)
-    if len(directories) > 1 and not found.comparable:
-        reasons = "; ".join(dict.fromkeys(r for g in [*found.quality, *found.speed] for r in g.reasons))
-        message = f"Nothing here is comparable: {reasons or 'nothing was measured in two directories'}."
-        raise InputError(message, hint="Measure with the same --corpus, --ctx and --chunks, from the same base.")
+    screen.print(f"{len(missing)} files, {size(sum(u.size_bytes for u in missing))}, for {where}.")

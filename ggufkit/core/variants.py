@@ -34,6 +34,29 @@ class Variant:
         return not (self.imatrix or self.refined)
 
 
+@dataclass(frozen=True)
+class Scaling:
+    """What a checkpoint is scaled by AWQ for.
+
+    Args:
+        importance: it will be quantized with an importance matrix.
+        type: the one type that it will be quantized to, None for several, or for any.
+    """
+
+    importance: bool = False
+    type: str | None = None
+
+    @property
+    def label(self) -> str:
+        """As manifests hold it: "awq", "awq+imatrix", "awq-Q4_0"."""
+        return ("awq+imatrix" if self.importance else "awq") + (f"-{self.type}" if self.type else "")
+
+    @property
+    def file_name(self) -> str:
+        """What the scaled checkpoint's directory is called, and what stands in the name of its base."""
+        return self.label.replace("+", "-")
+
+
 VARIANTS = (
     Variant("plain"),
     Variant("awq", awq=True),
@@ -59,7 +82,7 @@ def resolve(names: tuple[str, ...]) -> tuple[Variant, ...]:
     wanted = {name.strip().lower().replace("imatrix+awq", "awq+imatrix") for name in names}
     unknown = sorted(wanted - set(BY_NAME))
     if unknown:
-        raise UsageError(f"There is no variant {unknown[0]!r}.", hint=f"Choose of {', '.join(BY_NAME)}.")
+        raise UsageError(f"There is no variant {unknown[0]!r}.", hint=f"Choose from {', '.join(BY_NAME)}.")
     return tuple(v for v in VARIANTS if v.name in wanted)
 
 

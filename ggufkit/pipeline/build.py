@@ -21,11 +21,12 @@ from ggufkit.measure.evaluation import EvalOptions, Evaluation
 from ggufkit.measure.logits.strategy import Transport
 from ggufkit.pipeline import plan
 from ggufkit.pipeline.artifacts import Artifacts
-from ggufkit.pipeline.job import BuildRequest, Job, prepare
+from ggufkit.pipeline.job import Job
+from ggufkit.pipeline.lookup import prepare
 from ggufkit.report import results
 from ggufkit.report.choose import MemoryBudget
+from ggufkit.request import BuildRequest
 from ggufkit.steps.modelfile import ModelfileOptions, Writer
-from ggufkit.steps.session import Session
 from ggufkit.steps.step import Result
 from ggufkit.texts.corpus import Corpus
 from ggufkit.texts.overlap import warn_of_overlap
@@ -51,9 +52,8 @@ def build(request: BuildRequest, reporter: Reporter | None = None) -> BuildResul
         GgufkitError: of the kind that tells what went wrong; what was finished stays.
     """
     job = prepare(request, reporter or SilentReporter())
-    session = job.session
-    with session.workspace.locked():
-        artifacts = Artifacts(job, session)
+    with job.session.workspace.locked():
+        artifacts = Artifacts(job)
         plan.require_disk_for_base(job)
         plan.require_matrices(job)
         plan.require_layers(job)
@@ -61,11 +61,11 @@ def build(request: BuildRequest, reporter: Reporter | None = None) -> BuildResul
         plan.require_room(job, base.path)
         plan.warn_of_context(job, base.path)
         _warn_of_overlap(job, artifacts)
-        made, measured = _make_and_evaluate(job, artifacts, session)
+        made, measured = _make_and_evaluate(job, artifacts)
         files = [read_gguf(result.path, result.sha256) for result in made]
-        written = Writer(_modelfile_options(job), session).write_all(made)
-        spoken = _speak_all(job, files, session)
-        measured += _time_all(job, files, session)
+        written = Writer(_modelfile_options(job), job.session).write_all(made)
+        spoken = _speak_all(job, files)
+        measured += _time_all(job, files)
         results.confirm(measured)
         rows = results.collect(job.out)
         _write_tables(job, rows)
@@ -76,7 +76,7 @@ def _warn_of_overlap(job: Job, artifacts: Artifacts) -> None:
     if job.calibration is None or job.text is None:
         return
     drawn = artifacts.calibration() if any(v.awq or v.refined for v in job.variants) else None
-    n_tokens = 512 * job.request.calibration_samples if any(v.imatrix for v in job.variants) else 0
+    n_tokens = 512 * job.request.calibration.samples if any(v.imatrix for v in job.variants) else 0
     warn_of_overlap(job.calibration, job.text, job.model, n_tokens, drawn, job.reporter)
 
 
@@ -84,31 +84,31 @@ def _modelfile_options(job: Job) -> ModelfileOptions:
     return ModelfileOptions(checkpoint=job.model.path if isinstance(job.model, Checkpoint) else None)
 
 
-def _speak_all(job: Job, files: Sequence[GgufFile], session: Session) -> list[Result]:
+def _speak_all(job: Job, files: Sequence[GgufFile]) -> list[Result]:
     """Let all files speak, the base first, and refuse garbage that only a quantized one speaks."""
-    if not job.request.smoke:
+    if not job.request.evaluation.smoke:
         return []
-    done = [chat.speak(file, session, job.request.ngl) for file in files]
+    done = [chat.speak(file, job.session, job.request.run.ngl) for file in files]
     replies = {file.path.name: chat.read_reply(made.path) for file, made in zip(files, done, strict=True)}
     chat.require_sane(replies[files[0].path.name], replies)
     return done
 
 
-def _make_and_evaluate(job: Job, artifacts: Artifacts, session: Session) -> tuple[list[Result], list[Result]]:
+def _make_and_evaluate(job: Job, artifacts: Artifacts) -> tuple[list[Result], list[Result]]:
     """Make all files and measure their quality: on a GPU those that are there, while the CPU makes the next.
 
     Returns:
         The files, the base first, and their measurements.
     """
     base = artifacts.base_file()
-    with worker_pool(makers_at_once(session.threads)) as pool:
+    with worker_pool(makers_at_once(job.session.threads)) as pool:
         coming = _begin(job, artifacts, pool)
-        if session.tools.backend == "cpu":
+        if job.tools.backend == "cpu":
             _results(coming)  # the same processors cannot do both well
         measured: list[Result] = []
-        for group in _groups(job, base, coming, session):
+        for group in _groups(job, base, coming):
             files = [read_gguf(made.path, made.sha256) for made in _results(group)]
-            measured += _evaluate(job, base, files, session)
+            measured += _evaluate(job, base, files)
         return [artifacts.base(), *_results(coming)], measured
 
 
@@ -133,41 +133,44 @@ def _results(coming: Sequence[Coming]) -> list[Result]:
     return [wait() for wait in coming]
 
 
-def _groups(job: Job, base: GgufFile, coming: Sequence[Coming], session: Session) -> list[Sequence[Coming]]:
+def _groups(job: Job, base: GgufFile, coming: Sequence[Coming]) -> list[Sequence[Coming]]:
     """The files that are evaluated together: all at once, or as many as one base pass serves."""
     size = max(1, len(coming))
-    if job.text is not None and job.request.kld and session.tools.backend != "cpu" and coming:
-        evaluation, transport = _evaluation(job, job.text, session), Transport(job.request.scratch_limit)
-        size = divergence.at_once(base, len(coming), evaluation, transport)
+    if job.text is not None and job.request.evaluation.kld and job.tools.backend != "cpu" and coming:
+        size = divergence.at_once(base, len(coming), _evaluation(job, job.text), _transport(job))
     return [coming[i : i + size] for i in range(0, len(coming), size)] or [()]
 
 
-def _evaluate(job: Job, base: GgufFile, files: Sequence[GgufFile], session: Session) -> list[Result]:
+def _evaluate(job: Job, base: GgufFile, files: Sequence[GgufFile]) -> list[Result]:
     """Measure the quality of files, and of their base."""
     if job.text is None:
         return []
-    evaluation = _evaluation(job, job.text, session)
-    if not job.request.kld:
+    evaluation = _evaluation(job, job.text)
+    if not job.request.evaluation.kld:
         return perplexity.measure_all((base, *files), evaluation)
-    return divergence.measure_all(base, files, evaluation, Transport(job.request.scratch_limit))
+    return divergence.measure_all(base, files, evaluation, _transport(job))
 
 
-def _evaluation(job: Job, text: Corpus, session: Session) -> Evaluation:
-    request = job.request
-    return Evaluation(text, EvalOptions(request.n_ctx, request.n_chunks, request.ngl, request.precision), session)
+def _evaluation(job: Job, text: Corpus) -> Evaluation:
+    how = job.request.evaluation
+    return Evaluation(text, EvalOptions(how.ctx, how.chunks, job.request.run.ngl, how.precision), job.session)
 
 
-def _time_all(job: Job, files: Sequence[GgufFile], session: Session) -> list[Result]:
+def _transport(job: Job) -> Transport:
+    return Transport(job.request.evaluation.scratch_limit, job.request.evaluation.strategy)
+
+
+def _time_all(job: Job, files: Sequence[GgufFile]) -> list[Result]:
     """Measure the speed of all files, one after the other and beside nothing else."""
-    if not job.request.bench:
+    if not job.request.evaluation.bench:
         return []
-    timing = BenchOptions(repetitions=job.request.bench_reps, ngl=job.request.ngl)
-    return [bench.bench(file, timing, session) for file in files]
+    timing = BenchOptions(repetitions=job.request.evaluation.bench_reps, ngl=job.request.run.ngl)
+    return [bench.bench(file, timing, job.session) for file in files]
 
 
 def _write_tables(job: Job, rows: Sequence[ResultRow]) -> None:
     """Write tables and reports unless they say what was measured already."""
-    budget = MemoryBudget(job.request.fits, job.request.fits_ctx)
-    if job.request.force or not report.is_current(rows, job.out, budget):
+    budget = MemoryBudget(job.request.report.fits, job.request.report.fits_ctx)
+    if job.request.run.force or not report.is_current(rows, job.out, budget):
         with job.reporter.step("Writing tables and report"):
             report.write(rows, job.out, budget)

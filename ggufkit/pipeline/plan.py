@@ -19,8 +19,10 @@ from ggufkit.llama.logs import QuantType
 from ggufkit.measure import evaluation
 from ggufkit.pipeline import resources
 from ggufkit.pipeline.artifacts import outputs
-from ggufkit.pipeline.job import BuildRequest, Job, prepare
-from ggufkit.pipeline.resources import Plan, PlannedFile, PlannedStep
+from ggufkit.pipeline.job import Job
+from ggufkit.pipeline.lookup import prepare
+from ggufkit.pipeline.resources import Plan, PlannedFile, PlannedStep, Planner
+from ggufkit.request import BuildRequest
 from ggufkit.steps import convert, offload, quantize
 
 
@@ -40,10 +42,12 @@ def plan(request: BuildRequest, reporter: Reporter | None = None) -> Plan:
 def _steps(job: Job) -> list[PlannedStep]:
     """What runs when, and on what."""
     request, device = job.request, "CPU" if job.tools.backend == "cpu" else f"GPU ({job.tools.backend})"
-    makers, beside = makers_at_once(request.threads), job.tools.backend != "cpu"
+    makers, beside = makers_at_once(job.session.threads), job.tools.backend != "cpu"
     steps = [PlannedStep(f"convert to {job.base_type}", "CPU")] if isinstance(job.model, Checkpoint) else []
     if any(v.awq for v, _ in job.targets):
-        steps.append(PlannedStep(f"AWQ scales: {', '.join(job.scalings)}", "CPU or GPU", "one run for all"))
+        steps.append(
+            PlannedStep(f"AWQ scales: {', '.join(s.label for s in job.scalings)}", "CPU or GPU", "one run for all")
+        )
     if any(v.imatrix for v, _ in job.targets):
         steps.append(PlannedStep("importance matrix of each base", device))
     rounded = [t.name for v, t in job.targets if not v.refined]
@@ -53,10 +57,10 @@ def _steps(job: Job) -> list[PlannedStep]:
     if any(v.refined for v, _ in job.targets):
         steps.append(PlannedStep("refine", "GPU or CPU", "one file after the other"))
     if job.text is not None:
-        what = "KL divergence and perplexity" if request.kld else "perplexity"
+        what = "KL divergence and perplexity" if request.evaluation.kld else "perplexity"
         note = "as files are there; several at once where the GPU's memory holds them" if beside else ""
         steps.append(PlannedStep(what, device, note))
-    if request.bench:
+    if request.evaluation.bench:
         steps.append(PlannedStep("speed", device, "alone, one file after the other"))
     return steps
 
@@ -67,7 +71,7 @@ def _skeleton(job: Job, directory: Path) -> Path:
         return job.model.path
     if job.base_output.is_file():
         return job.base_output
-    return convert.skeleton(job.model, directory / "skeleton.gguf", job.convert_options, job.session)
+    return convert.skeleton(job.model, directory / "skeleton.gguf", job.request.conversion, job.session)
 
 
 def require_disk_for_base(job: Job) -> None:
@@ -131,9 +135,9 @@ def require_room(job: Job, base: Path) -> None:
 
 def _warn_of_paging(job: Job, base: Path, free: int) -> None:
     """The base is evaluated, too: memory-mapped, so that it works even if it does not fit, but at the disk's pace."""
-    header = read_header(base)
-    needed = memory.evaluation_ram(header, header.size_bytes, job.request.n_ctx)
-    if needed > free + offload.usable(job.session) and (job.request.evaluate or job.request.bench):
+    header, measured = read_header(base), job.request.evaluation
+    needed = memory.evaluation_ram(header, header.size_bytes, measured.ctx)
+    if needed > free + offload.usable(job.session) and (measured.quality or measured.bench):
         job.reporter.warn(
             f"{job.base_output.name} needs {size(needed)} of memory to be measured, {size(free)} are free: it will be "
             "read from disk again and again. --no-eval and --no-bench leave that out."
@@ -142,8 +146,8 @@ def _warn_of_paging(job: Job, base: Path, free: int) -> None:
 
 def warn_of_context(job: Job, base: Path) -> None:
     """Whether the evaluation goes beyond the context that the model was trained on."""
-    if job.request.evaluate:
-        evaluation.warn_of_context(base, job.request.n_ctx, job.reporter)
+    if job.request.evaluation.quality:
+        evaluation.warn_of_context(base, job.request.evaluation.ctx, job.reporter)
 
 
 def _out_of_sight(job: Job, base: Path) -> int:
@@ -152,9 +156,8 @@ def _out_of_sight(job: Job, base: Path) -> int:
     bases = [p for s in job.scalings if (p := job.scaled_base_output(s)) not in results and not p.exists()]
     n_bytes = len(bases) * read_header(base).size_bytes
     if isinstance(job.model, Checkpoint):
-        corner = job.session.workspace.private
-        width = 4 * job.model.n_params if job.request.awq_dtype == "float32" else job.model.tensor_bytes
-        n_bytes += sum(width for s in job.scalings if not (corner / s.replace("+", "-")).exists())
+        width = 4 * job.model.n_params if job.request.scaling.dtype == "float32" else job.model.tensor_bytes
+        n_bytes += sum(width for s in job.scalings if not job.scaled_checkpoint(s).exists())
     header = read_header(base)
     refined = [(v, t) for v, t in job.targets if v.refined and not job.output(v, t.name).exists()]
     sizes = [resources.planned_bytes(header, quantize.plan(job.tools, base, kind)) for _, kind in refined]
@@ -165,35 +168,38 @@ def _out_of_sight(job: Job, base: Path) -> int:
 
 def _refining(job: Job, base: GgufHeader) -> int:
     """Bytes of hidden states that a refinement keeps besides finished matrices; see `refine_gguf`."""
-    tokens = 512 * job.request.calibration_samples
+    tokens = 512 * job.request.calibration.samples
     return 4 * (8 * base.hparam("embedding_length") + base.hparam("feed_forward_length")) * tokens
 
 
 def _plan(job: Job, base: Path, targets: list[tuple[Variant, QuantType, Path]], extra_disk: int) -> Plan:
     header = read_header(base)
-    quantize.require_base(header, allow_requantize=job.request.allow_requantize)
-    with worker_pool(job.request.threads) as pool:
-        coming = [pool.submit(partial(_plan_one, job, header, *target)) for target in targets]
+    quantize.require_base(header, allow_requantize=job.request.source.allow_requantize)
+    planner = Planner(job.tools, header, job.known_types, job.request.evaluation.ctx)
+    with worker_pool(job.session.threads) as pool:
+        coming = [pool.submit(partial(_plan_one, job, planner, *target)) for target in targets]
         files = [future.result() for future in coming]
     ram = resources.quantize_ram(header) if files else 0
     scratch = _scratch(job, header) if files else 0
     on_gpus = offload.usable(job.session)
-    return resources.whole_plan(files, job.out, extra_disk + scratch, ram, on_gpus, evaluate=job.request.evaluate)
+    return resources.whole_plan(
+        files, job.out, extra_disk + scratch, ram, on_gpus, evaluate=job.request.evaluation.quality
+    )
 
 
 def _scratch(job: Job, base: GgufHeader) -> int:
     """The most disk that base logits will take: a file if it fits the limit, next to nothing by pipes."""
-    request = job.request
-    if job.text is None or not request.kld:
+    how = job.request.evaluation
+    if job.text is None or not how.kld:
         return 0
-    fixed, per_chunk = memory.base_logits(base, request.n_ctx)
-    possible = job.text.n_bytes // request.n_ctx + 1  # a token is a byte at least
-    needed = fixed + per_chunk * min(request.n_chunks or possible, possible)
-    return needed if needed <= request.scratch_limit else 0
+    fixed, per_chunk = memory.base_logits(base, how.ctx)
+    possible = job.text.n_bytes // how.ctx + 1  # a token is a byte at least
+    needed = fixed + per_chunk * min(how.chunks or possible, possible)
+    return needed if needed <= how.scratch_limit else 0
 
 
-def _plan_one(job: Job, base: GgufHeader, variant: Variant, kind: QuantType, path: Path) -> PlannedFile:
-    file = resources.plan_file(job.tools, base, kind, path.name, variant.name, job.known_types, job.request.n_ctx)
+def _plan_one(job: Job, planner: Planner, variant: Variant, kind: QuantType, path: Path) -> PlannedFile:
+    file = planner.file(kind, path.name, variant.name)
     if file.needs_imatrix and not variant.imatrix:
         raise quantize.needs_imatrix(kind, _way_to_matrix(job))
     return file

@@ -92,44 +92,44 @@ def planned_bytes(base: GgufHeader, plan: QuantizePlan) -> int:
     return total
 
 
-def plan_file(
-    tools: Toolchain,
-    base: GgufHeader,
-    kind: QuantType,
-    file: str,
-    variant: str,
-    known: Sequence[QuantType],
-    n_ctx: int,
-) -> PlannedFile:
-    """What one output will be, by llama-quantize's own dry run."""
-    planned = quantize.plan(tools, base.path, kind)
-    counts: dict[str, int] = {}
-    for _, wanted, got in planned.fallbacks:
-        counts[f"{wanted} → {got}"] = counts.get(f"{wanted} → {got}", 0) + 1
-    n_bytes, nominal = planned_bytes(base, planned), quants.nominal_bpw(kind)
-    result = PlannedFile(
-        file, variant, kind.name, n_bytes, planned.bpw, _FLOAT_BITS.get(kind.name, nominal), planned.n_fallback,
-        counts, evaluation_ram(base, n_bytes, n_ctx), planned.needs_imatrix,
-    )  # fmt: skip
-    if result.oversized and not quants.is_float(kind.name):
-        return replace(result, note=_advice(tools, base, result, known))
-    return result
+@dataclass(frozen=True)
+class Planner:
+    """What is known before outputs are planned: the tools and all their types, the base, and the context in tokens."""
 
+    tools: Toolchain
+    base: GgufHeader
+    known: Sequence[QuantType]
+    n_ctx: int
 
-def _advice(tools: Toolchain, base: GgufHeader, planned: PlannedFile, known: Sequence[QuantType]) -> str:
-    """The largest general-purpose type that keeps the promise of the one that does not fit the shape."""
-    promised = planned.nominal_bpw or 0.0
-    said = f"{planned.bpw:.2f} bits/weight where {planned.type} promises {promised:.2f}"
-    best: tuple[float, str] | None = None
-    for kind in quants.smaller_types(known, promised)[:_CANDIDATES]:
-        bpw = quantize.plan(tools, base.path, kind).bpw
-        if bpw < planned.bpw - 0.05 and (best is None or bpw < best[0]):
-            best = (bpw, kind.name)
-        if bpw <= OVERSIZED * promised:
-            break
-    if best is None:
-        return f"{said}; no type nearby is smaller for this shape"
-    return f"{said}; {best[1]} has {best[0]:.2f}"
+    def file(self, kind: QuantType, file: str, variant: str) -> PlannedFile:
+        """What one output will be, by llama-quantize's own dry run."""
+        planned = quantize.plan(self.tools, self.base.path, kind)
+        counts: dict[str, int] = {}
+        for _, wanted, got in planned.fallbacks:
+            counts[f"{wanted} → {got}"] = counts.get(f"{wanted} → {got}", 0) + 1
+        n_bytes, nominal = planned_bytes(self.base, planned), quants.nominal_bpw(kind)
+        result = PlannedFile(
+            file, variant, kind.name, n_bytes, planned.bpw, _FLOAT_BITS.get(kind.name, nominal), planned.n_fallback,
+            counts, evaluation_ram(self.base, n_bytes, self.n_ctx), planned.needs_imatrix,
+        )  # fmt: skip
+        if result.oversized and not quants.is_float(kind.name):
+            return replace(result, note=self._advice(result))
+        return result
+
+    def _advice(self, planned: PlannedFile) -> str:
+        """The largest general-purpose type that keeps the promise of the one that does not fit the shape."""
+        promised = planned.nominal_bpw or 0.0
+        said = f"{planned.bpw:.2f} bits/weight where {planned.type} promises {promised:.2f}"
+        best: tuple[float, str] | None = None
+        for kind in quants.smaller_types(self.known, promised)[:_CANDIDATES]:
+            bpw = quantize.plan(self.tools, self.base.path, kind).bpw
+            if bpw < planned.bpw - 0.05 and (best is None or bpw < best[0]):
+                best = (bpw, kind.name)
+            if bpw <= OVERSIZED * promised:
+                break
+        if best is None:
+            return f"{said}; no type nearby is smaller for this shape"
+        return f"{said}; {best[1]} has {best[0]:.2f}"
 
 
 def quantize_ram(base: GgufHeader) -> int:

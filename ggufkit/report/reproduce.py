@@ -7,18 +7,26 @@ import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from ggufkit import request
 from ggufkit.core import variants
 from ggufkit.core.records import Json
 from ggufkit.llama import quants
 from ggufkit.report.data import Entry
 
-DEFAULTS: Mapping[str, Json] = {
-    "--base-type": "f16", "--lora": None, "--pre": None, "--calibration": "wikitext2-train",
-    "--calibration-samples": 128, "--seed": 42, "--imatrix": None, "--awq-engine": "native",
-    "--awq-objective": "ggml", "--awq-dtype": "source", "--awq-per-type": False, "--allow-requantize": False,
-    "--corpus": "wikitext2", "--ctx": 512, "--chunks": None, "--precision": None, "--no-eval": False,
-    "--no-kld": False, "--no-bench": False, "--bench-reps": 5, "--ngl": None,
-}  # fmt: skip
+_DECIDING = (
+    "base_type", "lora", "pre", "calibration", "calibration_samples", "seed", "imatrix", "awq_engine", "awq_objective",
+    "awq_dtype", "awq_per_type", "allow_requantize", "corpus", "ctx", "chunks", "precision", "eval", "kld", "bench",
+    "bench_reps", "ngl",
+)  # fmt: skip
+
+
+def _spelt(name: str) -> tuple[str, Json]:
+    """An option as it is typed to depart from its default, and that."""
+    default, words = request.default(name), name.replace("_", "-")
+    return (f"--no-{words}", False) if default is True else (f"--{words}", default)
+
+
+DEFAULTS: Mapping[str, Json] = dict(map(_spelt, _DECIDING))
 """The options of `ggufkit build` that decide its results, in the order to print them. What the machine decides is
 not among them: --backend, --threads, --scratch-limit."""
 
@@ -91,7 +99,7 @@ def _one_command(one: _Group, other: _Group) -> bool:
     if set(one.types) & set(other.types) or not _agree(one.options, other.options):
         return False
     types = {**one.types, **other.types}
-    base = str(one.options.get("--base-type", "f16")).upper()
+    base = str(one.options.get("--base-type", DEFAULTS["--base-type"])).upper()
     every = {kind for kinds in types.values() for kind in kinds}
     return all(set(kinds) == {t for t in every if _is_made(v, t, base)} for v, kinds in types.items())
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from ggufkit.core.errors import UsageError
 from ggufkit.core.manifest import Notes, Params
 from ggufkit.core.records import Checkpoint, Toolchain
+from ggufkit.core.variants import Scaling
 from ggufkit.llama.logs import QuantType
 from ggufkit.models.checkpoint import fingerprint, open_checkpoint
 from ggufkit.steps import offload, quantize
@@ -22,6 +23,7 @@ from ggufkit.texts.calibration import Calibration
 
 if TYPE_CHECKING:
     from ggufkit.awq.engine import ScaledCheckpoint
+    from ggufkit.awq.search import QuantizationScheme
 
 STEP, VERSION = "awq", 2
 
@@ -83,16 +85,21 @@ class Wanted:
     """A scaled checkpoint that is wanted.
 
     Args:
-        label: what it is for: "awq", "awq+imatrix", "awq-Q4_0".
+        scaling: what it is for.
         output: the directory to write.
         types: GGUF type of each tensor, one mapping for each type that it will be quantized to.
-        importance: whether it will be quantized with an importance matrix.
     """
 
-    label: str
+    scaling: Scaling
     output: Path
     types: tuple[Mapping[str, str], ...]
-    importance: bool
+
+    @property
+    def scheme(self) -> QuantizationScheme:
+        """The same in the words of the search."""
+        from ggufkit.awq.search import QuantizationScheme
+
+        return QuantizationScheme(self.scaling.label, self.types, self.scaling.importance)
 
 
 def planned_types(tools: Toolchain, base: Path, kind: QuantType) -> dict[str, str]:
@@ -120,9 +127,9 @@ def scale(
     seconds = round(time.monotonic() - started, 3)
 
     def publish(one: Wanted, partial: Path) -> Made:
-        scaled = made[one.label]
+        scaled = made[one.scaling]
         scaled.path.rename(partial)
-        notes = AwqNotes(one.label, seconds).to_notes() | calibration.notes.to_notes()
+        notes = AwqNotes(one.scaling.label, seconds).to_notes() | calibration.notes.to_notes()
         return Made(notes=notes | scaled.notes())
 
     return [
@@ -145,7 +152,7 @@ def _recipe(
         options.engine,
         options.objective if options.engine == "native" else None,
         options.dtype,
-        wanted.importance if native else None,
+        wanted.scaling.importance if native else None,
         types if native else None,
     )
     inputs = {
@@ -161,14 +168,10 @@ def _scale(
     calibration: Calibration,
     options: ScalingOptions,
     session: Session,
-) -> dict[str, ScaledCheckpoint]:
+) -> dict[Scaling, ScaledCheckpoint]:
     from ggufkit.awq.engine import AwqOptions, WorkFiles, scale_checkpoint
-    from ggufkit.awq.search import QuantizationScheme
 
-    targets = [
-        (QuantizationScheme(w.label, w.types, w.importance), w.output.with_name(f"{w.output.name}.scaled.partial"))
-        for w in wanted
-    ]
+    targets = [(w.scheme, w.output.with_name(f"{w.output.name}.scaled.partial")) for w in wanted]
 
     def run(device: str) -> list[ScaledCheckpoint]:
         return scale_checkpoint(
@@ -183,4 +186,4 @@ def _scale(
         )
 
     scaled = offload.else_on_cpu(run, options.device, session)
-    return {w.label: s for w, s in zip(wanted, scaled, strict=True)}
+    return {w.scaling: s for w, s in zip(wanted, scaled, strict=True)}

@@ -19,7 +19,7 @@ from ggufkit.core.records import Toolchain
 from ggufkit.llama import argv, logs, memory
 from ggufkit.llama.gguf import read_header
 from ggufkit.pipeline import plan
-from ggufkit.pipeline.job import BuildRequest
+from ggufkit.request import BuildRequest, EvaluationOptions
 from ggufkit.texts.corpus import WIKITEXT2_TEST_SHA256
 from tests import tiny
 from tests.integration.run_cli import fails
@@ -110,7 +110,7 @@ def test_nothing_to_do_starts_no_tool(built: tuple[Path, Path], monkeypatch: pyt
 
     monkeypatch.setattr(process, "run", refuse)
     request = ggufkit.BuildRequest(
-        str(model), out, tuple(TYPES.split(",")), corpus=str(WIKI_TEST), n_chunks=int(CHUNKS), bench=False, kld=False,
+        str(model), out, tuple(TYPES.split(",")), corpus=str(WIKI_TEST), chunks=int(CHUNKS), bench=False, kld=False,
         threads=2, backend="cpu",
     )  # fmt: skip
     result = ggufkit.build(request)
@@ -215,7 +215,7 @@ def test_a_modelfile_that_was_edited_stays(base: Path, tmp_path: Path) -> None:
 
 def request_for(base: Path, text: Path, out: Path, **more: Any) -> BuildRequest:
     return BuildRequest(
-        str(base), out, ("q4_0",), corpus=str(text), n_ctx=64, n_chunks=4, backend="cpu", bench=False, **more
+        str(base), out, ("q4_0",), corpus=str(text), ctx=64, chunks=4, backend="cpu", bench=False, **more
     )
 
 
@@ -230,7 +230,7 @@ def test_a_base_that_memory_does_not_hold_is_told(
     plan.plan(request_for(base, text, tmp_path / "out"), reporter)
     assert reporter.warnings == []
     monkeypatch.setattr(machine, "free_memory", lambda: needed - 1)
-    plan.plan(request_for(base, text, tmp_path / "out", evaluate=False), reporter)
+    plan.plan(request_for(base, text, tmp_path / "out", eval=False), reporter)
     assert reporter.warnings == []
     plan.plan(request_for(base, text, tmp_path / "out"), reporter)
     assert any("read from disk again and again" in w for w in reporter.warnings)
@@ -240,8 +240,11 @@ def test_a_base_that_memory_does_not_hold_is_told(
 def test_a_context_beyond_the_trained_one_is_told(base: Path, tmp_path: Path) -> None:
     text, trained = tiny.text_file(tmp_path / "text.txt"), read_header(base).hparam("context_length")
     for n_ctx, evaluate, n_warnings in ((trained, True, 0), (trained + 1, True, 1), (trained + 1, False, 0)):
-        request, reporter = request_for(base, text, tmp_path / "out", evaluate=evaluate), SilentReporter()
-        plan.plan(replace(request, n_ctx=n_ctx), reporter)
+        measured, reporter = (
+            EvaluationOptions(corpus=str(text), ctx=n_ctx, chunks=4, quality=evaluate, bench=False),
+            SilentReporter(),
+        )
+        plan.plan(replace(request_for(base, text, tmp_path / "out"), evaluation=measured), reporter)
         assert sum("its figures say little" in w for w in reporter.warnings) == n_warnings
     failed = cli("perplexity", base, "--corpus", tmp_path / "none.txt", "--ctx", trained + 1)
     assert "its figures say little" in " ".join(failed.err.split())

@@ -39,7 +39,7 @@ TYPES = ("q4_0", "q5_0", "q8_0")
 def build(model: Path, out: Path, **more: object) -> pd.DataFrame:
     text = tiny.text_file(out.with_suffix(".txt"), 600)
     request = ggufkit.BuildRequest(
-        str(model), out, TYPES, corpus=str(text), n_ctx=64, n_chunks=12, bench=False, threads=8
+        str(model), out, TYPES, corpus=str(text), ctx=64, chunks=12, bench=False, threads=8
     )
     ggufkit.build(replace(request, **more))  # type: ignore[arg-type]
     table: pd.DataFrame = ggufkit.load_results(out).set_index("type")

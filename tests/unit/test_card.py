@@ -10,7 +10,7 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
-from ggufkit.cli.publish import report_command
+from ggufkit.cli.report import report_command
 from ggufkit.core.errors import InputError
 from ggufkit.core.manifest import read_manifest, write_manifest
 from ggufkit.core.records import Manifest

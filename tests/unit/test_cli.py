@@ -6,7 +6,7 @@ import click
 import pytest
 
 from ggufkit import cli as command_line
-from ggufkit.cli.options import SIZE, Count, NameList
+from ggufkit.cli.parameter_types import SIZE, Count, NameList
 from ggufkit.cli.terminal import console
 from ggufkit.core import errors
 

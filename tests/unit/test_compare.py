@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from ggufkit.cli.publish import compare_command
+from ggufkit.cli.report import compare_command
 from ggufkit.core.errors import InputError
 from ggufkit.report import compare
 from tests.fake_results import FAKES, write_results

@@ -11,11 +11,12 @@ from typing import Any
 import pytest
 
 from ggufkit import doctor
-from ggufkit.cli import improve, make
+from ggufkit.cli import engines, steps
 from ggufkit.core import extras
 from ggufkit.core.errors import MissingExtra
 from ggufkit.core.progress import SilentReporter
-from ggufkit.pipeline.job import BuildRequest, prepare
+from ggufkit.pipeline.lookup import prepare
+from ggufkit.request import BuildRequest
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -86,9 +87,9 @@ def test_what_is_missing_is_named_with_what_brings_it(no_torch: None) -> None:
 @pytest.mark.parametrize(
     ("command", "arguments", "extra"),
     [
-        (improve.awq_command, ["no-model"], "awq"),
-        (improve.refine_command, [__file__, "--base", __file__, "--model", "no-model"], "refine"),
-        (make.convert_command, ["no-model"], "convert"),
+        (engines.awq_command, ["no-model"], "awq"),
+        (engines.refine_command, [__file__, "--base", __file__, "--model", "no-model"], "refine"),
+        (steps.convert_command, ["no-model"], "convert"),
     ],
     ids=["awq", "refine", "convert"],
 )

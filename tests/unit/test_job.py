@@ -18,9 +18,13 @@ from ggufkit.llama import toolchain
 from ggufkit.llama.gguf import read_gguf
 from ggufkit.llama.logs import QuantType
 from ggufkit.models import sources
-from ggufkit.pipeline import job
-from ggufkit.pipeline.job import BuildRequest, Job, prepare
+from ggufkit.pipeline import lookup
+from ggufkit.pipeline.job import Job
+from ggufkit.pipeline.lookup import prepare
+from ggufkit.request import BuildRequest
 from ggufkit.steps import quantize
+from ggufkit.steps.session import Session
+from ggufkit.steps.step import Workspace
 from ggufkit.texts import wikitext
 from tests.fake_results import FAKES, write_results
 from tests.unit.test_gguf import write
@@ -37,7 +41,7 @@ def no_model(monkeypatch: pytest.MonkeyPatch, private_cache: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("variants", "given", "way_out"),
+    ("asked", "given", "way_out"),
     [
         ("plain", {"imatrix": Path("m")}, "--variants imatrix"),
         ("plain,awq,awq+imatrix", {"imatrix": Path("m")}, "--variants imatrix"),
@@ -50,12 +54,12 @@ def no_model(monkeypatch: pytest.MonkeyPatch, private_cache: Path) -> None:
         ("plain", {}, None),
     ],
 )
-def test_what_no_variant_uses(variants: str, given: dict[str, object], way_out: str | None) -> None:
-    request = BuildRequest("acme/x", variants=tuple(variants.split(",")), **given)  # type: ignore[arg-type]
-    unused = job.unused_option(request)
+def test_what_no_variant_uses(asked: str, given: dict[str, Any], way_out: str | None) -> None:
+    request = BuildRequest("acme/x", variants=tuple(asked.split(",")), **given)
+    unused = lookup.unused_option(request, variants.resolve(request.variants))
     assert (unused and way_out in str(unused.hint)) if way_out else unused is None
     if way_out:
-        with pytest.raises(InputError, match="is not used"):
+        with pytest.raises(UsageError, match="is not used"):
             prepare(request, SilentReporter())
 
 
@@ -155,7 +159,7 @@ def test_a_type_that_needs_a_matrix_is_left_out_where_another_variant_has_one(
     kinds = tuple(QuantType(name, "") for name in names)
     tools, chosen = Toolchain(tmp_path, "built", "c" * 40, "cpu", "1"), variants.resolve(asked)
     request = BuildRequest("x", variants=asked)
-    found = Job(request, model, "x", tmp_path, kinds, kinds, chosen, None, None, tools, SilentReporter())
+    found = Job(request, model, "x", kinds, kinds, chosen, None, None, Session(tools, Workspace(tmp_path)))
     assert ", ".join(f"{v.name} {t.name}" for v, t in found.targets) == made
 
 
@@ -168,9 +172,9 @@ def test_paths_and_strings_are_taken_alike(tmp_path: Path) -> None:
         "calibration": tmp_path,
     }
     request = BuildRequest(tmp_path, **given)  # type: ignore[arg-type]
-    assert (request.out, request.imatrix) == (Path("results"), Path.home() / "m.imatrix")
-    assert request.lora == Path("adapter")
-    assert request.model == request.corpus == request.calibration == str(tmp_path)
+    assert (request.out, request.calibration.imatrix) == (Path("results"), Path.home() / "m.imatrix")
+    assert request.source.lora == Path("adapter")
+    assert request.model == request.evaluation.corpus == request.calibration.text == str(tmp_path)
     assert BuildRequest("x").out is None
 
 

@@ -8,7 +8,7 @@ import pytest
 from click.testing import CliRunner
 
 from ggufkit import publish, report
-from ggufkit.cli.hub import publish_command
+from ggufkit.cli.publish import publish_command
 from ggufkit.core.errors import InputError, SourceError
 from ggufkit.core.hashing import sha256_file
 from ggufkit.core.manifest import manifest_path, read_manifest, write_manifest

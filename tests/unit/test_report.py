@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 from ggufkit import report
-from ggufkit.cli.publish import report_command
+from ggufkit.cli.report import report_command
 from ggufkit.core.errors import InputError
 from ggufkit.core.manifest import PARTIAL
 from ggufkit.report import results

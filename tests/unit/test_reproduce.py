@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 import pytest
 
-from ggufkit.cli.make import build_command
+from ggufkit.cli.build import build_command
 from ggufkit.core.manifest import SCHEMA, read_manifest, write_manifest
 from ggufkit.core.records import Json, Manifest
 from ggufkit.report import results

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from ggufkit.cli import options
+from ggufkit.cli import options, parameter_types
+from ggufkit.cli.options import grouped
 from ggufkit.cli.terminal import console, reporting
 from ggufkit.core.errors import InputError, ToolchainError
 from ggufkit.core.progress import Reporter
@@ -17,30 +18,37 @@ from ggufkit.llama.gguf import read_gguf, read_header
 
 if TYPE_CHECKING:
     from ggufkit.modelfile import Modelfile
+    from ggufkit.steps.modelfile import ModelfileOptions
+
+_TOKENIZERS = ("tokenizer.json", "tokenizer.model")
+
+
+def _wanted(given: dict[str, Any]) -> ModelfileOptions:
+    from ggufkit.steps.modelfile import ModelfileOptions
+
+    kind = given["template"]
+    return ModelfileOptions(None if kind == "auto" else kind, given["model"], given["system"], given["force"])
+
+
+modelfile_options = grouped(
+    "wanted",
+    _wanted,
+    click.option("--template", type=click.Choice(["auto", "go", "native"]), default="auto", show_default=True,
+                 help="go: a Go template, for every Ollama; native: the GGUF's own, for Ollama 0.30 and later."),
+    click.option("--model", type=parameter_types.PATH,
+                 help="The original checkpoint: its tokenizer joins the proof."),
+    click.option("--system", help="A system message of your own."),
+    click.option("--force", is_flag=True,
+                 help="Write it even if the template cannot be proven, with a comment that says so."),
+)  # fmt: skip
 
 
 @click.command("modelfile")
-@click.argument("gguf", type=options.FILE)
-@click.option("--out", type=options.FILE, help="Write FILE instead of printing.")
-@click.option(
-    "--template",
-    type=click.Choice(["auto", "go", "native"]),
-    default="auto",
-    show_default=True,
-    help="go: a Go template, for every Ollama; native: the GGUF's own, for Ollama 0.30 and later.",
-)
-@click.option(
-    "--model", "checkpoint", type=options.PATH, help="The original checkpoint: its tokenizer joins the proof."
-)
-@click.option("--system", help="A system message of your own.")
-@click.option(
-    "--force", is_flag=True, help="Write it even if the template cannot be proven, with a comment that says so."
-)
+@click.argument("gguf", type=parameter_types.FILE)
+@click.option("--out", type=parameter_types.FILE, help="Write FILE instead of printing.")
+@modelfile_options
 @click.option("--create", metavar="NAME", help="Create the model NAME in Ollama, and check it.")
-def modelfile_command(
-    gguf: Path, out: Path | None, template: str, checkpoint: Path | None, system: str | None, force: bool,
-    create: str | None,
-) -> None:  # fmt: skip
+def modelfile_command(gguf: Path, out: Path | None, wanted: ModelfileOptions, create: str | None) -> None:
     """Print an Ollama Modelfile for GGUF whose chat template is proven.
 
     The prompts of some hundred conversations, rendered by the model's own template and by Ollama's, must be
@@ -54,16 +62,14 @@ def modelfile_command(
     from dataclasses import replace
 
     from ggufkit import modelfile
-    from ggufkit.steps.modelfile import ModelfileOptions, make_modelfile
+    from ggufkit.steps.modelfile import make_modelfile
 
     read_gguf(gguf)
     if out is not None and out.exists() and out.samefile(gguf):
         raise InputError(f"{out} is the GGUF itself.", hint="Give with --out the Modelfile to write.")
-    if checkpoint is not None and not any(
-        (checkpoint / f).is_file() for f in ("tokenizer.json", "tokenizer.model")
-    ):
+    checkpoint = wanted.checkpoint
+    if checkpoint is not None and not any((checkpoint / name).is_file() for name in _TOKENIZERS):
         raise InputError(f"{checkpoint} holds no tokenizer.", hint="Give with --model the original checkpoint.")
-    wanted = ModelfileOptions(None if template == "auto" else template, checkpoint, system, force)
     with reporting() as reporter:
         tools = _tools(reporter)
         with reporter.step(f"Proving the chat template of {gguf.name}"):

@@ -1,0 +1,83 @@
+"""The command that lets a file speak: chat."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ggufkit.cli import parameter_types, request_options
+from ggufkit.cli.options import grouped
+from ggufkit.cli.terminal import reporting
+from ggufkit.request import RunOptions
+
+if TYPE_CHECKING:
+    from ggufkit.measure.chat import ChatOptions
+
+
+def _reply_options(given: dict[str, Any]) -> ChatOptions:
+    from ggufkit.measure.chat import ChatOptions
+
+    return ChatOptions(n_ctx=given.pop("ctx"), **given)
+
+
+reply_options = grouped(
+    "how",
+    _reply_options,
+    click.argument("prompt", required=False),
+    click.option("--system", metavar="TEXT", help="System prompt."),
+    click.option("--max-tokens", type=click.IntRange(1, parameter_types.MOST), default=256, show_default=True,
+                 help="Tokens to generate at most."),
+    click.option("--temperature", type=click.FloatRange(0), default=0.7, show_default=True, help="0 is greedy."),
+    click.option("--seed", type=int, default=42, show_default=True, help="Seed of the sampling."),
+    click.option("--ctx", type=click.IntRange(64, parameter_types.MOST), default=2048, show_default=True,
+                 help="Context in tokens."),
+)  # fmt: skip
+
+
+@click.command("chat")
+@click.argument("gguf", type=parameter_types.FILE)
+@reply_options
+@request_options.backend_options
+def chat_command(gguf: Path, how: ChatOptions, run: RunOptions) -> None:
+    """Let GGUF reply to PROMPT: a short generation, with the file's own chat template.
+
+    \b
+    Example:
+        ggufkit chat model-Q4_K_M.gguf "What is a llama?"
+    """
+    from ggufkit.llama import binding, toolchain
+    from ggufkit.llama.gguf import read_gguf
+    from ggufkit.measure import chat
+
+    read_gguf(gguf)
+    how = replace(how, ngl=run.ngl, threads=run.threads, started=_command_started())
+    with reporting() as reporter:
+        tools = toolchain.find(run.backend, reporter)
+        binding.ensure_installed(reporter)
+    reply = chat.chat(gguf, how, tools, reporter, on_text=_write)
+    click.echo()
+    rate = "" if reply.tokens_per_s is None else f", {reply.tokens_per_s:.1f} tokens/s"
+    template = "its chat template" if reply.templated else "no chat template: plain completion"
+    click.echo(
+        f"[{len(reply.tokens)} tokens{rate}; first after {reply.first_token_s:.2f} s; {template}]", err=True
+    )
+    if reply.full:
+        click.echo("The context is full: a larger --ctx lets it go on.", err=True)
+
+
+def _command_started() -> float:
+    """`time.time()` at the start of this process; counted from boot where the clock of the boot is coarse."""
+    import psutil
+
+    begun = psutil.Process().create_time()
+    if not hasattr(time, "CLOCK_BOOTTIME"):
+        return begun
+    return time.time() - (time.clock_gettime(time.CLOCK_BOOTTIME) - (begun - psutil.boot_time()))
+
+
+def _write(text: str) -> None:
+    click.echo(text, nl=False)

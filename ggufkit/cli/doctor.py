@@ -1,0 +1,30 @@
+"""The command that says what is missing on this machine: doctor."""
+
+from __future__ import annotations
+
+import click
+
+from ggufkit import doctor
+from ggufkit.cli import options
+from ggufkit.cli.terminal import console
+
+
+@click.command("doctor")
+@options.json_option
+def doctor_command(as_json: bool) -> None:
+    """Say what is missing on this machine, and the command that fixes it. Exit code 1 if something is."""
+    findings = doctor.examine()
+    if as_json:
+        import json
+        from dataclasses import asdict
+
+        click.echo(json.dumps([asdict(f) for f in findings], indent=1))
+    else:
+        screen = console(stderr=False)
+        for finding in findings:
+            mark = "[green]✓[/green]" if finding.ok else "[red]✗[/red]" if finding.needed else "[yellow]–[/yellow]"
+            screen.print(f"{mark} {finding.what}: {finding.state}")
+            if finding.fix and not finding.ok:
+                screen.print(f"    {finding.fix}", markup=False, soft_wrap=True)
+    if not all(f.ok or not f.needed for f in findings):
+        raise click.exceptions.Exit(1)

@@ -1,0 +1,97 @@
+"""Types of parameters, read as people write them: lists, sizes, counts, percentages, paths."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import click
+
+MOST = (1 << 31) - 1
+"""llama.cpp's tools read no larger numbers."""
+_UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
+
+
+class NameList(click.ParamType[tuple[str, ...]]):
+    """A comma-separated list: `q4_k_m,q8_0`."""
+
+    name = "list"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...]:
+        """Split at commas; an empty list is a mistake."""
+        if isinstance(value, tuple):
+            return value
+        names = tuple(part.strip() for part in str(value).split(",") if part.strip())
+        if not names:
+            self.fail("the list is empty", param, ctx)
+        return names
+
+
+class UserPath(click.Path):
+    """A path; `~` is the home also where the shell leaves it, as in `--out=~/models`."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Replace a leading `~`."""
+        return super().convert(os.path.expanduser(value), param, ctx)  # noqa: PTH111 - a path may be bytes
+
+
+class Size(click.ParamType[int]):
+    """A number of bytes: `8GiB`, `100MB`, `1500000`."""
+
+    name = "size"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Read a number with a unit; GB and GiB differ as they should."""
+        if isinstance(value, int):
+            return value
+        match = re.fullmatch(r"\s*([\d.]+)\s*([KMGT]?)(i?)B?\s*", str(value), re.IGNORECASE)
+        if match is None:
+            self.fail(f"{value!r} is not a size; write 8GiB or 100MB", param, ctx)
+        number, unit, binary = float(match[1]), match[2].upper(), match[3]
+        factor = _UNITS[unit] if binary else 1000 ** "KMGT".find(unit) * 1000 if unit else 1
+        return int(number * factor)
+
+
+class Count(click.ParamType[int | None]):
+    """A positive number, or a word that means None: `all`, `auto`."""
+
+    def __init__(self, word: str, minimum: int = 1) -> None:
+        self.name = f"N|{word}"
+        self.word = word
+        self.minimum = minimum
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | None:
+        """Read the number or the word."""
+        if value is None or isinstance(value, int) or str(value).lower() == self.word:
+            return value if isinstance(value, int) else None
+        if not str(value).isdecimal() or not self.minimum <= int(value) <= MOST:
+            self.fail(f"{value!r} is neither a number from {self.minimum} to {MOST} nor {self.word!r}", param, ctx)
+        return int(value)
+
+
+class Fraction(click.ParamType[float]):
+    """A percentage: `2%`, or the fraction that it is: `0.02`."""
+
+    name = "percent"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Read a percentage or a fraction, above 0 and below 1."""
+        if isinstance(value, float):
+            return value
+        text = str(value).strip()
+        try:
+            number = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+        except ValueError:
+            number = 0.0
+        if not 0 < number < 1:
+            self.fail(f"{value!r} is not a precision; write 2% or 0.02", param, ctx)
+        return number
+
+
+NAMES = NameList()
+SIZE = Size()
+PATH = UserPath(path_type=Path)
+FILE = UserPath(path_type=Path, dir_okay=False)
+DIRECTORY = UserPath(path_type=Path, exists=True, file_okay=False)

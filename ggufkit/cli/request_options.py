@@ -1,0 +1,180 @@
+"""The options of a build, of which other commands take a part: names and defaults are the request's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import click
+
+from ggufkit import request
+from ggufkit.cli.options import Decorator, grouped
+from ggufkit.cli.parameter_types import FILE, MOST, NAMES, PATH, SIZE, Count, Fraction, UserPath
+from ggufkit.core import machine, variants
+from ggufkit.llama import backends
+from ggufkit.measure.logits import strategy
+from ggufkit.refine.options import RefineOptions
+from ggufkit.report.choose import MemoryBudget
+from ggufkit.request import CalibrationOptions, EvaluationOptions, RunOptions, Source
+from ggufkit.steps.awq import ScalingOptions
+from ggufkit.steps.convert import ConvertOptions
+
+DEVICES = click.Choice(["auto", "cpu", "cuda"])
+FLOATS = click.Choice(["f16", "bf16", "f32"])
+
+
+def _option(name: str, *spellings: str, help: str, **more: Any) -> Decorator[Any]:  # noqa: A002 - click's own word
+    """An option of a build. A switch that is on by default is `--name / --no-name`."""
+    default, words = request.default(name), name.replace("_", "-")
+    if isinstance(default, bool):
+        given = f"--{words}/--no-{words}" if default else f"--{words}"
+        return click.option(given, name, default=default, is_flag=True, show_default=default, help=help, **more)
+    more = {"default": default, "show_default": default is not None, **more}
+    return click.option(*spellings, f"--{words}", name, help=help, **more)
+
+
+def _group(name: str, kind: type, *options: Decorator[Any]) -> Decorator[Any]:
+    return grouped(name, partial(request.group_of, kind), *options)
+
+
+HUB = _option("hub", "--from", type=click.Choice(["auto", "hf", "modelscope"]),
+              help="Hub to ask; auto: a cache, then the one that answers.")  # fmt: skip
+ALLOW_PICKLE = _option("allow_pickle", help="Accept weights in *.bin where there are no safetensors.")
+LORA = _option("lora", type=UserPath(exists=True, file_okay=False), metavar="DIR",
+               help="A LoRA adapter to merge first.")  # fmt: skip
+ALLOW_REQUANTIZE = _option("allow_requantize", help="Accept a .gguf that is quantized already.")
+SOURCE = (HUB, ALLOW_PICKLE, LORA)
+
+BASE_TYPE = _option("base_type", type=FLOATS, help="Type of the base.")
+CONVERSION = (
+    _option("pre", metavar="NAME", help="llama.cpp's name of the BPE pre-tokenizer, instead of detecting it."),
+    _option("allow_token_mismatch", help="Accept a vocabulary that tokenizes differently."),
+    _option("force_toolchain", help="Accept a converter of another commit than the tools."),
+)
+
+TEXT = _option("calibration", metavar="PATH|NAME",
+               help="Text for importance matrices, AWQ and GPTQ: like the use, unlike the corpus.")  # fmt: skip
+SAMPLES = _option("calibration_samples", type=click.IntRange(1, MOST), help="Samples of 512 tokens.")
+FIELD = _option("calibration_field", metavar="NAME", help="Field that holds the text, in JSON and JSONL.")
+SEED = _option("seed", type=int, help="Seed of the samples drawn.")
+IMATRIX = _option("imatrix", type=FILE, help="Your own importance matrix, for --variants imatrix, gptq.")
+CALIBRATION = (TEXT, SAMPLES, FIELD, SEED)
+
+SCALING = (
+    _option("awq_engine", type=click.Choice(variants.AWQ_ENGINES),
+            help="Ours, or AutoAWQ in an environment of its own."),
+    _option("awq_objective", type=click.Choice(variants.AWQ_OBJECTIVES),
+            help="What our engine minimizes: the error under llama.cpp's types, or AutoAWQ's."),
+    _option("awq_dtype", type=click.Choice(variants.AWQ_DTYPES),
+            help="Of the scaled checkpoint; float32 loses nothing."),
+    _option("awq_per_type", help="Scales for each type, not for their mean."),
+)  # fmt: skip
+
+CORPUS = _option("corpus", metavar="PATH|NAME", help="Evaluation text.")
+CTX = _option("ctx", type=click.IntRange(8, MOST), help="Context in tokens, as in llama-perplexity.")
+CHUNKS = _option("chunks", type=Count("all", 2), default="all", show_default=True,
+                 help="How many chunks of the text to evaluate.")  # fmt: skip
+EVAL = _option("eval", help="Quality: perplexity and KL divergence.")
+KLD = _option("kld", help="KL divergence against the base.")
+PRECISION = _option("precision", type=Fraction(), metavar="PERCENT",
+                    help="Evaluate only until mean KL divergence is known to this, e.g. 2%.")  # fmt: skip
+SCRATCH = _option("scratch_limit", type=SIZE, default=f"{request.default('scratch_limit') >> 30}GiB",
+                  help="The most disk that base logits may take.")  # fmt: skip
+STRATEGY = _option("strategy", type=click.Choice(strategy.STRATEGIES), show_default="chosen",
+                   help="How base logits travel.")  # fmt: skip
+BENCH = _option("bench", help="Speed.")
+BENCH_REPS = _option("bench_reps", type=click.IntRange(1, 1000), help="Repetitions of llama-bench.")
+SMOKE = _option("smoke", help="Let each file speak; fail on garbage that the base does not speak.")
+
+FITS = _option("fits", type=SIZE, help="Memory that you have, e.g. 6GiB: name the best file.")
+FITS_CTX = _option("fits_ctx", type=click.IntRange(1), help="Context in tokens to run with, for --fits.")
+
+THREADS = _option("threads", type=click.IntRange(1, machine.MOST_THREADS), default=machine.physical_cores,
+                  show_default="physical cores", help="CPU threads.")  # fmt: skip
+FORCE = _option("force", help="Redo everything, and overwrite what ggufkit did not make.")
+EXPLAIN = _option("explain", help="Say why each step runs or is skipped.")
+BACKEND = (
+    _option("backend", type=click.Choice(backends.CHOICES), help="What llama.cpp computes on."),
+    _option(
+        "ngl",
+        type=Count("auto", 0),
+        default="auto",
+        show_default=True,
+        help="Layers on the GPU; auto: all that fit.",
+    ),
+    THREADS,
+)
+
+source_options = _group("source", Source, *SOURCE)
+"""--from, --allow-pickle, --lora."""
+conversion_options = _group(
+    "conversion",
+    ConvertOptions,
+    click.option("--type", "base_type", type=FLOATS, default=request.default("base_type"), show_default=True,
+                 help="Type of the result."),
+    *CONVERSION,
+)  # fmt: skip
+"""What a conversion may be told."""
+calibration_options = _group("calibration", CalibrationOptions, *CALIBRATION)
+"""--calibration and what belongs to it."""
+text_options = _group("calibration", CalibrationOptions, TEXT, SAMPLES, FIELD)
+"""The same where the text is read from its start."""
+scaling_options = _group(
+    "scaling",
+    ScalingOptions,
+    *SCALING,
+    click.option(
+        "--device", type=DEVICES, default=ScalingOptions.device, show_default=True, help="Of the search."
+    ),
+)
+"""--awq-engine and so on."""
+refinement_options = _group(
+    "refinement",
+    RefineOptions,
+    click.option("--sequential/--one-pass", default=RefineOptions.sequential, show_default=True,
+                 help="Each layer after those before it."),
+    click.option("--act-order", type=click.Choice(["auto", "on", "off"]), default=RefineOptions.act_order,
+                 show_default=True, help="Columns by weight of their input; auto: as it measures better."),
+    click.option("--include-output", is_flag=True, help="Refine the output matrix too."),
+    click.option("--tune-norms", is_flag=True, help="Tune norms and biases afterwards; wants 500 samples or more."),
+    click.option("--device", type=DEVICES, default=RefineOptions.device, show_default=True, help="Of the search."),
+)  # fmt: skip
+"""What a refinement may be told."""
+evaluation_options = _group("evaluation", EvaluationOptions, CORPUS, CTX, CHUNKS, PRECISION, SCRATCH, STRATEGY)
+"""--corpus, --ctx, --chunks and how they are evaluated."""
+bench_options = _group("evaluation", EvaluationOptions, BENCH_REPS)
+"""--bench-reps."""
+budget_options = grouped("budget", lambda given: MemoryBudget(given["fits"], given["fits_ctx"]), FITS, FITS_CTX)
+"""--fits and --fits-ctx."""
+run_options = _group("run", RunOptions, *BACKEND, FORCE, EXPLAIN)
+"""--backend, --ngl, --threads, --force, --explain."""
+backend_options = _group("run", RunOptions, *BACKEND)
+"""Of these what a command has that keeps nothing."""
+cpu_options = _group("run", RunOptions, THREADS, FORCE, EXPLAIN)
+"""Of these what a command has that needs no GPU, or chooses by itself."""
+redo_options = _group("run", RunOptions, FORCE, EXPLAIN)
+"""--force and --explain."""
+
+build_options: Callable[[Any], Any] = grouped(
+    "wanted",
+    lambda given: request.BuildRequest(**given),
+    click.argument("model"),
+    click.option("--types", type=NAMES, default=",".join(request.DEFAULT_TYPES), show_default=True,
+                 metavar="LIST", help="Types of llama-quantize, comma-separated."),
+    click.option("--variants", type=NAMES, default=",".join(request.DEFAULT_VARIANTS),
+                 show_default=True, metavar="LIST",
+                 help=f"Any of {', '.join(variants.BY_NAME)}."),
+    click.option("--out", type=PATH, help="Output directory.  [default: ./<name>; ./<name>-gguf beside MODEL]"),
+    BASE_TYPE,
+    *CALIBRATION,
+    IMATRIX,
+    *SCALING,
+    EVAL, CORPUS, CTX, CHUNKS, KLD, PRECISION, SCRATCH,
+    BENCH, BENCH_REPS, SMOKE, FITS, FITS_CTX,
+    *BACKEND,
+    *SOURCE,
+    *CONVERSION,
+    ALLOW_REQUANTIZE, FORCE, EXPLAIN,
+)  # fmt: skip
+"""Everything that a build may be asked for, as a `BuildRequest`."""

@@ -1,0 +1,214 @@
+"""A build request -> a job: everything is looked up, and what cannot work is refused before anything is written."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from ggufkit import report
+from ggufkit.core import extras, variants
+from ggufkit.core.errors import InputError, UsageError
+from ggufkit.core.manifest import read_manifest
+from ggufkit.core.progress import Reporter
+from ggufkit.core.records import Checkpoint, GgufFile, Toolchain
+from ggufkit.core.variants import Variant
+from ggufkit.llama import quants, toolchain
+from ggufkit.llama.logs import QuantType
+from ggufkit.models import lora, sources
+from ggufkit.pipeline.job import Job
+from ggufkit.request import BuildRequest, CalibrationOptions
+from ggufkit.steps import convert, import_gguf, quantize
+from ggufkit.steps.imatrix import read_imatrix
+from ggufkit.texts import calibration_text, corpus
+from ggufkit.texts.corpus import Corpus
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where results go, and whose they are; None where only the model itself tells."""
+
+    name: str | None = None
+    out: Path | None = None
+
+    def require_free(self, asked: _Place, *, force: bool) -> None:
+        """Raise InputError where something else is there; what was `asked` before is not asked again."""
+        if self.out is not None and self.out != asked.out and not force:
+            report.require_writable(self.out)
+        if self.out is not None and self.name is not None and self != asked:
+            _refuse_others(self.out, self.name)
+
+
+def prepare(request: BuildRequest, reporter: Reporter, outlines: Path | None = None) -> Job:
+    """Look everything up and refuse what cannot work, before anything is written; before a model is downloaded, all
+    that does not depend on it.
+
+    Args:
+        outlines: an empty directory, for a plan: it needs neither a hub's weights nor the named texts.
+    """
+    chosen = variants.resolve(request.variants)
+    place = _require_possible(request, chosen)
+    tools = _tools_at_once(request, reporter)
+    types = _types(request, tools) if tools is not None else None
+    text, calibration = _texts(chosen, request, reporter, planned=outlines is not None)
+    model = _model(request, reporter, outlines)
+    name = model.name if isinstance(model, Checkpoint) else sources.name_of(model.path)
+    out = request.out or _beside(name, model)
+    refuse_inside(out, model)
+    _Place(name, out).require_free(place, force=request.run.force)
+    _require_checkpoint(chosen, model)
+    session = request.run.session(out, reporter, tools)
+    known, kinds = types or _types(request, session.tools)
+    job = Job(request, model, name, kinds, known, chosen, text, calibration, session)
+    _tell_left_out(job)
+    return job
+
+
+def _types(request: BuildRequest, tools: Toolchain) -> tuple[tuple[QuantType, ...], tuple[QuantType, ...]]:
+    """All types of the toolchain, and those that are asked for."""
+    known = quantize.known_types(tools)
+    return known, quants.resolve(request.types, known)
+
+
+def _tell_left_out(job: Job) -> None:
+    without = [v.name for v in job.variants if not v.imatrix]
+    if without and job.for_matrices_only:
+        kinds = ", ".join(t.name for t in job.for_matrices_only)
+        job.reporter.info(f"Not made as {' or '.join(without)}, because they need an importance matrix: {kinds}.")
+
+
+def _require_possible(request: BuildRequest, chosen: tuple[Variant, ...]) -> _Place:
+    """Raise what the request alone, and the files that it names, show to be in vain; tell where results will be."""
+    evaluation, source = request.evaluation, request.source
+    if evaluation.precision is not None and not (evaluation.quality and evaluation.kld):
+        raise UsageError("--precision is about KL divergence.", hint="Leave out --no-kld and --no-eval.")
+    if (unused := unused_option(request, chosen)) is not None:
+        raise unused
+    if request.calibration.imatrix is not None:
+        read_imatrix(request.calibration.imatrix)
+    sources.require_readable(request.model, source.hub)
+    extras.require(*_extras_of(request, chosen))
+    name = sources.name_on_hub(request.model, source.hub) if source.lora is None else None
+    place = _Place(name, request.out or (Path(name) if name else None))
+    if place.out is not None:
+        _require_writable(place.out)
+    place.require_free(_Place(), force=request.run.force)
+    return place
+
+
+def _extras_of(request: BuildRequest, chosen: tuple[Variant, ...]) -> list[str]:
+    """What must be installed beyond the light core: nothing for a GGUF, whose scaling or refining is refused later."""
+    path = sources.local(request.model, request.source.hub)
+    if path is not None and path.is_file():
+        return []
+    wanted = {
+        "awq": any(v.awq for v in chosen),
+        "refine": any(v.refined for v in chosen),
+        "lora": request.source.lora is not None,
+    }
+    return ["convert", *(name for name, needed in wanted.items() if needed)]
+
+
+def _require_writable(out: Path) -> None:
+    there = next(path for path in (out, *out.absolute().parents) if path.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK):
+        hint = "Choose a directory that you can write with --out."
+        raise InputError(f"{out} cannot be written.", hint=hint)
+
+
+def _tools_at_once(request: BuildRequest, reporter: Reporter) -> Toolchain | None:
+    """The toolchain; None where building it can wait for what is wrong with a model on this disk."""
+    known = toolchain.locate(request.run.backend)
+    if sources.is_local(request.model) and (known is None or known.origin == "path"):
+        return None
+    return toolchain.find(request.run.backend, reporter)
+
+
+def _texts(
+    chosen: tuple[Variant, ...], request: BuildRequest, reporter: Reporter, *, planned: bool
+) -> tuple[Corpus | None, Corpus | None]:
+    """The evaluation text and the calibration text, None where none is needed; a plan needs the former's size."""
+    text = calibration = None
+    if request.evaluation.quality:
+        named = request.evaluation.corpus
+        text = (corpus.expected(named) if planned else None) or corpus.resolve(named, reporter)
+    how = request.calibration
+    if _calibrated(chosen, request) and not (planned and how.text == CalibrationOptions.text):
+        calibration = calibration_text.resolve(how.text, how.field, reporter)
+    return text, calibration
+
+
+def unused_option(request: BuildRequest, chosen: tuple[Variant, ...]) -> UsageError | None:
+    """The error for a matrix or a calibration text that none of the variants uses.
+
+    A user's own matrix serves the unscaled weights only: for scaled ones it is always computed.
+    """
+    names, given = ", ".join(v.name for v in chosen), request.calibration
+    if given.imatrix is not None and not any(v.imatrix and not v.awq for v in chosen):
+        return UsageError(f"--imatrix is not used by --variants {names}.", hint="Use --variants imatrix.")
+    if given.text == CalibrationOptions.text or _calibrated(chosen, request):
+        return None
+    hint = "Use --variants imatrix." if given.imatrix is None else "Leave one of --calibration and --imatrix out."
+    return UsageError(f"--calibration is not used by --variants {names}.", hint=hint)
+
+
+def _beside(name: str, model: Checkpoint | GgufFile) -> Path:
+    """Where results go by default: ./<name>, or ./<name>-gguf where that is the checkpoint itself."""
+    out = Path(name)
+    inside = isinstance(model, Checkpoint) and out.resolve().is_relative_to(model.path.resolve())
+    return Path(f"{name}-gguf") if inside else out
+
+
+def _model(request: BuildRequest, reporter: Reporter, outlines: Path | None) -> Checkpoint | GgufFile:
+    adapter = request.source.lora
+    found = sources.resolve(request.model, request.source, reporter, outlines if adapter is None else None)
+    if adapter is None:
+        return found
+    if isinstance(found, GgufFile):
+        hint = "Give --lora with the checkpoint of its base."
+        raise InputError(f"{request.model} is a GGUF already.", hint=hint)
+    return lora.merge(found, adapter, reporter)
+
+
+def _calibrated(chosen: tuple[Variant, ...], request: BuildRequest) -> bool:
+    """Whether any variant needs calibration text: all do but plain, and an importance matrix that is given."""
+    return any(v.awq or v.refined or (v.imatrix and request.calibration.imatrix is None) for v in chosen)
+
+
+def _require_checkpoint(chosen: tuple[Variant, ...], model: Checkpoint | GgufFile) -> None:
+    """AWQ and GPTQ run the checkpoint itself.
+
+    Raises:
+        InputError: the model is a GGUF.
+        UnsupportedArchitecture: AWQ has no fold table for it.
+    """
+    needing = [v.name for v in chosen if v.awq or v.refined]
+    if needing and isinstance(model, GgufFile):
+        hint = "Give its directory or its id instead of the .gguf file."
+        raise InputError(f"The variant {needing[0]} needs the Hugging Face checkpoint.", hint=hint)
+    if isinstance(model, Checkpoint) and any(v.awq for v in chosen):
+        require_folds(model)
+
+
+def require_folds(checkpoint: Checkpoint) -> None:
+    """AWQ needs to know how norms and projections fit together: raise UnsupportedArchitecture where it does not."""
+    from ggufkit.awq.archs import folds_of
+
+    folds_of(checkpoint.architecture)
+
+
+def refuse_inside(out: Path, model: Checkpoint | GgufFile) -> None:
+    """Raise InputError where results would go into the checkpoint that they are made from."""
+    if isinstance(model, Checkpoint) and out.resolve().is_relative_to(model.path.resolve()):
+        message = f"The output directory {out} lies inside the checkpoint {model.path}."
+        raise InputError(message, hint="Choose another --out.")
+
+
+def _refuse_others(out: Path, name: str) -> None:
+    """Raise InputError where another model's base is: tables, report and Modelfiles are one model's."""
+    found = [m for gguf in sorted(out.glob("*.gguf")) if (m := read_manifest(gguf)) is not None]
+    bases = [m for m in found if m.step in (convert.STEP, import_gguf.STEP) and m.notes.get("variant") == "plain"]
+    others = [str(m.notes["name"]) for m in bases if m.notes.get("name", name) != name]
+    if others:
+        message = f"{out} holds the results of {others[0]}; those of {name} would mix with them."
+        raise InputError(message, hint="Choose another --out; `ggufkit compare` shows directories side by side.")

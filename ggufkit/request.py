@@ -1,0 +1,264 @@
+"""What `ggufkit build` is asked for: a few groups of options, each default in one place.
+
+The command line, the commands that a report prints and the tables of the documentation have their defaults from here.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+from ggufkit.core import machine
+from ggufkit.core.progress import Reporter
+from ggufkit.core.records import Toolchain
+from ggufkit.llama import toolchain
+from ggufkit.measure.bench import BenchOptions
+from ggufkit.models.sources import SourceOptions
+from ggufkit.refine.options import RefineOptions
+from ggufkit.steps.awq import ScalingOptions
+from ggufkit.steps.convert import ConvertOptions
+from ggufkit.steps.session import Session
+from ggufkit.steps.step import Workspace
+from ggufkit.texts.calibration import Sampling
+
+G = TypeVar("G")
+DEFAULT_TYPES = ("q4_k_m", "q5_k_m", "q8_0", "f16")
+DEFAULT_VARIANTS = ("plain",)
+
+
+@dataclass(frozen=True)
+class Source(SourceOptions):
+    """Where a model comes from, and what is accepted.
+
+    Args:
+        lora: directory of a LoRA adapter that is merged into the checkpoint first.
+        allow_requantize: accept a .gguf that is quantized already.
+    """
+
+    lora: Path | None = None
+    allow_requantize: bool = False
+
+    def __post_init__(self) -> None:
+        """A path may be given as a string."""
+        _as_path(self, "lora")
+
+
+@dataclass(frozen=True)
+class CalibrationOptions:
+    """What importance matrices, AWQ and GPTQ are calibrated on.
+
+    Args:
+        text: its path or name.
+        samples: of 512 tokens, drawn with `seed` where they are drawn.
+        field: where the text is JSON or JSONL, the name of the field that holds it.
+        imatrix: an importance matrix of the user's own, instead of one computed from the text.
+    """
+
+    text: str = "wikitext2-train"
+    samples: int = Sampling.samples
+    field: str = "text"
+    seed: int = Sampling.seed
+    imatrix: Path | None = None
+
+    def __post_init__(self) -> None:
+        """A path may be given as a string, and a string as a path."""
+        _as_path(self, "imatrix")
+        object.__setattr__(self, "text", str(self.text))
+
+    @property
+    def sampling(self) -> Sampling:
+        """How the text is sampled."""
+        return Sampling(self.samples, seed=self.seed)
+
+
+@dataclass(frozen=True)
+class EvaluationOptions:
+    """What is measured of each file.
+
+    Args:
+        quality: perplexity and, with `kld`, the KL divergence from the base.
+        corpus: path or name of the evaluation text.
+        chunks: chunks of `ctx` tokens to evaluate, None for all.
+        precision: relative standard error of mean KL divergence that is enough, None for all of `chunks`.
+        scratch_limit: bytes of disk that base logits may take at any moment.
+        strategy: how base logits travel, one of `measure.logits.strategy.STRATEGIES`; None to choose.
+        bench: speed, `bench_reps` times.
+        smoke: let each file speak, and refuse garbage that the base does not speak.
+    """
+
+    quality: bool = True
+    corpus: str = "wikitext2"
+    ctx: int = 512
+    chunks: int | None = None
+    kld: bool = True
+    precision: float | None = None
+    scratch_limit: int = 8 << 30
+    strategy: str | None = None
+    bench: bool = True
+    bench_reps: int = BenchOptions.repetitions
+    smoke: bool = False
+
+    def __post_init__(self) -> None:
+        """A string may be given as a path."""
+        object.__setattr__(self, "corpus", str(self.corpus))
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """How the tools run: on what, with how many threads; `ngl` layers on the GPU, None for all that fit.
+
+    Args:
+        force: redo everything, and overwrite what ggufkit did not make.
+        explain: say why each step runs or is skipped.
+    """
+
+    backend: str = "auto"
+    ngl: int | None = None
+    threads: int = field(default_factory=machine.physical_cores)
+    force: bool = False
+    explain: bool = False
+
+    def session(self, root: Path, reporter: Reporter, tools: Toolchain | None = None) -> Session:
+        """A session in a directory. Raises ToolchainError where no llama.cpp can be had."""
+        found = tools or toolchain.find(self.backend, reporter)
+        return Session(found, Workspace(root), reporter, self.threads, self.force, self.explain)
+
+
+@dataclass(frozen=True)
+class ReportOptions:
+    """Bytes of memory, and tokens of context, that the report names the best file for."""
+
+    fits: int | None = None
+    fits_ctx: int = 4096
+
+
+GROUPS: Mapping[str, type] = {
+    "source": Source, "conversion": ConvertOptions, "calibration": CalibrationOptions, "scaling": ScalingOptions,
+    "refinement": RefineOptions, "evaluation": EvaluationOptions, "run": RunOptions, "report": ReportOptions,
+}  # fmt: skip
+
+OPTIONS: Mapping[str, tuple[str, str]] = {
+    "hub": ("source", "hub"),
+    "allow_pickle": ("source", "allow_pickle"),
+    "lora": ("source", "lora"),
+    "allow_requantize": ("source", "allow_requantize"),
+    "base_type": ("conversion", "out_type"),
+    "pre": ("conversion", "pre"),
+    "allow_token_mismatch": ("conversion", "allow_token_mismatch"),
+    "force_toolchain": ("conversion", "force_toolchain"),
+    "calibration": ("calibration", "text"),
+    "calibration_samples": ("calibration", "samples"),
+    "calibration_field": ("calibration", "field"),
+    "seed": ("calibration", "seed"),
+    "imatrix": ("calibration", "imatrix"),
+    "awq_engine": ("scaling", "engine"),
+    "awq_objective": ("scaling", "objective"),
+    "awq_dtype": ("scaling", "dtype"),
+    "awq_per_type": ("scaling", "per_type"),
+    "eval": ("evaluation", "quality"),
+    "corpus": ("evaluation", "corpus"),
+    "ctx": ("evaluation", "ctx"),
+    "chunks": ("evaluation", "chunks"),
+    "kld": ("evaluation", "kld"),
+    "precision": ("evaluation", "precision"),
+    "scratch_limit": ("evaluation", "scratch_limit"),
+    "strategy": ("evaluation", "strategy"),
+    "bench": ("evaluation", "bench"),
+    "bench_reps": ("evaluation", "bench_reps"),
+    "smoke": ("evaluation", "smoke"),
+    "backend": ("run", "backend"),
+    "ngl": ("run", "ngl"),
+    "threads": ("run", "threads"),
+    "force": ("run", "force"),
+    "explain": ("run", "explain"),
+    "fits": ("report", "fits"),
+    "fits_ctx": ("report", "fits_ctx"),
+}
+"""Every option of a build that belongs to a group, by its name on the command line: the group, and its field there."""
+
+RENAMED = {"source": "hub", "n_ctx": "ctx", "n_chunks": "chunks", "evaluate": "eval"}
+"""Names of options that earlier versions knew, and what they are called now."""
+
+
+@dataclass(frozen=True, init=False)
+class BuildRequest:
+    """What `ggufkit build` is asked for; the defaults are the contract's.
+
+    Options may be given as on the command line, or as groups:
+
+        BuildRequest("./model", types=("q4_k_m",), calibration_samples=64, chunks=100, bench=False)
+        BuildRequest("./model", evaluation=EvaluationOptions(chunks=100, bench=False))
+
+    Args:
+        model: alias, hub id, checkpoint directory or .gguf file.
+        out: the output directory, default `./<name>`, or `./<name>-gguf` where that is the checkpoint.
+        types: types of llama-quantize.
+        variants: what is done besides, of `core.variants`.
+    """
+
+    model: str
+    out: Path | None
+    types: tuple[str, ...]
+    variants: tuple[str, ...]
+    source: Source
+    conversion: ConvertOptions
+    calibration: CalibrationOptions
+    scaling: ScalingOptions
+    refinement: RefineOptions
+    evaluation: EvaluationOptions
+    run: RunOptions
+    report: ReportOptions
+
+    def __init__(
+        self,
+        model: str | Path,
+        out: str | Path | None = None,
+        types: tuple[str, ...] = DEFAULT_TYPES,
+        variants: tuple[str, ...] = DEFAULT_VARIANTS,
+        **given: Any,
+    ) -> None:
+        """Sort options into their groups. Raises TypeError for a name that is no option."""
+        chosen = {name: given.pop(name) for name, kind in GROUPS.items() if isinstance(given.get(name), kind)}
+        values: dict[str, Any] = {
+            "model": str(model), "out": None if out is None else Path(out).expanduser(), "types": types,
+            "variants": variants, **_groups(chosen, given),
+        }  # fmt: skip
+        for name, value in values.items():
+            object.__setattr__(self, name, value)
+
+
+def _groups(chosen: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    changes: dict[str, dict[str, Any]] = {name: {} for name in GROUPS}
+    for said, value in given.items():
+        name = RENAMED.get(said, said)
+        if name != said:
+            note = f"{said}= of a BuildRequest is called {name}= now."
+            warnings.warn(note, DeprecationWarning, stacklevel=3)
+        if name not in OPTIONS:
+            raise TypeError(f"BuildRequest has no option {name!r}.")
+        group, its_field = OPTIONS[name]
+        changes[group][its_field] = value
+    return {
+        name: replace(chosen[name], **changed) if name in chosen else GROUPS[name](**changed)
+        for name, changed in changes.items()
+    }
+
+
+def group_of(kind: type[G], given: Mapping[str, Any]) -> G:
+    """A group from options by their names on the command line."""
+    return kind(**{OPTIONS[name][1] if name in OPTIONS else name: value for name, value in given.items()})
+
+
+def default(name: str) -> Any:
+    """The default of an option that belongs to a group."""
+    group, its_field = OPTIONS[name]
+    found = next(f for f in fields(GROUPS[group]) if f.name == its_field)
+    return found.default if found.default_factory is MISSING else found.default_factory()
+
+
+def _as_path(group: object, name: str) -> None:
+    if (path := getattr(group, name)) is not None:
+        object.__setattr__(group, name, Path(path).expanduser())
