@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 from hypothesis import settings
 
 from ggufkit.core.errors import ToolchainError
@@ -66,13 +67,26 @@ def checkpoint(tmp_path: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def converted(tools: Toolchain, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """That checkpoint's F16 GGUF, to be left as it is."""
-    home = tmp_path_factory.mktemp("converted")
-    found = sources.resolve(str(tiny.write_llama(home / "tiny-llama")))
-    assert isinstance(found, Checkpoint)
+def whole_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory that all workers of a run share: what one has made there, the others need not make again."""
+    own = tmp_path_factory.getbasetemp()
+    return own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+
+
+@pytest.fixture(scope="session")
+def converted(tools: Toolchain, whole_run: Path) -> Path:
+    """That checkpoint's F16 GGUF, to be left as it is; its manifest and the checkpoint lie beside it.
+
+    Made once: a conversion costs as much as twenty other commands, for what the converter imports.
+    """
+    home = whole_run / "converted"
     output = home / "tiny-llama-F16.gguf"
-    return convert.convert(found, output, ConvertOptions(), Session(tools, Workspace(home))).path
+    with FileLock(whole_run / "converted.lock"):
+        if not output.exists():
+            found = sources.resolve(str(tiny.write_llama(home / "tiny-llama")))
+            assert isinstance(found, Checkpoint)
+            convert.convert(found, output, ConvertOptions(), Session(tools, Workspace(home)))
+    return output
 
 
 @pytest.fixture

@@ -74,13 +74,21 @@ def llama_tensors(config: dict[str, Any], seed: int = 0) -> dict[str, NDArray[np
     return tensors | {name: np.ones(width, np.float16) for name in norms}
 
 
-def write_llama(path: Path, *, width: int = 256, layers: int = 2, family: str = "gpt-2", shards: int = 1) -> Path:
-    """Write a whole Llama checkpoint directory and return it."""
+def write_llama(
+    path: Path,
+    *,
+    width: int = 256,
+    inner: int | None = None,
+    layers: int = 2,
+    family: str = "gpt-2",
+    shards: int = 1,
+) -> Path:
+    """Write a whole Llama checkpoint directory and return it; `inner` is twice the width unless given."""
     path.mkdir(parents=True)
     tokenizer = train_tokenizer(family)
     config = {
         "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": width,
-        "intermediate_size": 2 * width, "num_hidden_layers": layers, "num_attention_heads": 4,
+        "intermediate_size": inner or 2 * width, "num_hidden_layers": layers, "num_attention_heads": 4,
         "num_key_value_heads": 2, "vocab_size": tokenizer.get_vocab_size(), "max_position_embeddings": 512,
         "rms_norm_eps": 1e-6, "rope_theta": 10000.0, "hidden_act": "silu", "tie_word_embeddings": False,
         "torch_dtype": "float16", "bos_token_id": 0, "eos_token_id": 1,

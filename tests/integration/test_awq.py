@@ -125,9 +125,7 @@ def scale(
     )
 
 
-def test_the_library_quantizes_as_the_tool_does(checkpoint: Path, session: Session) -> None:
-    tools = session.tools
-    base = to_gguf(checkpoint, session)
+def test_the_library_quantizes_as_the_tool_does(base: Path, tools: Toolchain) -> None:
     text = tiny.text_file(base.with_name("text.txt"))
     imatrix = base.with_name("imatrix.gguf")
     raw(argv.imatrix(tools, base, imatrix, Excerpt(text, 64, 4), Compute("cpu", None, 2)))

@@ -18,6 +18,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from ggufkit.core.errors import TokenizerError
+from ggufkit.core.manifest import manifest_path
 from ggufkit.core.records import Toolchain
 from ggufkit.models.checkpoint import open_checkpoint
 from ggufkit.steps import convert
@@ -204,11 +205,15 @@ def test_an_output_directory_inside_the_input(checkpoint: Path, corpus: Path) ->
     assert not (checkpoint / "out").exists()
 
 
-def test_an_output_directory_of_another_model(checkpoint: Path, corpus: Path, tmp_path: Path) -> None:
+def test_an_output_directory_of_another_model(
+    checkpoint: Path, converted: Path, corpus: Path, tmp_path: Path
+) -> None:
     out, other = tmp_path / "out", tiny.write_llama(tmp_path / "other")
-    assert ggufkit("convert", other, "--out", out).code == 0
-    assert "holds the results of other" in fails(INPUT, *build(checkpoint, corpus, out))
-    assert [f.name for f in out.glob("*.gguf")] == ["other-F16.gguf"]
+    out.mkdir()
+    for file in (converted, manifest_path(converted)):
+        shutil.copy(file, out)
+    assert f"holds the results of {checkpoint.name}" in fails(INPUT, *build(other, corpus, out))
+    assert [f.name for f in out.glob("*.gguf")] == [converted.name]
     write_results(
         tmp_path / "again", FAKES[1:2], name=f"{checkpoint.name}-awq"
     )  # as `ggufkit quantize` notes its input
