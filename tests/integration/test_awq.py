@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 import shutil
@@ -40,6 +41,7 @@ from ggufkit.llama.libggml import LibGgml
 from ggufkit.models.checkpoint import open_checkpoint
 from ggufkit.steps.convert import ConvertOptions, convert, skeleton
 from ggufkit.steps.session import Session
+from ggufkit.steps.step import Workspace
 from ggufkit.texts.calibration import Calibration, Sampling, draw, load_tokenizer, read_texts
 from tests import tiny
 from tests.integration.run_cli import fails
@@ -66,13 +68,6 @@ def types_of(base: Path, kind: str, tools: Toolchain) -> Types:
     """What llama-quantize will make of each tensor."""
     plan = logs.parse_quantize(raw(argv.quantize_plan(tools, Quantization(base, kind))))
     return {t.name: t.after for t in plan.tensors}
-
-
-def types_for(checkpoint: Path, kind: str, session: Session) -> Types:
-    """The same from a GGUF without weights."""
-    empty = session.workspace.root / f"{checkpoint.name}-empty.gguf"
-    skeleton(open_checkpoint(checkpoint, name="model"), empty, ConvertOptions(), session)
-    return types_of(empty, kind, session.tools)
 
 
 def to_gguf(checkpoint: Path, session: Session) -> Path:
@@ -183,6 +178,23 @@ def shorten(source: Path, out: Path, layers: int) -> Path:
     return out
 
 
+@pytest.fixture(scope="module")
+def three_layers(
+    tools: Toolchain, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[Path], tuple[Path, Path]]:
+    """A model's first three layers and their GGUF without weights: made once a model, as conversions are slow."""
+    session = Session(tools, Workspace(tmp_path_factory.mktemp("three-layers")))
+
+    @functools.cache
+    def make(model: Path) -> tuple[Path, Path]:
+        source = shorten(model, session.workspace.root / model.name, 3)
+        empty = source.with_name(f"{model.name}-empty.gguf")
+        skeleton(open_checkpoint(source, name="model"), empty, ConvertOptions(), session)
+        return source, empty
+
+    return make
+
+
 def plant_outliers(source: Path, out: Path) -> None:
     """The same function with outlier channels: a few of each fold carry 40 times more, their weights 40 times less."""
     model = StreamedModel(source, "cpu")
@@ -255,10 +267,11 @@ def child(source: Path, types: Types, tools: Toolchain, out: Path, samples: int)
 @needs_shared
 @pytest.mark.skipif(sys.platform != "linux", reason="the child reads its peak memory in /proc")
 @pytest.mark.parametrize("model", [LLAMA, QWEN2], ids=lambda m: m.name)
-def test_memory_is_one_layer_and_the_embeddings(model: Path, session: Session) -> None:
-    work = session.workspace.root
-    source = shorten(model, work / "short", 3)
-    run = raw(child(source, types_for(source, "Q4_0", session), session.tools, work, 4))
+def test_memory_is_one_layer_and_the_embeddings(
+    model: Path, three_layers: Callable[[Path], tuple[Path, Path]], tmp_path: Path, tools: Toolchain
+) -> None:
+    source, empty = three_layers(model)
+    run = raw(child(source, types_of(empty, "Q4_0", tools), tools, tmp_path, 4))
     stored = StreamedModel(source, "cpu").shards.tensors.values()
     layer = 4 * sum(t.n_elements for t in stored if t.name.startswith("model.layers.0."))
     embeddings = 4 * sum(t.n_elements for t in stored if t.name.startswith(("lm_head", "model.embed_tokens")))
@@ -268,10 +281,12 @@ def test_memory_is_one_layer_and_the_embeddings(model: Path, session: Session) -
 
 
 @needs_shared
-def test_a_killed_run_goes_on_by_layer(session: Session) -> None:
-    work = session.workspace.root
-    source = shorten(LLAMA, work / "short", 3)
-    command = child(source, types_for(source, "Q8_0", session), session.tools, work, 4)
+def test_a_killed_run_goes_on_by_layer(
+    three_layers: Callable[[Path], tuple[Path, Path]], tmp_path: Path, tools: Toolchain
+) -> None:
+    work = tmp_path
+    source, empty = three_layers(LLAMA)
+    command = child(source, types_of(empty, "Q8_0", tools), tools, work, 4)
     stop, first = threading.Event(), work / "state" / "layer-0.safetensors"
 
     def wait_for_a_layer() -> None:
