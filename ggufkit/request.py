@@ -16,6 +16,7 @@ from ggufkit.core.progress import Reporter
 from ggufkit.core.records import Toolchain
 from ggufkit.llama import toolchain
 from ggufkit.measure.bench import BenchOptions
+from ggufkit.measure.evaluation import EvalOptions
 from ggufkit.models.sources import SourceOptions
 from ggufkit.refine.options import RefineOptions
 from ggufkit.steps.awq import ScalingOptions
@@ -91,7 +92,7 @@ class EvaluationOptions:
 
     quality: bool = True
     corpus: str = "wikitext2"
-    ctx: int = 512
+    ctx: int = EvalOptions.n_ctx
     chunks: int | None = None
     kld: bool = True
     precision: float | None = None

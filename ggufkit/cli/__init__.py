@@ -67,11 +67,11 @@ RENAMED = {"imatrix": {"--chunks": "--calibration-samples"}}
 class LazyGroup(click.Group):
     """A group that imports a command's module only when the command is used: help stays instant."""
 
-    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
         """All commands, in the order of the table."""
         return list(COMMANDS)
 
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 - click's signature
         """The command of a name, imported now."""
         if cmd_name not in COMMANDS:
             return None
@@ -86,7 +86,7 @@ class LazyGroup(click.Group):
         name, command, rest = super().resolve_command(ctx, args)
         return name, command, [_renamed(str(name), word) for word in rest]
 
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 - click's signature
         """The list of commands, without importing any of them."""
         with formatter.section("Commands"):
             formatter.write_dl(list(SUMMARIES.items()))

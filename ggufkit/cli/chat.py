@@ -5,22 +5,18 @@ from __future__ import annotations
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from ggufkit.cli import parameter_types, request_options
 from ggufkit.cli.options import grouped
 from ggufkit.cli.terminal import reporting
+from ggufkit.measure.chat import ChatOptions
 from ggufkit.request import RunOptions
-
-if TYPE_CHECKING:
-    from ggufkit.measure.chat import ChatOptions
 
 
 def _reply_options(given: dict[str, Any]) -> ChatOptions:
-    from ggufkit.measure.chat import ChatOptions
-
     return ChatOptions(n_ctx=given.pop("ctx"), **given)
 
 
@@ -29,12 +25,13 @@ reply_options = grouped(
     _reply_options,
     click.argument("prompt", required=False),
     click.option("--system", metavar="TEXT", help="System prompt."),
-    click.option("--max-tokens", type=click.IntRange(1, parameter_types.MOST), default=256, show_default=True,
-                 help="Tokens to generate at most."),
-    click.option("--temperature", type=click.FloatRange(0), default=0.7, show_default=True, help="0 is greedy."),
-    click.option("--seed", type=int, default=42, show_default=True, help="Seed of the sampling."),
-    click.option("--ctx", type=click.IntRange(64, parameter_types.MOST), default=2048, show_default=True,
-                 help="Context in tokens."),
+    click.option("--max-tokens", type=click.IntRange(1, parameter_types.MOST), default=ChatOptions.max_tokens,
+                 show_default=True, help="Tokens to generate at most."),
+    click.option("--temperature", type=click.FloatRange(0), default=ChatOptions.temperature,
+                 show_default=True, help="0 is greedy."),
+    click.option("--seed", type=int, default=ChatOptions.seed, show_default=True, help="Seed of the sampling."),
+    click.option("--ctx", type=click.IntRange(64, parameter_types.MOST), default=ChatOptions.n_ctx,
+                 show_default=True, help="Context in tokens."),
 )  # fmt: skip
 
 

@@ -52,7 +52,9 @@ def beside_model(model: str) -> Path:
     """The directory that the user named with a local MODEL; the current one for a hub's."""
     from ggufkit.models import sources
 
-    return Path(os.path.abspath(Path(model).expanduser())).parent if sources.is_local(model) else Path()  # noqa: PTH100
+    if not sources.is_local(model):
+        return Path()
+    return Path(os.path.abspath(Path(model).expanduser())).parent  # noqa: PTH100 - links stay as the user named them
 
 
 json_option = click.option(

@@ -20,6 +20,7 @@ from ggufkit.pipeline.job import Job
 from ggufkit.request import BuildRequest, CalibrationOptions
 from ggufkit.steps import convert, import_gguf, quantize
 from ggufkit.steps.imatrix import read_imatrix
+from ggufkit.steps.notes import GgufNotes
 from ggufkit.texts import calibration_text, corpus
 from ggufkit.texts.corpus import Corpus
 
@@ -207,8 +208,8 @@ def refuse_inside(out: Path, model: Checkpoint | GgufFile) -> None:
 def _refuse_others(out: Path, name: str) -> None:
     """Raise InputError where another model's base is: tables, report and Modelfiles are one model's."""
     found = [m for gguf in sorted(out.glob("*.gguf")) if (m := read_manifest(gguf)) is not None]
-    bases = [m for m in found if m.step in (convert.STEP, import_gguf.STEP) and m.notes.get("variant") == "plain"]
-    others = [str(m.notes["name"]) for m in bases if m.notes.get("name", name) != name]
+    bases = [GgufNotes.from_manifest(m) for m in found if m.step in (convert.STEP, import_gguf.STEP)]
+    others = [base.name for base in bases if base.variant == "plain" and base.name not in ("", name)]
     if others:
         message = f"{out} holds the results of {others[0]}; those of {name} would mix with them."
         raise InputError(message, hint="Choose another --out; `ggufkit compare` shows directories side by side.")

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from ggufkit.llama import quants
 from ggufkit.report.data import Entry
+from ggufkit.request import ReportOptions
 
 MIB, GIB = 1 << 20, 1 << 30
 SMALL_LOSS = 0.05
@@ -19,7 +20,7 @@ class MemoryBudget:
     """Memory that a file may take when it runs, None for any, and the context in tokens that it runs with."""
 
     memory_bytes: int | None = None
-    n_ctx: int = 4096
+    n_ctx: int = ReportOptions.fits_ctx
 
 
 def loss(entry: Entry) -> float | None:

@@ -24,6 +24,7 @@ from ggufkit.steps import imatrix_parts, offload
 from ggufkit.steps.imatrix_parts import Pace, Part, Sums
 from ggufkit.steps.session import Session
 from ggufkit.steps.step import Made, Recipe, Result
+from ggufkit.texts.calibration import Sampling
 from ggufkit.texts.corpus import Corpus
 
 STEP, VERSION = "imatrix", 1
@@ -54,7 +55,7 @@ class ImatrixOptions:
     """How much text: chunks of `n_ctx` tokens from its start."""
 
     n_ctx: int = 512
-    n_chunks: int = 128
+    n_chunks: int = Sampling.samples
     ngl: int | None = None
 
 

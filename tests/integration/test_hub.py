@@ -86,7 +86,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def _has_modelscope() -> bool:
     try:
-        import modelscope_hub  # noqa: F401
+        import modelscope_hub  # noqa: F401 - is it installed
     except ImportError:
         return False
     return True

@@ -11,7 +11,7 @@ import pytest
 @pytest.fixture(scope="session")
 def known_fonts() -> None:
     """matplotlib asks the system for its fonts once on a new machine, which takes a process."""
-    import matplotlib.font_manager  # noqa: F401
+    import matplotlib.font_manager  # noqa: F401 - for what its import does
 
 
 @pytest.fixture(autouse=True)

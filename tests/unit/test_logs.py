@@ -67,7 +67,7 @@ def test_a_nan_is_named_by_file_and_chunk() -> None:
     lines = KLD.splitlines(keepends=True)
     row = next(i for i, line in enumerate(lines) if line.startswith("   7 "))
     lines[row] = (
-        "   7          nan ±       nan           nan ±        nan           nan ±        nan       nan ±    nan %    90.000 ±  0.700 %\n"  # noqa: E501
+        "   7          nan ±       nan           nan ±        nan           nan ±        nan       nan ±    nan %    90.000 ±  0.700 %\n"  # noqa: E501 - a line of the tool
     )
     with pytest.raises(ToolOutputError, match=r"some-Q8_0\.gguf .*chunk 7"):
         kld.parse_divergence(output("".join(lines)))

@@ -105,7 +105,7 @@ def test_an_unreadable_manifest_is_no_manifest(tmp_path: Path, content: str) -> 
 
 def test_force_and_explain(tmp_path: Path) -> None:
     class Listener(SilentReporter):
-        said: list[str] = []  # noqa: RUF012
+        said: list[str] = []  # noqa: RUF012 - the test's only one
 
         def info(self, text: str) -> None:
             self.said.append(text)
