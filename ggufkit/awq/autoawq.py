@@ -44,6 +44,7 @@ SUPPORTED = (
 
 _DRIVER = Path(__file__).with_name("autoawq_driver.py")
 _OLDEST_TORCH = (2, 6)
+_READY, _SHARED = "ready", "ggufkit-host.pth"
 _BATCH_TOKENS = 2048
 _QUIET = Surroundings(
     {"PIP_DISABLE_PIP_VERSION_CHECK": "1", "PIP_NO_INPUT": "1", "PYTHONPATH": "", "PYTHONNOUSERSITE": "1"}
@@ -157,13 +158,20 @@ def environment(log: Path, reporter: Reporter) -> Path:
     home = cache_dir() / "autoawq" / tag
     home.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(home.with_name(f"{tag}.lock")):
-        ready = home / "ready"
-        if not ready.is_file():
+        if not is_whole(home):
             shutil.rmtree(home, ignore_errors=True)
             with reporter.step("AutoAWQ: making its environment"):
                 _make(home, shared is not None, log)
-            ready.write_text("\n".join((AUTOAWQ, *PINS)), encoding="utf-8")
+            (home / _READY).write_text("\n".join((AUTOAWQ, *PINS)), encoding="utf-8")
     return _python(home)
+
+
+def is_whole(home: Path) -> bool:
+    """Whether an environment was finished, and the packages that it shares are still where they were."""
+    if not (home / _READY).is_file():
+        return False
+    shared = _packages(home) / _SHARED
+    return not shared.is_file() or all(Path(place).is_dir() for place in shared.read_text().splitlines())
 
 
 def _python(home: Path) -> Path:
@@ -190,9 +198,12 @@ def _share_packages(home: Path) -> None:
     """Let the environment see the packages of this one, behind its own."""
     spec = importlib.util.find_spec("torch")
     places = spec.submodule_search_locations if spec else None
-    packages = next(p for p in home.rglob("site-packages") if p.is_dir())
     lines = [str(Path(place).parent) for place in places or ()]
-    (packages / "ggufkit-host.pth").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    (_packages(home) / _SHARED).write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def _packages(home: Path) -> Path:
+    return next((p for p in home.rglob("site-packages") if p.is_dir()), home)
 
 
 def _host_torch() -> str | None:

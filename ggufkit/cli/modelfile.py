@@ -10,6 +10,7 @@ import click
 from ggufkit.cli import options, parameter_types
 from ggufkit.cli.options import grouped
 from ggufkit.cli.terminal import console, reporting
+from ggufkit.core import extras
 from ggufkit.core.errors import InputError, ToolchainError
 from ggufkit.core.progress import Reporter
 from ggufkit.core.records import Toolchain
@@ -67,9 +68,8 @@ def modelfile_command(gguf: Path, out: Path | None, wanted: ModelfileOptions, cr
     read_gguf(gguf)
     if out is not None and out.exists() and out.samefile(gguf):
         raise InputError(f"{out} is the GGUF itself.", hint="Give with --out the Modelfile to write.")
-    checkpoint = wanted.checkpoint
-    if checkpoint is not None and not any((checkpoint / name).is_file() for name in _TOKENIZERS):
-        raise InputError(f"{checkpoint} holds no tokenizer.", hint="Give with --model the original checkpoint.")
+    if wanted.checkpoint is not None:
+        _require_tokenizer(wanted.checkpoint)
     with reporting() as reporter:
         tools = _tools(reporter)
         with reporter.step(f"Proving the chat template of {gguf.name}"):
@@ -83,6 +83,14 @@ def modelfile_command(gguf: Path, out: Path | None, wanted: ModelfileOptions, cr
         click.echo(text, nl=False)
     if create is not None:
         _create(create, gguf, replace(made.modelfile, base=str(gguf.resolve())))
+
+
+def _require_tokenizer(checkpoint: Path) -> None:
+    """The original's tokenizer, and what reads it, are there before the proof begins."""
+    if not any((checkpoint / name).is_file() for name in _TOKENIZERS):
+        raise InputError(f"{checkpoint} holds no tokenizer.", hint="Give with --model the original checkpoint.")
+    if (checkpoint / _TOKENIZERS[0]).is_file():
+        extras.require("convert", modules=("tokenizers",), purpose="Reading a checkpoint's tokenizer")
 
 
 def _tools(reporter: Reporter) -> Toolchain | None:

@@ -36,7 +36,8 @@ def status_command(backend: str) -> None:
 def install_command(backend: str, cuda_arch: str | None) -> None:
     """Fetch and build the pinned llama.cpp unless that is done; what an earlier ggufkit built is built anew.
 
-    With GGUFKIT_LLAMA_CPP set to a source directory or archive, that is built and no network is needed.
+    With GGUFKIT_LLAMA_CPP set to a source directory or archive, that is built; no network is needed where cmake
+    and ninja are there.
 
     \b
     Examples:

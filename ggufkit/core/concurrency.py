@@ -135,7 +135,7 @@ def run_processes(tasks: Sequence[Task], carry: Job[object]) -> list[ToolOutput]
         ToolError: one died or failed; the others were ended within seconds.
         Interrupted: ggufkit is stopping.
     """
-    stop = threading.Event()
+    stop, broken = threading.Event(), list[BaseException]()
 
     def carry_on(_stop: threading.Event) -> None:
         try:
@@ -144,9 +144,14 @@ def run_processes(tasks: Sequence[Task], carry: Job[object]) -> list[ToolOutput]
             # The process that went away says more than the broken pipe does: let it be heard first.
             stop.wait(_GRACE_S)
             stop.set()
+        except BaseException as error:
+            broken.append(error)
+            stop.set()
 
     with background(carry_on, stop):
         ends = _run_all([partial(_run_well, task) for task in tasks], stop, settle_s=_SETTLE_S)
+    if broken:
+        raise broken[0]
     if all(end.error is None for end in ends):
         return [end.result() for end in ends]
     culprit = _cause(ends)
@@ -214,10 +219,11 @@ def _run_all(
         for thread in threads:
             thread.start()
         return sorted(_collect(ended, len(jobs), patience_s), key=lambda end: end.number)
-    except BaseException:
+    except BaseException as error:
         stop.set()
         if patience_s is None:
-            process.stop_all()
+            if not isinstance(error, Exception):
+                process.stop_all()
             for thread in filter(threading.Thread.is_alive, threads):
                 thread.join()
         raise

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ggufkit.core.errors import MissingExtra
@@ -21,9 +22,10 @@ class Extra:
     purpose: str
     modules: tuple[str, ...]
 
-    def missing(self) -> tuple[str, ...]:
-        """Its modules that are not installed."""
-        return tuple(module for module in self.modules if not _is_installed(module))
+    def missing(self, needed: Sequence[str] | None = None) -> tuple[str, ...]:
+        """Its modules, or those of them that are needed, that are not installed."""
+        wanted = [module for module in self.modules if needed is None or module in needed]
+        return tuple(module for module in wanted if not _is_installed(module))
 
 
 # llama.cpp's converter imports torch and transformers at once, sentencepiece and protobuf for some tokenizers.
@@ -42,16 +44,20 @@ EXTRAS = {
 }
 
 
-def require(*names: str) -> None:
+def require(*names: str, modules: Sequence[str] | None = None, purpose: str | None = None) -> None:
     """Refuse to start what lacks packages.
+
+    Args:
+        modules: those that are needed of the extras', None for all.
+        purpose: what for, where it is not what the extra is for.
 
     Raises:
         MissingExtra: an extra is not installed, or not whole; the hint is the command that brings all of `names`.
     """
-    lacking = [extra for name in names if (extra := EXTRAS[name]).missing()]
+    lacking = [extra for name in names if (extra := EXTRAS[name]).missing(modules)]
     if lacking:
-        missing = ", ".join(lacking[0].missing())
-        message = f"{lacking[0].purpose} needs what is not installed: {missing}."
+        missing = ", ".join(lacking[0].missing(modules))
+        message = f"{purpose or lacking[0].purpose} needs what is not installed: {missing}."
         raise MissingExtra(message, hint=f"Install it: {install_command(*(extra.name for extra in lacking))}")
 
 

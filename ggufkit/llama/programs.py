@@ -5,14 +5,17 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+import sysconfig
 from pathlib import Path
 
 from ggufkit.core import extras, process
 from ggufkit.core.errors import ToolchainError
 from ggufkit.core.locks import waiting_lock
 from ggufkit.core.paths import cache_dir
+from ggufkit.core.process import Surroundings
 from ggufkit.core.progress import Reporter
 
+_TARGETED = Surroundings({"PIP_USER": "0"})  # pip refuses --target where a user's configuration says --user
 _PACKAGES = {"cmake": "cmake>=3.28", "ninja": "ninja>=1.11"}
 
 
@@ -28,9 +31,9 @@ def fetch_program(name: str, reporter: Reporter) -> str:
     Raises:
         ToolchainError: pip could not bring it.
     """
-    home = cache_dir() / "programs" / name
+    home = cache_dir() / "programs" / f"{name}-{sysconfig.get_platform()}"
     home.parent.mkdir(parents=True, exist_ok=True)
-    with waiting_lock(home.with_name(f"{name}.lock"), name, reporter):
+    with waiting_lock(home.with_name(f"{home.name}.lock"), name, reporter):
         return _fetched(name, home) or _install(name, home, reporter)
 
 
@@ -46,8 +49,9 @@ def _install(name: str, home: Path, reporter: Reporter) -> str:
     argv = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-compile"]
     log = cache_dir() / "logs" / f"install-{name}.log"
     with reporter.step(f"Fetching {name} with pip"):
-        output = process.run([*argv, "--target", str(partial), _PACKAGES[name]], log=log)
+        output = process.run([*argv, "--target", str(partial), _PACKAGES[name]], log=log, surroundings=_TARGETED)
         if output.returncode == 0 and _fetched(name, partial) is not None:
+            shutil.rmtree(home, ignore_errors=True)
             partial.rename(home)
     if (program := _fetched(name, home)) is None:
         message = f"Building llama.cpp needs {name}, which is not there, and pip could not fetch it."

@@ -56,7 +56,7 @@ def read_column(path: Path, column: str | None = None) -> Iterator[str]:
     if is_structured(path):
         yield from _read_field(path, column)
         return
-    extras.require("data")
+    extras.require("data", modules=("pyarrow",))
     import pyarrow as pa
 
     try:
@@ -167,7 +167,7 @@ def dataset_rows(
         MissingExtra: `datasets` is not installed.
         CorpusError: it cannot be reached, or knows no such data.
     """
-    extras.require("data")
+    extras.require("data", modules=("datasets",))
     argv = [
         sys.executable,
         "-m",

@@ -218,7 +218,7 @@ def test_planted_outliers_are_undone(session: Session) -> None:
     plant_outliers(shorten(LLAMA, work / "short", 2), planted)
     base = to_gguf(planted, session)
     logits = work / "logits.bin"
-    raw(argv.base_logits(tools, base, logits, Excerpt(WIKI_TEST, 512, 4), Compute("cpu", None, 2)))
+    raw(argv.base_logits(tools, base, logits, Excerpt(WIKI_TEST, 512, 6), Compute("cpu", None, 2)))
     types = types_of(base, "Q4_K_M", tools)
     schemes = [QuantizationScheme("awq", (types,)), QuantizationScheme("both", (types,), importance=True)]
     awq, both = scale(planted, schemes, calibrate(planted, 8, held_out=1), tools, work, threads=2)
@@ -226,9 +226,9 @@ def test_planted_outliers_are_undone(session: Session) -> None:
 
     kld = {"plain": kld_of(quantized(base, "Q4_K_M", tools), logits, tools)}
     kld["awq"] = kld_of(quantized(to_gguf(awq.path, session), "Q4_K_M", tools), logits, tools)
-    kld["imatrix"] = kld_of(quantized(base, "Q4_K_M", tools, imatrix_of(base, 8, tools)), logits, tools)
+    kld["imatrix"] = kld_of(quantized(base, "Q4_K_M", tools, imatrix_of(base, 16, tools)), logits, tools)
     scaled = to_gguf(both.path, session)
-    kld["both"] = kld_of(quantized(scaled, "Q4_K_M", tools, imatrix_of(scaled, 8, tools)), logits, tools)
+    kld["both"] = kld_of(quantized(scaled, "Q4_K_M", tools, imatrix_of(scaled, 16, tools)), logits, tools)
     print(kld)
     assert kld["plain"][0] > 5 * kld["awq"][0]
     assert kld["both"][0] <= kld["imatrix"][0] + kld["imatrix"][1]

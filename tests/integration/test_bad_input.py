@@ -389,7 +389,7 @@ def test_a_table_of_the_users_is_found_before_anything_is_spent(base: Path, corp
     out = tmp_path / "out"
     out.mkdir()
     (out / "results.csv").write_text("date,amount\n")
-    assert "did not make it" in fails(INPUT, *build(base, corpus, out))
+    assert "did not write it" in fails(INPUT, *build(base, corpus, out))
     assert [f.name for f in out.iterdir()] == ["results.csv"]
     done = ggufkit(*build(base, corpus, out, "--force"))
     assert done.code == 0, done.err

@@ -106,7 +106,7 @@ def test_a_native_template_must_not_be_replaced(ollama: Path) -> None:
     native = Modelfile("./m.gguf", requires="0.30.0")
     create(ollama, native, source="{{ messages }}")
     ollama.with_name("change.json").write_text('{"--template": "{{ .Prompt }}"}')
-    with pytest.raises(ToolOutputError, match="resembles"):
+    with pytest.raises(ToolOutputError, match="one of its own for this model"):
         create(ollama, native, source="{{ messages }}")
 
 

@@ -87,7 +87,7 @@ def test_a_template_that_llama_cpp_renders_otherwise_is_unproven(engine: Path) -
 
 
 def test_a_template_that_llama_cpp_cannot_read_is_an_error(engine: Path) -> None:
-    with pytest.raises(ToolOutputError, match="does not take"):
+    with pytest.raises(ToolOutputError, match="cannot read the template"):
         prove_native(meta("braces"), engine, count=20)
 
 

@@ -97,7 +97,7 @@ def look(seen: dict[str, Any]) -> None:
     assert seen["file"] == sorted(seen["before"], key=str.lower)
     assert seen["quiet"]
     assert seen["choice"].startswith("Take tiny-F16.gguf: 25 MiB with 4,096 tokens of context")
-    assert seen["nothing"].startswith("Nothing fits: the smallest needs ")
+    assert seen["nothing"].startswith("Nothing fits: the smallest file needs ")
     assert seen["text"] >= 8
 
 

@@ -13,14 +13,17 @@ import pytest
 from ggufkit.core import process
 from ggufkit.core.concurrency import (
     Job,
+    Task,
     background,
     makers_at_once,
     run_both,
     run_in_slots,
     run_linked,
+    run_processes,
     worker_pool,
 )
 from ggufkit.core.errors import CheckpointError, Interrupted, ToolError
+from ggufkit.core.process import ToolOutput
 
 
 def test_results_are_in_order_and_slots_are_never_shared() -> None:
@@ -194,3 +197,15 @@ def test_a_job_beside_a_context_ends_with_it() -> None:
     with background(job):
         assert not ended.is_set()
     assert ended.is_set()
+
+
+def test_whatever_ends_the_carrier_ends_the_processes() -> None:
+    def carry(_stop: threading.Event) -> None:
+        raise MemoryError("no room for a block")
+
+    def run(stop: threading.Event) -> ToolOutput:
+        assert stop.wait(20)
+        raise Interrupted("stopped")
+
+    with pytest.raises(MemoryError, match="no room"):
+        run_processes([Task("waiting", run)], carry)

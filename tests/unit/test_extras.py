@@ -115,3 +115,10 @@ def test_doctor_tells_which_extras_are_there(no_torch: None, monkeypatch: pytest
     assert not found.needed
     monkeypatch.undo()
     assert "convert" in doctor._extras().state.partition("not installed")[0]
+
+
+def test_only_what_is_needed_of_an_extra_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(extras, "_is_installed", lambda module: module != "datasets")
+    extras.require("data", modules=("pyarrow",))
+    with pytest.raises(MissingExtra, match=r"^Reading rows needs what is not installed: datasets\.$"):
+        extras.require("data", modules=("datasets",), purpose="Reading rows")

@@ -113,7 +113,7 @@ def _carry(src: int, outs: Sequence[int], ahead: int) -> None:
             pool.submit(_drain, ring, reader, out)
         try:
             _fill(ring, src)
-        except OSError as error:
+        except BaseException as error:  # also when memory is short: nobody may wait for what never comes
             ring.fail(error)
     if ring.failed is not None:
         raise ring.failed
@@ -139,7 +139,7 @@ class _Ring:
         self._lengths = [0] * max(1, size // _BUFFER)
         self._written, self._read = 0, [0] * n_readers
         self._changed = threading.Condition()
-        self.failed: OSError | None = None
+        self.failed: BaseException | None = None
 
     def free(self) -> memoryview | None:
         """A block to fill, once the slowest reader has left one; None if a reader is gone."""
@@ -172,7 +172,7 @@ class _Ring:
             self._read[reader] += 1
             self._changed.notify_all()
 
-    def fail(self, error: OSError) -> None:
+    def fail(self, error: BaseException) -> None:
         """Note that a reader or the writer is gone: nobody waits any more."""
         with self._changed:
             self.failed = self.failed or error
@@ -186,5 +186,5 @@ def _drain(ring: _Ring, reader: int, out: int) -> None:
             while block:
                 block = block[os.write(out, block) :]
             ring.done(reader)
-    except OSError as error:
+    except BaseException as error:
         ring.fail(error)
