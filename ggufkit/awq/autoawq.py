@@ -1,4 +1,4 @@
-"""The AutoAWQ engine: AutoAWQ 0.2.9 in an environment of its own, scale-only, in float32, with its faults mended.
+"""The AutoAWQ engine: AutoAWQ 0.2.9 in an environment of its own, scale-only, in float32, with its faults corrected.
 
 The environment is a venv in ggufkit's cache with tested pins. It sees the packages of ggufkit's own
 environment behind its own, so that torch is shared.

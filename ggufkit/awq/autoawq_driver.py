@@ -55,7 +55,7 @@ def catcher_answers_for_its_layer() -> Iterator[None]:
 
 
 def make_quantizer(scales: dict[str, torch.Tensor]) -> type:
-    """AutoAWQ's quantizer with its faults mended; it notes the scales that it finds."""
+    """AutoAWQ's quantizer with its faults corrected; it notes the scales that it finds."""
     from awq.quantize.quantizer import AwqQuantizer
 
     class Quantizer(AwqQuantizer):  # type: ignore[misc]

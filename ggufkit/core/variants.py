@@ -51,6 +51,12 @@ class Scaling:
         """As manifests hold it: "awq", "awq+imatrix", "awq-Q4_0"."""
         return ("awq+imatrix" if self.importance else "awq") + (f"-{self.type}" if self.type else "")
 
+    @classmethod
+    def from_label(cls, label: str) -> Scaling:
+        """The scaling that a manifest's label names."""
+        what, _, kind = label.partition("-")
+        return cls("+" in what, kind or None)
+
     @property
     def file_name(self) -> str:
         """What the scaled checkpoint's directory is called, and what stands in the name of its base."""

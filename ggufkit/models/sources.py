@@ -169,7 +169,7 @@ def _require_whole(path: Path) -> None:
 
 
 def _name_of_directory(path: Path) -> str:
-    """The model's name from its directory's: in the caches of hubs that is a commit, a branch, or a mended name."""
+    """The model's name from its directory's: in the caches of hubs that is a commit, a branch, or a corrected name."""
     above, home = path.parent, path.parent.parent
     if above.name == "snapshots" and (cached := _CACHED.fullmatch(home.name)):
         return cached["name"]

@@ -19,7 +19,7 @@ from ggufkit.report.verdict import verdicts
 from ggufkit.steps.step import Workspace
 from ggufkit.version import __version__
 
-VERSION = 2
+VERSION = 3
 FILES = ("results.csv", "results.json", "report.md", "report.html")
 _NOTE = "report.json"
 

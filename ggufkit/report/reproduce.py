@@ -11,6 +11,7 @@ from ggufkit import request
 from ggufkit.core import variants
 from ggufkit.core.records import Json
 from ggufkit.llama import quants
+from ggufkit.models.lora import split_source
 from ggufkit.report.data import Entry
 
 _DECIDING = (
@@ -57,7 +58,7 @@ def _model(entries: Sequence[Entry]) -> str:
     found = next((e for e in entries if e.source), None)
     if found is None:
         return entries[0].row.name
-    source = found.source.partition(" + ")[0]
+    source, _ = split_source(found.source)
     on_hub = re.fullmatch(r"[\w.-]+/[\w.-]+", source) is not None
     return f"{source}@{found.revision}" if on_hub and found.revision else source
 

@@ -77,7 +77,7 @@ class AwqNotes(Notes):
     @property
     def per_type(self) -> bool:
         """Whether it was scaled for one GGUF type alone."""
-        return "-" in self.label
+        return Scaling.from_label(self.label).type is not None
 
 
 @dataclass(frozen=True)

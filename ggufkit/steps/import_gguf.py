@@ -18,7 +18,7 @@ from ggufkit.steps.quantize import require_base
 from ggufkit.steps.session import Session
 from ggufkit.steps.step import Made, Recipe, Result
 
-STEP, VERSION = "adopt", 1
+STEP, VERSION = "adopt", 1  # its first name: directories of earlier versions stay fresh
 
 
 @dataclass(frozen=True)

@@ -172,9 +172,9 @@ def test_a_computed_importance_matrix_is_told_with_its_text(tmp_path: Path) -> N
 def test_awq_and_gptq_are_told_with_all_that_ran(tmp_path: Path) -> None:
     fakes = [BASE, Fake("awq", "Q4_0", 0.02), Fake("gptq", "Q4_0", 0.01)]
     root = write_results(tmp_path / "out", fakes)
-    corner = root / ".ggufkit"
+    private_dir = root / ".ggufkit"
     search: dict[str, Json] = {"engine": "native", "objective": "autoawq", "dtype": "float32"}
-    note(corner / "awq", "awq", "e" * 64, params=search, notes={"label": "awq", **CALIBRATED})
+    note(private_dir / "awq", "awq", "e" * 64, params=search, notes={"label": "awq", **CALIBRATED})
     argv = [
         [
             "/x/python3",
@@ -186,7 +186,7 @@ def test_awq_and_gptq_are_told_with_all_that_ran(tmp_path: Path) -> None:
             "/y/tiny-awq-F16.gguf",
         ]
     ]
-    note(corner / "tiny-awq-F16.gguf", "convert", "f" * 64, argv=argv, notes={"variant": "awq", "source": "acme/tiny"},
+    note(private_dir / "tiny-awq-F16.gguf", "convert", "f" * 64, argv=argv, notes={"variant": "awq", "source": "acme/tiny"},
          params={"out_type": "f16", "name": "tiny"})  # fmt: skip
     edit(root / "tiny-awq-Q4_0.gguf", inputs={"base": "f" * 64})
     made = read_manifest(root / "tiny-gptq-Q4_0.gguf")

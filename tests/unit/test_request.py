@@ -87,3 +87,4 @@ def test_an_option_of_before_works_with_a_note(capsys: pytest.CaptureFixture[str
 )
 def test_scalings_are_called_as_ever(scaling: Scaling, label: str, name: str) -> None:
     assert (scaling.label, scaling.file_name) == (label, name)
+    assert Scaling.from_label(label) == scaling
