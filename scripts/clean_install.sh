@@ -44,8 +44,8 @@ run doctor || true # a machine without a compiler has its llama.cpp in the cache
 run inspect tiny-F16.gguf
 run imatrix tiny-F16.gguf --calibration "$text" --calibration-samples 4
 run quantize tiny-F16.gguf --types q8_0,q4_0
-run perplexity tiny-Q8_0.gguf tiny-Q4_0.gguf --base tiny-F16.gguf --corpus "$text" --calibration-samples 4
-run build tiny-F16.gguf --out built --types q8_0 --corpus "$text" --calibration-samples 4 --no-bench
+run perplexity tiny-Q8_0.gguf tiny-Q4_0.gguf --base tiny-F16.gguf --corpus "$text" --chunks 4
+run build tiny-F16.gguf --out built --types q8_0 --corpus "$text" --chunks 4 --no-bench
 run report built
 
 echo "== ggufkit awq"
