@@ -18,10 +18,9 @@ from ggufkit.core.errors import InputError
 from ggufkit.core.manifest import read_manifest
 from ggufkit.core.paths import cache_dir
 from ggufkit.core.progress import Reporter
-from ggufkit.core.records import Checkpoint, GgufFile
+from ggufkit.core.records import Checkpoint, GgufFile, QuantType
 from ggufkit.core.variants import Scaling
 from ggufkit.llama import quants
-from ggufkit.llama.logs import QuantType
 from ggufkit.models import sources
 from ggufkit.models.lora import merge
 from ggufkit.pipeline.lookup import refuse_inside, require_folds

@@ -58,6 +58,14 @@ class GgufFile:
 
 
 @dataclass(frozen=True)
+class QuantType:
+    """A type that llama-quantize knows: its name, and its own description."""
+
+    name: str
+    description: str
+
+
+@dataclass(frozen=True)
 class Toolchain:
     """The llama.cpp in use: where its binaries are, where they come from, what they are."""
 

@@ -97,6 +97,11 @@ def file_name(model: str, variant: Variant, type_name: str) -> str:
     return f"{model}-{variant.infix}{type_name}.gguf"
 
 
+def scaled_base_name(model: str, directory: str, type_name: str) -> str:
+    """The name of the base of a scaled checkpoint: `<model>-<its directory>-<TYPE>.gguf`."""
+    return f"{model}-{directory}-{type_name}.gguf"
+
+
 def unrefined(variant: Variant) -> Variant:
     """What a refined variant is refined from."""
     return next(v for v in VARIANTS if (v.awq, v.imatrix, v.refined) == (variant.awq, variant.imatrix, False))

@@ -15,6 +15,7 @@ from pathlib import PurePath
 
 from ggufkit.core.errors import ToolOutputError
 from ggufkit.core.process import ToolOutput
+from ggufkit.core.records import QuantType
 
 _ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 _STAMP = re.compile(r"(?m)^\d+\.\d\d\.\d{3}\.\d{3} [A-Z] ")
@@ -250,14 +251,6 @@ def _tensor_plan(part: str) -> TensorPlan | None:
         shape.pop()
     after = (changed[1] or changed[2]) if changed else head[3]
     return TensorPlan(head[1], tuple(shape), head[3].upper(), after.upper())
-
-
-@dataclass(frozen=True)
-class QuantType:
-    """A type that llama-quantize knows: its name, and its own description."""
-
-    name: str
-    description: str
 
 
 _TYPE = re.compile(r"(?m)^\s*(?:\d+\s+or\s+)?([A-Z][A-Z0-9_]*)\s*: (.*)$")

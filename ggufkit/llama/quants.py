@@ -10,7 +10,8 @@ import re
 from collections.abc import Iterable, Sequence
 
 from ggufkit.core.errors import UnknownType
-from ggufkit.llama.logs import QuantType
+from ggufkit.core.records import QuantType
+from ggufkit.core.variants import Variant
 
 FLOAT_TYPES = ("F32", "F16", "BF16")
 """Conversions rather than quantizations: an importance matrix changes nothing in them."""
@@ -69,6 +70,13 @@ def nominal_bpw(kind: QuantType) -> float | None:
 def is_float(name: str) -> bool:
     """Whether a type is a floating-point conversion."""
     return name in FLOAT_TYPES
+
+
+def is_made(name: str, variant: Variant, base: str) -> bool:
+    """Whether a build makes a type of a variant, when it is asked for both; `base` is the type of its base."""
+    if is_float(name) and not variant.has_float_types:
+        return False
+    return not (variant.name == "plain" and name == base)
 
 
 def smaller_types(known: Sequence[QuantType], promised: float) -> list[QuantType]:

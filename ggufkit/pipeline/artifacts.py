@@ -9,11 +9,10 @@ from typing import TypeVar
 
 from ggufkit.core import variants
 from ggufkit.core.errors import UsageError
-from ggufkit.core.records import Checkpoint, GgufFile
+from ggufkit.core.records import Checkpoint, GgufFile, QuantType
 from ggufkit.core.variants import Scaling, Variant
 from ggufkit.llama import quants
 from ggufkit.llama.gguf import read_gguf, read_header
-from ggufkit.llama.logs import QuantType
 from ggufkit.pipeline.job import Job
 from ggufkit.steps import awq, convert, quantize, refine
 from ggufkit.steps.awq import Wanted

@@ -11,10 +11,9 @@ from pathlib import Path
 from ggufkit import report
 from ggufkit.core.concurrency import makers_at_once, worker_pool
 from ggufkit.core.progress import Reporter, SilentReporter
-from ggufkit.core.records import Checkpoint, GgufFile, ResultRow
+from ggufkit.core.records import Checkpoint, GgufFile, QuantType, ResultRow
 from ggufkit.core.variants import Variant
 from ggufkit.llama.gguf import read_gguf
-from ggufkit.llama.logs import QuantType
 from ggufkit.measure import bench, chat, divergence, perplexity
 from ggufkit.measure.bench import BenchOptions
 from ggufkit.measure.evaluation import EvalOptions, Evaluation

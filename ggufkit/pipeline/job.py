@@ -8,10 +8,9 @@ from pathlib import Path
 from ggufkit.core import variants
 from ggufkit.core.errors import UsageError
 from ggufkit.core.progress import Reporter
-from ggufkit.core.records import Checkpoint, GgufFile, Toolchain
+from ggufkit.core.records import Checkpoint, GgufFile, QuantType, Toolchain
 from ggufkit.core.variants import Scaling, Variant
 from ggufkit.llama import quants
-from ggufkit.llama.logs import QuantType
 from ggufkit.request import BuildRequest
 from ggufkit.steps.session import Session
 from ggufkit.texts.corpus import Corpus
@@ -54,11 +53,8 @@ class Job:
     @property
     def targets(self) -> list[tuple[Variant, QuantType]]:
         """Which type is made for which variant; the base itself is not made again."""
-        wanted = [
-            (v, t) for v in self.variants for t in self.types if v.has_float_types or not quants.is_float(t.name)
-        ]
-        wanted = [(v, t) for v, t in wanted if v.imatrix or t not in self.for_matrices_only]
-        return [(v, t) for v, t in wanted if not (v.name == "plain" and t.name == self.base_type)]
+        wanted = [(v, t) for v in self.variants for t in self.types if quants.is_made(t.name, v, self.base_type)]
+        return [(v, t) for v, t in wanted if v.imatrix or t not in self.for_matrices_only]
 
     @property
     def for_matrices_only(self) -> list[QuantType]:
@@ -80,7 +76,7 @@ class Job:
         if not variant.awq:
             return None
         how = self.request.scaling
-        if quants.is_float(kind.name) or (how.engine, how.objective) != ("native", "ggml"):
+        if quants.is_float(kind.name) or not how.knows_types:
             return Scaling()
         return Scaling(variant.imatrix, kind.name if how.per_type else None)
 
@@ -104,7 +100,9 @@ class Job:
         awq = variants.BY_NAME["awq"]
         if scaling == Scaling() and any(v == awq and t.name == self.base_type for v, t in self.targets):
             return self.output(awq, self.base_type)
-        return self.session.workspace.private / f"{self.name}-{scaling.file_name}-{self.base_type}.gguf"
+        return self.session.workspace.private / variants.scaled_base_name(
+            self.name, scaling.file_name, self.base_type
+        )
 
     @property
     def calibration_text(self) -> Corpus:

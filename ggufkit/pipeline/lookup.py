@@ -11,10 +11,9 @@ from ggufkit.core import extras, variants
 from ggufkit.core.errors import InputError, UsageError
 from ggufkit.core.manifest import read_manifest
 from ggufkit.core.progress import Reporter
-from ggufkit.core.records import Checkpoint, GgufFile, Toolchain
+from ggufkit.core.records import Checkpoint, GgufFile, QuantType, Toolchain
 from ggufkit.core.variants import Variant
 from ggufkit.llama import quants, toolchain
-from ggufkit.llama.logs import QuantType
 from ggufkit.models import lora, sources
 from ggufkit.pipeline.job import Job
 from ggufkit.request import BuildRequest, CalibrationOptions

@@ -10,12 +10,11 @@ from pathlib import Path
 from ggufkit.core import machine, variants
 from ggufkit.core.concurrency import makers_at_once, worker_pool
 from ggufkit.core.progress import Reporter, SilentReporter
-from ggufkit.core.records import Checkpoint, GgufFile
+from ggufkit.core.records import Checkpoint, GgufFile, QuantType
 from ggufkit.core.units import size
 from ggufkit.core.variants import Variant
 from ggufkit.llama import memory, quants
 from ggufkit.llama.gguf import GgufHeader, read_header
-from ggufkit.llama.logs import QuantType
 from ggufkit.measure import evaluation
 from ggufkit.pipeline import resources
 from ggufkit.pipeline.artifacts import outputs

@@ -8,11 +8,11 @@ from pathlib import Path
 
 from ggufkit.core import machine
 from ggufkit.core.errors import ResourceError
-from ggufkit.core.records import Toolchain
+from ggufkit.core.records import QuantType, Toolchain
 from ggufkit.core.units import size
 from ggufkit.llama import quants
 from ggufkit.llama.gguf import GgufHeader, ggml_type_by_name
-from ggufkit.llama.logs import QuantizePlan, QuantType
+from ggufkit.llama.logs import QuantizePlan
 from ggufkit.llama.memory import evaluation_ram
 from ggufkit.steps import quantize
 

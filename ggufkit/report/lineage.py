@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 
+from ggufkit.core import variants
 from ggufkit.core.manifest import SUFFIX, read_manifest
 from ggufkit.core.records import Manifest, ResultRow
 from ggufkit.measure import bench, divergence, perplexity
@@ -59,9 +60,8 @@ class Archive:
             return []
         params = ConvertParams.from_manifest(piece.made)
         scaled = [p for p in self._pieces if p.made.step == awq.STEP]
-        return [
-            p for p in scaled if piece.path.name == f"{params.name}-{p.path.name}-{params.out_type.upper()}.gguf"
-        ]
+        names = [variants.scaled_base_name(params.name, p.path.name, params.out_type.upper()) for p in scaled]
+        return [p for p, name in zip(scaled, names, strict=True) if name == piece.path.name]
 
     def measured(self, path: Path, row: ResultRow) -> list[Piece]:
         """How a row's quality and speed were measured, as far as they were."""

@@ -107,10 +107,8 @@ def _one_command(one: _Group, other: _Group) -> bool:
 
 def _is_made(variant: str, kind: str, base: str) -> bool:
     """Whether a build makes a type of a variant, when it is asked for both."""
-    if not quants.is_float(kind):
-        return True
     known = variants.BY_NAME.get(variant)
-    return (known is None or known.has_float_types) and not (variant == "plain" and kind == base)
+    return known is None or quants.is_made(kind, known, base)
 
 
 def _command(model: str, group: _Group) -> str:

@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING
 
 from ggufkit.core.errors import UsageError
 from ggufkit.core.manifest import Notes, Params
-from ggufkit.core.records import Checkpoint, Toolchain
+from ggufkit.core.records import Checkpoint, QuantType, Toolchain
 from ggufkit.core.variants import Scaling
-from ggufkit.llama.logs import QuantType
 from ggufkit.models.checkpoint import fingerprint, open_checkpoint
 from ggufkit.steps import offload, quantize
 from ggufkit.steps.session import Session
@@ -48,9 +47,14 @@ class ScalingOptions:
 
     def __post_init__(self) -> None:
         """Refuse what contradicts itself."""
-        if self.per_type and (self.engine, self.objective) != ("native", "ggml"):
+        if self.per_type and not self.knows_types:
             message = "AutoAWQ's scales know nothing of GGUF types."
             raise UsageError(message, hint="Leave out --awq-per-type, or use the native engine.")
+
+    @property
+    def knows_types(self) -> bool:
+        """Whether the search minimizes the error under the GGUF types that the tensors will get."""
+        return (self.engine, self.objective) == ("native", "ggml")
 
 
 @dataclass(frozen=True)
@@ -147,13 +151,12 @@ def _recipe(
     checkpoint: Checkpoint, wanted: Wanted, calibration: Calibration, options: ScalingOptions, session: Session
 ) -> Recipe:
     types = hashlib.sha256(json.dumps([sorted(t.items()) for t in wanted.types]).encode()).hexdigest()
-    native = (options.engine, options.objective) == ("native", "ggml")
     params = AwqParams(
         options.engine,
         options.objective if options.engine == "native" else None,
         options.dtype,
-        wanted.scaling.importance if native else None,
-        types if native else None,
+        wanted.scaling.importance if options.knows_types else None,
+        types if options.knows_types else None,
     )
     inputs = {
         "checkpoint": fingerprint(checkpoint.path, session.reporter),

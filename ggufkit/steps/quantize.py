@@ -11,12 +11,12 @@ from ggufkit.core import failures, process
 from ggufkit.core.errors import GgufError, InputError, ToolOutputError
 from ggufkit.core.hashing import sha256_file
 from ggufkit.core.manifest import PARTIAL, Params
-from ggufkit.core.records import GgufFile, Toolchain
+from ggufkit.core.records import GgufFile, QuantType, Toolchain
 from ggufkit.llama import argv, cuda, logs, quants
 from ggufkit.llama.argv import Quantization
 from ggufkit.llama.cached_output import cached_output
 from ggufkit.llama.gguf import GgufHeader, quantized_tensors, read_header
-from ggufkit.llama.logs import QuantizePlan, QuantType
+from ggufkit.llama.logs import QuantizePlan
 from ggufkit.llama.progress_lines import steps_done
 from ggufkit.steps.notes import GgufNotes
 from ggufkit.steps.session import Session

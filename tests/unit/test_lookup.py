@@ -13,10 +13,9 @@ from ggufkit.core import variants
 from ggufkit.core.errors import InputError, ToolchainError, UsageError
 from ggufkit.core.manifest import read_manifest, write_manifest
 from ggufkit.core.progress import SilentReporter
-from ggufkit.core.records import Toolchain
+from ggufkit.core.records import QuantType, Toolchain
 from ggufkit.llama import toolchain
 from ggufkit.llama.gguf import read_gguf
-from ggufkit.llama.logs import QuantType
 from ggufkit.models import sources
 from ggufkit.pipeline import lookup
 from ggufkit.pipeline.job import Job

@@ -6,8 +6,9 @@ import pytest
 
 from ggufkit.core import variants
 from ggufkit.core.errors import UnknownType, UsageError
+from ggufkit.core.records import QuantType
 from ggufkit.llama import quants
-from ggufkit.llama.logs import QuantType, parse_types
+from ggufkit.llama.logs import parse_types
 
 HELP = """
  allowed quantization types
