@@ -84,7 +84,8 @@ def _extras() -> Finding:
     state = ", ".join(there) or "none"
     if lacking:
         state += f"; not installed: {', '.join(lacking)}"
-    return Finding("Extras", not lacking, state, extras.install_command(*lacking), needed=False)
+    fix = extras.install_command(*lacking) if lacking else ""
+    return Finding("Extras", not lacking, state, fix, needed=False)
 
 
 def _disk() -> Finding:

@@ -241,6 +241,8 @@ def _groups(chosen: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, An
         if name not in OPTIONS:
             raise TypeError(f"BuildRequest has no option {name!r}.")
         group, its_field = OPTIONS[name]
+        if its_field in changes[group]:
+            raise TypeError(f"BuildRequest was given {name!r} twice.")
         changes[group][its_field] = value
     return {
         name: replace(chosen[name], **changed) if name in chosen else GROUPS[name](**changed)

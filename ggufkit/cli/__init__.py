@@ -60,10 +60,6 @@ SUMMARIES = {
 }
 
 
-RENAMED = {"imatrix": {"--chunks": "--calibration-samples"}}
-"""Options that earlier versions knew, by command, and what they are called now."""
-
-
 class LazyGroup(click.Group):
     """A group that imports a command's module only when the command is used: help stays instant."""
 
@@ -79,27 +75,10 @@ class LazyGroup(click.Group):
         command: click.Command = getattr(module, f"{cmd_name}_command")
         return command
 
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        """The command and its arguments, by their present names."""
-        name, command, rest = super().resolve_command(ctx, args)
-        return name, command, [_renamed(str(name), word) for word in rest]
-
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 - click's signature
         """The list of commands, without importing any of them."""
         with formatter.section("Commands"):
             formatter.write_dl(list(SUMMARIES.items()))
-
-
-def _renamed(command: str, word: str) -> str:
-    """An argument under its present name; a note on stderr where that is another."""
-    option, sign, value = word.partition("=")
-    now = RENAMED.get(command, {}).get(option)
-    if now is None:
-        return word
-    click.echo(f"Note: {option} of `ggufkit {command}` is called {now} now.", err=True)
-    return f"{now}{sign}{value}"
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})

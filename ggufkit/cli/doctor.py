@@ -12,7 +12,7 @@ from ggufkit.cli.terminal import console
 @click.command("doctor")
 @options.json_option
 def doctor_command(as_json: bool) -> None:
-    """Say what is missing on this machine, and the command that fixes it. Exit code 1 if something is."""
+    """Say what is missing on this machine, and the command that fixes it. Exit code 1 if something needed is."""
     findings = doctor.examine()
     if as_json:
         import json

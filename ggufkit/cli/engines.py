@@ -75,6 +75,7 @@ def awq_command(
     Example:
         ggufkit awq ./Qwen2.5-0.5B --types q4_k_m,q4_0 --out ./Qwen2.5-0.5B-awq
     """
+    scaling.require_possible()
     extras.require("awq", *(["lora"] if source.lora else []))
     with reporting() as reporter:
         checkpoint = _checkpoint(target.model, source, reporter)

@@ -38,6 +38,14 @@ def _group(name: str, kind: type, *options: Decorator[Any]) -> Decorator[Any]:
     return grouped(name, partial(request.group_of, kind), *options)
 
 
+def _from_its_start(given: dict[str, Any]) -> CalibrationOptions:
+    """The text of an importance matrix; its samples were called chunks before."""
+    if (chunks := given.pop("chunks")) is not None:
+        click.echo("Note: --chunks of `ggufkit imatrix` is called --calibration-samples now.", err=True)
+        given["calibration_samples"] = chunks
+    return request.group_of(CalibrationOptions, given)
+
+
 HUB = _option("hub", "--from", type=click.Choice(["auto", "hf", "modelscope"]),
               help="Hub to ask; auto: a cache, then the one that answers.")  # fmt: skip
 ALLOW_PICKLE = _option("allow_pickle", help="Accept weights in *.bin where there are no safetensors.")
@@ -55,7 +63,11 @@ CONVERSION = (
 
 TEXT = _option("calibration", metavar="PATH|NAME",
                help="Text for importance matrices, AWQ and GPTQ: like the use, unlike the corpus.")  # fmt: skip
-SAMPLES = _option("calibration_samples", type=click.IntRange(1, MOST), help="Samples of 512 tokens.")
+SAMPLES = _option(
+    "calibration_samples",
+    type=click.IntRange(1, MOST),
+    help="Samples of 512 tokens; importance matrices take them from the start.",
+)
 FIELD = _option("calibration_field", metavar="NAME", help="Field that holds the text, in JSON and JSONL.")
 SEED = _option("seed", type=int, help="Seed of the samples drawn.")
 IMATRIX = _option("imatrix", type=FILE, help="Your own importance matrix, for --variants imatrix, gptq.")
@@ -68,22 +80,22 @@ SCALING = (
             help="What our engine minimizes: the error under llama.cpp's types, or AutoAWQ's."),
     _option("awq_dtype", type=click.Choice(variants.AWQ_DTYPES),
             help="Of the scaled checkpoint; float32 loses nothing."),
-    _option("awq_per_type", help="Scales for each type, not for their mean."),
+    _option("awq_per_type", help="Scales for each type instead of for all of them."),
 )  # fmt: skip
 
 CORPUS = _option("corpus", metavar="PATH|NAME", help="Evaluation text.")
 CTX = _option("ctx", type=click.IntRange(8, MOST), help="Context in tokens, as in llama-perplexity.")
 CHUNKS = _option("chunks", type=Count("all", 2), default="all", show_default=True,
                  help="How many chunks of the text to evaluate.")  # fmt: skip
-EVAL = _option("eval", help="Quality: perplexity and KL divergence.")
+EVAL = _option("eval", help="Measure quality: perplexity and KL divergence.")
 KLD = _option("kld", help="KL divergence against the base.")
 PRECISION = _option("precision", type=Fraction(), metavar="PERCENT",
                     help="Evaluate only until mean KL divergence is known to this, e.g. 2%.")  # fmt: skip
 SCRATCH = _option("scratch_limit", type=SIZE, default=f"{request.default('scratch_limit') >> 30}GiB",
                   help="The most disk that base logits may take.")  # fmt: skip
-STRATEGY = _option("strategy", type=click.Choice(strategy.STRATEGIES), show_default="chosen",
+STRATEGY = _option("strategy", type=click.Choice(strategy.STRATEGIES), show_default="chosen by what fits",
                    help="How base logits travel.")  # fmt: skip
-BENCH = _option("bench", help="Speed.")
+BENCH = _option("bench", help="Measure speed.")
 BENCH_REPS = _option("bench_reps", type=click.IntRange(1, 1000), help="Repetitions of llama-bench.")
 SMOKE = _option("smoke", help="Let each file speak; fail on garbage that the base does not speak.")
 
@@ -118,14 +130,21 @@ conversion_options = _group(
 """What a conversion may be told."""
 calibration_options = _group("calibration", CalibrationOptions, *CALIBRATION)
 """--calibration and what belongs to it."""
-text_options = _group("calibration", CalibrationOptions, TEXT, SAMPLES, FIELD)
+text_options = grouped(
+    "calibration",
+    _from_its_start,
+    _option("calibration", metavar="PATH|NAME", help="The text: like the use, unlike what is evaluated."),
+    _option("calibration_samples", type=click.IntRange(1, MOST), help="Chunks of 512 tokens, from its start."),
+    FIELD,
+    click.option("--chunks", type=click.IntRange(1, MOST), hidden=True),
+)
 """The same where the text is read from its start."""
 scaling_options = _group(
     "scaling",
     ScalingOptions,
     *SCALING,
     click.option(
-        "--device", type=DEVICES, default=ScalingOptions.device, show_default=True, help="Of the search."
+        "--device", type=DEVICES, default=ScalingOptions.device, show_default=True, help="What the search runs on."
     ),
 )
 """--awq-engine and so on."""
@@ -133,12 +152,13 @@ refinement_options = _group(
     "refinement",
     RefineOptions,
     click.option("--sequential/--one-pass", default=RefineOptions.sequential, show_default=True,
-                 help="Each layer after those before it."),
+                 help="Refine each layer for what the refined ones before it give."),
     click.option("--act-order", type=click.Choice(["auto", "on", "off"]), default=RefineOptions.act_order,
                  show_default=True, help="Columns by weight of their input; auto: as it measures better."),
     click.option("--include-output", is_flag=True, help="Refine the output matrix too."),
     click.option("--tune-norms", is_flag=True, help="Tune norms and biases afterwards; wants 500 samples or more."),
-    click.option("--device", type=DEVICES, default=RefineOptions.device, show_default=True, help="Of the search."),
+    click.option("--device", type=DEVICES, default=RefineOptions.device, show_default=True,
+                 help="What the refinement runs on."),
 )  # fmt: skip
 """What a refinement may be told."""
 evaluation_options = _group("evaluation", EvaluationOptions, CORPUS, CTX, CHUNKS, PRECISION, SCRATCH, STRATEGY)
@@ -165,7 +185,7 @@ build_options: Callable[[Any], Any] = grouped(
     click.option("--variants", type=NAMES, default=",".join(request.DEFAULT_VARIANTS),
                  show_default=True, metavar="LIST",
                  help=f"Any of {', '.join(variants.BY_NAME)}."),
-    click.option("--out", type=PATH, help="Output directory.  [default: ./<name>; ./<name>-gguf beside MODEL]"),
+    click.option("--out", type=PATH, help="Output directory.  [default: ./<name>; ./<name>-gguf where ./<name> is MODEL]"),
     BASE_TYPE,
     *CALIBRATION,
     IMATRIX,

@@ -24,11 +24,6 @@ class Variant:
     refined: bool = False
 
     @property
-    def infix(self) -> str:
-        """What stands between the model's name and the type in file names."""
-        return "" if self.name == "plain" else self.name.replace("+", "-") + "-"
-
-    @property
     def has_float_types(self) -> bool:
         """Whether float types of it differ from those of another variant."""
         return not (self.imatrix or self.refined)
@@ -92,9 +87,14 @@ def resolve(names: tuple[str, ...]) -> tuple[Variant, ...]:
     return tuple(v for v in VARIANTS if v.name in wanted)
 
 
+def infix(name: str) -> str:
+    """What stands before the type in names of files: "" for plain, else the variant's name, also an unknown one's."""
+    return "" if name in ("", "plain") else f"{name.replace('+', '-')}-"
+
+
 def file_name(model: str, variant: Variant, type_name: str) -> str:
     """The name of a result: `<model>-<variant>-<TYPE>.gguf`."""
-    return f"{model}-{variant.infix}{type_name}.gguf"
+    return f"{model}-{infix(variant.name)}{type_name}.gguf"
 
 
 def scaled_base_name(model: str, directory: str, type_name: str) -> str:

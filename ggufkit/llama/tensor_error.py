@@ -19,13 +19,14 @@ _BLOCK_ELEMENTS = 1 << 20
 
 @dataclass(frozen=True)
 class TensorError:
-    """One tensor: its type, and ‖a − b‖ / ‖b‖ over all elements (Frobenius norm).
+    """One tensor: its type and the other one's, and ‖a − b‖ / ‖b‖ over all elements (Frobenius norm).
 
     `relative_error` is None for a type that cannot be dequantized here, `max_error` is the largest |a − b|.
     """
 
     name: str
     type: str
+    reference_type: str
     n_elements: int
     relative_error: float | None
     max_error: float | None
@@ -84,9 +85,9 @@ def _error(a: BinaryIO, tensor: Tensor, b: BinaryIO, reference: Tensor) -> Tenso
             norm += float(np.vdot(theirs, theirs))
             largest = max(largest, float(np.abs(difference).max(initial=0.0)))
     except NotImplementedError:
-        return TensorError(tensor.name, tensor.type, tensor.n_elements, None, None)
+        return TensorError(tensor.name, tensor.type, reference.type, tensor.n_elements, None, None)
     relative = math.sqrt(squared / norm) if norm else math.sqrt(squared)
-    return TensorError(tensor.name, tensor.type, tensor.n_elements, relative, largest)
+    return TensorError(tensor.name, tensor.type, reference.type, tensor.n_elements, relative, largest)
 
 
 def _blocks(file: BinaryIO, tensor: Tensor) -> Iterator[NDArray[np.float64]]:

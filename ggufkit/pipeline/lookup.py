@@ -84,6 +84,8 @@ def _require_possible(request: BuildRequest, chosen: tuple[Variant, ...]) -> _Pl
         raise UsageError("--precision is about KL divergence.", hint="Leave out --no-kld and --no-eval.")
     if (unused := unused_option(request, chosen)) is not None:
         raise unused
+    if any(v.awq for v in chosen):
+        request.scaling.require_possible()
     if request.calibration.imatrix is not None:
         read_imatrix(request.calibration.imatrix)
     sources.require_readable(request.model, source.hub)

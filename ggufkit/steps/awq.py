@@ -45,8 +45,8 @@ class ScalingOptions:
     per_type: bool = False
     device: str = "auto"
 
-    def __post_init__(self) -> None:
-        """Refuse what contradicts itself."""
+    def require_possible(self) -> None:
+        """Raise UsageError where scales for each type are asked of a search that knows no types."""
         if self.per_type and not self.knows_types:
             message = "AutoAWQ's scales know nothing of GGUF types."
             raise UsageError(message, hint="Leave out --awq-per-type, or use the native engine.")

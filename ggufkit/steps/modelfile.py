@@ -147,4 +147,4 @@ class Writer:
 
 def _output(file: Result) -> Path:
     made = GgufNotes.from_manifest(file.manifest)
-    return file.path.with_name(f"Modelfile.{variants.BY_NAME[made.variant or 'plain'].infix}{made.type}")
+    return file.path.with_name(f"Modelfile.{variants.infix(made.variant)}{made.type}")

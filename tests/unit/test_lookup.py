@@ -186,3 +186,13 @@ def test_what_is_no_model_on_this_disk_is_refused_before_a_text_is_fetched(
     for model in ("", "x.gguf", "none"):
         with pytest.raises(InputError):
             prepare(BuildRequest(f"{tmp_path}/{model}", types=("q4_0",)), SilentReporter())
+
+
+def test_options_of_scaling_matter_where_something_is_scaled(tmp_path: Path) -> None:
+    for variants_asked, error in ((("awq",), UsageError), (("plain",), InputError)):
+        request = BuildRequest(
+            str(tmp_path / "none"), variants=variants_asked, awq_engine="autoawq", awq_per_type=True
+        )
+        with pytest.raises(error) as caught:
+            prepare(request, SilentReporter())
+        assert ("GGUF types" in caught.value.message) == (error is UsageError)

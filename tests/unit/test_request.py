@@ -14,6 +14,7 @@ from ggufkit import cli as command_line
 from ggufkit import request
 from ggufkit.cli import COMMANDS, cli
 from ggufkit.cli.build import build_command
+from ggufkit.core import variants
 from ggufkit.core.variants import Scaling
 from ggufkit.request import BuildRequest, CalibrationOptions, EvaluationOptions, RunOptions, Source
 
@@ -69,11 +70,19 @@ def test_commands_take_few_parameters(name: str) -> None:
 
 
 def test_an_option_of_before_works_with_a_note(capsys: pytest.CaptureFixture[str]) -> None:
-    for words in (["--chunks", "0"], ["--chunks=0"]):
-        assert command_line._run(["imatrix", "x.gguf", *words], False) == 2
-        said = capsys.readouterr().err
-        assert "--chunks of `ggufkit imatrix` is called --calibration-samples now" in said
-        assert "Invalid value for '--calibration-samples'" in said
+    note = "--chunks of `ggufkit imatrix` is called --calibration-samples now"
+    for words in (["--chunks", "2"], ["--chunks=2"]):
+        assert command_line._run(["imatrix", "x.gguf", *words], False) == 3
+        assert note in capsys.readouterr().err
+    assert command_line._run(["imatrix", "--", "--chunks"], False) == 3
+    said = capsys.readouterr().err
+    assert note not in said
+    assert "--chunks is not there" in said
+
+
+def test_an_option_given_twice_is_refused() -> None:
+    with pytest.warns(DeprecationWarning, match="n_ctx"), pytest.raises(TypeError, match="'ctx' twice"):
+        BuildRequest("m", ctx=128, n_ctx=64)
 
 
 @pytest.mark.parametrize(
@@ -88,3 +97,7 @@ def test_an_option_of_before_works_with_a_note(capsys: pytest.CaptureFixture[str
 def test_scalings_are_called_as_ever(scaling: Scaling, label: str, name: str) -> None:
     assert (scaling.label, scaling.file_name) == (label, name)
     assert Scaling.from_label(label) == scaling
+
+
+def test_a_file_of_a_later_version_s_variant_has_a_name() -> None:
+    assert [variants.infix(name) for name in ("", "plain", "awq+imatrix", "zz")] == ["", "", "awq-imatrix-", "zz-"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 from ggufkit.core.errors import GgufError
 from ggufkit.llama import tensor_error
 from ggufkit.llama.gguf import GgufHeader, read_header
-from ggufkit.llama.tensor_error import by_type, compare_tensors
+from ggufkit.llama.tensor_error import TensorError, by_type, compare_tensors
 
 TYPES = ("F16", "BF16", "Q8_0", "Q5_0", "Q4_0", "Q4_1", "Q5_1", "F32")
 
@@ -49,6 +50,7 @@ def test_errors_are_those_of_the_whole_tensor_worst_first(tmp_path: Path, monkey
     assert [e.relative_error for e in errors] == sorted((e.relative_error or 0 for e in errors), reverse=True)
     assert errors[-1].name == "F32"
     assert errors[-1].max_error == 0
+    assert (errors[0].type, errors[0].reference_type) == ("Q4_0", "F32")
     assert errors[0].type == "Q4_0"
     assert next(iter(by_type(errors))) == "Q4_0"
 
@@ -84,3 +86,8 @@ def test_another_model_is_refused(tmp_path: Path) -> None:
         compare_tensors(file, write(tmp_path / "b.gguf", {"x": "F16"}, n_rows=200))
     with pytest.raises(GgufError, match="y is missing"):
         compare_tensors(file, write(tmp_path / "c.gguf", {"x": "F16", "y": "F16"}))
+
+
+def test_the_columns_of_its_json_stay() -> None:
+    names = [field.name for field in fields(TensorError)]
+    assert names == ["name", "type", "reference_type", "n_elements", "relative_error", "max_error"]
