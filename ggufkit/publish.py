@@ -58,7 +58,9 @@ class Parcel:
         return sorted((u for u in self.uploads if not u.there), key=lambda u: u.size_bytes)
 
 
-def pack(root: Path, repo: str, *, replace_card: bool = False, look_only: bool = False) -> Parcel:
+def pack(
+    root: Path, repo: str, *, replace_card: bool = False, look_only: bool = False, reporter: Reporter | None = None
+) -> Parcel:
     """Find out what is complete and what the repository lacks. Tables and reports that are there, and the model card
     unless the user wrote it, are brought up to date first.
 
@@ -66,6 +68,7 @@ def pack(root: Path, repo: str, *, replace_card: bool = False, look_only: bool =
         repo: OWNER/NAME on Hugging Face, or ms:OWNER/NAME.
         replace_card: send the card also where the repository's own was written or edited there.
         look_only: nothing will be sent: say what could be also where the hub does not answer.
+        reporter: is warned of what cannot be read.
 
     Raises:
         InputError: the directory holds no results, or `repo` is no name.
@@ -75,7 +78,7 @@ def pack(root: Path, repo: str, *, replace_card: bool = False, look_only: bool =
         raise InputError(
             f"{repo!r} is not a repository.", hint="Write OWNER/NAME, or ms:OWNER/NAME for ModelScope."
         )
-    rows = results.collect(root)
+    rows = results.collect(root, reporter)
     report.refresh(rows, root)
     if not is_edited(root):
         write_card(rows, root, repo)

@@ -37,7 +37,7 @@ def publish_command(
     from ggufkit import publish
 
     with reporting() as reporter:
-        parcel = publish.pack(directory, repo, replace_card=replace_card, look_only=not yes)
+        parcel = publish.pack(directory, repo, replace_card=replace_card, look_only=not yes, reporter=reporter)
         if not as_json:
             _show_parcel(parcel)
         address = publish.send(parcel, reporter, private=private) if yes and parcel.missing else None

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from ggufkit.cli import options, parameter_types, request_options, side_by_side, tables
-from ggufkit.cli.terminal import console
+from ggufkit.cli.terminal import console, reporting
 from ggufkit.core.errors import InputError
 from ggufkit.report import compare, results
 from ggufkit.report.choose import MemoryBudget
@@ -29,7 +29,8 @@ def report_command(directory: Path, budget: MemoryBudget, card: bool, as_json: b
     from ggufkit import report
     from ggufkit.report.card import CARD, is_rewritten, write_card
 
-    rows = results.collect(directory)
+    with reporting() as reporter:
+        rows = results.collect(directory, reporter)
     report.require_writable(directory)
     report.write(rows, directory, budget)
     if card and is_rewritten(directory):
@@ -59,7 +60,8 @@ def compare_command(directories: tuple[Path, ...], as_json: bool) -> None:
     Example:
         ggufkit compare ./plain ./awq
     """
-    found = compare.compare(compare.load(directories))
+    with reporting() as reporter:
+        found = compare.compare(compare.load(directories, reporter))
     if as_json:
         click.echo(json.dumps(side_by_side.as_json(found), indent=1))
     else:

@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import is_dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from ggufkit.core.errors import GgufkitError, InputError
 from ggufkit.core.units import size
@@ -85,6 +85,17 @@ def parse_json(
     if _is_deep(value):
         raise error(_too_deep(what), hint=hint)
     return value
+
+
+def is_of(value: object, kind: Any) -> bool:
+    """Whether a value that was read is of a type, its items included; an integer is a float, too."""
+    import msgspec
+
+    try:
+        msgspec.convert(value, kind)
+    except msgspec.ValidationError:
+        return False
+    return True
 
 
 def _require_text(raw: bytes, what: str, error: Refusal, hint: str) -> None:

@@ -6,13 +6,16 @@ A step's own keys are the fields of its `Notes` and `Params`, which write and re
 from __future__ import annotations
 
 import json
+import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
+from datetime import datetime
 from pathlib import Path
-from types import UnionType
-from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+from typing import TypeVar, get_type_hints
 
+from ggufkit.core.errors import InputError
+from ggufkit.core.jsonfile import is_of, read_json
 from ggufkit.core.records import Json, Manifest
 
 N = TypeVar("N", bound="Notes")
@@ -23,6 +26,7 @@ SCHEMA = 1
 SUFFIX = ".manifest.json"
 PARTIAL = ".ggufkit.partial"
 """What unfinished files end in; other programs' downloads end in ".partial", too."""
+_HINT = "Remove it, and make its file again."
 
 
 def manifest_path(artefact: Path) -> Path:
@@ -33,10 +37,59 @@ def manifest_path(artefact: Path) -> Path:
 def read_manifest(artefact: Path) -> Manifest | None:
     """The manifest of an artefact, or None when there is none that this version can read."""
     try:
-        data: dict[str, Any] = json.loads(manifest_path(artefact).read_text(encoding="utf-8"))
-        return Manifest(**data) if data.get("schema") == SCHEMA else None
-    except (OSError, ValueError, TypeError, AttributeError):
+        return open_manifest(artefact)
+    except InputError:
         return None
+
+
+def open_manifest(artefact: Path) -> Manifest:
+    """The manifest of an artefact.
+
+    Raises:
+        InputError: there is none, or it is none that this version wrote: a value of another type is named.
+    """
+    file = manifest_path(artefact)
+    if read_json(file, _Versioned, hint=_HINT).schema != SCHEMA:
+        raise InputError(f"{file} is of a schema that this version does not know.", hint=_HINT)
+    made = read_json(file, Manifest, hint=_HINT)
+    odd = next(_odd_values(made), None)
+    if odd is not None:
+        raise InputError(f"{file} is not as expected: {odd}.", hint=_HINT)
+    return made
+
+
+@dataclass(frozen=True)
+class _Versioned:
+    schema: int
+
+
+def _odd_values(made: Manifest) -> Iterator[str]:
+    """What no step writes into a manifest: values that are read later, or under names that steps use otherwise."""
+    if not _is_time(made.started_at):
+        yield f"started_at is {made.started_at!r}"
+    if not 0 <= made.duration_s < math.inf:
+        yield f"duration_s is {made.duration_s}"
+    if not is_of(made.output, dict[str, str | int]):
+        yield f"output is {made.output}"
+    for record, values in ((Notes, made.notes), (Params, made.params)):
+        known = [get_type_hints(kind) for kind in _kinds_of(record)]
+        for name, value in values.items():
+            kinds = [types[name] for types in known if name in types]
+            if kinds and not any(is_of(value, kind) for kind in kinds):
+                yield f"{name} is {value!r}"
+
+
+def _kinds_of(record: type) -> Iterator[type]:
+    for kind in record.__subclasses__():
+        yield kind
+        yield from _kinds_of(kind)
+
+
+def _is_time(text: str) -> bool:
+    try:
+        return datetime.fromisoformat(text).tzinfo is not None
+    except ValueError:
+        return False
 
 
 def write_manifest(artefact: Path, manifest: Manifest) -> None:
@@ -85,11 +138,4 @@ def _as_json(record: Notes | Params) -> dict[str, Json]:
 
 def _typed(record: type[T], values: Mapping[str, Json]) -> T:
     kinds = get_type_hints(record)
-    return record(**{name: v for name, v in values.items() if name in kinds and _is_of(v, kinds[name])})
-
-
-def _is_of(value: object, kind: Any) -> bool:
-    """Whether a value is of an annotated type, the types of its items aside."""
-    if get_origin(kind) is UnionType:
-        return any(_is_of(value, one) for one in get_args(kind))
-    return isinstance(value, get_origin(kind) or kind)
+    return record(**{name: v for name, v in values.items() if name in kinds and is_of(v, kinds[name])})

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+from ggufkit.core.errors import InputError
+from ggufkit.core.jsonfile import read_json
 from ggufkit.core.records import Conditions, Measurement
 from ggufkit.measure.metrics import BY_NAME
 
@@ -28,9 +31,16 @@ def save(path: Path, measurements: Sequence[Measurement]) -> None:
 
 
 def load(path: Path) -> list[Measurement]:
-    """Read measurements; an unreadable file holds none."""
-    try:
-        rows = json.loads(path.read_text(encoding="utf-8"))
-        return [Measurement(**{**row, "conditions": Conditions(**row["conditions"])}) for row in rows]
-    except (OSError, ValueError, TypeError, KeyError):
+    """Read measurements; a file that is not there holds none.
+
+    Raises:
+        InputError: it is not what `save` writes, or has a value that is no number.
+    """
+    if not path.is_file():
         return []
+    hint = "Remove it, and measure again."
+    found = read_json(path, list[Measurement], hint=hint)
+    odd = next((m for m in found if not all(math.isfinite(v) for v in (m.value, m.stderr or 0.0))), None)
+    if odd is not None:
+        raise InputError(f"{path} has {odd.value} ± {odd.stderr} as {odd.metric}.", hint=hint)
+    return found

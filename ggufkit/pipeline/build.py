@@ -66,7 +66,7 @@ def build(request: BuildRequest, reporter: Reporter | None = None) -> BuildResul
         spoken = _speak_all(job, files)
         measured += _time_all(job, files)
         results.confirm(measured)
-        rows = results.collect(job.out)
+        rows = results.collect(job.out, job.reporter)
         _write_tables(job, rows)
     return BuildResult(job.out, tuple(rows), sum(not r.fresh for r in [*made, *written, *spoken, *measured]))
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ggufkit.core.progress import Reporter
 from ggufkit.report import results
 from ggufkit.report.data import Entry, load_entries
 
@@ -106,8 +107,8 @@ def _remarks(samples: Sequence[Sample]) -> tuple[str, ...]:
     return tuple(remarks)
 
 
-def load(directories: Sequence[Path]) -> list[Sample]:
-    """All entries of result directories.
+def load(directories: Sequence[Path], reporter: Reporter | None = None) -> list[Sample]:
+    """All entries of result directories; `reporter` is warned of what cannot be read.
 
     Raises:
         InputError: a directory holds no results.
@@ -116,7 +117,7 @@ def load(directories: Sequence[Path]) -> list[Sample]:
     return [
         Sample(name, entry)
         for name, directory in zip(names, directories, strict=True)
-        for entry in load_entries(results.collect(directory), directory)
+        for entry in load_entries(results.collect(directory, reporter), directory)
     ]
 
 

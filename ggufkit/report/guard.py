@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ggufkit.core.errors import InputError
+from ggufkit.core.jsonfile import read_json
 from ggufkit.core.manifest import write_atomically
 from ggufkit.measure import bench, divergence, perplexity
 from ggufkit.steps.step import Workspace
@@ -23,10 +24,9 @@ _HEADINGS = {
 def read_note(root: Path, name: str) -> dict[str, Any]:
     """What a result directory notes of the files that were written last; empty if nothing."""
     try:
-        note = json.loads((Workspace(root).private / name).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return read_json(Workspace(root).private / name, dict[str, Any])
+    except InputError:
         return {}
-    return note if isinstance(note, dict) else {}
 
 
 def write_note(root: Path, name: str, note: Mapping[str, Any]) -> None:
@@ -74,8 +74,9 @@ def require_kept(root: Path) -> None:
     """
     kept = Workspace(root).measurements
     measured = [row for row in _rows(root / "results.json") if any(row.get(key) is not None for key in _MEASURED)]
-    files = [root / str(row.get("file")) for row in measured]
-    lost = [file.name for file in files if file.is_file() and not _has_measurements(kept, file.stem)]
+    there = {file.name: file for file in root.iterdir() if file.is_file()}
+    files = [there[name] for row in measured if (name := str(row.get("file"))) in there]
+    lost = [file.name for file in files if not _has_measurements(kept, file.stem)]
     if lost:
         raise InputError(
             f"{kept} lacks the measurements of {lost[0]} that {root / 'results.json'} holds; writing it would lose them.",
@@ -91,7 +92,6 @@ def _has_measurements(kept: Path, stem: str) -> bool:
 def _rows(file: Path) -> list[dict[str, Any]]:
     """The rows of a `results.json`; none where it cannot be read."""
     try:
-        rows = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return read_json(file, list[dict[str, Any]])
+    except InputError:
         return []
-    return rows if isinstance(rows, list) and all(isinstance(row, dict) for row in rows) else []

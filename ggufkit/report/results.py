@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ggufkit.core.errors import InputError
+from ggufkit.core.errors import GgufError, InputError
 from ggufkit.core.hashing import sha256_file
-from ggufkit.core.manifest import SUFFIX, Notes, read_manifest, write_manifest
+from ggufkit.core.manifest import SUFFIX, Notes, open_manifest, read_manifest, write_manifest
+from ggufkit.core.progress import Reporter, SilentReporter
 from ggufkit.core.records import Manifest, Measurement, ResultRow
 from ggufkit.core.variants import VARIANTS
 from ggufkit.llama.gguf import read_gguf
@@ -22,6 +24,7 @@ from ggufkit.steps.quantize import QuantizeNotes
 from ggufkit.steps.step import Result, Workspace
 
 _QUALITY = (divergence.STEP, perplexity.STEP)
+_KINDS = (*_QUALITY, bench.STEP)
 
 
 @dataclass(frozen=True)
@@ -31,17 +34,21 @@ class _Confirmed(Notes):
     confirmed_at: str = ""
 
 
-def collect(root: Path) -> list[ResultRow]:
+def collect(root: Path, reporter: Reporter | None = None) -> list[ResultRow]:
     """One row for each finished GGUF of a result directory: by variant, then from large to small.
+
+    Args:
+        reporter: is warned of each file that cannot be read; only what that file tells is missing.
 
     Raises:
         InputError: the directory holds no results.
     """
-    workspace = Workspace(root)
+    workspace, teller = Workspace(root), reporter or SilentReporter()
+    for complaint in _complaints(workspace):
+        teller.warn(complaint)
     found = [(g, m) for g in sorted(root.glob("*.gguf")) if (m := read_manifest(g)) is not None]
-    rows = [
-        _row(gguf, manifest, workspace) for gguf, manifest in found if GgufNotes.from_manifest(manifest).variant
-    ]
+    shown = [(g, m) for g, m in found if GgufNotes.from_manifest(m).variant]
+    rows = [row for gguf, made in shown if (row := _row_unless_damaged(gguf, made, workspace, teller)) is not None]
     rows = _with_base(rows, workspace)
     if not rows:
         hint = f"It should hold *.gguf with *{SUFFIX}: make them with `ggufkit build`."
@@ -56,7 +63,30 @@ def measurements_of(path: Path, digest: str, workspace: Workspace) -> list[Measu
     made = [(_stamp(m), file) for file in files if (m := read_manifest(file)) is not None]
     latest = [max(made)[1]] if made else []
     found = [*latest, workspace.measurements / f"{path.stem}.{bench.STEP}.json"]
-    return [m for file in found for m in load(file) if m.file_sha256 == digest]
+    return [m for file in found for m in _readable(file) if m.file_sha256 == digest]
+
+
+def _complaints(workspace: Workspace) -> Iterator[str]:
+    """What is wrong with manifests and measurements that cannot be read, each in a sentence."""
+    places = (workspace.root, workspace.private, workspace.measurements)
+    manifests = [file for place in places for file in sorted(place.glob(f"*{SUFFIX}"))]
+    measured = [f for kind in _KINDS for f in sorted(workspace.measurements.glob(f"*.{kind}.json"))]
+    readings: list[Callable[[], object]] = [
+        *(partial(open_manifest, file.with_name(file.name.removesuffix(SUFFIX))) for file in manifests),
+        *(partial(load, file) for file in measured),
+    ]
+    for read in readings:
+        try:
+            read()
+        except InputError as error:
+            yield f"Left out: {error.message} {error.hint}"
+
+
+def _readable(file: Path) -> list[Measurement]:
+    try:
+        return load(file)
+    except InputError:
+        return []
 
 
 def confirm(done: Iterable[Result]) -> None:
@@ -85,6 +115,16 @@ def _with_base(rows: list[ResultRow], workspace: Workspace) -> list[ResultRow]:
         for m in measurements_of(workspace.root / row.file, str(row.sha256), workspace)
     }
     return [replace(row, ppl_base=row.ppl) if row.sha256 in bases else row for row in rows]
+
+
+def _row_unless_damaged(
+    path: Path, manifest: Manifest, workspace: Workspace, reporter: Reporter
+) -> ResultRow | None:
+    try:
+        return _row(path, manifest, workspace)
+    except GgufError as error:
+        reporter.warn(f"Left out: {error.message} {error.hint}")
+        return None
 
 
 def _row(path: Path, manifest: Manifest, workspace: Workspace) -> ResultRow:
