@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
 from datetime import datetime
 from pathlib import Path
-from typing import TypeVar, get_type_hints
+from typing import Any, TypeVar, get_type_hints
 
 from ggufkit.core.errors import InputError
 from ggufkit.core.jsonfile import is_of, read_json
@@ -79,7 +79,7 @@ def _odd_values(made: Manifest) -> Iterator[str]:
                 yield f"{name} is {value!r}"
 
 
-def _kinds_of(record: type) -> Iterator[type]:
+def _kinds_of(record: type[Any]) -> Iterator[type[Any]]:
     for kind in record.__subclasses__():
         yield kind
         yield from _kinds_of(kind)

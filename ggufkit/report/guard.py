@@ -74,7 +74,7 @@ def require_kept(root: Path) -> None:
     """
     kept = Workspace(root).measurements
     measured = [row for row in _rows(root / "results.json") if any(row.get(key) is not None for key in _MEASURED)]
-    there = {file.name: file for file in root.iterdir() if file.is_file()}
+    there = {file.name: file for file in root.glob("*") if file.is_file()}
     files = [there[name] for row in measured if (name := str(row.get("file"))) in there]
     lost = [file.name for file in files if not _has_measurements(kept, file.stem)]
     if lost:

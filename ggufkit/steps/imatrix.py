@@ -29,6 +29,7 @@ from ggufkit.texts.corpus import Corpus
 
 STEP, VERSION = "imatrix", 1
 _SUMS, _COUNTS = ".in_sum2", ".counts"
+_MAX_EXPERTS, _MAX_NAME = 1 << 16, 1 << 12
 _COLLECTED = re.compile(r"(?:blk\.\d+\.\w+|output)\.weight$")
 
 
@@ -263,23 +264,25 @@ def _gguf_entries(path: Path) -> Iterator[tuple[str, Entry]]:
             if tensor.name.endswith(_SUMS):
                 name = tensor.name.removesuffix(_SUMS)
                 counts = header.by_name.get(name + _COUNTS)
-                if counts is None:
+                if counts is None or {tensor.type, counts.type} != {"F32"} or counts.n_elements > _MAX_EXPERTS:
                     raise ValueError(f"{name} has no counts")
                 file.seek(counts.offset)
                 values = struct.unpack(f"<{counts.n_elements}f", file.read(4 * counts.n_elements))
-                yield name, Entry(tensor.shape[0], values)
+                yield name, Entry(next(iter(tensor.shape), 1), values)
 
 
 def _legacy_entries(path: Path) -> Iterator[tuple[str, Entry]]:
     """The format before GGUF: counted entries of name, number of calls and values; several experts in one row."""
+    size = path.stat().st_size
     with path.open("rb") as file:
         count = _int(file)
         if not 0 < count < 100_000:
             raise ValueError(f"it claims {count} entries")
         for _ in range(count):
-            name = file.read(_length(file)).decode()
-            n_calls, n_values = _int(file), _length(file)
-            file.seek(4 * n_values, 1)
+            name = file.read(_length(file, _MAX_NAME)).decode()
+            n_calls, n_values = _int(file), _length(file, size // 4)
+            if file.seek(4 * n_values, 1) > size:
+                raise ValueError("it is truncated")
             yield name, Entry(n_values, (float(n_calls),))
 
 
@@ -288,8 +291,8 @@ def _int(file: BinaryIO) -> int:
     return int(value)
 
 
-def _length(file: BinaryIO) -> int:
+def _length(file: BinaryIO, most: int) -> int:
     value = _int(file)
-    if not 0 < value < 1 << 30:
+    if not 0 < value <= most:
         raise ValueError(f"it claims a length of {value}")
     return value
