@@ -13,6 +13,7 @@ from typing import Any
 
 import click
 
+from ggufkit.core import escape
 from ggufkit.core.errors import GgufkitError, Interrupted, ResourceError
 from ggufkit.version import __version__
 
@@ -120,6 +121,7 @@ def _run(arguments: list[str], debug: bool) -> int:
     except (KeyboardInterrupt, click.Abort):
         return _stopped()
     except click.ClickException as error:
+        error.message = escape.terminal(error.message)
         error.show()
         return error.exit_code
     except Interrupted:
@@ -153,18 +155,20 @@ def _stopped() -> int:
     from ggufkit.core import process
 
     process.stop_all()
-    click.echo("Stopped. What was finished is kept; the same command goes on from there.", err=True)
+    _say("Stopped. What was finished is kept; the same command goes on from there.")
     return Interrupted.exit_code
 
 
 def _failed(error: GgufkitError, debug: bool) -> int:
     if debug:
         traceback.print_exc()
-    click.secho(f"Error: {error.message}", fg="red", err=True)
+    _say(f"Error: {error.message}", fg="red")
+    for line in error.details:
+        _say(line)
     if error.hint:
-        click.echo(f"  {error.hint}", err=True)
+        _say(f"  {error.hint}")
     if error.log is not None:
-        click.echo(f"  Log: {error.log}", err=True)
+        _say(f"  Log: {error.log}")
     return error.exit_code
 
 
@@ -176,6 +180,11 @@ def _unusable(error: OSError, debug: bool) -> int:
 def _bug(error: Exception, debug: bool) -> int:
     if debug:
         traceback.print_exc()
-    click.secho(f"Error: {type(error).__name__}: {error}", fg="red", err=True)
-    click.echo("  This is a bug in ggufkit. Repeat the command with --debug and report what it prints.", err=True)
+    _say(f"Error: {type(error).__name__}: {error}", fg="red")
+    _say("  This is a bug in ggufkit. Repeat the command with --debug and report what it prints.")
     return 1
+
+
+def _say(text: str, fg: str | None = None) -> None:
+    """One line on stderr, whatever foreign names are in it."""
+    click.secho(escape.terminal(text), fg=fg, err=True)

@@ -8,7 +8,7 @@ import click
 
 from ggufkit import report
 from ggufkit.cli import options, parameter_types, request_options, tables
-from ggufkit.cli.terminal import console, reporting
+from ggufkit.cli.terminal import console, emit, reporting, words
 from ggufkit.core.units import size
 from ggufkit.pipeline import build, plan
 from ggufkit.pipeline.build import BuildResult
@@ -48,7 +48,7 @@ def _show_plan(plan: Plan, as_json: bool) -> None:
         import json
         from dataclasses import asdict
 
-        click.echo(json.dumps(asdict(plan), indent=1))
+        emit(json.dumps(asdict(plan), indent=1) + "\n")
         return
     screen = console(stderr=False)
     screen.print(tables.plan_table(plan))
@@ -57,21 +57,21 @@ def _show_plan(plan: Plan, as_json: bool) -> None:
     screen.print(f"Memory: about {size(plan.ram_needed)} of {size(plan.ram_free)} free.")
     for file in plan.files:
         if file.note:
-            screen.print(f"[yellow]{file.type}[/yellow]: {file.note}.")
+            screen.print(words((file.type, "yellow"), f": {file.note}."))
 
 
 def _show_results(result: BuildResult, as_json: bool, budget: MemoryBudget | None = None) -> None:
     if as_json:
         from ggufkit.report.tables import to_json
 
-        click.echo(to_json(result.rows), nl=False)
+        emit(to_json(result.rows))
         return
     screen = console(stderr=False)
     screen.print(tables.results_table(result.rows))
     state = "Nothing had to be done again" if result.made == 0 else "Done"
     for sentence in report.conclusions(result.rows, result.out, budget):
-        screen.print(sentence, markup=False)
-    screen.print(f"{state}: {result.out}/results.csv, report.md, report.html", markup=False)
+        screen.print(sentence)
+    screen.print(f"{state}: {result.out}/results.csv, report.md, report.html")
 
 
 @click.command("demo")
@@ -99,7 +99,8 @@ def demo_command(out: Path, run: RunOptions) -> None:
         result = build.build(wanted, reporter)
     _show_results(result, as_json=False)
     screen = console(stderr=False)
-    screen.print("\nTry next:")
+    screen.print()
+    screen.print("Try next:")
     screen.print(f"  ggufkit inspect {out}/{result.rows[-1].file}", soft_wrap=True)
     screen.print("  ggufkit build YOUR-CHECKPOINT --types q4_k_m,q8_0 --dry-run", soft_wrap=True)
     screen.print("  ggufkit build YOUR-CHECKPOINT --types q4_k_m,q8_0 --corpus YOUR-TEXT", soft_wrap=True)

@@ -11,7 +11,7 @@ import click
 
 from ggufkit.cli import parameter_types, request_options
 from ggufkit.cli.options import grouped
-from ggufkit.cli.terminal import reporting
+from ggufkit.cli.terminal import emit, reporting, say, stream
 from ggufkit.measure.chat import ChatOptions
 from ggufkit.request import RunOptions
 
@@ -55,15 +55,13 @@ def chat_command(gguf: Path, how: ChatOptions, run: RunOptions) -> None:
     with reporting() as reporter:
         tools = toolchain.find(run.backend, reporter)
         binding.ensure_installed(reporter)
-    reply = chat.chat(gguf, how, tools, reporter, on_text=_write)
-    click.echo()
+    reply = chat.chat(gguf, how, tools, reporter, on_text=stream)
+    emit("\n")
     rate = "" if reply.tokens_per_s is None else f", {reply.tokens_per_s:.1f} tokens/s"
     template = "its chat template" if reply.templated else "no chat template: plain completion"
-    click.echo(
-        f"[{len(reply.tokens)} tokens{rate}; first after {reply.first_token_s:.2f} s; {template}]", err=True
-    )
+    say(f"[{len(reply.tokens)} tokens{rate}; first after {reply.first_token_s:.2f} s; {template}]", err=True)
     if reply.full:
-        click.echo("The context is full: a larger --ctx lets it go on.", err=True)
+        say("The context is full: a larger --ctx lets it go on.", err=True)
 
 
 def _command_started() -> float:
@@ -74,7 +72,3 @@ def _command_started() -> float:
     if not hasattr(time, "CLOCK_BOOTTIME"):
         return begun
     return time.time() - (time.clock_gettime(time.CLOCK_BOOTTIME) - (begun - psutil.boot_time()))
-
-
-def _write(text: str) -> None:
-    click.echo(text, nl=False)

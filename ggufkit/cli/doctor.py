@@ -6,7 +6,7 @@ import click
 
 from ggufkit import doctor
 from ggufkit.cli import options
-from ggufkit.cli.terminal import console
+from ggufkit.cli.terminal import console, emit, words
 
 
 @click.command("doctor")
@@ -18,13 +18,13 @@ def doctor_command(as_json: bool) -> None:
         import json
         from dataclasses import asdict
 
-        click.echo(json.dumps([asdict(f) for f in findings], indent=1))
+        emit(json.dumps([asdict(f) for f in findings], indent=1) + "\n")
     else:
         screen = console(stderr=False)
         for finding in findings:
-            mark = "[green]✓[/green]" if finding.ok else "[red]✗[/red]" if finding.needed else "[yellow]–[/yellow]"
-            screen.print(f"{mark} {finding.what}: {finding.state}")
+            mark = ("✓", "green") if finding.ok else ("✗", "red") if finding.needed else ("–", "yellow")
+            screen.print(words(mark, f" {finding.what}: {finding.state}"))
             if finding.fix and not finding.ok:
-                screen.print(f"    {finding.fix}", markup=False, soft_wrap=True)
+                screen.print(f"    {finding.fix}", soft_wrap=True)
     if not all(f.ok or not f.needed for f in findings):
         raise click.exceptions.Exit(1)

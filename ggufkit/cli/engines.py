@@ -12,7 +12,7 @@ import click
 
 from ggufkit.cli import options, parameter_types, request_options
 from ggufkit.cli.options import grouped
-from ggufkit.cli.terminal import reporting
+from ggufkit.cli.terminal import emit_path, reporting
 from ggufkit.core import extras
 from ggufkit.core.errors import InputError
 from ggufkit.core.manifest import read_manifest
@@ -91,7 +91,7 @@ def awq_command(
             made = awq.scale(checkpoint, wanted, _draw(checkpoint, text, calibration), scaling, session)
     for result in made:
         _show_proof(result, reporter)
-        click.echo(result.path)
+        emit_path(result.path)
 
 
 def _checkpoint(model: str, source: Source, reporter: Reporter) -> Checkpoint:
@@ -195,4 +195,4 @@ def refine_command(
         with session.workspace.locked():
             drawn = _draw(checkpoint, text, calibration)
             refine.refine(Refinable(rounded, original, checkpoint, drawn), output, how, session)
-    click.echo(output)
+    emit_path(output)

@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from ggufkit.cli import options, parameter_types
-from ggufkit.cli.terminal import console, reporting
+from ggufkit.cli.terminal import console, emit, reporting
 from ggufkit.core.units import size
 from ggufkit.llama.gguf import GgufHeader, named_type, read_header, summarize
 from ggufkit.llama.memory import n_vocab
@@ -38,12 +38,12 @@ def inspect_command(gguf: Path, against: Path | None, as_json: bool) -> None:
     header = read_header(gguf)
     facts = _facts(header)
     if as_json:
-        click.echo(json.dumps(facts, indent=1))
+        emit(json.dumps(facts, indent=1) + "\n")
         return
     screen = console(stderr=False)
     for key, value in facts.items():
         shown = ", ".join(f"{n}× {t}" for t, n in value.items()) if isinstance(value, dict) else value
-        screen.print(f"{key:<18} {shown}", markup=False)
+        screen.print(f"{key:<18} {shown}")
 
 
 def _inspect_against(header: GgufHeader, reference: GgufHeader, as_json: bool) -> None:
@@ -54,14 +54,15 @@ def _inspect_against(header: GgufHeader, reference: GgufHeader, as_json: bool) -
     types = by_type(errors)
     if as_json:
         listing = {"types": dict(types), "tensors": [asdict(error) for error in errors]}
-        click.echo(json.dumps(listing, indent=1))
+        emit(json.dumps(listing, indent=1) + "\n")
         return
     screen = console(stderr=False)
-    screen.print(f"{'tensor':<40} {'type':<8} relative error  largest error", markup=False)
+    screen.print(f"{'tensor':<40} {'type':<8} relative error  largest error")
     for e in errors:
         shown = "not known" if e.relative_error is None else f"{e.relative_error:14.6f}  {e.max_error:13.6f}"
-        screen.print(f"{e.name:<40} {e.type:<8} {shown}", markup=False)
-    screen.print("\nBy type: " + ", ".join(f"{kind} {error:.6f}" for kind, error in types.items()), markup=False)
+        screen.print(f"{e.name:<40} {e.type:<8} {shown}")
+    screen.print()
+    screen.print("By type: " + ", ".join(f"{kind} {error:.6f}" for kind, error in types.items()))
 
 
 def _facts(header: GgufHeader) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 
 from ggufkit.cli import options, parameter_types, request_options
-from ggufkit.cli.terminal import console, reporting
+from ggufkit.cli.terminal import console, emit, reporting
 from ggufkit.core.errors import InputError, UsageError
 from ggufkit.core.records import GgufFile, Measurement
 from ggufkit.measure import bench, divergence, measurements, perplexity
@@ -86,11 +86,11 @@ def _require_different_names(paths: Sequence[Path]) -> None:
 def _show(files: Sequence[GgufFile], done: Sequence[Result], as_json: bool) -> None:
     found = [(file.path.name, measurements.load(result.path)) for file, result in zip(files, done, strict=True)]
     if as_json:
-        click.echo(json.dumps({name: [asdict(m) for m in ms] for name, ms in found}, indent=1))
+        emit(json.dumps({name: [asdict(m) for m in ms] for name, ms in found}, indent=1) + "\n")
         return
     screen = console(stderr=False)
     for name, values in found:
-        screen.print(name, markup=False)
+        screen.print(name)
         for m in values:
             screen.print(f"  {_line(m)}")
 

@@ -9,7 +9,7 @@ import click
 
 from ggufkit.cli import options, parameter_types
 from ggufkit.cli.options import grouped
-from ggufkit.cli.terminal import console, reporting
+from ggufkit.cli.terminal import console, emit, reporting
 from ggufkit.core import extras
 from ggufkit.core.errors import InputError, ToolchainError
 from ggufkit.core.progress import Reporter
@@ -78,9 +78,9 @@ def modelfile_command(gguf: Path, out: Path | None, wanted: ModelfileOptions, cr
     text = modelfile.write(made.modelfile)
     if out is not None:
         out.write_text(text, encoding="utf-8")
-        console().print(f"Wrote {out}", markup=False)
+        console().print(f"Wrote {out}")
     elif create is None:
-        click.echo(text, nl=False)
+        emit(text)
     if create is not None:
         _create(create, gguf, replace(made.modelfile, base=str(gguf.resolve())))
 
@@ -125,4 +125,4 @@ def _create(name: str, gguf: Path, wanted: Modelfile) -> None:
         path.write_text(modelfile.write(wanted), encoding="utf-8")
         log = options.beside(gguf) / "logs" / f"ollama-create-{name.replace('/', '-').replace(':', '-')}.log"
         install.create(program, name, path, wanted, template if isinstance(template, str) else None, log)
-    console().print(f"Created {name}: ollama run {name}", markup=False)
+    console().print(f"Created {name}: ollama run {name}")

@@ -8,6 +8,7 @@ from dataclasses import asdict
 import click
 
 from ggufkit.cli import options
+from ggufkit.cli.terminal import emit, say
 
 
 @click.command("models")
@@ -25,15 +26,15 @@ def models_command(words: tuple[str, ...], as_json: bool) -> None:
 
     found = matching(" ".join(words))
     if as_json:
-        click.echo(json.dumps([asdict(alias) for alias in found], indent=1))
+        emit(json.dumps([asdict(alias) for alias in found], indent=1) + "\n")
         return
     if not found:
-        click.echo(f"No alias matches {' '.join(words)!r}. Any OWNER/NAME of a hub works too.")
+        say(f"No alias matches {' '.join(words)!r}. Any OWNER/NAME of a hub works too.")
     width = max((len(alias.name) for alias in found), default=0)
     for alias in found:
-        click.echo(f"{alias.name:<{width}}  {_count(alias.n_params):>6}  {alias.architecture}")
+        say(f"{alias.name:<{width}}  {_count(alias.n_params):>6}  {alias.architecture}")
         there = "" if alias.modelscope is None else f"   ms:{alias.modelscope}"
-        click.echo(f"{'':<{width}}          {alias.huggingface}{there}")
+        say(f"{'':<{width}}          {alias.huggingface}{there}")
 
 
 def _count(n_params: int) -> str:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ggufkit.cli import options, parameter_types
-from ggufkit.cli.terminal import console, reporting
+from ggufkit.cli.terminal import console, emit, reporting, say, words
 from ggufkit.core.units import size
 
 if TYPE_CHECKING:
@@ -42,22 +42,22 @@ def publish_command(
             _show_parcel(parcel)
         address = publish.send(parcel, reporter, private=private) if yes and parcel.missing else None
     if as_json:
-        click.echo(json.dumps({**asdict(parcel), "uploaded": address is not None}, indent=1, default=str))
+        emit(json.dumps({**asdict(parcel), "uploaded": address is not None}, indent=1, default=str) + "\n")
     elif address is not None:
-        click.echo(f"Uploaded: {address}")
+        say(f"Uploaded: {address}")
     elif parcel.missing:
-        click.echo("Nothing was uploaded. Look at README.md and edit it if you like, then repeat with --yes.")
+        say("Nothing was uploaded. Look at README.md and edit it if you like, then repeat with --yes.")
 
 
 def _show_parcel(parcel: Parcel) -> None:
     screen = console(stderr=False)
     for item in parcel.uploads:
-        state = "[dim]there already[/dim]" if item.there else "[green]to upload[/green]"
-        screen.print(f"{item.path.name:<40} {size(item.size_bytes):>8}  {state}")
+        state = ("there already", "dim") if item.there else ("to upload", "green")
+        screen.print(words(f"{item.path.name:<40} {size(item.size_bytes):>8}  ", state))
     for name, reason in parcel.left_out:
-        screen.print(f"[yellow]{name}[/yellow] left out: {reason}.")
+        screen.print(words((name, "yellow"), f" left out: {reason}."))
     if parcel.unreached:
-        screen.print(f"What {parcel.repo} holds already is not known: {parcel.unreached}", markup=False)
+        screen.print(f"What {parcel.repo} holds already is not known: {parcel.unreached}")
     where = parcel.repo if parcel.exists is not False else f"{parcel.repo}, which will be made"
     missing = parcel.missing
     if not missing:

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from ggufkit.cli import options, parameter_types, request_options, side_by_side, tables
-from ggufkit.cli.terminal import console, reporting
+from ggufkit.cli.terminal import console, emit, reporting, say
 from ggufkit.core.errors import InputError
 from ggufkit.report import compare, results
 from ggufkit.report.choose import MemoryBudget
@@ -41,11 +41,11 @@ def report_command(directory: Path, budget: MemoryBudget, card: bool, as_json: b
     if as_json:
         from ggufkit.report.tables import to_json
 
-        click.echo(to_json(rows), nl=False)
+        emit(to_json(rows))
         return
     console(stderr=False).print(tables.results_table(rows))
     for sentence in report.conclusions(rows, directory, budget):
-        click.echo(sentence)
+        say(sentence)
 
 
 @click.command("compare")
@@ -63,7 +63,7 @@ def compare_command(directories: tuple[Path, ...], as_json: bool) -> None:
     with reporting() as reporter:
         found = compare.compare(compare.load(directories, reporter))
     if as_json:
-        click.echo(json.dumps(side_by_side.as_json(found), indent=1))
+        emit(json.dumps(side_by_side.as_json(found), indent=1) + "\n")
     else:
         for table in side_by_side.tables(found):
             console(stderr=False).print(table)

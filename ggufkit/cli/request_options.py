@@ -11,6 +11,7 @@ import click
 from ggufkit import request
 from ggufkit.cli.options import Decorator, grouped
 from ggufkit.cli.parameter_types import FILE, MOST, NAMES, PATH, SIZE, Count, Fraction, UserPath
+from ggufkit.cli.terminal import say
 from ggufkit.core import machine, variants
 from ggufkit.llama import backends
 from ggufkit.measure.logits import strategy
@@ -41,7 +42,7 @@ def _group(name: str, kind: type, *options: Decorator[Any]) -> Decorator[Any]:
 def _from_its_start(given: dict[str, Any]) -> CalibrationOptions:
     """The text of an importance matrix; its samples were called chunks before."""
     if (chunks := given.pop("chunks")) is not None:
-        click.echo("Note: --chunks of `ggufkit imatrix` is called --calibration-samples now.", err=True)
+        say("Note: --chunks of `ggufkit imatrix` is called --calibration-samples now.", err=True)
         given["calibration_samples"] = chunks
     return request.group_of(CalibrationOptions, given)
 

@@ -10,6 +10,7 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from ggufkit.cli.terminal import words
 from ggufkit.core.units import size
 from ggufkit.report.compare import Comparison, Group, Sample
 
@@ -19,13 +20,15 @@ _MISSING = "–"
 def tables(found: Comparison) -> Iterator[RenderableType]:
     """A table for each group of comparable samples, then what to keep in mind."""
     for number, group in enumerate(found.quality):
+        yield ""
         yield _heading("Quality", number, group)
         yield _quality(group.samples)
     for number, group in enumerate(found.speed):
+        yield ""
         yield _heading("Speed", number, group)
         yield _speed(group.samples)
     for remark in found.remarks:
-        yield Text(remark, style="yellow")
+        yield words((remark, "yellow"))
 
 
 def as_json(found: Comparison) -> dict[str, Any]:
@@ -44,8 +47,8 @@ def as_json(found: Comparison) -> dict[str, Any]:
 
 def _heading(what: str, number: int, group: Group) -> Text:
     if number == 0:
-        return Text(f"\n{what}", style="bold")
-    return Text(f"\n{what}, apart: {'; '.join(group.reasons)}", style="bold yellow")
+        return words((what, "bold"))
+    return words((f"{what}, apart: {'; '.join(group.reasons)}", "bold yellow"))
 
 
 def _table(*numbers: str) -> Table:
@@ -66,7 +69,7 @@ def _quality(samples: Sequence[Sample]) -> Table:
     for sample in _sorted(samples):
         row = sample.entry.row
         table.add_row(
-            Text(sample.entry.label), Text(sample.origin), size(row.size_bytes), _with(row.ppl, row.ppl_stderr, 4),
+            sample.entry.label, sample.origin, size(row.size_bytes), _with(row.ppl, row.ppl_stderr, 4),
             _with(row.kld_mean, row.kld_stderr, 6), _MISSING if row.same_top_p is None else f"{row.same_top_p:.2%}",
         )  # fmt: skip
     return table
@@ -77,7 +80,7 @@ def _speed(samples: Sequence[Sample]) -> Table:
     for sample in _sorted(samples):
         row = sample.entry.row
         table.add_row(
-            Text(sample.entry.label), Text(sample.origin), _with(row.pp_tps, row.pp_tps_stddev, 1),
+            sample.entry.label, sample.origin, _with(row.pp_tps, row.pp_tps_stddev, 1),
             _with(row.tg_tps, row.tg_tps_stddev, 1),
         )  # fmt: skip
     return table

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from ggufkit.cli import options, parameter_types, request_options
-from ggufkit.cli.terminal import reporting
+from ggufkit.cli.terminal import emit_path, reporting
 from ggufkit.core import extras, variants
 from ggufkit.core.errors import InputError
 from ggufkit.core.records import GgufFile
@@ -55,7 +55,7 @@ def convert_command(
         output = where / variants.file_name(checkpoint.name, plain, conversion.out_type.upper())
         with session.workspace.locked():
             convert.convert(checkpoint, output, conversion, session)
-    click.echo(output)
+    emit_path(output)
 
 
 @click.command("imatrix")
@@ -78,7 +78,7 @@ def imatrix_command(gguf: Path, calibration: CalibrationOptions, out: Path | Non
         sampling = ImatrixOptions(n_chunks=calibration.samples, ngl=run.ngl)
         with session.workspace.locked():
             made = make_imatrix(base, text, where / f"{gguf.stem}.imatrix", sampling, session)
-    click.echo(made.path)
+    emit_path(made.path)
 
 
 @click.command("quantize")
@@ -117,4 +117,4 @@ def quantize_command(
             for kind in kinds:
                 output = where / variants.file_name(name, variant, kind.name)
                 quantize.quantize(base, output, kind, how, session)
-                click.echo(output)
+                emit_path(output)

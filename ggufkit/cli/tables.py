@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from rich.markup import escape
 from rich.table import Table
 
+from ggufkit.cli.terminal import words
 from ggufkit.core.records import ResultRow
 from ggufkit.core.units import size
 from ggufkit.pipeline.resources import Plan
@@ -20,7 +20,7 @@ def results_table(rows: Sequence[ResultRow]) -> Table:
         table.add_column(title, justify="right", no_wrap=True)
     for row in rows:
         table.add_row(
-            escape(row.file.removesuffix(".gguf")), size(row.size_bytes), f"{row.bpw:.2f}", _number(row.ppl, 3),
+            row.file.removesuffix(".gguf"), size(row.size_bytes), f"{row.bpw:.2f}", _number(row.ppl, 3),
             _number(row.kld_mean, 5), _percent(row.same_top_p), _number(row.pp_tps, 0), _number(row.tg_tps, 1),
         )  # fmt: skip
     return table
@@ -44,9 +44,9 @@ def plan_table(plan: Plan) -> Table:
     for file in plan.files:
         nominal = "–" if file.nominal_bpw is None else f"{file.nominal_bpw:.2f}"
         swaps = ", ".join(f"{count}× {swap}" for swap, count in file.fallbacks.items())
-        bpw = f"[yellow]{file.bpw:.2f}[/yellow]" if file.oversized else f"{file.bpw:.2f}"
+        bpw = words((f"{file.bpw:.2f}", "yellow" if file.oversized else ""))
         table.add_row(
-            escape(file.file.removesuffix(".gguf")),
+            file.file.removesuffix(".gguf"),
             size(file.size_bytes),
             bpw,
             nominal,

@@ -1,26 +1,68 @@
-"""What the terminal shows: progress bars where there is one, plain lines where not. All of it on stderr."""
+"""What the terminal shows: progress bars where there is one, plain lines where not; results on stdout.
+
+All that commands print goes through here, and nothing foreign in it acts: a string is one line, without markup, and its
+control characters are shown as escapes. `emit` alone passes text on as it is, for programs.
+"""
 
 from __future__ import annotations
 
 import os
+import sys
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
 
+import click
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.text import Text
 
-from ggufkit.core import progress
+from ggufkit.core import escape, progress
 
 _PLAIN_EVERY_S = 20.0
 _WIDE = 1000
 
 
-def console(*, stderr: bool = True) -> Console:
+class Screen(Console):
+    """A console on which a string is one line of text, in tables too."""
+
+    def render_str(self, text: str, **how: Any) -> Text:
+        """The text as it is, what would act in it shown as escapes."""
+        return super().render_str(escape.terminal(text), **how)
+
+
+def words(*parts: str | tuple[str, str]) -> Text:
+    """A line of several parts, each a text or (text, style)."""
+    styled = [(part, "") if isinstance(part, str) else part for part in parts]
+    return Text.assemble(*((escape.terminal(text), style) for text, style in styled))
+
+
+def say(text: str, *, err: bool = False) -> None:
+    """Print one line."""
+    click.echo(escape.terminal(text), err=err)
+
+
+def stream(text: str) -> None:
+    """Print a piece of a longer text on stdout, its line breaks kept."""
+    click.echo(escape.terminal(text, lines=True), nl=False)
+
+
+def emit(text: str) -> None:
+    """Print what programs read, as it is: JSON, a Modelfile."""
+    click.echo(text, nl=False, color=True)
+
+
+def emit_path(path: Path) -> None:
+    """Print a path on stdout: as it is for a program, as `say` where somebody looks."""
+    click.echo(escape.terminal(str(path)) if sys.stdout.isatty() else path, color=True)
+
+
+def console(*, stderr: bool = True) -> Screen:
     """A console on stderr for what is said, on stdout for results. In a file or a pipe no line is broken."""
-    made = Console(stderr=stderr, highlight=False, soft_wrap=not stderr)
+    made = Screen(stderr=stderr, highlight=False, markup=False, emoji=False, soft_wrap=not stderr)
     if not made.is_terminal and "COLUMNS" not in os.environ:
         made.width = _WIDE
     return made
@@ -34,8 +76,8 @@ def reporting() -> Iterator[progress.Reporter]:
         yield PlainReporter(screen)
         return
     columns = (
-        TextColumn("{task.description}"), BarColumn(bar_width=16), MofNCompleteColumn(),
-        TextColumn("{task.fields[note]}"), TimeElapsedColumn(),
+        TextColumn("{task.description}", markup=False), BarColumn(bar_width=16), MofNCompleteColumn(),
+        TextColumn("{task.fields[note]}", markup=False), TimeElapsedColumn(),
     )  # fmt: skip
     with Progress(*columns, console=screen, transient=True) as live:
         yield RichReporter(live)
@@ -49,15 +91,15 @@ class _Said:
 
     def info(self, text: str) -> None:
         """Print a remark."""
-        self.screen.print(escape(text), style="dim")
+        self.screen.print(text, style="dim")
 
     def warn(self, text: str) -> None:
         """Print a warning."""
-        self.screen.print(f"[yellow]Warning:[/yellow] {escape(text)}")
+        self.screen.print(words(("Warning:", "yellow"), f" {text}"))
 
     def done(self, title: str, seconds: float) -> None:
         """Print that a step ended."""
-        self.screen.print(f"[green]✓[/green] {escape(title)} [dim]{seconds:.1f} s[/dim]")
+        self.screen.print(words(("✓", "green"), f" {title} ", (f"{seconds:.1f} s", "dim")))
 
 
 class RichReporter(_Said):
@@ -71,7 +113,7 @@ class RichReporter(_Said):
     def step(self, title: str, total: float | None = None) -> Iterator[progress.Progress]:
         """Draw a step."""
         started = time.monotonic()
-        task = self.live.add_task(escape(title), total=total, note="")
+        task = self.live.add_task(escape.terminal(title), total=total, note="")
         try:
             yield _Bar(self.live, task)
         finally:
@@ -86,7 +128,9 @@ class _Bar:
 
     def update(self, done: float, total: float | None = None, note: str = "") -> None:
         """Move the bar."""
-        self.live.update(self.task, completed=round(done), total=total and round(total), note=escape(note))
+        self.live.update(
+            self.task, completed=round(done), total=total and round(total), note=escape.terminal(note)
+        )
 
 
 class PlainReporter(_Said):
@@ -96,7 +140,7 @@ class PlainReporter(_Said):
     def step(self, title: str, total: float | None = None) -> Iterator[progress.Progress]:
         """Announce a step."""
         started = time.monotonic()
-        self.screen.print(f"… {escape(title)}")
+        self.screen.print(f"… {title}")
         yield _Lines(self.screen, title, total)
         self.done(title, time.monotonic() - started)
 
@@ -117,4 +161,4 @@ class _Lines:
                 return
             self.last = time.monotonic()
         of = f"/{self.total:.0f}" if self.total else ""
-        self.screen.print(f"  {escape(self.title)}: {done:.0f}{of} {escape(note)}")
+        self.screen.print(f"  {self.title}: {done:.0f}{of} {note}")

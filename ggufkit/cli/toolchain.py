@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from ggufkit.cli.terminal import reporting
+from ggufkit.cli.terminal import emit_path, reporting, say
 from ggufkit.llama import backends, toolchain
 
 BACKEND = click.option("--backend", type=click.Choice(backends.CHOICES), default="auto", show_default=True,
@@ -22,12 +22,12 @@ def status_command(backend: str) -> None:
     """Say which llama.cpp would be used, and where it comes from; build nothing."""
     found = toolchain.locate(backend)
     if found is None:
-        click.echo("No llama.cpp yet. It is built when first needed, or now: ggufkit toolchain install")
+        say("No llama.cpp yet. It is built when first needed, or now: ggufkit toolchain install")
         return
     for key in ("origin", "commit", "version", "backend", "dir", "source"):
-        click.echo(f"{key:<8} {getattr(found, key)}")
+        say(f"{key:<8} {getattr(found, key)}")
     if toolchain.is_outdated(found):
-        click.echo(toolchain.outdated_words(found))
+        say(toolchain.outdated_words(found))
 
 
 @toolchain_command.command("install")
@@ -51,7 +51,7 @@ def install_command(backend: str, cuda_arch: str | None) -> None:
             made = toolchain.find(backend, reporter)
             if toolchain.is_outdated(made):
                 made = toolchain.install(backends.BY_NAME[made.backend], reporter)
-    click.echo(made.dir)
+    emit_path(made.dir)
 
 
 @toolchain_command.command("path")
@@ -61,4 +61,4 @@ def path_command(backend: str, source: bool) -> None:
     """Print the directory of the binaries."""
     with reporting() as reporter:
         tools = toolchain.find(backend, reporter)
-        click.echo(toolchain.converter_source(tools, reporter) if source else tools.dir)
+        emit_path(toolchain.converter_source(tools, reporter) if source else tools.dir)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 
@@ -9,16 +10,20 @@ class GgufkitError(Exception):
     """Any failure that ggufkit can explain.
 
     Args:
-        message: what failed, and on which file.
+        message: what failed, and on which file; one sentence or a few, on one line.
+        details: lines to show below it.
         hint: what to do next.
         log: where the whole output of the tool is, if a tool ran.
     """
 
     exit_code = 1
 
-    def __init__(self, message: str, *, hint: str | None = None, log: Path | None = None) -> None:
-        super().__init__(message)
+    def __init__(
+        self, message: str, *, hint: str | None = None, log: Path | None = None, details: Sequence[str] = ()
+    ) -> None:
+        super().__init__("\n".join([message, *details]))
         self.message = message
+        self.details = tuple(details)
         self.hint = hint
         self.log = log
 

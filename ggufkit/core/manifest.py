@@ -98,9 +98,9 @@ def write_manifest(artefact: Path, manifest: Manifest) -> None:
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Write `text` under another name, then give it the final one."""
+    """Write `text` under another name, then give it the final one. Bytes of a name that are no text show."""
     partial = path.with_name(path.name + PARTIAL)
-    partial.write_text(text, encoding="utf-8")
+    partial.write_text(text, encoding="utf-8", errors="backslashreplace")
     os.replace(partial, path)  # noqa: PTH105 - atomic on every platform
 
 

@@ -79,7 +79,7 @@ def _step_by_step(reference: Reference, plain: Domain, wanted: list[str]) -> Lea
         try:
             converted = _attempt(reference, replace(converted.domain, **{name: True}), left_out)
         except (UnlearnableTemplate, UnprovenTemplate) as reason:
-            left_out[name] = reason.message.splitlines()[0].rstrip(":.")
+            left_out[name] = reason.message.rstrip(":.")
     return replace(converted, limits=_limits(reference, left_out))
 
 

@@ -71,7 +71,7 @@ def make(meta: ChatMeta, request: ModelfileRequest) -> ModelfileResult:
             return (_go if kind == GO else _native)(meta, request, reasons)
         except GgufkitError as failure:
             failures.append(failure)
-            reasons.append(f"Not {kind}: {failure.message.splitlines()[0]}")
+            reasons.append(f"Not {kind}: {failure.message}")
     if request.force:
         return _forced(meta, request, failures[0])
     raise failures[0]
@@ -112,7 +112,7 @@ def _forced(meta: ChatMeta, request: ModelfileRequest, failure: GgufkitError) ->
     """The first kind that was to be tried, with a comment that it is not proven."""
     kind = _kinds(request)[0]
     converted = to_go_template(meta, unchecked=True) if kind == GO else None
-    return _made(meta, request, kind, converted, None, [f"NOT PROVEN: {failure.message.splitlines()[0]}"])
+    return _made(meta, request, kind, converted, None, [f"NOT PROVEN: {failure.message}"])
 
 
 def _made(

@@ -29,14 +29,14 @@ class Difference:
     expected: str | Sequence[int]
     found: str | Sequence[int]
 
-    def describe(self) -> str:
+    def describe(self) -> list[str]:
         """The conversation and the place where the two part, in a few lines."""
         lines = [f"  {m.role}: {m.content!r}{_calls(m)}" for m in self.conversation.messages]
         at = next((i for i, (a, b) in enumerate(zip(self.expected, self.found, strict=False)) if a != b), None)
         at = min(len(self.expected), len(self.found)) if at is None else at
         part = slice(max(0, at - 40), at + 80)
         lines += [f"They differ from position {at} on:", f"  chat template: {self.expected[part]!r}"]
-        return "\n".join([*lines, f"  Modelfile:     {self.found[part]!r}"])
+        return [*lines, f"  Modelfile:     {self.found[part]!r}"]
 
 
 class UnprovenTemplate(InputError):
@@ -44,8 +44,9 @@ class UnprovenTemplate(InputError):
 
     def __init__(self, difference: Difference) -> None:
         tools = len(difference.conversation.tools)
-        message = f"The prompts differ for this conversation ({tools} tools):\n{difference.describe()}"
-        super().__init__(message, hint="Use the other --template kind, or --force to write it all the same.")
+        message = f"The prompts differ for this conversation ({tools} tools):"
+        hint = "Use the other --template kind, or --force to write it all the same."
+        super().__init__(message, hint=hint, details=difference.describe())
         self.difference = difference
 
 

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import hashlib
 import re
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ggufkit.core.escape import markdown, markdown_block, markdown_code
 from ggufkit.core.manifest import write_atomically
 from ggufkit.core.records import ResultRow
 from ggufkit.hub import names
@@ -30,6 +32,7 @@ _NOTE = "card.json"
 _TAGS = ("gguf", "llama.cpp", "quantized")
 _LICENSE_KEYS = {"license": "license", "license_name": "license.name", "license_link": "license.link"}
 _FRONT_MATTER = re.compile(r"\A---\n(.*?)^---\s*$", re.DOTALL | re.MULTILINE)
+_HF = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
 _DPI = 160
 _LONGEST_TAG = 80
 """Characters that Ollama reads as a tag."""
@@ -93,15 +96,14 @@ def _hash(text: str) -> str:
 
 def _render(fields: Mapping[str, Any], summary: Summary, repo: str | None, *, plot: bool) -> str:
     source, revision = _origin(summary.entries)
-    made = "".join(f" at commit `{revision[:12]}`" if revision else "")
-    of = (
-        f" of [{source}](https://huggingface.co/{source})" if _is_hf(source) else f" of {source}" if source else ""
-    )
+    made = f" at commit {markdown_code(revision[:12])}" if revision else ""
+    shown = markdown(source)
+    of = f" of [{shown}](https://huggingface.co/{source})" if _is_hf(source) else f" of {shown}" if source else ""
     intro = f"GGUF files{of}{made}, made and measured with ggufkit {__version__}."
     body = render_markdown(summary).partition("\n\n")[2]
     parts = [
         _front_matter(fields),
-        f"# {summary.name} GGUF",
+        f"# {markdown(summary.name)} GGUF",
         intro,
         f"![Loss against file size]({PLOT})" if plot else "",
         _usage(summary, repo) if repo else "",
@@ -157,19 +159,19 @@ def _origin(entries: Sequence[Entry]) -> tuple[str, str]:
 
 
 def _is_hf(source: str) -> bool:
-    return "/" in source and not source.startswith("ms:")
+    return _HF.fullmatch(source) is not None
 
 
 def _usage(summary: Summary, repo: str) -> str:
     """How to run the file that the report would take first. It is named whole: files of several variants share a
     type, and llama.cpp looks for a type only in names without "imatrix"."""
     file = choose.first(summary.quality).row.file
-    on_modelscope, name = repo.startswith("ms:"), repo.removeprefix("ms:")
-    get = f"modelscope download --model {name} {file}" if on_modelscope else f"llama-cli -hf {name} -hff {file}"
+    on_modelscope, name, shown = repo.startswith("ms:"), repo.removeprefix("ms:"), shlex.quote(file)
+    get = f"modelscope download --model {name} {shown}" if on_modelscope else f"llama-cli -hf {name} -hff {shown}"
     lines = [get]
     if len(file) <= _LONGEST_TAG:
-        lines.append(f"ollama run {'modelscope.cn' if on_modelscope else 'hf.co'}/{name}:{file}")
-    return "```sh\n" + "\n".join(lines) + "\n```"
+        lines.append(f"ollama run {'modelscope.cn' if on_modelscope else 'hf.co'}/{name}:{shown}")
+    return markdown_block("\n".join(lines), "sh")
 
 
 def _draw(summary: Summary, target: Path) -> bool:
@@ -186,7 +188,12 @@ def _draw(summary: Summary, target: Path) -> bool:
         row, error = entry.row, entry.row.kld_stderr if with_kld else entry.row.ppl_stderr
         axes.errorbar(row.size_bytes / 1e6, loss, yerr=error, fmt="o", capsize=3)
         axes.annotate(
-            entry.label, (row.size_bytes / 1e6, loss), xytext=(6, 5), textcoords="offset points", fontsize=9
+            entry.label,
+            (row.size_bytes / 1e6, loss),
+            xytext=(6, 5),
+            textcoords="offset points",
+            fontsize=9,
+            parse_math=False,
         )
     front = [(e.row.size_bytes / 1e6, loss) for e, loss in shown if e.row.file in summary.front]
     axes.plot(*zip(*front, strict=True), linewidth=0.8, zorder=0) if front else None

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ggufkit.core import escape
 from ggufkit.core.errors import GgufError
 from ggufkit.core.manifest import read_manifest
 from ggufkit.core.records import Conditions, Measurement, ResultRow
@@ -93,8 +94,9 @@ class Entry:
 
     @property
     def label(self) -> str:
-        """Variant and type in a few characters."""
-        return self.row.type if self.row.variant == "plain" else f"{self.row.variant} {self.row.type}"
+        """Variant and type in a few characters, which drawings can show, too."""
+        words = self.row.type if self.row.variant == "plain" else f"{self.row.variant} {self.row.type}"
+        return escape.terminal(words)
 
     @property
     def is_base(self) -> bool:

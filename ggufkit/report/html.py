@@ -8,6 +8,7 @@ from functools import cache
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from ggufkit.core import escape
 from ggufkit.report import plots
 from ggufkit.report.choose import amount, loss
 from ggufkit.report.data import Entry
@@ -58,7 +59,16 @@ def render_html(summary: Summary) -> str:
 
 @cache
 def _environment() -> Environment:
-    return Environment(loader=PackageLoader("ggufkit.report"), autoescape=True, undefined=StrictUndefined)
+    return Environment(
+        loader=PackageLoader("ggufkit.report"), autoescape=True, undefined=StrictUndefined, finalize=_visible
+    )
+
+
+def _visible(value: object) -> object:
+    """Text whose invisible characters show; what is markup already stays."""
+    return (
+        escape.terminal(value, lines=True) if isinstance(value, str) and not hasattr(value, "__html__") else value
+    )
 
 
 def _cells(entry: Entry, n_ctx: int) -> dict[str, Cell]:

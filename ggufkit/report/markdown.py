@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Sequence
 
 from tabulate import tabulate
 
+from ggufkit.core.escape import markdown, markdown_block, markdown_code, terminal
 from ggufkit.report.data import Entry
 from ggufkit.report.summary import Summary
 
@@ -14,19 +14,19 @@ MISSING = "–"
 
 
 def render_markdown(summary: Summary) -> str:
-    """The whole report. Names come from files: what Markdown or HTML would act on is escaped."""
+    """The whole report. What comes from files is escaped."""
     parts = [
-        f"# {_text(summary.name)}",
-        f"**Which one should I take?** {_text(summary.answer)}",
-        *(["\n".join(f"- {_text(v.sentence)}" for v in summary.verdicts)] if summary.verdicts else []),
+        f"# {markdown(summary.name)}",
+        f"**Which one should I take?** {markdown(summary.answer)}",
+        *(["\n".join(f"- {markdown(v.sentence)}" for v in summary.verdicts)] if summary.verdicts else []),
         results_table(summary),
         _notes(summary),
         "## What each type really holds",
         composition_table(summary.entries),
         "## How it was measured",
-        "\n".join(f"- {label}: {_text(value)}" for label, value in summary.facts),
+        "\n".join(f"- {markdown(label)}: {markdown(value)}" for label, value in summary.facts),
         "## Reproduce",
-        f"```sh\n{summary.command.replace('```', '')}\n```",
+        markdown_block(summary.command, "sh"),
         _commands(summary.entries),
         _hashes(summary.entries),
     ]
@@ -60,7 +60,7 @@ def composition_table(entries: Sequence[Entry]) -> str:
     for entry in entries:
         total = sum(entry.composition.values())
         held = ", ".join(f"{kind} {100 * size / total:.1f} %" for kind, size in entry.composition.items())
-        rows.append([entry.label, held])
+        rows.append([markdown(entry.label), markdown(held)])
     return tabulate(rows, ["Type", "Tensor types, by bytes"], tablefmt="github", disable_numparse=True)
 
 
@@ -68,7 +68,7 @@ def _file(entry: Entry, summary: Summary) -> str:
     row = entry.row
     mark = " †" if row.file in summary.apart else ""
     front = " ★" if row.file in summary.front and not entry.is_base else ""
-    return f"`{_code(row.file)}`{front}{mark}"
+    return f"{markdown_code(row.file, cell=True)}{front}{mark}"
 
 
 def _notes(summary: Summary) -> str:
@@ -81,8 +81,8 @@ def _notes(summary: Summary) -> str:
         notes.append(
             "Not comparable with published figures: those need WikiText-2's test split, --ctx 512, all chunks."
         )
-    notes += [f"† {_code(file)}: {reason}." for file, reason in summary.apart.items()]
-    return "\n".join(f"- {_text(note)}" for note in notes)
+    notes += [f"† {file}: {reason}." for file, reason in summary.apart.items()]
+    return "\n".join(f"- {markdown(note)}" for note in notes)
 
 
 def _published(summary: Summary) -> str:
@@ -92,28 +92,13 @@ def _published(summary: Summary) -> str:
 
 def _commands(entries: Sequence[Entry]) -> str:
     lines = list(dict.fromkeys(command for entry in entries for command in entry.commands))
-    listing = "\n".join(line.replace("```", "") for line in lines)
-    return (
-        f"<details><summary>Every command that ran</summary>\n\n```sh\n{listing}\n```\n\n</details>"
-        if lines
-        else ""
-    )
+    listing = markdown_block("\n".join(lines), "sh")
+    return f"<details><summary>Every command that ran</summary>\n\n{listing}\n\n</details>" if lines else ""
 
 
 def _hashes(entries: Sequence[Entry]) -> str:
-    listing = "\n".join(f"{e.row.sha256}  {e.row.file}" for e in entries)
-    return f"<details><summary>SHA-256</summary>\n\n```\n{listing}\n```\n\n</details>"
-
-
-def _text(value: str) -> str:
-    escaped = html.escape(value, quote=False)
-    for sign in "\\`*_[]|":
-        escaped = escaped.replace(sign, "\\" + sign)
-    return " ".join(escaped.split())
-
-
-def _code(value: str) -> str:
-    return " ".join(value.replace("`", "'").replace("|", "¦").split())
+    listing = markdown_block("\n".join(terminal(f"{e.row.sha256}  {e.row.file}") for e in entries))
+    return f"<details><summary>SHA-256</summary>\n\n{listing}\n\n</details>"
 
 
 def with_error(value: float | None, error: float | None, digits: int) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ggufkit.core import variants
+from ggufkit.core import escape, variants
 from ggufkit.report import svg
 from ggufkit.report.anchors import Anchor, Published, anchor_for
 from ggufkit.report.choose import pareto
@@ -218,8 +218,8 @@ def _label_types(axes: Any, shown: Sequence[Entry], axis: _Axis, with_kld: bool)
             best[entry.row.type] = entry
     for kind, entry in best.items():
         axes.annotate(
-            kind, (axis.value(entry), _y(entry, with_kld)), xytext=(7, 5), textcoords="offset points", fontsize=8.5,
-            color=INK,
+            escape.terminal(kind), (axis.value(entry), _y(entry, with_kld)), xytext=(7, 5),
+            textcoords="offset points", fontsize=8.5, color=INK,
         )  # fmt: skip
 
 
@@ -230,4 +230,4 @@ def _colour(entry: Entry) -> str:
 def variant_title(variant: str) -> str:
     """A variant in words, for legends."""
     words = {"awq": "AWQ", "imatrix": "importance matrix", "gptq": "GPTQ", "plain": "plain"}
-    return " + ".join(words.get(part, part) for part in variant.split("+"))
+    return " + ".join(words.get(part, escape.terminal(part)) for part in variant.split("+"))

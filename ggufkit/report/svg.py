@@ -25,7 +25,9 @@ def styled(draw: Callable[_P, str | None]) -> Callable[_P, str | None]:
     def drawn(*args: _P.args, **kwargs: _P.kwargs) -> str | None:
         import matplotlib as mpl
 
-        with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "ggufkit", "font.size": 8.6}):
+        with mpl.rc_context(
+            {"svg.fonttype": "none", "svg.hashsalt": "ggufkit", "font.size": 8.6, "text.parse_math": False}
+        ):
             return draw(*args, **kwargs)
 
     return drawn

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
 
 import pandas as pd
 
+from ggufkit.core import escape
 from ggufkit.core.errors import InputError
 from ggufkit.core.manifest import write_atomically
 from ggufkit.core.records import ResultRow
@@ -16,6 +18,7 @@ from ggufkit.core.records import ResultRow
 COLUMNS = tuple(field.name for field in fields(ResultRow))
 _KINDS = {field.name: str(field.type).removesuffix(" | None") for field in fields(ResultRow)}
 _DTYPES = {name: {"int": "Int64", "float": "float64", "str": "string"}[kind] for name, kind in _KINDS.items()}
+_TEXTS = tuple(name for name, dtype in _DTYPES.items() if dtype == "string")
 
 
 def frame(rows: Sequence[ResultRow]) -> pd.DataFrame:
@@ -29,9 +32,24 @@ def to_json(rows: Sequence[ResultRow]) -> str:
     return json.dumps([asdict(row) for row in rows], indent=1) + "\n"
 
 
+def to_csv(rows: Sequence[ResultRow]) -> str:
+    """Rows as CSV; what was not measured is empty, and no text in it is a spreadsheet's formula."""
+    return _with_texts(frame(rows), escape.csv).to_csv(index=False, lineterminator="\n")
+
+
+def from_csv(text: str) -> pd.DataFrame:
+    """The table that `to_csv` wrote, as `frame` makes it. Raises ValueError or KeyError for any other text."""
+    read = pd.read_csv(io.StringIO(text), dtype=_DTYPES, keep_default_na=False, na_values=[""])
+    return _with_texts(read[list(COLUMNS)], escape.from_csv)
+
+
+def _with_texts(table: pd.DataFrame, change: Callable[[str], str]) -> pd.DataFrame:
+    return table.assign(**{t: table[t].map(change, na_action="ignore").astype("string") for t in _TEXTS})
+
+
 def save(rows: Sequence[ResultRow], root: Path) -> None:
     """Write `results.csv` and `results.json`."""
-    write_atomically(root / "results.csv", frame(rows).to_csv(index=False, lineterminator="\n"))
+    write_atomically(root / "results.csv", to_csv(rows))
     write_atomically(root / "results.json", to_json(rows))
 
 
@@ -48,9 +66,8 @@ def load_results(directory: str | Path) -> pd.DataFrame:
     if not file.is_file():
         raise InputError(f"{file} does not exist.", hint="Make it with `ggufkit build` or `ggufkit report`.")
     try:
-        table: pd.DataFrame = pd.read_csv(file, dtype=_DTYPES)[list(COLUMNS)]
+        return from_csv(file.read_bytes().decode())
     except (ValueError, KeyError) as error:
         raise InputError(
             f"{file} cannot be read: {error}.", hint="Make it again with `ggufkit report`."
         ) from error
-    return table

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
+from ggufkit.core import escape
 from ggufkit.core.manifest import SUFFIX, read_manifest
 from ggufkit.core.records import Manifest
 from ggufkit.measure import bench, divergence, perplexity
@@ -71,4 +72,4 @@ def _span(made: Manifest, name: str) -> tuple[float, float, str, str]:
     label = f"{_TITLES[made.step]} {Path(name).name.removesuffix('.json').removesuffix('.gguf')}"
     for kind in (perplexity.STEP, divergence.STEP, bench.STEP, imatrix.STEP):
         label = label.removesuffix(f".{kind}")
-    return ended - seconds, ended, label, backend_of(made).upper()
+    return ended - seconds, ended, escape.terminal(label), escape.terminal(backend_of(made).upper())

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+import yaml
 from click.testing import CliRunner
 
-from ggufkit import report
+from ggufkit import load_results, report
 from ggufkit.cli.report import report_command
 from ggufkit.core.errors import InputError
 from ggufkit.core.manifest import PARTIAL
 from ggufkit.report import results
 from ggufkit.report.anchors import anchor_for, comparable, published_for
+from ggufkit.report.card import write_card
 from ggufkit.report.choose import GIB, MemoryBudget
 from ggufkit.report.commands import shareable
 from ggufkit.report.data import Extent, load_entries
@@ -96,6 +99,38 @@ def test_hostile_names_are_text(tmp_path: Path) -> None:
     assert "<script>alert" not in page
     assert "a&lt;script&gt;alert(1)" in page
     assert "<script>" not in text.replace("```", "")[:200]
+
+
+def test_names_stay_in_their_place(tmp_path: Path) -> None:
+    """Line breaks, fences, escapes and formulas in names, types and manifests."""
+    foreign = "x\n# Error: `$\\frac` <script>\n```\n---\x1b[2J\u202e|[a](http://e.vil)"
+    root = write_results(tmp_path / "out", FAKES[:3], name="=t\x1b\n|`<b>$x")
+    for file in root.glob("*.manifest.json"):
+        made = json.loads(file.read_text())
+        made["notes"] |= {"name": foreign, "variant": foreign, "type": foreign, "source": f"acme/{foreign}"}
+        made["argv"] = [[*made["argv"][0], foreign]]
+        file.write_text(json.dumps(made))
+    rows = results.collect(root)
+    report.write(rows, root)
+    write_card(rows, root, "acme/tiny")
+    page, *texts = ((root / name).read_text() for name in ("report.html", "report.md", "README.md"))
+    for text in (page, *texts):
+        assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202e]", text)
+    assert "<script>\n```" not in page
+    for text in texts:
+        prose = re.sub(r"(?ms)^(`{3,})(sh)?\n.*?^\1$", "", text.partition("\n---\n")[2] or text)
+        prose = re.sub(r"(`+)(?!`).*?(?<!`)\1(?!`)", "", re.sub(r"\\[`|]", "", prose))
+        assert "<script>" not in prose
+        assert "<b>" not in prose
+        assert "](http://e.vil" not in prose
+        assert "\n# Error" not in prose
+        table = [line for line in prose.splitlines() if line.startswith("|")]
+        assert len({line.count("|") for line in table[:5]}) == 1
+    assert yaml.safe_load(texts[1].split("---\n")[1])["library_name"] == "gguf"
+    cells = (root / "results.csv").read_text()
+    assert "\n=" not in cells
+    assert ",=" not in cells
+    assert list(load_results(root)["name"]) == [foreign] * 3
 
 
 def test_nothing_changed_nothing_is_made(made: Path, tmp_path: Path) -> None:
