@@ -121,7 +121,7 @@ def _run(arguments: list[str], debug: bool) -> int:
     except (KeyboardInterrupt, click.Abort):
         return _stopped()
     except click.ClickException as error:
-        error.message = escape.terminal(error.message)
+        object.__setattr__(error, "message", escape.terminal(error.message))  # what was typed is part of it
         error.show()
         return error.exit_code
     except Interrupted:

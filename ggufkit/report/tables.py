@@ -44,7 +44,10 @@ def from_csv(text: str) -> pd.DataFrame:
 
 
 def _with_texts(table: pd.DataFrame, change: Callable[[str], str]) -> pd.DataFrame:
-    return table.assign(**{t: table[t].map(change, na_action="ignore").astype("string") for t in _TEXTS})
+    changed: pd.DataFrame = table.assign(
+        **{t: table[t].map(change, na_action="ignore").astype("string") for t in _TEXTS}
+    )
+    return changed
 
 
 def save(rows: Sequence[ResultRow], root: Path) -> None:

@@ -20,6 +20,7 @@ from ggufkit.core import escape
 from ggufkit.core.errors import InputError
 from ggufkit.core.records import ResultRow
 from ggufkit.report import tables
+from ggufkit.report.compare import Group
 
 HOSTILE = "x\x1b[2Jfake\nError: no\r\x9b1m\u202etxt[red]b[/red]"
 SHOWN = r"x\x1b[2Jfake\nError: no\r\x9b1m\u202etxt[red]b[/red]"
@@ -122,7 +123,7 @@ def test_commands_print_through_the_terminal_module() -> None:
 
 
 def test_side_by_side_is_text() -> None:
-    assert side_by_side._heading(HOSTILE, 0, side_by_side.Group(())).plain == SHOWN
+    assert side_by_side._heading(HOSTILE, 0, Group(())).plain == SHOWN
 
 
 @pytest.mark.parametrize(

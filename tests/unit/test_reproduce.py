@@ -218,4 +218,6 @@ def test_names_are_words_of_one_line(tmp_path: Path) -> None:
     text = summary(root).command
     assert "a\nrm -rf $HOME```.txt" in shlex.split(text, comments=True)
     assert "rm" not in [line.split()[0] for line in text.splitlines() if line.startswith("#")]
-    assert render_markdown(summary(root)).count("```") == 6
+    shown = render_markdown(summary(root))
+    assert f"\n````sh\n{text}\n````\n" in shown
+    assert shown.replace(text, "").count("```") == 6
