@@ -11,13 +11,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import groupby
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import torch
 
 from ggufkit.awq.archs import folds_in_layer, folds_of
 from ggufkit.awq.fold import Heads, Scales, edit, edits, settle
 from ggufkit.core.errors import CheckpointError, InputError, ResourceError
+from ggufkit.core.jsonfile import read_json
 from ggufkit.core.manifest import write_atomically
 from ggufkit.core.progress import Reporter
 from ggufkit.layers import Shards, StreamedModel
@@ -27,6 +28,7 @@ from ggufkit.models.checkpoint import StoredTensor
 _INDEX = "model.safetensors.index.json"
 _WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpack", ".onnx")
 _COPY_BYTES = 1 << 24
+_INDEX_BYTES = 64 << 20
 
 Rewrite = Callable[[torch.Tensor], torch.Tensor]
 Rewrites = Mapping[str, Rewrite]
@@ -155,14 +157,14 @@ def _write_tensor(
 
 
 def _restate_dtype(config: Path, dtype: torch.dtype) -> None:
-    settings = json.loads(config.read_text(encoding="utf-8"))
+    settings = read_json(config, dict[str, Any], CheckpointError)
     key = "dtype" if "dtype" in settings else "torch_dtype"
     settings[key] = str(dtype).removeprefix("torch.")
     write_atomically(config, json.dumps(settings, indent=2) + "\n")
 
 
 def _write_index(source: Path, out: Path, stored: Sequence[StoredTensor], dtype: torch.dtype | None) -> None:
-    index = json.loads(source.read_text(encoding="utf-8"))
+    index = read_json(source, dict[str, dict[str, Any]], CheckpointError, limit=_INDEX_BYTES)
     total = sum(t.n_elements * _held(t, dtype).itemsize for t in stored)
     index["metadata"] = {**index.get("metadata", {}), "total_size": total}
     write_atomically(out, json.dumps(index, indent=2) + "\n")

@@ -23,7 +23,8 @@ from safetensors.torch import load_file
 from ggufkit.awq.apply import Rewrites
 from ggufkit.awq.compat import group_size
 from ggufkit.core import failures, process
-from ggufkit.core.errors import ResourceError, ToolError, UnsupportedArchitecture
+from ggufkit.core.errors import ResourceError, ToolError, ToolOutputError, UnsupportedArchitecture
+from ggufkit.core.jsonfile import parse_json
 from ggufkit.core.paths import cache_dir
 from ggufkit.core.process import Surroundings
 from ggufkit.core.progress import Progress, Reporter
@@ -130,6 +131,12 @@ def _replacement(made: Shards, name: str, _: torch.Tensor) -> torch.Tensor:
     return made.read(name)
 
 
+@dataclass(frozen=True)
+class _At:
+    layer: int
+    of: int
+
+
 class _Watch:
     """Reads the driver's progress from its stdout, a line at a time."""
 
@@ -143,8 +150,8 @@ class _Watch:
         *lines, self._pending = (self._pending + text).split("\n")
         for line in lines:
             if line.startswith('{"layer"'):
-                at = json.loads(line)
-                self._progress.update(at["layer"], at["of"], f"layer {at['layer'] + 1} of {at['of']}")
+                at = parse_json(line, _At, "AutoAWQ's progress", ToolOutputError, hint=_HINT)
+                self._progress.update(at.layer, at.of, f"layer {at.layer + 1} of {at.of}")
 
 
 def environment(log: Path, reporter: Reporter) -> Path:

@@ -9,7 +9,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from ggufkit.core import failures, process
-from ggufkit.core.errors import ToolchainError
+from ggufkit.core.errors import InputError, ToolchainError
+from ggufkit.core.jsonfile import read_json
 from ggufkit.core.locks import waiting_lock
 from ggufkit.core.paths import cache_dir
 from ggufkit.core.process import Surroundings
@@ -71,8 +72,8 @@ def build_dir(source: Source, backend: Backend, flags: tuple[str, ...] = ()) -> 
 def read_stamp(directory: Path) -> Stamp | None:
     """What a finished build says of itself; None if it is not finished."""
     try:
-        return Stamp(**json.loads((directory / STAMP).read_text()))
-    except (OSError, ValueError, TypeError):
+        return read_json(directory / STAMP, Stamp)
+    except InputError:
         return None
 
 

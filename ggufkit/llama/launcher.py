@@ -11,12 +11,21 @@ import importlib.util
 import json
 import sys
 import traceback
+from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from ggufkit.core import errors
-from ggufkit.core.errors import CheckpointError, GgufkitError, TokenizerError, UnsupportedArchitecture
+from ggufkit.core.errors import (
+    CheckpointError,
+    GgufkitError,
+    TokenizerError,
+    ToolOutputError,
+    UnsupportedArchitecture,
+)
+from ggufkit.core.jsonfile import parse_json, read_json
 from ggufkit.core.process import ToolOutput
 from ggufkit.llama import pretokenizers
 
@@ -32,8 +41,8 @@ def main(argv: list[str]) -> int:
             ids = original_ids(args.checkpoint, json.loads(args.probes.read_text(encoding="utf-8")))
             args.ids.write_text(json.dumps(ids), encoding="utf-8")
     except GgufkitError as error:
-        fields = {"kind": type(error).__name__, "message": error.message, "hint": error.hint}
-        print(_MARK + json.dumps(fields), file=sys.stderr, flush=True)
+        told = _Told(type(error).__name__, error.message, error.hint)
+        print(_MARK + json.dumps(asdict(told)), file=sys.stderr, flush=True)
         return 1
     return 0
 
@@ -43,9 +52,20 @@ def error_in(output: ToolOutput) -> GgufkitError | None:
     marked = next((line for line in output.stderr.splitlines() if line.startswith(_MARK)), None)
     if marked is None:
         return None
-    fields = json.loads(marked.removeprefix(_MARK))
-    kind: type[GgufkitError] = getattr(errors, fields["kind"], GgufkitError)
-    return kind(fields["message"], hint=fields["hint"], log=output.log)
+    unreadable = partial(ToolOutputError, log=output.log)
+    told = parse_json(marked.removeprefix(_MARK), _Told, "The converter's error", unreadable, hint="See the log.")
+    kind = getattr(errors, told.kind, GgufkitError)
+    known = isinstance(kind, type) and issubclass(kind, GgufkitError)
+    return (kind if known else GgufkitError)(told.message, hint=told.hint, log=output.log)
+
+
+@dataclass(frozen=True)
+class _Told:
+    """A failure on its way from the converter's process."""
+
+    kind: str
+    message: str
+    hint: str | None = None
 
 
 def _parse(argv: list[str]) -> argparse.Namespace:
@@ -88,10 +108,17 @@ def _convert(args: argparse.Namespace) -> None:
         raise TokenizerError(message, hint=hint) from error
 
 
+@dataclass(frozen=True)
+class _Named:
+    """The part of a config.json that names the architecture."""
+
+    architectures: list[str] = field(default_factory=list)
+
+
 def _refusal(checkpoint: Path) -> GgufkitError:
     """The converter exits, rather than raises, for one reason: it lacks the architecture."""
-    config = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))
-    names = ", ".join(config.get("architectures", ["?"]))
+    config = read_json(checkpoint / "config.json", _Named, CheckpointError)
+    names = ", ".join(config.architectures) or "?"
     return UnsupportedArchitecture(
         f"llama.cpp's converter does not know the architecture {names} of {checkpoint}.",
         hint="A newer llama.cpp may: set GGUFKIT_LLAMA_CPP to its source directory.",

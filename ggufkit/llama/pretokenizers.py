@@ -10,11 +10,14 @@ from __future__ import annotations
 
 import difflib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ggufkit.core.errors import TokenizerError
+from ggufkit.core.jsonfile import is_of, read_json
+
+_LIMIT_BYTES = 128 << 20
 
 _CONTRACTIONS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
 _REST = r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -64,7 +67,7 @@ def identify(tokenizer_json: Path) -> str:
     """
     tokenizer = _read(tokenizer_json)
     steps = describe(tokenizer)
-    whole_words = bool(tokenizer.get("model", {}).get("ignore_merges"))
+    whole_words = bool(tokenizer.model.ignore_merges)
     for family in FAMILIES:
         if steps == family.steps and whole_words <= (family.name in _SPECIAL_MERGES):
             return family.name
@@ -83,11 +86,27 @@ def closest(steps: tuple[str, ...]) -> list[str]:
     return sorted(ratio, key=lambda name: -ratio[name])[:2]
 
 
-def describe(tokenizer: dict[str, Any]) -> tuple[str, ...]:
+@dataclass(frozen=True)
+class Model:
+    """The kind of a tokenizer, and whether a word that is a token is one before any merge."""
+
+    type: str = ""
+    ignore_merges: bool | None = None
+
+
+@dataclass(frozen=True)
+class TokenizerFile:
+    """What of a tokenizer.json tells how text is split."""
+
+    model: Model = field(default_factory=Model)
+    pre_tokenizer: dict[str, Any] | None = None
+
+
+def describe(tokenizer: TokenizerFile) -> tuple[str, ...]:
     """The splitting steps of a tokenizer.json, each as one line of text."""
-    pre = tokenizer.get("pre_tokenizer") or {}
+    pre = tokenizer.pre_tokenizer or {}
     steps = pre.get("pretokenizers", []) if pre.get("type") == "Sequence" else [pre]
-    return tuple(_step(step) for step in steps)
+    return tuple(_step(step) for step in steps) if is_of(steps, list[dict[str, Any]]) else ("unknown",)
 
 
 def _step(step: dict[str, Any]) -> str:
@@ -104,12 +123,9 @@ def _step(step: dict[str, Any]) -> str:
     return json.dumps(step, sort_keys=True)
 
 
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        tokenizer = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        message = f"{path} cannot be read: {error}."
-        raise TokenizerError(message, hint="A byte-level BPE needs its tokenizer.json.") from error
-    if not isinstance(tokenizer, dict) or tokenizer.get("model", {}).get("type") != "BPE":
+def _read(path: Path) -> TokenizerFile:
+    hint = "A byte-level BPE needs its tokenizer.json: download it again."
+    tokenizer = read_json(path, TokenizerFile, TokenizerError, hint=hint, limit=_LIMIT_BYTES)
+    if tokenizer.model.type != "BPE":
         raise TokenizerError(f"{path} holds no BPE.", hint="Only byte-level BPE tokenizers have a pre-tokenizer.")
     return tokenizer

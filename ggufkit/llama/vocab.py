@@ -11,10 +11,12 @@ import json
 import re
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from ggufkit.core import process
 from ggufkit.core.errors import ToolOutputError
+from ggufkit.core.jsonfile import parse_json
 from ggufkit.llama import cuda
 
 _MARK = "ggufkit-ids: "
@@ -37,8 +39,8 @@ def tokenize(
     output = process.run(argv, stdin=json.dumps(list(texts)).encode(), log=log, surroundings=cuda.HIDDEN)
     for line in output.stdout.splitlines():
         if line.startswith(_MARK):
-            ids: list[list[int]] = json.loads(line.removeprefix(_MARK))
-            return ids
+            what, error = f"What llama.cpp's vocabulary of {gguf} printed", partial(ToolOutputError, log=log)
+            return parse_json(line.removeprefix(_MARK), list[list[int]], what, error, hint="Repeat the command.")
     why = (output.stderr.strip().splitlines() or ["it printed nothing"])[-1]
     raise ToolOutputError(f"llama.cpp could not tokenize with the vocabulary of {gguf}: {why}", log=log)
 

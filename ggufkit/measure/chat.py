@@ -14,11 +14,13 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from ggufkit.core import failures, process
 from ggufkit.core.errors import GgufError, InputError, ToolError, ToolOutputError
+from ggufkit.core.jsonfile import parse_json, read_json
 from ggufkit.core.machine import physical_cores
 from ggufkit.core.process import Surroundings
 from ggufkit.core.progress import Reporter
@@ -124,7 +126,8 @@ def chat(
 def _parse(output: process.ToolOutput, gguf: Path) -> Reply:
     for line in output.stderr.splitlines():
         if line.startswith(_MARK):
-            return Reply(**json.loads(line.removeprefix(_MARK)))
+            what, unreadable = f"What {gguf.name} replied", partial(ToolOutputError, log=output.log)
+            return parse_json(line.removeprefix(_MARK), Reply, what, unreadable, hint="Repeat the command.")
     reason = (output.stderr.strip().splitlines() or ["it said nothing"])[-1]
     if output.returncode > 0 and binding.not_loaded(output.stderr):
         raise GgufError(
@@ -160,7 +163,7 @@ def speak(gguf: GgufFile, session: Session, ngl: int | None = None) -> Result:
 
 def read_reply(path: Path) -> Reply:
     """The reply that `speak` kept."""
-    return Reply(**json.loads(path.read_text(encoding="utf-8")))
+    return read_json(path, Reply, hint="Remove it and repeat the command.")
 
 
 def faults(reply: Reply) -> dict[str, str]:

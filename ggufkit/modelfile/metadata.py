@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from math import isfinite
 
 from ggufkit.modelfile.conversation import Json
 
@@ -95,24 +96,24 @@ def _adds_bos(metadata: Mapping[str, Json]) -> bool:
     stated = metadata.get("tokenizer.ggml.add_bos_token")
     if isinstance(stated, bool):
         return stated
-    model, pre = metadata.get("tokenizer.ggml.model"), metadata.get("tokenizer.ggml.pre")
+    model, pre = (str(metadata.get(f"tokenizer.ggml.{key}")) for key in ("model", "pre"))
     return model in _ADDS_BOS_MODELS or (model == "gpt2" and pre in _ADDS_BOS_PRE)
 
 
 def _kv_bytes_per_token(metadata: Mapping[str, Json], arch: str) -> int | None:
     """Two F16 values per layer, KV head and channel: the most that attention keeps for a token."""
 
-    def number(key: str) -> Json:
-        value = metadata.get(f"{arch}.{key}")
-        return max(value, default=None) if isinstance(value, list) else value
+    def number(key: str) -> int:
+        values = _list(metadata.get(f"{arch}.{key}"))
+        return max((v for v in values if isinstance(v, int) and not isinstance(v, bool)), default=0)
 
     layers, heads, width = number("block_count"), number("attention.head_count"), number("embedding_length")
-    if not layers or not heads or not width:
+    if min(layers, heads, width) < 1:
         return None
     kv_heads = number("attention.head_count_kv") or heads
     key = number("attention.key_length") or width // heads
     value = number("attention.value_length") or width // heads
-    return int(layers * kv_heads * (key + value) * 2)
+    return layers * kv_heads * (key + value) * 2
 
 
 # Ollama's parameter, generation_config.json's key, the GGUF's key under general.sampling.
@@ -131,7 +132,7 @@ def _sampling(metadata: Mapping[str, Json], generation: Mapping[str, Json]) -> d
     found: dict[str, float] = {}
     for name, hf, gguf in _SAMPLING:
         value = generation.get(hf, metadata.get(f"general.sampling.{gguf}"))
-        if isinstance(value, (int, float)) and not isinstance(value, bool):
+        if isinstance(value, (int, float)) and not isinstance(value, bool) and isfinite(value):
             found[name] = value
     if generation.get("do_sample") is False:
         found["temperature"] = 0

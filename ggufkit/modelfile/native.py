@@ -8,13 +8,14 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import date
 from itertools import islice
 from pathlib import Path
 
 from ggufkit.core import process
 from ggufkit.core.errors import InputError, ToolchainError, ToolOutputError
+from ggufkit.core.jsonfile import parse_json
 from ggufkit.core.paths import cache_dir
 from ggufkit.core.records import Toolchain
 from ggufkit.llama.programs import find_program
@@ -71,6 +72,11 @@ def _compile(compiler: str, source: Path, libraries: Path, program: Path) -> Non
     partial.rename(program)
 
 
+@dataclass(frozen=True)
+class _Rendered:
+    prompt: str | None = None
+
+
 def render(program: Path, meta: ChatMeta, candidates: Sequence[Conversation]) -> list[str | None]:
     """The prompts that llama-server makes of conversations; None where its engine refuses one.
 
@@ -90,7 +96,11 @@ def render(program: Path, meta: ChatMeta, candidates: Sequence[Conversation]) ->
     if output.returncode != 0:
         why = (output.stderr.strip().splitlines() or ["it printed nothing"])[-1]
         raise ToolOutputError(f"llama.cpp's template engine cannot read the template of {meta.name}: {why}")
-    return [row.get("prompt") for row in json.loads(output.stdout)]
+    what = f"What llama.cpp's template engine made of the template of {meta.name}"
+    rows = parse_json(output.stdout, list[_Rendered], what, ToolOutputError, hint="Use --template go.")
+    if len(rows) != len(candidates):
+        raise ToolOutputError(f"{what} is {len(rows)} prompts for {len(candidates)} conversations.")
+    return [row.prompt for row in rows]
 
 
 def prove_native(meta: ChatMeta, program: Path, *, count: int = DEFAULT_COUNT, seed: int = 0) -> Proof:

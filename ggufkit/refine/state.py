@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from ggufkit.core.errors import ResourceError
+from ggufkit.core.jsonfile import parse_json
 from ggufkit.refine.codecs import U8
 
 
@@ -57,7 +58,7 @@ class State:
         if not file.is_file():
             return None
         head, _, body = file.read_bytes().partition(b"\n")
-        return Outcome(**json.loads(head)), np.frombuffer(body, np.uint8)
+        return self._outcome(head, file), np.frombuffer(body, np.uint8)
 
     def save(self, outcome: Outcome, raw: U8 | None) -> None:
         """Note a finished matrix."""
@@ -69,9 +70,7 @@ class State:
     def outcomes(self) -> list[Outcome]:
         """The outcomes of all finished matrices, by name and expert."""
         files = [f for f in (self.path / "matrices").glob("*") if f.suffix != ".partial"]
-        return sorted(
-            (Outcome(**json.loads(_first_line(f))) for f in files), key=lambda o: (o.tensor, o.expert or 0)
-        )
+        return sorted((self._outcome(_first_line(f), f) for f in files), key=lambda o: (o.tensor, o.expert or 0))
 
     def layer(self) -> int:
         """The layer whose inputs are in the directory, 0 at first."""
@@ -85,6 +84,9 @@ class State:
     def remove(self) -> None:
         """Delete the directory."""
         shutil.rmtree(self.path, ignore_errors=True)
+
+    def _outcome(self, head: bytes, file: Path) -> Outcome:
+        return parse_json(head, Outcome, str(file), hint=f"Remove {self.path} and repeat the command.")
 
     def _file(self, tensor: str, expert: int | None) -> Path:
         return self.path / "matrices" / (tensor if expert is None else f"{tensor}.{expert}")

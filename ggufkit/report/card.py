@@ -129,7 +129,7 @@ def _read_fields(card: Path) -> dict[str, Any] | None:
     try:
         match = _FRONT_MATTER.match(_read(card))
         fields = yaml.safe_load(match[1]) if match else None
-    except (OSError, ValueError, yaml.YAMLError):
+    except (OSError, ValueError, RecursionError, yaml.YAMLError):
         return None
     return fields if isinstance(fields, dict) else None
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from ggufkit.core import failures, process
 from ggufkit.core.concurrency import run_both
 from ggufkit.core.errors import CheckpointError, GgufError
+from ggufkit.core.jsonfile import read_json
 from ggufkit.core.manifest import PARTIAL, Params
 from ggufkit.core.process import ToolOutput
 from ggufkit.core.progress import Reporter, SilentReporter
@@ -245,7 +246,7 @@ def _compare_tokens(
     if not ids.is_file():
         session.reporter.warn(f"{checkpoint.name} has no tokenizer file to compare the converted one with.")
         return None
-    texts, original = (json.loads(f.read_text(encoding="utf-8")) for f in (probes, ids))
+    texts, original = read_json(probes, list[str]), read_json(ids, list[list[int]])
     converted = vocab.tokenize(session.tools.dir, source, partial, texts, session.workspace.log("tokens"))
     result = token_ids.compare(texts, original, converted)
     if result.unnormalized:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from ggufkit.core import machine, variants
-from ggufkit.core.errors import GgufkitError
+from ggufkit.core.errors import GgufkitError, InputError
+from ggufkit.core.jsonfile import read_json
 from ggufkit.core.records import Json, Toolchain
 from ggufkit.llama import launcher, vocab
 from ggufkit.llama.gguf import GgufHeader, read_header
@@ -77,10 +78,9 @@ def _generation(checkpoint: Path | None) -> dict[str, Json] | None:
     if checkpoint is None:
         return None
     try:
-        config = json.loads((checkpoint / "generation_config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return read_json(checkpoint / "generation_config.json", dict[str, Any])
+    except InputError:
         return None
-    return config if isinstance(config, dict) else None
 
 
 def _vocabulary(header: GgufHeader, checkpoint: Path | None, tools: Toolchain | None) -> Vocabulary | None:

@@ -11,7 +11,6 @@ holds further samples of the same text which share no token with the others; pro
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -21,7 +20,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from ggufkit.core.errors import CorpusError, TokenizerError
+from ggufkit.core.errors import CorpusError, GgufkitError, TokenizerError
+from ggufkit.core.jsonfile import read_json
 from ggufkit.core.manifest import Notes
 from ggufkit.texts.row_files import JSON, LINES, decode, is_structured, read_entries, text_of
 
@@ -162,6 +162,8 @@ def load_tokenizer(checkpoint: Path) -> Tokenizer:
             return _FastTokenizer(fast)
         if pieces.is_file():
             return _SentencePiece(pieces, _adds_bos(checkpoint))
+    except GgufkitError:
+        raise
     except Exception as error:  # both libraries raise bare exceptions of their own
         message = f"The tokenizer of {checkpoint} cannot be read: {error}."
         raise TokenizerError(message, hint="Download its files again.") from error
@@ -171,8 +173,14 @@ def load_tokenizer(checkpoint: Path) -> Tokenizer:
 
 def _adds_bos(checkpoint: Path) -> bool:
     config = checkpoint / "tokenizer_config.json"
-    settings = json.loads(config.read_text(encoding="utf-8")) if config.is_file() else {}
-    return bool(settings.get("add_bos_token", True))
+    return not config.is_file() or read_json(config, _TokenizerConfig, TokenizerError).add_bos_token is not False
+
+
+@dataclass(frozen=True)
+class _TokenizerConfig:
+    """The part of tokenizer_config.json that SentencePiece does not know."""
+
+    add_bos_token: bool | None = True
 
 
 class _FastTokenizer:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from ggufkit.core import extras, process
 from ggufkit.core.errors import CorpusError
 from ggufkit.core.hashing import sha256_file
+from ggufkit.core.jsonfile import parse_json
 from ggufkit.core.paths import cache_dir
 from ggufkit.core.process import Surroundings
 from ggufkit.hub.huggingface import serves_xet
@@ -190,7 +191,8 @@ def dataset_rows(
         reason = (output.stderr.strip().splitlines() or ["it said nothing"])[-1]
         hint = "Check the name, the split and the network."
         raise CorpusError(f"`datasets` cannot load {name}: {reason}", hint=hint, log=output.log)
-    return lambda: (json.loads(line) for line in scratch.open(encoding="utf-8"))
+    what = f"A row of {name}"
+    return lambda: (parse_json(line, str, what, CorpusError) for line in scratch.open(encoding="utf-8"))
 
 
 def _main(name: str, config: str, split: str, column: str, target: str) -> None:

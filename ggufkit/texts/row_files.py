@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from ggufkit.core.errors import CorpusError
+from ggufkit.core.jsonfile import parse_json
 
 JSON, LINES = ".json", (".jsonl", ".ndjson")
 
@@ -22,12 +22,12 @@ def read_entries(file: Path) -> list[Any]:
     Raises:
         CorpusError: it cannot be read, or is not what its name says.
     """
-    text, whole = decode(file), file.suffix.lower() == JSON
-    try:
-        values = json.loads(text) if whole else [json.loads(x) for x in text.split("\n") if x.strip()]
-    except ValueError as error:
-        raise CorpusError(f"{file} is not valid JSON: {error}.", hint="Is it JSONL, or plain text?") from error
-    return values if isinstance(values, list) else [values]
+    text, hint = decode(file), "Is it JSONL, or plain text?"
+    if file.suffix.lower() == JSON:
+        values = parse_json(text, object, str(file), CorpusError, hint=hint)
+        return values if isinstance(values, list) else [values]
+    lines = [(number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
+    return [parse_json(line, object, f"{file}, line {number},", CorpusError, hint=hint) for number, line in lines]
 
 
 def text_of(entry: Any, field: str, file: Path) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from ggufkit.core.errors import TokenizerError
-from ggufkit.llama.pretokenizers import FAMILIES, describe, identify
+from ggufkit.llama.pretokenizers import FAMILIES, TokenizerFile, describe, identify
 from tests import tiny
 
 
@@ -61,4 +61,4 @@ def test_what_is_no_bpe(tmp_path: Path, text: str) -> None:
 
 def test_every_family_is_told_apart() -> None:
     assert len({family.steps for family in FAMILIES}) == len(FAMILIES)
-    assert describe({"pre_tokenizer": None}) == ("{}",)
+    assert describe(TokenizerFile()) == ("{}",)
