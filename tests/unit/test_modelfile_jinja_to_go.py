@@ -55,7 +55,7 @@ def test_what_cannot_be_expressed_is_refused(name: str) -> None:
 def test_a_refusal_shows_the_conversation_and_the_difference() -> None:
     with pytest.raises(UnprovenTemplate) as caught:
         to_go_template(meta("long"), TODAY)
-    assert "chat template: " in caught.value.message
+    assert "chat template: " in str(caught.value)
     assert "<|long|>" in str(caught.value.difference.expected)
     assert caught.value.hint is not None
 
