@@ -7,6 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ggufkit.core.hashing import sha256_file
+from ggufkit.core.inputs import Input
+
 if TYPE_CHECKING:
     Json = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
 else:
@@ -59,6 +62,10 @@ class GgufFile:
     def bpw(self) -> float:
         """Bits per weight over all tensors, as llama.cpp prints it; 0 without weights."""
         return 8 * self.tensor_bytes / self.n_params if self.n_params else 0.0
+
+    def as_input(self) -> Input:
+        """The file as a step reads it."""
+        return Input(self.path, self.sha256 or sha256_file(self.path))
 
 
 @dataclass(frozen=True)

@@ -28,5 +28,5 @@ def _key(argv: Sequence[str]) -> str:
     """The tools are thin programs around shared libraries, so all files of their directory count."""
     tool = Path(argv[0])
     stats = {file.name: file.stat() for file in sorted(tool.parent.glob("*")) if file.is_file()}
-    seen = [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats.items()]
+    seen = [(name, s.st_size, s.st_mtime_ns, s.st_ino, s.st_ctime_ns) for name, s in stats.items()]
     return hashlib.sha256(repr((list(argv), seen)).encode()).hexdigest()[:32]

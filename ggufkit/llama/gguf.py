@@ -69,14 +69,14 @@ def read_header(path: Path, *, check_size: bool = True) -> GgufHeader:
         GgufError: not a GGUF, big-endian, damaged, or truncated.
     """
     size, state = _size(path), path.stat()
-    header = _read(path, size, (state.st_ino, state.st_mtime_ns))
+    header = _read(path, size, (state.st_ino, state.st_mtime_ns, state.st_ctime_ns))
     if check_size:
         _require_whole(header)
     return header
 
 
 @lru_cache(maxsize=16)
-def _read(path: Path, size: int, _state: tuple[int, int]) -> GgufHeader:
+def _read(path: Path, size: int, _state: tuple[int, int, int]) -> GgufHeader:
     """The header of a file in some state, read once: with a large vocabulary that takes a moment."""
     with mapped(path) as data:
         try:

@@ -54,7 +54,8 @@ def bench(gguf: GgufFile, options: BenchOptions, session: Session) -> Result:
         options.n_prompt, options.n_gen, options.ngl, options.repetitions,
         session.threads, machine.describe(), session.tools.backend,
     )  # fmt: skip
-    recipe = Recipe(STEP, VERSION, {"gguf": str(gguf.sha256)}, params.to_params(), session.tools.identity)
+    inputs = {"gguf": str(gguf.sha256)}
+    recipe = Recipe(STEP, VERSION, inputs, params.to_params(), session.tools.identity, (gguf.as_input(),))
     return session.ensure(
         recipe,
         session.workspace.measurements / f"{gguf.path.stem}.bench.json",

@@ -148,7 +148,7 @@ def speak(gguf: GgufFile, session: Session, ngl: int | None = None) -> Result:
     """
     options = ChatOptions(max_tokens=SMOKE_TOKENS, temperature=0.0, ngl=ngl, threads=session.threads)
     params: dict[str, Json] = {"max_tokens": options.max_tokens, "ngl": ngl, "backend": session.tools.backend}
-    recipe = Recipe(STEP, VERSION, {"gguf": str(gguf.sha256)}, params, session.tools.identity)
+    recipe = Recipe(STEP, VERSION, {"gguf": str(gguf.sha256)}, params, session.tools.identity, (gguf.as_input(),))
 
     def make(partial: Path) -> Made:
         log = session.workspace.log(f"speak-{gguf.path.stem}")

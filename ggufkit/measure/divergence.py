@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ggufkit.core.errors import InputError, ResourceError
+from ggufkit.core.inputs import unchanged
 from ggufkit.core.manifest import read_manifest
 from ggufkit.core.records import GgufFile, Json
 from ggufkit.llama import logs, memory
@@ -26,7 +27,7 @@ from ggufkit.measure.logits.evaluate import evaluate, strategy_for
 from ggufkit.measure.logits.passes import BasePass, FilePass, Pass
 from ggufkit.measure.logits.precision import PILOT, chunks_needed
 from ggufkit.measure.logits.strategy import Transport
-from ggufkit.measure.measurements import Figure, measured, save
+from ggufkit.measure.measurements import Figure, measured, next_number, save
 from ggufkit.steps import offload
 from ggufkit.steps.session import Session
 from ggufkit.steps.step import Made, Recipe, Result, staleness
@@ -60,7 +61,8 @@ def result_path(gguf: GgufFile, session: Session) -> Path:
 def recipe(gguf: GgufFile, base: GgufFile, evaluation: Evaluation) -> Recipe:
     """What decides a file's KL divergence."""
     inputs = {"gguf": str(gguf.sha256), "base": str(base.sha256), "corpus": evaluation.corpus.sha256}
-    return Recipe(STEP, VERSION, inputs, evaluation.params, evaluation.session.tools.identity)
+    reads = (gguf.as_input(), base.as_input(), evaluation.corpus.as_input())
+    return Recipe(STEP, VERSION, inputs, evaluation.params, evaluation.session.tools.identity, reads)
 
 
 def measure_all(
@@ -139,10 +141,12 @@ class _Work:
 
     def measure(self, stale: Sequence[GgufFile]) -> dict[Path, Result]:
         """Measure files, and their base along with them; each is published as soon as it is done."""
-        if self.evaluation.options.precision:
-            return self._publish_all(*self._evaluate_precisely(stale))
-        with contextlib.closing(evaluate(self.base, stale, self.evaluation, self.transport)) as found:
-            return self._publish_all(self.evaluation, found)
+        reads = dict.fromkeys(one for file in stale for one in self._recipe(file).reads)
+        with unchanged(list(reads)) as require:
+            if self.evaluation.options.precision:
+                return self._publish_all(*self._evaluate_precisely(stale), require)
+            with contextlib.closing(evaluate(self.base, stale, self.evaluation, self.transport)) as found:
+                return self._publish_all(self.evaluation, found, require)
 
     def results(self, done: Mapping[Path, Result]) -> list[Result]:
         """Every result, the base's first. A base that was measured by no pass of this command is measured now.
@@ -196,8 +200,14 @@ class _Work:
     def _keep(self, file: GgufFile) -> Result:
         return self.session.ensure(self._recipe(file), result_path(file, self.session), lambda _: Made())
 
-    def _publish_all(self, evaluation: Evaluation, found: Iterable[Pass]) -> dict[Path, Result]:
-        return {one.file.path: self._publish(one, evaluation) for one in found}
+    def _publish_all(
+        self, evaluation: Evaluation, found: Iterable[Pass], require: Callable[[], None]
+    ) -> dict[Path, Result]:
+        done = dict[Path, Result]()
+        for one in found:
+            require()
+            done[one.file.path] = self._publish(one, evaluation)
+        return done
 
     def _publish(self, one: Pass, evaluation: Evaluation) -> Result:
         if isinstance(one, BasePass):
@@ -238,7 +248,10 @@ def _write(partial: Path, one: FilePass, base: GgufFile, evaluation: Evaluation)
     offload.tell(one.file, logs.parse_placement(one.run), evaluation.session)
     where = evaluation.conditions(one.run, one.result, str(base.sha256))
     save(partial, measured(str(one.file.sha256), _values(one.result, one.run.duration_s), where))
-    notes = DivergenceNotes(round(one.run.duration_s, 3), evaluation.corpus.name, evaluation.sample_bytes)
+    number = next_number(result_path(one.file, evaluation.session))
+    notes = DivergenceNotes(
+        round(one.run.duration_s, 3), evaluation.corpus.name, evaluation.sample_bytes, number=number
+    )
     return Made([one.run], notes.to_notes())
 
 

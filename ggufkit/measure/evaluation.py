@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ggufkit.core import machine
@@ -44,10 +44,15 @@ class EvalParams(Params):
 
 @dataclass(frozen=True)
 class EvalNotes(Notes):
-    """What is known of quality measurements: seconds of the tool, and the text as the user named it."""
+    """What is known of quality measurements: seconds of the tool, the text as the user named it, and see `Order`."""
 
     tool_s: float = 0.0
     corpus: str = ""
+    number: int = field(default=0, kw_only=True)
+
+    def to_notes(self) -> dict[str, Json]:
+        """Without a number where none was given."""
+        return {key: value for key, value in super().to_notes().items() if key != "number" or value}
 
 
 @dataclass(frozen=True)

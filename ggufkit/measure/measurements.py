@@ -1,20 +1,51 @@
-"""Measurements on disk: one JSON file per GGUF and kind, versioned by its manifest."""
+"""Measurements on disk: one JSON file per GGUF and kind, versioned by its manifest, in an order that needs no clock."""
 
 from __future__ import annotations
 
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
+from glob import escape
 from pathlib import Path
 
 from ggufkit.core.errors import InputError
 from ggufkit.core.jsonfile import read_json
-from ggufkit.core.records import Conditions, Measurement
+from ggufkit.core.manifest import SUFFIX, Notes, read_manifest
+from ggufkit.core.records import Conditions, Manifest, Measurement
 from ggufkit.measure.metrics import BY_NAME
 
 Figure = tuple[float, float | None]
 """A value and its standard error, or None if it has none."""
+
+
+@dataclass(frozen=True, order=True)
+class Order(Notes):
+    """Which of a file's measurements counts: the greatest.
+
+    Args:
+        confirmed: counts, file by file, how often a build has taken a measurement for its table; 0 if none took this.
+        confirmed_at: when it was taken, which earlier versions noted instead.
+        number: counts the measurements of the file; 0 if an earlier version made it.
+    """
+
+    confirmed: int = 0
+    confirmed_at: str = ""
+    number: int = 0
+
+
+def next_number(result: Path) -> int:
+    """The number of a measurement that is made now, after all others of its file; it goes to `<file>.<kind>.json`."""
+    stem = result.name.removesuffix(".json").rpartition(".")[0]
+    beside = result.parent.glob(f"{escape(stem)}.*.json{SUFFIX}")
+    made = [read_manifest(manifest.with_name(manifest.name.removesuffix(SUFFIX))) for manifest in beside]
+    return 1 + max((Order.from_manifest(one).number for one in made if one is not None), default=0)
+
+
+def order_of(made: Manifest) -> tuple[Order, str]:
+    """What measurements of one file are compared by; times decide between those of earlier versions only."""
+    order = Order.from_manifest(made)
+    return order, "" if order.number else made.started_at
 
 
 def measured(file_sha256: str, values: dict[str, Figure], conditions: Conditions) -> list[Measurement]:

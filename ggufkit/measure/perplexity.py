@@ -15,7 +15,7 @@ from ggufkit.llama import argv, logs
 from ggufkit.llama.logs import Estimate
 from ggufkit.measure import shares
 from ggufkit.measure.evaluation import EvalNotes, Evaluation
-from ggufkit.measure.measurements import Figure, measured, save
+from ggufkit.measure.measurements import Figure, measured, next_number, save
 from ggufkit.measure.shares import Share
 from ggufkit.measure.tool import ATTEMPTS, pays_to_pin, refuse_short, run_tool
 from ggufkit.steps import offload
@@ -33,7 +33,8 @@ def result_path(gguf: GgufFile, session: Session) -> Path:
 def recipe(gguf: GgufFile, evaluation: Evaluation) -> Recipe:
     """What decides a file's perplexity."""
     inputs = {"gguf": str(gguf.sha256), "corpus": evaluation.corpus.sha256}
-    return Recipe(STEP, VERSION, inputs, evaluation.params, evaluation.session.tools.identity)
+    reads = (gguf.as_input(), evaluation.corpus.as_input())
+    return Recipe(STEP, VERSION, inputs, evaluation.params, evaluation.session.tools.identity, reads)
 
 
 def measure_all(files: Sequence[GgufFile], evaluation: Evaluation) -> list[Result]:
@@ -85,7 +86,8 @@ def write(
     }
     where = evaluation.conditions(run, estimate, base_sha256)
     save(partial_path, measured(str(gguf.sha256), values, where))
-    return Made([run], EvalNotes(round(run.duration_s, 3), evaluation.text.name).to_notes())
+    number = next_number(result_path(gguf, evaluation.session))
+    return Made([run], EvalNotes(round(run.duration_s, 3), evaluation.text.name, number=number).to_notes())
 
 
 def _run_and_parse(gguf: GgufFile, evaluation: Evaluation, share: Share) -> tuple[ToolOutput, Estimate]:

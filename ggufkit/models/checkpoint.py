@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ggufkit.core.errors import CheckpointError
-from ggufkit.core.hashing import key, sha256_files
+from ggufkit.core.hashing import Key, key, sha256_files
 from ggufkit.core.progress import Progress, Reporter, end_if
 from ggufkit.core.records import Checkpoint
 from ggufkit.hub.listing import CHECKPOINT_FILES
@@ -62,7 +62,7 @@ def fingerprint(path: Path, reporter: Reporter | None = None, stop: threading.Ev
     return sha256_files(path, files_of(path), reporter, stop)
 
 
-def state(path: Path) -> list[tuple[str, int, int]]:
+def state(path: Path) -> list[Key]:
     """The keys of these files: equal as long as nobody changes them."""
     return [key(file) for file in files_of(path)]
 

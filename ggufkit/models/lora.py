@@ -11,13 +11,14 @@ import json
 import re
 import shutil
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ggufkit.core import extras, machine, process
 from ggufkit.core.errors import InputError, ResourceError
 from ggufkit.core.hashing import sha256_files
+from ggufkit.core.inputs import Input, unchanged
 from ggufkit.core.paths import cache_dir
 from ggufkit.core.progress import Reporter
 from ggufkit.core.records import Checkpoint
@@ -51,7 +52,8 @@ def merge(checkpoint: Checkpoint, adapter: Path, reporter: Reporter) -> Checkpoi
     if not target.is_dir():
         extras.require("lora")
         _require_room(checkpoint, target)
-        _run(checkpoint, adapter, target, reporter)
+        reads = [Input(checkpoint.path, parts[0], files_of), Input(adapter, parts[1], _adapter_files)]
+        _run(reads, checkpoint.name, target, reporter)
         reporter.info(f"The merged checkpoint is kept in {target}; it may be deleted.")
     name = f"{checkpoint.name}-{adapter.resolve().name}"
     return open_checkpoint(target, name, f"{checkpoint.source}{_AND}{adapter.name}", checkpoint.revision)
@@ -97,19 +99,19 @@ def _require_room(checkpoint: Checkpoint, target: Path) -> None:
             raise ResourceError(message, hint="Merge it on a larger machine, or free some.")
 
 
-def _run(checkpoint: Checkpoint, adapter: Path, target: Path, reporter: Reporter) -> None:
+def _run(reads: Sequence[Input], name: str, target: Path, reporter: Reporter) -> None:
+    base, adapter = (one.path for one in reads)
     partial = target.with_name(target.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     log = cache_dir() / "logs" / f"merge-{target.name}.log"
-    with reporter.step(f"Merging {adapter.name} into {checkpoint.name}"):
-        output = process.run(
-            [sys.executable, "-m", "ggufkit.models.lora", checkpoint.path, adapter, partial], log=log
-        )
+    with reporter.step(f"Merging {adapter.name} into {name}"):
+        with unchanged(reads):
+            output = process.run([sys.executable, "-m", "ggufkit.models.lora", base, adapter, partial], log=log)
         if output.returncode != 0:
             shutil.rmtree(partial, ignore_errors=True)
             reason = (output.stderr.strip().splitlines() or ["peft said nothing"])[-1]
-            message = f"{adapter} cannot be merged into {checkpoint.name}: {reason}"
+            message = f"{adapter} cannot be merged into {name}: {reason}"
             raise InputError(message, hint="Is it an adapter of this base?", log=output.log)
     partial.rename(target)
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from ggufkit.core import process
 from ggufkit.core.errors import CheckpointError
 from ggufkit.core.hashing import sha256_files
+from ggufkit.core.inputs import Input, unchanged
 from ggufkit.core.paths import cache_dir
 from ggufkit.core.progress import Reporter
 from ggufkit.models.checkpoint import files_of
@@ -29,14 +30,15 @@ def as_safetensors(path: Path, reporter: Reporter) -> Path:
         raise CheckpointError(
             f"{path} has no *.safetensors and no pytorch_model*.bin.", hint="Download the weights."
         )
-    target = cache_dir() / "unpickled" / sha256_files(path, [*files_of(path), *pickled])[:16]
+    source = Input(path, sha256_files(path, _read_files(path)), _read_files)
+    target = cache_dir() / "unpickled" / source.sha256[:16]
     if target.is_dir():
         return target
     partial = target.with_name(target.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     log = cache_dir() / "logs" / f"unpickle-{target.name}.log"
-    with reporter.step(f"Rewriting the pickled weights of {path.name} as safetensors"):
+    with reporter.step(f"Rewriting the pickled weights of {path.name} as safetensors"), unchanged([source]):
         output = process.run([sys.executable, "-m", "ggufkit.models.pickles", path, partial], log=log)
     if output.returncode != 0:
         shutil.rmtree(partial, ignore_errors=True)
@@ -45,6 +47,10 @@ def as_safetensors(path: Path, reporter: Reporter) -> Path:
         raise CheckpointError(f"The pickled weights of {path} cannot be read: {reason}", hint=hint, log=log)
     partial.rename(target)
     return target
+
+
+def _read_files(path: Path) -> list[Path]:
+    return [*files_of(path), *sorted(path.glob("pytorch_model*.bin"))]
 
 
 def _convert(source: Path, target: Path) -> None:

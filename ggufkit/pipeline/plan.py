@@ -22,7 +22,7 @@ from ggufkit.pipeline.job import Job
 from ggufkit.pipeline.lookup import prepare
 from ggufkit.pipeline.resources import Plan, PlannedFile, PlannedStep, Planner
 from ggufkit.request import BuildRequest
-from ggufkit.steps import convert, offload, quantize
+from ggufkit.steps import convert, import_gguf, offload, quantize
 
 
 def plan(request: BuildRequest, reporter: Reporter | None = None) -> Plan:
@@ -74,16 +74,19 @@ def _skeleton(job: Job, directory: Path) -> Path:
 
 
 def require_disk_for_base(job: Job) -> None:
-    """Before hours are spent on a conversion: room for the base, and for outputs as large as their names say.
+    """Before the base is made or copied: room for it, and for outputs as large as their names say.
 
     Raises:
         ResourceError: there is not.
     """
-    if not isinstance(job.model, Checkpoint) or job.base_output.exists():
+    if job.base_output.exists():
         return
-    bits = 32.0 if job.base_type == "F32" else 16.0
-    bits += sum(quants.nominal_bpw(kind) or 0 for _, kind in job.targets)
-    Plan((), int(job.model.n_params * bits / 8), machine.free_disk(job.out), 0, 1).require(job.out)
+    if isinstance(job.model, Checkpoint):
+        n_bytes = job.model.n_params * (4 if job.base_type == "F32" else 2)
+    else:
+        n_bytes = 0 if import_gguf.can_clone(job.model, job.session) else job.model.size_bytes
+    bits = sum(quants.nominal_bpw(kind) or 0 for _, kind in job.targets)
+    Plan((), n_bytes + int(job.model.n_params * bits / 8), machine.free_disk(job.out), 0, 1).require(job.out)
 
 
 def require_matrices(job: Job) -> None:

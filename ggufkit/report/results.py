@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
-from datetime import datetime, timezone
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from ggufkit.core.errors import GgufError, InputError
 from ggufkit.core.hashing import sha256_file
-from ggufkit.core.manifest import SUFFIX, Notes, open_manifest, read_manifest, write_manifest
+from ggufkit.core.manifest import SUFFIX, open_manifest, read_manifest, write_manifest
 from ggufkit.core.progress import Reporter, SilentReporter
 from ggufkit.core.records import Manifest, Measurement, ResultRow
 from ggufkit.core.variants import VARIANTS
 from ggufkit.llama.gguf import read_gguf
 from ggufkit.measure import bench, divergence, perplexity
-from ggufkit.measure.measurements import load
+from ggufkit.measure.measurements import load, order_of
 from ggufkit.measure.metrics import BY_NAME
 from ggufkit.steps.notes import GgufNotes
 from ggufkit.steps.quantize import QuantizeNotes
@@ -25,13 +24,6 @@ from ggufkit.steps.step import Result, Workspace
 
 _QUALITY = (divergence.STEP, perplexity.STEP)
 _KINDS = (*_QUALITY, bench.STEP)
-
-
-@dataclass(frozen=True)
-class _Confirmed(Notes):
-    """When a build took a measurement for its table, "" if none did."""
-
-    confirmed_at: str = ""
 
 
 def collect(root: Path, reporter: Reporter | None = None) -> list[ResultRow]:
@@ -60,7 +52,7 @@ def collect(root: Path, reporter: Reporter | None = None) -> list[ResultRow]:
 def measurements_of(path: Path, digest: str, workspace: Workspace) -> list[Measurement]:
     """All that was measured of a file as it is now: quality as the last build did, else the last command; then speed."""
     files = [workspace.measurements / f"{path.stem}.{kind}.json" for kind in _QUALITY]
-    made = [(_stamp(m), file) for file in files if (m := read_manifest(file)) is not None]
+    made = [(order_of(m), file) for file in files if (m := read_manifest(file)) is not None]
     latest = [max(made)[1]] if made else []
     found = [*latest, workspace.measurements / f"{path.stem}.{bench.STEP}.json"]
     return [m for file in found for m in _readable(file) if m.file_sha256 == digest]
@@ -94,17 +86,14 @@ def confirm(done: Iterable[Result]) -> None:
     for result in done:
         stem, _, kind = result.path.name.removesuffix(".json").rpartition(".")
         others = [read_manifest(result.path.with_name(f"{stem}.{k}.json")) for k in _QUALITY if k != kind]
-        latest = max((_stamp(m) for m in others if m is not None), default=("", ""))
-        own = _stamp(result.manifest)
-        if kind in _QUALITY and (not own[0] or latest > own):
-            now = datetime.now(timezone.utc).isoformat(timespec="milliseconds")
-            notes = {**result.manifest.notes, **_Confirmed(now).to_notes()}
+        rivals = [order_of(m) for m in others if m is not None]
+        own = order_of(result.manifest)
+        is_taken = own[0].confirmed or own[0].confirmed_at
+        if kind in _QUALITY and (not is_taken or any(rival > own for rival in rivals)):
+            latest = 1 + max(order.confirmed for order, _ in [own, *rivals])
+            taken = replace(own[0], confirmed=latest)
+            notes = {**result.manifest.notes, **taken.to_notes()}
             write_manifest(result.path, replace(result.manifest, notes=notes))
-
-
-def _stamp(made: Manifest) -> tuple[str, str]:
-    """When a build took a measurement for its table, "" if none did, and when it was made."""
-    return _Confirmed.from_manifest(made).confirmed_at, made.started_at
 
 
 def _with_base(rows: list[ResultRow], workspace: Workspace) -> list[ResultRow]:

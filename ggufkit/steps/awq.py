@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ggufkit.core.errors import UsageError
+from ggufkit.core.inputs import Input, unchanged
 from ggufkit.core.manifest import Notes, Params
 from ggufkit.core.records import Checkpoint, QuantType, Toolchain
 from ggufkit.core.variants import Scaling
-from ggufkit.models.checkpoint import fingerprint, open_checkpoint
+from ggufkit.models.checkpoint import files_of, fingerprint, open_checkpoint
 from ggufkit.steps import offload, quantize
 from ggufkit.steps.session import Session
 from ggufkit.steps.step import Made, Recipe, Result, staleness
@@ -127,7 +128,10 @@ def scale(
     recipes = [_recipe(checkpoint, w, calibration, options, session) for w in wanted]
     stale = [w for w, r in zip(wanted, recipes, strict=True) if session.force or staleness(r, w.output)]
     started = time.monotonic()
-    made = _scale(checkpoint, stale, calibration, options, session) if stale else {}
+    made: dict[Scaling, ScaledCheckpoint] = {}
+    if stale:
+        with unchanged([Input(checkpoint.path, recipes[0].inputs["checkpoint"], files_of)]):
+            made = _scale(checkpoint, stale, calibration, options, session)
     seconds = round(time.monotonic() - started, 3)
 
     def publish(one: Wanted, partial: Path) -> Made:

@@ -11,6 +11,7 @@ from pathlib import Path
 from ggufkit.core import failures, process
 from ggufkit.core.concurrency import run_both
 from ggufkit.core.errors import CheckpointError, GgufError
+from ggufkit.core.inputs import Input
 from ggufkit.core.jsonfile import read_json
 from ggufkit.core.manifest import PARTIAL, Params
 from ggufkit.core.process import ToolOutput
@@ -20,7 +21,7 @@ from ggufkit.llama import argv, launcher, toolchain, vocab
 from ggufkit.llama.gguf import GgufHeader, read_gguf, read_header
 from ggufkit.llama.progress_lines import percent_written
 from ggufkit.models import token_ids
-from ggufkit.models.checkpoint import fingerprint, scan_weights, state
+from ggufkit.models.checkpoint import files_of, fingerprint, scan_weights
 from ggufkit.models.token_ids import TokenComparison
 from ggufkit.steps.notes import GgufNotes
 from ggufkit.steps.session import Session
@@ -168,7 +169,7 @@ def _read_and_convert(
     Raises:
         CheckpointError: the checkpoint cannot be read, or somebody changed it meanwhile.
     """
-    before = state(checkpoint.path)
+    before = Input(checkpoint.path, "", files_of).state
 
     def read(stop: threading.Event) -> str:
         try:
@@ -177,10 +178,10 @@ def _read_and_convert(
         except OSError as error:
             raise CheckpointError(f"{checkpoint.path} cannot be read: {error}.", hint="Is it complete?") from error
 
-    ended = run_both(lambda stop: _run_converter(checkpoint, partial, options, session, source, stop), read)
-    if state(checkpoint.path) != before:
+    run, sha256 = run_both(lambda stop: _run_converter(checkpoint, partial, options, session, source, stop), read)
+    if not Input(checkpoint.path, sha256, files_of).is_as(before):
         raise CheckpointError(f"{checkpoint.path} changed while it was converted.", hint="Repeat the command.")
-    return ended
+    return run, sha256
 
 
 def _check_weights(checkpoint: Checkpoint, out_type: str, reporter: Reporter, stop: threading.Event) -> None:

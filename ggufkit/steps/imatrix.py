@@ -82,7 +82,8 @@ def make_imatrix(base: GgufFile, text: Corpus, output: Path, options: ImatrixOpt
     """
     params = ImatrixParams(options.n_ctx, options.n_chunks, text.path.name, session.tools.backend)
     inputs = {"base": str(base.sha256), "calibration": text.sha256}
-    recipe = Recipe(STEP, VERSION, inputs, params.to_params(), session.tools.identity)
+    reads = (base.as_input(), text.as_input())
+    recipe = Recipe(STEP, VERSION, inputs, params.to_params(), session.tools.identity, reads)
     sums = Sums(session.workspace.private, output.name, recipe.key)
     if session.force:
         sums.remove()

@@ -9,6 +9,7 @@ from typing import Any
 
 from ggufkit.core import machine, variants
 from ggufkit.core.errors import GgufkitError, InputError
+from ggufkit.core.inputs import Input
 from ggufkit.core.jsonfile import read_json
 from ggufkit.core.records import Json, Toolchain
 from ggufkit.llama import launcher, vocab
@@ -127,7 +128,8 @@ class Writer:
         params: dict[str, Json] = {"kind": self.options.kind, "system": self.options.system}
         params |= {"file": file.path.name, "memory_gib": machine.total_memory() >> 30}
         inputs = {"gguf": file.sha256, "largest": largest.sha256}
-        recipe = Recipe(STEP, VERSION, inputs, params, self.session.tools.identity)
+        reads = [Input(one.path, one.sha256) for one in (file, largest)]
+        recipe = Recipe(STEP, VERSION, inputs, params, self.session.tools.identity, reads)
         session = self.session
         return session.ensure(recipe, _output(file), create)
 

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from ggufkit.core import failures, process
 from ggufkit.core.errors import GgufError, InputError, ToolOutputError
-from ggufkit.core.hashing import sha256_file
+from ggufkit.core.hashing import Key, key, sha256_file
+from ggufkit.core.inputs import Input
 from ggufkit.core.manifest import PARTIAL, Params
 from ggufkit.core.records import GgufFile, QuantType, Toolchain
 from ggufkit.llama import argv, cuda, logs, quants
@@ -86,13 +87,12 @@ def plan(
     tools: Toolchain, base: Path, kind: QuantType, *, imatrix: Path | None = None, allow_requantize: bool = False
 ) -> QuantizePlan:
     """What llama-quantize would make of `base`: every tensor's type, in milliseconds."""
-    state = base.stat()
     wanted = Quantization(base, kind.name, imatrix, allow_requantize)
-    return _plan(tools, wanted, (state.st_size, state.st_mtime_ns))
+    return _plan(tools, wanted, key(base))
 
 
 @lru_cache
-def _plan(tools: Toolchain, wanted: Quantization, _state: tuple[int, int]) -> QuantizePlan:
+def _plan(tools: Toolchain, wanted: Quantization, _state: Key) -> QuantizePlan:
     """What `plan` returns, asked once: the size that a type promises is looked for among types near it."""
     output = process.run(argv.quantize_plan(tools, wanted), surroundings=cuda.HIDDEN)
     failures.require_success(output, f"planning {wanted.type_name} of {wanted.base.name}")
@@ -112,11 +112,12 @@ def quantize(base: GgufFile, output: Path, kind: QuantType, options: QuantizeOpt
     doubtful = options.imatrix is None and kind.name in quants.NEEDS_IMATRIX and not output.exists()
     if doubtful and plan(session.tools, base.path, kind, allow_requantize=options.allow_requantize).needs_imatrix:
         raise needs_imatrix(kind, "Compute one with `ggufkit imatrix`, and give it with --imatrix.")
-    inputs = {"base": base.sha256 or sha256_file(base.path)}
+    files = {"base": base.as_input()}
     if options.imatrix is not None:
-        inputs["imatrix"] = sha256_file(options.imatrix)
+        files["imatrix"] = Input(options.imatrix, sha256_file(options.imatrix))
+    inputs = {role: file.sha256 for role, file in files.items()}
     params = QuantizeParams(kind.name, options.allow_requantize)
-    recipe = Recipe(STEP, VERSION, inputs, params.to_params(), session.tools.identity)
+    recipe = Recipe(STEP, VERSION, inputs, params.to_params(), session.tools.identity, tuple(files.values()))
     return session.ensure(
         recipe,
         output,

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ggufkit.core.errors import InputError
+from ggufkit.core.inputs import Input
 from ggufkit.core.manifest import PARTIAL, read_manifest
 from ggufkit.core.records import Checkpoint, GgufFile, Json
 from ggufkit.llama.gguf import read_header
-from ggufkit.models.checkpoint import fingerprint
+from ggufkit.models.checkpoint import files_of, fingerprint
 from ggufkit.refine.options import RefineOptions
 from ggufkit.steps import offload
 from ggufkit.steps.notes import GgufNotes
@@ -91,7 +92,12 @@ def refine(file: Refinable, output: Path, options: RefiningOptions, session: Ses
         "checkpoint": fingerprint(file.checkpoint.path, session.reporter),
         "calibration_tokens": file.calibration.tokens_sha256,
     }
-    recipe = Recipe(STEP, VERSION, inputs, params)
+    reads = (
+        file.quantized.as_input(),
+        file.base.as_input(),
+        Input(file.checkpoint.path, inputs["checkpoint"], files_of),
+    )
+    recipe = Recipe(STEP, VERSION, inputs, params, reads=reads)
     return session.ensure(recipe, output, lambda partial: _refine(file, partial, options, session))
 
 

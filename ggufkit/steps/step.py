@@ -10,7 +10,7 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from filelock import FileLock, Timeout
 from ggufkit.core import machine
 from ggufkit.core.errors import BusyError, InputError, ResourceError, ToolError
 from ggufkit.core.hashing import remember, sha256_file, sha256_files
+from ggufkit.core.inputs import Input, unchanged
 from ggufkit.core.manifest import PARTIAL, SCHEMA, manifest_path, read_manifest, write_manifest
 from ggufkit.core.process import ToolOutput
 from ggufkit.core.progress import Reporter, end_if
@@ -41,6 +42,7 @@ class Recipe:
             come with what was `Made`.
         params: parameters that change the result; threads do not change a quantization.
         toolchain: identity of the tools used, None if none is.
+        reads: the files behind the hashes of `inputs`, which may not change until the result is there.
     """
 
     step: str
@@ -48,11 +50,14 @@ class Recipe:
     inputs: Mapping[str, str] = field(default_factory=dict)
     params: Mapping[str, Json] = field(default_factory=dict)
     toolchain: str | None = None
+    reads: Sequence[Input] = field(default=(), compare=False)
 
     @property
     def key(self) -> str:
         """A short name of all of it, for what a step keeps to go on after an interruption."""
-        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:16]
+        decisive = asdict(replace(self, reads=()))
+        del decisive["reads"]
+        return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True)
@@ -218,7 +223,8 @@ def ensure(
         explain: where to say why the step runs or is skipped.
 
     Raises:
-        InputError: there is something else of that name, which is not overwritten: a file only with `force`.
+        InputError: there is something else of that name, which is not overwritten: a file only with `force`; or an
+            input changed while it was read.
         ResourceError: the disk is full.
     """
     _refuse_foreign(output, force=force)
@@ -251,7 +257,8 @@ def _make(recipe: Recipe, output: Path, make: Callable[[Path], Made]) -> Manifes
     _remove(partial)
     started, clock = datetime.now(timezone.utc), time.monotonic()
     try:
-        made = make(partial)
+        with unchanged(recipe.reads):
+            made = make(partial)
         manifest = Manifest(
             SCHEMA, recipe.step, recipe.version, {**recipe.inputs, **made.inputs}, dict(recipe.params), recipe.toolchain,
             [list(run.argv) for run in made.runs], {"sha256": _digest(partial), "size_bytes": _size(partial)},

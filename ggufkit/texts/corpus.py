@@ -9,6 +9,7 @@ from pathlib import Path
 
 from ggufkit.core.errors import CorpusError
 from ggufkit.core.hashing import sha256_file
+from ggufkit.core.inputs import Input
 from ggufkit.core.progress import Reporter, SilentReporter
 from ggufkit.texts import wikitext
 from ggufkit.texts.dataset_rows import KNOWN, table_kind
@@ -30,6 +31,10 @@ class Corpus:
     sha256: str
     n_bytes: int
     name: str
+
+    def as_input(self) -> Input:
+        """The file as a step reads it."""
+        return Input(self.path, self.sha256)
 
 
 def resolve(given: str, reporter: Reporter | None = None) -> Corpus:

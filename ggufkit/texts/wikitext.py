@@ -13,6 +13,7 @@ from pathlib import Path
 
 from ggufkit.core.errors import CorpusError, InputError
 from ggufkit.core.hashing import remember, sha256_file
+from ggufkit.core.inputs import Input, unchanged
 from ggufkit.core.locks import waiting_lock
 from ggufkit.core.paths import cache_dir
 from ggufkit.core.progress import Reporter
@@ -116,9 +117,14 @@ def dataset(given: str, reporter: Reporter) -> Path:
 
 def table(path: Path, column: str | None, reporter: Reporter) -> Path:
     """A Parquet or Arrow file's column as a text file, made once for each content."""
-    target = _home() / f"{path.stem}-{sha256_file(path)[:12]}{f'-{column}' if column else ''}.txt"
+    source = Input(path, sha256_file(path))
+    target = _home() / f"{path.stem}-{source.sha256[:12]}{f'-{column}' if column else ''}.txt"
     if not target.is_file():
-        with _making(target, reporter) as partial_path, reporter.step(f"Reading the text of {path.name}"):
+        with (
+            _making(target, reporter) as partial_path,
+            unchanged([source]),
+            reporter.step(f"Reading the text of {path.name}"),
+        ):
             dataset_rows.write_text(partial(dataset_rows.read_column, path, column), partial_path)
     return target
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ggufkit.core.errors import CorpusError
+from ggufkit.core.errors import CorpusError, InputError
 from ggufkit.texts import corpus, dataset_rows, wikitext
 from tests.shared import WIKI_TEST, needs_shared
 
@@ -211,3 +211,21 @@ def test_a_named_text_in_the_cache_is_used(
     assert corpus.inventory()["wikitext2"] == home / text.file
     (home / text.file).write_text(ORIGINAL + " ")
     assert corpus.inventory()["wikitext2"] is None
+
+
+def test_a_table_that_changes_while_it_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its text is kept under the hash of the table."""
+    table, home = tmp_path / "t.jsonl", tmp_path / "cache" / "corpora"
+    table.write_text('{"text": "old"}\n')
+    read = dataset_rows.read_column
+
+    def change(path: Path, column: str | None) -> Iterator[str]:
+        path.write_text('{"text": "new"}\n')
+        return read(path, column)
+
+    monkeypatch.setattr(dataset_rows, "read_column", change)
+    with pytest.raises(InputError, match=r"t\.jsonl changed while"):
+        corpus.resolve(str(table))
+    assert not list(home.glob("*.txt"))
+    monkeypatch.setattr(dataset_rows, "read_column", read)
+    assert corpus.resolve(str(table)).path.read_text() == "new\n"

@@ -11,6 +11,9 @@ import pytest
 
 from ggufkit.core.errors import InputError
 from ggufkit.core.manifest import read_manifest, write_manifest
+from ggufkit.core.records import Manifest
+from ggufkit.measure.evaluation import EvalNotes
+from ggufkit.measure.measurements import next_number
 from ggufkit.report import results, tables
 from ggufkit.steps.step import Result
 from tests.fake_results import FAKES, Fake, write_results
@@ -73,6 +76,37 @@ def test_the_latest_way_of_measuring_quality_counts(tmp_path: Path) -> None:
     row = next(r for r in results.collect(made) if r.type == "Q8_0")
     assert row.ppl == 31.5
     assert row.kld_mean is None
+
+
+@pytest.mark.parametrize("kind", ["perplexity", "divergence"])
+def test_a_measurement_from_the_future_hides_none_that_are_made_later(tmp_path: Path, kind: str) -> None:
+    """Order is counted: clocks are set back, and directories are copied between machines."""
+    root = write_results(tmp_path / "out", FAKES[:2])
+    there = root / ".ggufkit" / "measurements" / "tiny-Q8_0.divergence.json"
+    values, made = json.loads(there.read_text()), read_manifest(there)
+    assert made is not None
+    paths = {k: there.with_name(f"tiny-Q8_0.{k}.json") for k in ("perplexity", "divergence")}
+    earlier, later = paths.pop(kind), next(iter(paths.values()))
+    write_manifest(there, replace(made, notes=EvalNotes(number=1).to_notes()))
+
+    def measure(path: Path, ppl: float, at: str, number: int) -> Manifest:
+        path.write_text(json.dumps([{**v, "value": ppl} for v in values if v["metric"] == "ppl"]))
+        write_manifest(path, replace(made, started_at=at, notes=EvalNotes(number=number).to_notes()))
+        return replace(made, started_at=at, notes=EvalNotes(number=number).to_notes())
+
+    def ppl() -> float | None:
+        return next(row.ppl for row in results.collect(root) if row.type == "Q8_0")
+
+    of_the_future = measure(earlier, 1.0, "2999-01-01T00:00:00+00:00", 0)
+    assert next_number(later) == 1 + (kind == "perplexity")
+    now = measure(later, 2.0, "2026-01-01T00:00:00+00:00", next_number(later))
+    assert ppl() == 2.0
+    results.confirm([Result(earlier, of_the_future, True, "a build took it")])
+    assert ppl() == 1.0
+    measure(later, 3.0, "2026-01-02T00:00:00+00:00", next_number(later))
+    assert ppl() == 1.0, "what a build measured is not displaced by a command beside it"
+    results.confirm([Result(later, now, True, "the next build took the other")])
+    assert (ppl(), read_manifest(later).notes["confirmed"]) == (3.0, 2)  # type: ignore[union-attr]
 
 
 def test_measurements_of_another_file_are_not_taken(tmp_path: Path) -> None:

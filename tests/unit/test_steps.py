@@ -200,6 +200,7 @@ def test_hashing_a_long_file_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyP
                 yield progress
 
     monkeypatch.setattr("ggufkit.core.hashing._LONG", 100)
+    monkeypatch.setattr("ggufkit.core.hashing._SMALL", 100)
     small, large = tmp_path / "small", tmp_path / "large"
     small.write_bytes(b"x" * 99)
     large.write_bytes(b"x" * 100)
