@@ -15,7 +15,7 @@ from ggufkit.core.errors import GgufkitError, InputError, SourceError
 from ggufkit.core.hashing import sha256_file
 from ggufkit.core.manifest import PARTIAL, SUFFIX, read_manifest
 from ggufkit.core.progress import Reporter
-from ggufkit.hub import hferrors, huggingface, modelscope
+from ggufkit.hub import failures, huggingface, modelscope
 from ggufkit.hub.listing import HubUnreachable, RemoteFile, Repo, RepoAbsent, defect
 from ggufkit.hub.obtain import offline
 from ggufkit.modelfile import grammar
@@ -244,7 +244,7 @@ def _modelscope_sender(name: str, private: bool) -> Callable[[Path], object]:
 def _refused(error: Exception, what: str, host: str) -> GgufkitError:
     if isinstance(error, GgufkitError):
         return error
-    status = hferrors.status_of(error) or getattr(error, "status_code", None)
+    status = failures.status_of(error) or getattr(error, "status_code", None)
     reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
     message = f"{host} did not accept {what}: {f'HTTP {status}' if status else reason}."
     if status in (401, 403):

@@ -11,7 +11,7 @@ import hashlib
 import json
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -56,6 +56,7 @@ class Faults:
         extra_entries: paths that the listing names besides the files.
         refuse_writes: (status, headers) for every upload.
         lost_uploads: how many large files are refused before they are taken.
+        scripts: by part of an address, what is sent instead of any answer.
     """
 
     cuts: dict[str, list[int]] = field(default_factory=dict)
@@ -69,6 +70,7 @@ class Faults:
     extra_entries: list[str] = field(default_factory=list)
     refuse_writes: tuple[int, dict[str, str]] | None = None
     lost_uploads: int = 0
+    scripts: dict[str, Callable[[BaseHTTPRequestHandler], None]] = field(default_factory=dict)
 
 
 @dataclass
@@ -145,7 +147,11 @@ class _Handler(BaseHTTPRequestHandler):
         path = unquote(split.path).lstrip("/")
         self.asked = Asked(self.command, path, query, {k.lower(): v for k, v in self.headers.items()})
         self.hub.asked.append(self.asked)
-        if path.startswith(("api/v1/models/", "api/v1/datasets/")):
+        script = next((s for part, s in self.hub.faults.scripts.items() if part in self.path), None)
+        if script is not None:
+            self.close_connection = True
+            script(self)
+        elif path.startswith(("api/v1/models/", "api/v1/datasets/")):
             self._modelscope(path.removeprefix("api/v1/"), query)
         elif path.startswith("api/"):
             self._hf_api(path.removeprefix("api/"))

@@ -114,6 +114,23 @@ def run_both(one: Job[S], other: Job[T]) -> tuple[S, T]:
     return first, second
 
 
+def run_within(seconds: float, call: Callable[[], T]) -> T:
+    """What a call returns that may hang in ways that have no limit of their own, as a name's look-up has none.
+
+    Raises:
+        TimeoutError: it takes longer; it goes on in a daemon thread, and nobody waits for it.
+    """
+    ended: queue.SimpleQueue[_End[T]] = queue.SimpleQueue()
+    threading.Thread(
+        target=lambda: ended.put(_end_of(0, lambda _: call(), threading.Event())), daemon=True
+    ).start()
+    deadline = time.monotonic() + seconds
+    while (left := deadline - time.monotonic()) > 0:
+        with contextlib.suppress(queue.Empty):
+            return ended.get(timeout=min(left, _LOOK_S)).result()
+    raise TimeoutError(f"No end within {seconds:.0f} s.")
+
+
 @dataclass(frozen=True)
 class Task:
     """One process: what it is doing, in words, and how to run it until it ends or the event is set."""

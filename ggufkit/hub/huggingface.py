@@ -1,41 +1,57 @@
-"""Hugging Face and its mirrors, through `huggingface_hub` and its cache.
+"""Hugging Face and its mirrors, in `huggingface_hub`'s cache.
 
 The cache's layout is documented (https://huggingface.co/docs/huggingface_hub/guides/manage-cache): `blobs/<hash>`,
-`snapshots/<commit>/<file>` linked to them, `refs/<revision>` with a commit. Blobs are written here by the library's
-`http_get`, so that a cut download goes on where it stopped, in the next process too, and a blob gets its name only
-when its hash is right. Where the hub serves by xet, the library fetches the blob itself.
+`snapshots/<commit>/<file>` linked to them, `refs/<revision>` with a commit. A blob gets its name only when its hash is
+right, and is downloaded once, whatever number of names its content has. Where the hub serves by xet, the library fetches
+the blob itself.
 """
 
 from __future__ import annotations
 
 import contextlib
 import importlib.util
-import io
 import os
 import re
 import shutil
 import threading
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import quote
 
-from ggufkit.core.errors import Interrupted, SourceError
+from ggufkit.core.errors import SourceError
 from ggufkit.core.hashing import remember
+from ggufkit.core.jsonfile import parse_json
 from ggufkit.core.progress import Reporter
-from ggufkit.hub import hferrors
-from ggufkit.hub.downloads import download_all, one_display, watching
-from ggufkit.hub.listing import Listing, RemoteFile, Repo, defect
+from ggufkit.hub import failures
+from ggufkit.hub.downloads import Content, by_content, download_all, one_display, size_of, watching
+from ggufkit.hub.failures import Hints
+from ggufkit.hub.http import Access, Pages
+from ggufkit.hub.listing import Listing, RemoteFile, Repo, defect, require_sane, require_there
+
+T = TypeVar("T")
 
 KEY = "hf"
 TITLE = "Hugging Face"
 DEFAULT_HOST = "https://huggingface.co"
-API_TIMEOUT_S = 10.0
+HINTS = Hints(
+    gated="Ask for access at {host}/{id}, then log in with `hf auth login`, or set HF_TOKEN.",
+    absent="Check the spelling (`ggufkit models` lists aliases); there is no such directory here either. "
+    "For a private one: `hf auth login`, or HF_TOKEN.",
+    busy="Wait a little; logging in (`hf auth login`) raises the limit.",
+    unreached="Check the network or the proxy, or use a mirror: HF_ENDPOINT=https://hf-mirror.com, or --from modelscope.",
+    broken="Repeat later, or use another HF_ENDPOINT.",
+    changed="A proxy or a mirror changed it, or it has changed on the hub. Repeat the command, or set another HF_ENDPOINT.",
+)
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
-_CHUNK = 1 << 20
-_TRIES = 4
+_HEADER_AT_ONCE = 100_000
+"""Bytes: most headers are shorter."""
+_LONGEST_HEADER = 25_000_000
+"""Bytes, as the library has it: a hundred times the longest that is known."""
+_NO_HEADER = "Have it converted by its author, or tell the hub about it."
 
 
 def host() -> str:
@@ -62,7 +78,9 @@ def list_cached(repo: Repo) -> Listing | None:
     """What another tool left in the cache; blobs are named by their hashes."""
     wanted = repo.revision or "main"
     ref = cache() / repo.slug / "refs" / wanted
-    commit = wanted if _COMMIT.fullmatch(wanted) else ref.read_text().strip() if ref.is_file() else ""
+    commit = (
+        wanted if _COMMIT.fullmatch(wanted) else ref.read_text(errors="replace").strip() if ref.is_file() else ""
+    )
     where = directory(repo, commit) if _COMMIT.fullmatch(commit) else None
     if where is None or not where.is_dir():
         return None
@@ -76,36 +94,63 @@ def _described(file: Path) -> RemoteFile:
     return RemoteFile(file.name, size, sha256, blob.name if _COMMIT.fullmatch(blob.name) else None)
 
 
+@dataclass(frozen=True)
+class _Revision:
+    sha: str
+
+
+@dataclass(frozen=True)
+class _Tensor:
+    """What a header says of a tensor; `__metadata__`, which is none, has its defaults."""
+
+    dtype: str = ""
+    shape: list[int] = field(default_factory=list)
+    data_offsets: tuple[int, int] = (0, 0)
+
+
+@dataclass(frozen=True)
+class _Large:
+    oid: str | None = None
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """A file or a directory, as the API lists it."""
+
+    type: str
+    path: str
+    size: int = 0
+    oid: str | None = None
+    lfs: _Large | None = None
+
+    def described(self) -> RemoteFile:
+        return RemoteFile(self.path, self.size, self.lfs.oid if self.lfs else None, self.oid)
+
+
+def access() -> Access:
+    """How the hub is asked: with the user's token, if there is one."""
+    quieten()
+    from huggingface_hub import constants
+    from huggingface_hub.utils import build_hf_headers
+
+    return Access(host(), build_hf_headers(), float(constants.HF_HUB_DOWNLOAD_TIMEOUT))
+
+
 def list_files(repo: Repo) -> Listing:
     """Ask the hub which commit a revision is, and what it holds."""
-    base = f"{host()}/api/{repo.kind}s/{repo.id}"
-    info = _get_json(repo, f"{base}/revision/{quote(repo.revision or 'main', safe='')}")[0]
-    commit = str(info.get("sha") or "")
+    pages, base = Pages(access(), str(repo)), f"{host()}/api/{repo.kind}s/{repo.id}"
+
+    def get(url: str, shape: type[T]) -> tuple[T, str]:
+        return failures.patiently(partial(pages.get, url, shape), repo, host(), HINTS)
+
+    commit = get(f"{base}/revision/{quote(repo.revision or 'main', safe='')}", _Revision)[0].sha
     if not _COMMIT.fullmatch(commit):
         raise SourceError(f"{host()} gives no commit for {repo}.", hint="Is HF_ENDPOINT a mirror of the hub?")
-    files, url = [], f"{base}/tree/{commit}?recursive=true&expand=false"
+    files, url = list[RemoteFile](), f"{base}/tree/{commit}?recursive=true&expand=false"
     while url:
-        entries, url = _get_json(repo, url)
-        files += [_remote(entry) for entry in entries if entry.get("type") == "file"]
-    return Listing(commit, tuple(files))
-
-
-def _remote(entry: dict[str, Any]) -> RemoteFile:
-    large = entry.get("lfs") or {}
-    return RemoteFile(str(entry["path"]), int(entry["size"]), large.get("oid"), entry.get("oid"))
-
-
-def _get_json(repo: Repo, url: str) -> tuple[Any, str]:
-    """The answer of the hub's API, and the address of its next page, if there is one."""
-    quieten()
-    from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status
-
-    def get() -> tuple[Any, str]:
-        response = get_session().get(url, headers=build_hf_headers(), timeout=API_TIMEOUT_S)
-        hf_raise_for_status(response)
-        return response.json(), str(response.links.get("next", {}).get("url", ""))
-
-    return hferrors.patiently(get, repo, host())
+        entries, url = get(url, list[_Entry])
+        files += [entry.described() for entry in entries if entry.type == "file"]
+    return require_sane(repo, Listing(commit, tuple(files)))
 
 
 def fetch(repo: Repo, listing: Listing, files: Sequence[RemoteFile], reporter: Reporter) -> Path:
@@ -114,19 +159,27 @@ def fetch(repo: Repo, listing: Listing, files: Sequence[RemoteFile], reporter: R
     Raises:
         SourceError: the hub refuses, stalls, or sends something else than it lists.
     """
-    quieten()
-    blobs = cache() / repo.slug / "blobs"
-    blobs.mkdir(parents=True, exist_ok=True)
-    jobs = [partial(_bring, repo, listing.commit, file) for file in files]
+    contents = by_content(files, partial(_blob, repo))
+    for blob in contents:
+        blob.parent.mkdir(parents=True, exist_ok=True)
+    way = access()
+    jobs = [
+        partial(_bring, _content(way, repo, listing.commit, f[0]), listing.commit, b) for b, f in contents.items()
+    ]
 
     def size() -> int:
-        return sum(_size(_blob(repo, file)) or _size_so_far(_blob(repo, file)) for file in files)
+        return sum(size_of(blob) or _size_so_far(blob) for blob in contents)
 
-    title, total = f"Downloading {repo.id} from {host()}", sum(file.size for file in files)
+    title, total = f"Downloading {repo.id} from {host()}", sum(same[0].size for same in contents.values())
     with watching(title, size, total, reporter):
         download_all(jobs)
+    where = directory(repo, listing.commit)
+    for blob, same in contents.items():
+        for file in same:
+            _link(blob, where / file.path)
+    require_there(repo, where, files)
     _note_revision(repo, listing.commit)
-    return directory(repo, listing.commit)
+    return where
 
 
 def read_header(repo: Repo, commit: str, file: RemoteFile) -> dict[str, Any]:
@@ -135,21 +188,28 @@ def read_header(repo: Repo, commit: str, file: RemoteFile) -> dict[str, Any]:
     Raises:
         SourceError: the hub refuses, or the file has no such header.
     """
-    quieten()
-    from huggingface_hub import HfApi
+    content = _content(access(), repo, commit, file)
+    first = _first_bytes(content, _HEADER_AT_ONCE)
+    n_bytes = int.from_bytes(first[:8], "little")
+    if len(first) < 8 or n_bytes > min(_LONGEST_HEADER, file.size - 8):
+        raise SourceError(f"{file.path} of {repo} has no header of a safetensors file.", hint=_NO_HEADER)
+    rest = file.size - 8 - n_bytes
+    text = (first if len(first) >= 8 + n_bytes else _first_bytes(content, 8 + n_bytes))[8 : 8 + n_bytes]
+    said = f"The header of {file.path} of {repo}"
+    header = parse_json(text, dict[str, _Tensor], said, SourceError, hint=_NO_HEADER)
+    header.pop("__metadata__", None)
+    if not all(0 <= tensor.data_offsets[0] <= tensor.data_offsets[1] <= rest for tensor in header.values()):
+        raise SourceError(f"{said} tells of bytes that the file does not have.", hint=_NO_HEADER)
+    return {name: asdict(tensor) for name, tensor in header.items()}
 
-    def get() -> dict[str, Any]:
-        found = HfApi(endpoint=host()).parse_safetensors_file_metadata(repo.id, file.path, revision=commit)
-        return {
-            n: {"dtype": t.dtype, "shape": t.shape, "data_offsets": t.data_offsets}
-            for n, t in found.tensors.items()
-        }
 
-    return hferrors.patiently(get, repo, host(), file.path)
+def _first_bytes(content: Content, n_bytes: int) -> bytes:
+    get = partial(content.access.first_bytes, content.url, n_bytes)
+    return failures.patiently(get, content.repo, host(), HINTS, content.file.path)
 
 
 def quieten() -> None:
-    """One progress display and one error message: ggufkit's. Small pieces, so that a cut loses little."""
+    """One progress display and one error message: ggufkit's."""
     one_display()
     from huggingface_hub import constants
     from huggingface_hub.utils import disable_progress_bars
@@ -157,7 +217,6 @@ def quieten() -> None:
 
     disable_progress_bars()
     set_verbosity_error()
-    constants.DOWNLOAD_CHUNK_SIZE = _CHUNK
     constants.HF_HUB_DISABLE_XET = not serves_xet()
 
 
@@ -168,27 +227,27 @@ def _blob(repo: Repo, file: RemoteFile) -> Path:
     return cache() / repo.slug / "blobs" / name
 
 
-def _unfinished(blob: Path) -> Path:
-    return blob.with_name(blob.name + ".incomplete")
-
-
-def _size(path: Path) -> int:
-    return path.stat().st_size if path.is_file() else 0
-
-
 def _size_so_far(blob: Path) -> int:
     """Of an unfinished blob, under the name that the library gives it or this module."""
-    return max((_size(part) for part in blob.parent.glob(f"{blob.name}*.incomplete")), default=0)
+    return max((size_of(part) for part in blob.parent.glob(f"{blob.name}*.incomplete")), default=0)
 
 
-def _bring(repo: Repo, commit: str, file: RemoteFile, cancel: threading.Event) -> None:
-    blob = _blob(repo, file)
-    if defect(blob, file):
-        if file.sha256 is not None and serves_xet():
-            _bring_by_xet(repo, commit, file)
-        else:
-            _download(repo, commit, file, blob, cancel)
-    _link(blob, directory(repo, commit) / file.path)
+def _content(way: Access, repo: Repo, commit: str, file: RemoteFile) -> Content:
+    prefix = "" if repo.kind == "model" else f"{repo.kind}s/"
+    url = f"{host()}/{prefix}{repo.id}/resolve/{commit}/{quote(file.path)}"
+    return Content(way, HINTS, repo, file, url)
+
+
+def _bring(content: Content, commit: str, blob: Path, cancel: threading.Event) -> None:
+    file = content.file
+    if defect(blob, file) is None:
+        return
+    if file.sha256 is not None and serves_xet():
+        _bring_by_xet(content, commit, blob)
+    else:
+        content.bring(blob, cancel)
+    if file.sha256 is not None:
+        remember(blob, file.sha256)
 
 
 def serves_xet() -> bool:
@@ -197,70 +256,16 @@ def serves_xet() -> bool:
     return host() == DEFAULT_HOST and not off and importlib.util.find_spec("hf_xet") is not None
 
 
-def _bring_by_xet(repo: Repo, commit: str, file: RemoteFile) -> None:
+def _bring_by_xet(content: Content, commit: str, blob: Path) -> None:
     from huggingface_hub import hf_hub_download
+
+    repo, file = content.repo, content.file
 
     def get() -> None:
         hf_hub_download(repo.id, file.path, repo_type=repo.kind, revision=commit, cache_dir=cache())
 
-    hferrors.patiently(get, repo, host(), file.path)
-    _require_right(_blob(repo, file), repo, file)
-
-
-def _download(repo: Repo, commit: str, file: RemoteFile, blob: Path, cancel: threading.Event) -> None:
-    """Fetch a blob by HTTP, going on from what an earlier attempt left."""
-    unfinished, failures = _unfinished(blob), 0
-    while (before := _size(unfinished)) != file.size or not unfinished.is_file():
-        if before > file.size:
-            unfinished.unlink()
-            continue
-        try:
-            _get_rest(repo, commit, file, unfinished, cancel)
-        except Exception as error:
-            if cancel.is_set():
-                raise Interrupted(f"The download of {file.path} was stopped.") from None
-            failures = 0 if _size(unfinished) > before else failures + 1
-            if failures >= _TRIES or not hferrors.is_passing(error):
-                raise hferrors.explain(error, repo, host(), file.path) from error
-            cancel.wait(failures)
-    _require_right(unfinished, repo, file)
-    unfinished.replace(blob)
-    if file.sha256 is not None:
-        remember(blob, file.sha256)
-
-
-def _get_rest(repo: Repo, commit: str, file: RemoteFile, unfinished: Path, cancel: threading.Event) -> None:
-    from huggingface_hub.file_download import http_get
-    from huggingface_hub.utils import build_hf_headers
-
-    prefix = "" if repo.kind == "model" else f"{repo.kind}s/"
-    url = f"{host()}/{prefix}{repo.id}/resolve/{commit}/{quote(file.path)}"
-    with io.BufferedWriter(_Stoppable(unfinished, cancel)) as sink:
-        http_get(url, sink, resume_size=sink.tell(), headers=build_hf_headers(), expected_size=file.size)
-
-
-class _Stoppable(io.FileIO):
-    """A file to append to, until told to stop."""
-
-    def __init__(self, path: Path, cancel: threading.Event) -> None:
-        super().__init__(path, "ab")
-        self._cancel = cancel
-
-    def write(self, data: Any) -> int:
-        """Append, or raise Interrupted."""
-        if self._cancel.is_set():
-            raise Interrupted("The download was stopped.")
-        return super().write(data)
-
-
-def _require_right(path: Path, repo: Repo, file: RemoteFile) -> None:
-    wrong = defect(path, file)
-    if wrong is not None:
-        path.unlink(missing_ok=True)
-        raise SourceError(
-            f"{file.path} of {repo.id} from {host()} {wrong}: it was removed.",
-            hint="A proxy or a mirror changed it. Repeat the command, or set another HF_ENDPOINT.",
-        )
+    failures.patiently(get, repo, host(), HINTS, file.path)
+    content.require_right(blob)
 
 
 def _link(blob: Path, name: Path) -> None:

@@ -6,20 +6,33 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 from typing import Protocol
 from urllib.parse import quote
 
-from ggufkit.core.errors import SourceError
+from ggufkit.core.errors import InputError, SourceError
 from ggufkit.core.hashing import sha256_file
+from ggufkit.core.jsonfile import read_json
 from ggufkit.core.manifest import write_atomically
 from ggufkit.core.paths import cache_dir
 from ggufkit.core.progress import Reporter
 
 CHECKPOINT_FILES = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "*.tiktoken", "*.md")
 """What a conversion may read of a checkpoint."""
+
+MAX_FILES = 100_000
+"""Of a repository: Hugging Face advises against more."""
+MAX_FILE_BYTES = 1 << 40
+"""No hub takes larger files: Hugging Face's limit is half of it."""
+_LONGEST_MEMORY = 64 << 20
+"""Bytes of a listing that is kept: so many files, of 300 bytes each, and room."""
+_LONGEST_NAME = 255
+"""Bytes of a part of a path, which is what file systems can name."""
+_OTHER_SYSTEM = re.compile(r'[\\:*?"<>|]')
+_CONTROL = re.compile(r"[\0-\x1f\x7f-\x9f\ud800-\udfff]")
+_DISTRUST = "Do not use this repository; tell the hub about it."
 
 _SHARD = re.compile(r"model(-\d+-of-\d+)?\.safetensors")
 _PICKLE = re.compile(r"pytorch_model(-\d+-of-\d+)?\.bin")
@@ -90,19 +103,69 @@ class Hub(Protocol):
         """Bring files into the hub's cache and return their directory."""
 
 
-def require_safe(repo: Repo, files: Iterable[RemoteFile]) -> None:
-    """Refuse a list that names a file outside its repository.
+def require_sane(repo: Repo, listing: Listing) -> Listing:
+    """A listing as a hub gave it, if it can be one.
 
     Raises:
-        SourceError: a path is absolute, climbs with "..", or is written for another system.
+        SourceError: a size or a hash is none, a name is used twice, or there is no end to its files.
+    """
+    if len(listing.files) > MAX_FILES:
+        raise SourceError(f"{repo} lists {len(listing.files):,} files.", hint=f"At most {MAX_FILES:,} are read.")
+    for file in listing.files:
+        if not 0 <= file.size <= MAX_FILE_BYTES:
+            raise _odd(repo, file, f"with a size of {file.size:,} bytes")
+        if not _is_hash(file.sha256, 64) or not _is_hash(file.git_sha1, 40):
+            raise _odd(repo, file, "with a hash that is none")
+    names = [str(PurePosixPath(file.path)) for file in listing.files]
+    if (twice := _twice(names)) is not None:
+        raise SourceError(f"{repo} lists {twice!r} twice: nothing was downloaded.", hint=_DISTRUST)
+    return listing
+
+
+def _twice(names: Sequence[str]) -> str | None:
+    """A name that two files have, or a file and the directory of another."""
+    seen = set[str]()
+    for name in names:
+        if name in seen:
+            return name
+        seen.add(name)
+    parents = {str(above) for name in names for above in PurePosixPath(name).parents}
+    return next((name for name in names if name in parents), None)
+
+
+def _is_hash(given: str | None, length: int) -> bool:
+    return given is None or re.fullmatch(f"[0-9a-f]{{{length}}}", given) is not None
+
+
+def _odd(repo: Repo, file: RemoteFile, what: str) -> SourceError:
+    message = f"{repo} lists a file {file.path!r} {what}: nothing was downloaded."
+    return SourceError(message, hint=_DISTRUST)
+
+
+def require_safe(repo: Repo, files: Iterable[RemoteFile]) -> None:
+    """Refuse a list that names a file outside its repository, or as no file can be called.
+
+    Raises:
+        SourceError: a path is absolute, climbs with "..", is written for another system, or is too long.
     """
     for file in files:
         path = PurePosixPath(file.path)
-        if not path.parts or path.is_absolute() or ".." in path.parts or re.search(r'[\\\0:*?"<>|]', file.path):
-            raise SourceError(
-                f"{repo} lists a file {file.path!r}, which lies outside of it: nothing was downloaded.",
-                hint="Do not use this repository; tell the hub about it.",
+        if _CONTROL.search(file.path):
+            raise _odd(repo, file, "with control characters in its name")
+        if not path.parts or path.is_absolute() or ".." in path.parts or _OTHER_SYSTEM.search(file.path):
+            raise _odd(repo, file, "which lies outside of it")
+        if max(len(part.encode()) for part in path.parts) > _LONGEST_NAME:
+            raise _odd(repo, replace(file, path=file.path[:40] + "…"), "whose name is too long for a disk")
+
+
+def require_there(repo: Repo, where: Path, files: Iterable[RemoteFile]) -> None:
+    """Raise SourceError where a name does not lead to its content: a disk may take two names for one."""
+    for file in files:
+        if defect(where / file.path, file):
+            message = (
+                f"{file.path!r} of {repo} is not what was downloaded: another of its files has that name here."
             )
+            raise SourceError(message, hint="Use a disk that tells upper from lower case.")
 
 
 def needed(repo: Repo, listing: Listing, *, allow_pickle: bool = False) -> list[RemoteFile]:
@@ -185,9 +248,8 @@ def remember(hub: Hub, repo: Repo, listing: Listing) -> None:
 def recall(hub: Hub, repo: Repo) -> Listing | None:
     """The listing of a repository as the hub last gave it; None if it never did."""
     try:
-        data = json.loads(_memory(hub, repo, repo.revision).read_text(encoding="utf-8"))
-        return Listing(data["commit"], tuple(RemoteFile(**file) for file in data["files"]))
-    except (OSError, ValueError, KeyError, TypeError):
+        return read_json(_memory(hub, repo, repo.revision), Listing, limit=_LONGEST_MEMORY)
+    except InputError:
         return None
 
 

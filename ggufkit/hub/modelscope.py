@@ -1,30 +1,48 @@
-"""ModelScope, through `modelscope_hub` (which `modelscope` is built on) and its cache."""
+"""ModelScope, in the cache of `modelscope_hub` (which `modelscope` is built on), and with its login."""
 
 from __future__ import annotations
 
-import glob
 import logging
 import os
+import re
+import shutil
+import threading
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-from urllib.parse import urlparse
+from typing import TYPE_CHECKING
+from urllib.parse import urlencode, urlparse
+
+import msgspec
 
 from ggufkit.core import extras
-from ggufkit.core.errors import GgufkitError, SourceError
+from ggufkit.core.errors import SourceError
 from ggufkit.core.progress import Reporter
-from ggufkit.hub.downloads import WORKERS, one_display, watching
-from ggufkit.hub.listing import HubUnreachable, Listing, RemoteFile, Repo, RepoAbsent, defect
+from ggufkit.hub import failures
+from ggufkit.hub.downloads import Content, by_content, download_all, one_display, size_of, unfinished, watching
+from ggufkit.hub.failures import Hints
+from ggufkit.hub.http import Access, Pages
+from ggufkit.hub.listing import Listing, RemoteFile, Repo, RepoAbsent, defect, require_sane, require_there
 
 if TYPE_CHECKING:
-    from modelscope_hub import HubApi
+    from modelscope_hub import HubApi, HubConfig
 
 KEY = "ms"
 TITLE = "ModelScope"
 DEFAULT_HOST = "https://modelscope.cn"
-# The library gives up after so many failures even if each attempt brought something; `fetch` goes on.
-_SETTINGS = {"MODELSCOPE_DOWNLOAD_MAX_RETRIES": "2", "MODELSCOPE_DOWNLOAD_TIMEOUT": "20"}
-_TRIES = 3
+HINTS = Hints(
+    gated="Ask for access at {host}/models/{id}, then set MODELSCOPE_API_TOKEN, or log in with `modelscope login`.",
+    absent="Check the spelling; `ggufkit models` lists aliases with both hubs' names.",
+    busy="Wait a little and repeat.",
+    unreached="Check the network or the proxy, or use --from hf.",
+    broken="Repeat the command later.",
+    changed="A proxy or a mirror changed it, or it has changed on the hub. Repeat the command.",
+)
+
+_COMMIT = re.compile(r"[0-9A-Za-z._-]{1,100}")
+_SILENCE_S = 20.0
+_PAGE, _CUT_AT = 200, 3000
+"""Files of a page of a data set's listing, and how many the hub lists of a model at most."""
 
 
 def host() -> str:
@@ -56,19 +74,56 @@ def list_cached(repo: Repo) -> Listing | None:
 
 
 def client() -> HubApi:
-    """The library's client.
+    """The library's client, for uploads. Raises MissingExtra as `access` does."""
+    config = _config()
+    from modelscope_hub import HubApi
 
-    Raises:
-        MissingExtra: the library is not installed.
-    """
+    return HubApi(config)
+
+
+def _config() -> HubConfig:
     extras.require("modelscope")
     one_display()
-    for name, value in _SETTINGS.items():
-        os.environ.setdefault(name, value)
-    from modelscope_hub import HubApi, HubConfig
+    from modelscope_hub import HubConfig
 
     logging.getLogger("modelscope_hub").setLevel(logging.CRITICAL)
-    return HubApi(HubConfig(endpoint=host(), cache_dir=cache()))
+    return HubConfig(endpoint=host(), cache_dir=cache())
+
+
+class _Entry(msgspec.Struct, rename="pascal"):
+    """A file or a directory, as the API lists it."""
+
+    path: str
+    type: str | None = None
+    size: int | None = None
+    sha256: str | None = None
+    revision: str | None = None
+    committed_date: int | None = None
+
+    def described(self) -> RemoteFile:
+        return RemoteFile(self.path, self.size or 0, self.sha256.lower() if self.sha256 else None)
+
+
+class _Files(msgspec.Struct, rename="pascal"):
+    files: list[_Entry] | None = None
+
+
+class _Page(msgspec.Struct, rename="pascal"):
+    data: _Files | list[_Entry] | None = None
+
+    def entries(self) -> list[_Entry]:
+        return (self.data.files or []) if isinstance(self.data, _Files) else self.data or []
+
+
+def access() -> Access:
+    """How the hub is asked: with the user's token, if there is one, in both ways that it knows.
+
+    Raises:
+        MissingExtra: the library is not installed, which knows the login.
+    """
+    token = (_config().token or "").strip()
+    identity = {"Authorization": f"Bearer {token}", "Cookie": f"m_session_id={token}"} if token else {}
+    return Access(host(), identity, float(os.environ.get("MODELSCOPE_DOWNLOAD_TIMEOUT") or _SILENCE_S))
 
 
 def list_files(repo: Repo) -> Listing:
@@ -76,134 +131,74 @@ def list_files(repo: Repo) -> Listing:
 
     The commit is that of the newest file: the hub tells for each file which commit changed it last.
     """
-    api = client()
-    try:
-        entries = api.legacy.list_repo_files(repo.id, repo.kind, revision=repo.revision or "master")
-    except Exception as error:
-        raise _explain(error, repo) from error
-    files = [e for e in entries if (e.get("Type") or "blob") != "tree"]
-    if not files:
+    entries = [e for e in _entries(repo) if (e.type or "blob") != "tree"]
+    if not entries:
         # An unknown revision is no error to this hub: it lists nothing.
         hint = "Its default branch is `master`; give a branch or tag that exists."
         raise RepoAbsent(f"{host()} lists no files for {repo}: is there such a revision?", hint=hint)
-    newest = max(files, key=lambda e: int(e.get("CommittedDate") or 0))
-    return Listing(str(newest.get("Revision") or repo.revision or "master"), tuple(_remote(e) for e in files))
+    commit = max(entries, key=lambda e: e.committed_date or 0).revision or repo.revision or "master"
+    if not _COMMIT.fullmatch(commit):
+        raise SourceError(f"{host()} gives no commit for {repo}.", hint="Is MODELSCOPE_ENDPOINT right?")
+    return require_sane(repo, Listing(commit, tuple(e.described() for e in entries)))
 
 
-def _remote(entry: dict[str, Any]) -> RemoteFile:
-    return RemoteFile(str(entry["Path"]), int(entry.get("Size") or 0), entry.get("Sha256") or None)
+def _entries(repo: Repo) -> list[_Entry]:
+    """All pages of a data set; of a model its one page, and where that is cut the files outside of directories."""
+    pages, page = Pages(access(), str(repo)), partial(_page_address, repo)
+
+    def get(url: str) -> list[_Entry]:
+        return failures.patiently(partial(pages.get, url, _Page), repo, host(), HINTS)[0].entries()
+
+    if repo.kind == "model":
+        found = get(page(Recursive="True"))
+        if len(found) < _CUT_AT:
+            return found
+        return [*(e for e in found if "/" in e.path), *get(page(Recursive="False"))]
+    found, number = list[_Entry](), 1
+    while len(more := get(page(Recursive="True", PageNumber=number, PageSize=_PAGE))) >= _PAGE:
+        found, number = found + more, number + 1
+    return found + more
+
+
+def _page_address(repo: Repo, **query: str | int) -> str:
+    what = "files" if repo.kind == "model" else "tree"
+    asked = urlencode({"Revision": repo.revision or "master", **query})
+    return f"{host()}/api/v1/{repo.kind}s/{repo.id}/repo/{what}?{asked}"
 
 
 def fetch(repo: Repo, listing: Listing, files: Sequence[RemoteFile], reporter: Reporter) -> Path:
-    """Bring files into the cache; the library resumes, retries and checks hashes.
+    """Bring files into the cache, several at a time; what is there and whole is left alone.
 
     Raises:
         SourceError: the hub refuses, stalls, or sends something else than it lists.
     """
-    api, where = client(), directory(repo, listing.commit)
+    where, way = directory(repo, listing.commit), access()
     missing = [file for file in files if defect(where / file.path, file)]
-    total, before = sum(file.size for file in missing), _bytes_in(where)
-    title = f"Downloading {repo.id} from {host()}"
-    with watching(title, lambda: min(total, _bytes_in(where) - before), total, reporter):
-        _download(api, repo, missing, where)
-    for file in files:
-        _require_right(where / file.path, repo, file)
+    contents = by_content(missing, lambda file: file.sha256 or file.path)
+    jobs = [partial(_bring, _content(way, repo, same[0]), where, same) for same in contents.values()]
+
+    def size() -> int:
+        names = [where / same[0].path for same in contents.values()]
+        return sum(size_of(name) or size_of(unfinished(name)) for name in names)
+
+    title, total = f"Downloading {repo.id} from {host()}", sum(same[0].size for same in contents.values())
+    with watching(title, size, total, reporter):
+        download_all(jobs)
+    require_there(repo, where, files)
     return where
 
 
-def _download(api: HubApi, repo: Repo, files: Sequence[RemoteFile], where: Path) -> None:
-    """As long as each attempt brings something, go on."""
-    names, failures = [glob.escape(file.path) for file in files], 0
-    while True:
-        there = _bytes_in(where)
-        try:
-            api.download_repo(
-                repo.id, repo.kind, revision=repo.revision, allow_patterns=names, max_workers=WORKERS
-            )
-            return
-        except Exception as error:
-            failures = 0 if _bytes_in(where) > there else failures + 1
-            explained = _explain(error, repo)
-            if failures >= _TRIES or not isinstance(explained, HubUnreachable):
-                raise explained from error
+def _content(way: Access, repo: Repo, file: RemoteFile) -> Content:
+    asked = urlencode({"Revision": repo.revision or "master", "FilePath": file.path})
+    return Content(way, HINTS, repo, file, f"{host()}/api/v1/{repo.kind}s/{repo.id}/repo?{asked}")
 
 
-def _bytes_in(path: Path) -> int:
-    return sum(file.stat().st_size for file in path.glob("*") if file.is_file())
-
-
-def _require_right(path: Path, repo: Repo, file: RemoteFile) -> None:
-    wrong = defect(path, file)
-    if wrong is not None:
-        path.unlink(missing_ok=True)
-        message = f"{file.path} of {repo} from {host()} {wrong}: it was removed."
-        raise SourceError(message, hint="A proxy or a mirror changed it. Repeat the command.")
-
-
-def _explain(error: BaseException, repo: Repo) -> GgufkitError:
-    """The error to show; the library wraps what went wrong with single files."""
-    failed: dict[str, BaseException] = getattr(error, "failed_files", None) or {}
-    file, cause = next(iter(failed.items()), (None, error))
-    if isinstance(cause, GgufkitError):
-        return cause
-    kinds = {base.__name__ for base in type(cause).__mro__}
-    for known, make in _KINDS.items():
-        if known in kinds:
-            explained: SourceError = make(cause, repo, file)
-            return explained
-    return SourceError(
-        f"{_what(repo, file)} could not be read from {host()}: {_words(cause)}", hint="Repeat the command."
-    )
-
-
-def _what(repo: Repo, file: str | None) -> str:
-    return f"{file} of {repo}" if file else str(repo)
-
-
-def _words(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-
-
-def _gated(_error: BaseException, repo: Repo, file: str | None) -> SourceError:
-    hint = f"Ask for access at {host()}/models/{repo.id}, then set MODELSCOPE_API_TOKEN, or log in with `modelscope login`."
-    return SourceError(f"{host()} does not let you read {_what(repo, file)}: it is gated or private.", hint=hint)
-
-
-def _absent(_error: BaseException, repo: Repo, file: str | None) -> SourceError:
-    if file is not None:
-        message = f"{host()} lists {_what(repo, file)} but does not have it (HTTP 404)."
-        return SourceError(message, hint="Repeat the command.")
-    hint = "Check the spelling; `ggufkit models` lists aliases with both hubs' names."
-    return RepoAbsent(f"There is no {repo.kind} {repo.id} on {host()}, or it is private.", hint=hint)
-
-
-def _changed(error: BaseException, repo: Repo, file: str | None) -> SourceError:
-    message = f"{_what(repo, file)} from {host()} is not what the hub lists: {_words(error)}"
-    return SourceError(message, hint="A proxy or a mirror changed it. Repeat the command.")
-
-
-def _busy(_error: BaseException, repo: Repo, file: str | None) -> SourceError:
-    return SourceError(
-        f"{host()} asks for patience (HTTP 429) on {_what(repo, file)}.", hint="Wait a little and repeat."
-    )
-
-
-def _slow(_error: BaseException, repo: Repo, file: str | None) -> SourceError:
-    message = f"{host()} stalled on {_what(repo, file)}: no answer in time."
-    return HubUnreachable(message, hint="Repeat the command: it goes on from there.")
-
-
-def _away(error: BaseException, repo: Repo, file: str | None) -> SourceError:
-    status = getattr(error, "status_code", None)
-    why = f"it answers HTTP {status}" if status else "the connection failed or broke"
-    message = f"{host()} cannot be reached for {_what(repo, file)}: {why}."
-    return HubUnreachable(message, hint="Check the network or the proxy, or use --from hf.")
-
-
-_KINDS: dict[str, Any] = {
-    "AuthenticationError": _gated, "PermissionDeniedError": _gated, "NotExistError": _absent,
-    "RateLimitError": _busy, "FileIntegrityError": _changed, "RequestTimeoutError": _slow,
-    "_DownloadDeadlineError": _slow, "Timeout": _slow, "NetworkError": _away, "ServerError": _away,
-    "ConnectionError": _away,
-}  # fmt: skip
-"""By the name of the library's error, from the particular to the general."""
+def _bring(content: Content, where: Path, same: Sequence[RemoteFile], cancel: threading.Event) -> None:
+    """A content under its first name, and copies of it under its others: this cache has files, not links."""
+    first, *others = [where / file.path for file in same]
+    for path in (first, *others):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    content.bring(first, cancel)
+    for path in others:
+        shutil.copyfile(first, unfinished(path))
+        unfinished(path).replace(path)

@@ -15,6 +15,8 @@ from ggufkit.hub.listing import Repo
 from ggufkit.hub.obtain import Place
 
 _ID = re.compile(r"(?P<ms>ms:)?(?P<id>[A-Za-z0-9_][\w.-]*/[A-Za-z0-9_][\w.-]*)(?:@(?P<revision>[^@\s]+))?")
+_NO_REVISION = re.compile(r"\.\.|^/|[\0-\x20\x7f-\x9f~^:?*\[\\]")
+"""What git has in no name: some of it would lead out of the cache."""
 
 
 @dataclass(frozen=True)
@@ -58,9 +60,14 @@ def places(model: str, source: str = "auto") -> list[Place]:
         source: auto, hf or modelscope.
 
     Raises:
-        UsageError: `ms:` together with hf.
+        UsageError: `ms:` together with hf, or a revision that can be none.
     """
     name, _, revision = model.partition("@")
+    if _NO_REVISION.search(revision):
+        raise UsageError(
+            f"{revision!r} is no branch, tag or commit.",
+            hint="Write MODEL@REVISION, or MODEL alone for the newest.",
+        )
     alias = find_alias(name)
     if alias is not None:
         return _both(alias.huggingface, alias.modelscope, revision or None, source)

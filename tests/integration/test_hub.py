@@ -77,19 +77,8 @@ def model(request: pytest.FixtureRequest) -> str:
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Libraries that wait no time at all between attempts."""
     quick = types.SimpleNamespace(**{**vars(time), "sleep": lambda _s: None})
-    monkeypatch.setattr("huggingface_hub.file_download.time", quick)
-    monkeypatch.setattr("huggingface_hub.utils._http.time", quick)
-    monkeypatch.setattr("ggufkit.hub.hferrors.time", quick)
-    if shutil.which("python") and _has_modelscope():
-        monkeypatch.setattr("modelscope_hub._download_control._DownloadControl.sleep", lambda _self, _s: None)
-
-
-def _has_modelscope() -> bool:
-    try:
-        import modelscope_hub  # noqa: F401 - is it installed
-    except ImportError:
-        return False
-    return True
+    monkeypatch.setattr("ggufkit.hub.failures.time", quick)
+    monkeypatch.setattr("ggufkit.hub.downloads.pause", lambda _cancel, _s: None)
 
 
 def get(model: str, hub: str = "auto", **options: bool) -> Checkpoint:

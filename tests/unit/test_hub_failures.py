@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from huggingface_hub.errors import LocalEntryNotFoundError
 
-from ggufkit.hub import hferrors
+from ggufkit.hub import failures
 
 
 class ConnectError(Exception):
@@ -19,7 +19,7 @@ def passes(cause: Exception) -> bool:
     """Of what `hf_hub_download` makes of a failure: an error of its own, of which only the cause tells."""
     error = LocalEntryNotFoundError("cannot find the requested files in the local cache")
     error.__cause__ = cause
-    return hferrors.is_passing(error)
+    return failures.is_passing(error)
 
 
 def test_a_hub_that_nobody_reaches_is_not_asked_again() -> None:
