@@ -11,7 +11,7 @@ from ggufkit.core.errors import GgufkitError
 from ggufkit.core.paths import cache_dir
 from ggufkit.core.units import size
 from ggufkit.llama import backends, cuda, toolchain
-from ggufkit.llama.programs import find_program
+from ggufkit.llama.programs import find_program, find_recent
 from ggufkit.texts import corpus
 
 _MIN_DISK = 5 << 30
@@ -56,7 +56,7 @@ def _compiler() -> Finding:
 
 
 def _cmake() -> Finding:
-    missing = [p for p in ("cmake", "ninja") if find_program(p) is None]
+    missing = [p for p in ("cmake", "ninja") if find_recent(p) is None]
     state = f"{' and '.join(missing)} will be fetched with pip when llama.cpp is built" if missing else "there"
     return Finding("cmake, ninja", True, state, needed=False)
 

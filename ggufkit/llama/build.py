@@ -18,7 +18,7 @@ from ggufkit.core.progress import Reporter
 from ggufkit.core.records import Toolchain
 from ggufkit.llama import cuda, logs
 from ggufkit.llama.backends import Backend
-from ggufkit.llama.programs import fetch_program, find_program
+from ggufkit.llama.programs import fetch_program, find_program, find_recent
 from ggufkit.llama.progress_lines import steps_done
 from ggufkit.llama.selfcheck import self_check
 from ggufkit.llama.source import Source
@@ -125,7 +125,7 @@ def is_outdated(directory: Path, backend: Backend) -> bool:
 
 def _build(source: Source, wanted: BuildFor, reporter: Reporter, target: Path) -> None:
     _require_compilers(wanted.backend)
-    cmake, ninja = (find_program(p) or fetch_program(p, reporter) for p in ("cmake", "ninja"))
+    cmake, ninja = (find_recent(p) or fetch_program(p, reporter) for p in ("cmake", "ninja"))
     work = target.with_name(target.name + ".partial")
     log = cache_dir() / "logs" / f"build-{target.name}"
     with reporter.step(f"Building llama.cpp {source.commit[:9]} for {wanted.backend.name}") as progress:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import sys
 import sysconfig
+from collections.abc import Iterator
 from pathlib import Path
 
 from ggufkit.core import extras, process
@@ -17,12 +19,30 @@ from ggufkit.core.progress import Reporter
 
 _TARGETED = Surroundings({"PIP_USER": "0"})  # pip refuses --target where a user's configuration says --user
 _PACKAGES = {"cmake": "cmake>=3.28", "ninja": "ninja>=1.11"}
+_OLDEST = {"cmake": (3, 21)}
+"""What llama.cpp's own files ask for, the most demanding backend's (HIP) included."""
 
 
 def find_program(name: str) -> str | None:
     """A program on PATH or in this Python's own scripts directory."""
-    beside = os.pathsep.join([os.environ.get("PATH", os.defpath), str(Path(sys.executable).parent)])
-    return shutil.which(name, path=beside)
+    return next(_found(name), None)
+
+
+def find_recent(name: str) -> str | None:
+    """The same, but for one that says that it is older than what llama.cpp can be built with."""
+    return next((program for program in _found(name) if not _is_too_old(name, program)), None)
+
+
+def _found(name: str) -> Iterator[str]:
+    places = (os.environ.get("PATH", os.defpath), str(Path(sys.executable).parent))
+    return filter(None, (shutil.which(name, path=place) for place in places))
+
+
+def _is_too_old(name: str, program: str) -> bool:
+    if name not in _OLDEST:
+        return False
+    said = re.search(r"version (\d{1,4})\.(\d{1,4})", process.run([program, "--version"]).stdout)
+    return said is not None and (int(said[1]), int(said[2])) < _OLDEST[name]
 
 
 def fetch_program(name: str, reporter: Reporter) -> str:

@@ -11,7 +11,7 @@ from ggufkit.core.errors import CheckpointError, SourceError
 from ggufkit.core.hashing import sha256_file
 from ggufkit.core.progress import Reporter, SilentReporter
 from ggufkit.core.records import Checkpoint, GgufFile
-from ggufkit.hub import names
+from ggufkit.hub import modelscope, names
 from ggufkit.hub.listing import HubUnreachable, RepoAbsent, needed
 from ggufkit.hub.obtain import Want, obtain
 from ggufkit.llama.gguf import MAGIC, read_gguf, read_header
@@ -126,6 +126,13 @@ def name_on_hub(model: str, hub: str = "auto") -> str | None:
     return found.pop() if len(found) == 1 else None
 
 
+def needs_modelscope(model: str, hub: str = "auto") -> bool:
+    """Whether nobody but ModelScope has a model, and it will be asked: a name that its cache knows asks no hub."""
+    places = names.places(model, hub) if not is_local(model) else []
+    known = hub == "auto" and any(place.hub.list_cached(place.repo) is not None for place in places)
+    return bool(places) and not known and all(place.hub is modelscope for place in places)
+
+
 def _from_hub(model: str, options: SourceOptions, reporter: Reporter, headers_dir: Path | None) -> Checkpoint:
     want = Want(partial(needed, allow_pickle=options.allow_pickle), _require_whole)
     places, ask_first = names.places(model, options.hub), options.hub != "auto"
@@ -154,7 +161,7 @@ def _open(
     source: str | None = None,
     revision: str | None = None,
 ) -> Checkpoint:
-    name, source = name or _name_of_directory(path.resolve()), source or str(path)
+    name, source = name or name_of_directory(path.resolve()), source or str(path)
     if options.allow_pickle and _is_checkpoint(path) and not any(path.glob("*.safetensors")):
         path = pickles.as_safetensors(path, reporter)
     return open_checkpoint(path, name, source, revision)
@@ -168,7 +175,7 @@ def _require_whole(path: Path) -> None:
         raise CheckpointError(f"{path} has no tokenizer.")
 
 
-def _name_of_directory(path: Path) -> str:
+def name_of_directory(path: Path) -> str:
     """The model's name from its directory's: in the caches of hubs that is a commit, a branch, or a corrected name."""
     above, home = path.parent, path.parent.parent
     if above.name == "snapshots" and (cached := _CACHED.fullmatch(home.name)):

@@ -89,26 +89,38 @@ def _require_possible(request: BuildRequest, chosen: tuple[Variant, ...]) -> _Pl
     if request.calibration.imatrix is not None:
         read_imatrix(request.calibration.imatrix)
     sources.require_readable(request.model, source.hub)
-    extras.require(*_extras_of(request, chosen))
     name = sources.name_on_hub(request.model, source.hub) if source.lora is None else None
     place = _Place(name, request.out or (Path(name) if name else None))
+    extras.require(*_extras_of(request, chosen, place.out))
+    if evaluation.quality:
+        corpus.require_readable(evaluation.corpus)
+    if _calibrated(chosen, request):
+        corpus.require_readable(request.calibration.text)
     if place.out is not None:
         _require_writable(place.out)
     place.require_free(_Place(), force=request.run.force)
     return place
 
 
-def _extras_of(request: BuildRequest, chosen: tuple[Variant, ...]) -> list[str]:
+def _extras_of(request: BuildRequest, chosen: tuple[Variant, ...], out: Path | None) -> list[str]:
     """What must be installed beyond the light core: nothing for a GGUF, whose scaling or refining is refused later."""
     path = sources.local(request.model, request.source.hub)
     if path is not None and path.is_file():
         return []
     wanted = {
+        "modelscope": sources.needs_modelscope(request.model, request.source.hub),
+        "convert": request.run.force or not _is_converted(out or (_beside_directory(path) if path else None)),
         "awq": any(v.awq for v in chosen),
         "refine": any(v.refined for v in chosen),
         "lora": request.source.lora is not None,
     }
-    return ["convert", *(name for name, needed in wanted.items() if needed)]
+    return [name for name, needed in wanted.items() if needed]
+
+
+def _is_converted(out: Path | None) -> bool:
+    """Whether there is a base that may be fresh: if it is not, its step asks for what it needs."""
+    found = [read_manifest(gguf) for gguf in out.glob("*.gguf")] if out is not None else []
+    return any(manifest is not None and manifest.step == convert.STEP for manifest in found)
 
 
 def _require_writable(out: Path) -> None:
@@ -156,9 +168,17 @@ def unused_option(request: BuildRequest, chosen: tuple[Variant, ...]) -> UsageEr
 
 def _beside(name: str, model: Checkpoint | GgufFile) -> Path:
     """Where results go by default: ./<name>, or ./<name>-gguf where that is the checkpoint itself."""
-    out = Path(name)
-    inside = isinstance(model, Checkpoint) and out.resolve().is_relative_to(model.path.resolve())
-    return Path(f"{name}-gguf") if inside else out
+    return _outside(name, model.path) if isinstance(model, Checkpoint) else Path(name)
+
+
+def _beside_directory(checkpoint: Path) -> Path:
+    """The same, of a checkpoint that is not opened yet."""
+    return _outside(sources.name_of_directory(checkpoint.resolve()), checkpoint)
+
+
+def _outside(name: str, checkpoint: Path) -> Path:
+    inside = Path(name).resolve().is_relative_to(checkpoint.resolve())
+    return Path(f"{name}-gguf" if inside else name)
 
 
 def _model(request: BuildRequest, reporter: Reporter, outlines: Path | None) -> Checkpoint | GgufFile:

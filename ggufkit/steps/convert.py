@@ -8,7 +8,7 @@ import threading
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ggufkit.core import failures, process
+from ggufkit.core import extras, failures, process
 from ggufkit.core.concurrency import run_both
 from ggufkit.core.errors import CheckpointError, GgufError
 from ggufkit.core.inputs import Input
@@ -97,9 +97,15 @@ def convert(checkpoint: Checkpoint, output: Path, options: ConvertOptions, sessi
     return session.ensure(recipe, output, lambda partial: _convert(checkpoint, partial, options, session))
 
 
+def _converter(options: ConvertOptions, session: Session) -> Path:
+    """llama.cpp's converter. Raises MissingExtra where it lacks what it imports."""
+    extras.require("convert")
+    return toolchain.converter_source(session.tools, session.reporter, force=options.force_toolchain)
+
+
 def skeleton(checkpoint: Checkpoint, output: Path, options: ConvertOptions, session: Session) -> Path:
     """Write a GGUF with everything but the weights, which are a hole in the file: enough for a dry run."""
-    source = toolchain.converter_source(session.tools, session.reporter, force=options.force_toolchain)
+    source = _converter(options, session)
     command = argv.convert(source, checkpoint.path, output, options.out_type, checkpoint.name, pre=options.pre)
     with session.reporter.step(f"Planning {checkpoint.name}"):
         require_converted(process.run([*command, "--skeleton"]), output)
@@ -108,7 +114,7 @@ def skeleton(checkpoint: Checkpoint, output: Path, options: ConvertOptions, sess
 
 def _rehearse(checkpoint: Checkpoint, options: ConvertOptions, session: Session) -> None:
     """Find out in seconds, and not after an hour, that the converter or the tokenizer is not up to it."""
-    source = toolchain.converter_source(session.tools, session.reporter, force=options.force_toolchain)
+    source = _converter(options, session)
     quiet = replace(session, reporter=SilentReporter())
     with (
         session.reporter.step(f"Trying the conversion of {checkpoint.name} without its weights"),
@@ -120,7 +126,7 @@ def _rehearse(checkpoint: Checkpoint, options: ConvertOptions, session: Session)
 
 
 def _convert(checkpoint: Checkpoint, partial: Path, options: ConvertOptions, session: Session) -> Made:
-    source = toolchain.converter_source(session.tools, session.reporter, force=options.force_toolchain)
+    source = _converter(options, session)
     run, sha256 = _read_and_convert(checkpoint, partial, options, session, source)
     made = read_gguf(partial)
     if made.type != options.out_type.upper():

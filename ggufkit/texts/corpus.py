@@ -59,6 +59,17 @@ def resolve(given: str, reporter: Reporter | None = None) -> Corpus:
     raise CorpusError(f"There is no text {given}.", hint=_HINT)
 
 
+def require_readable(given: str) -> None:
+    """Raise MissingExtra where `resolve` would, after what may be long: only names and the cache are looked at."""
+    rows = _TABLE.fullmatch(given)
+    if given in wikitext.TEXTS:
+        return
+    if rows is not None and (source := Path(rows["path"]).expanduser()).is_file():
+        wikitext.require_table(source, rows["column"])
+    elif wikitext.is_dataset(given) and not Path(given).expanduser().exists():
+        wikitext.require_dataset(given)
+
+
 def expected(given: str) -> Corpus | None:
     """What `resolve` gives for the text that everyone takes, without fetching it: nothing may be at its path. Else None."""
     if given != "wikitext2":

@@ -11,6 +11,7 @@ from fnmatch import fnmatch
 from functools import partial
 from pathlib import Path
 
+from ggufkit.core import extras
 from ggufkit.core.errors import CorpusError, InputError
 from ggufkit.core.hashing import remember, sha256_file
 from ggufkit.core.inputs import Input, unchanged
@@ -21,6 +22,7 @@ from ggufkit.hub import huggingface, modelscope
 from ggufkit.hub.listing import HubUnreachable, Listing, RemoteFile, Repo, defect
 from ggufkit.hub.obtain import Place, Want, obtain, offline
 from ggufkit.texts import dataset_rows
+from ggufkit.texts.row_files import is_structured
 
 
 @dataclass(frozen=True)
@@ -97,9 +99,7 @@ def dataset(given: str, reporter: Reporter) -> Path:
     match = _SPEC.fullmatch(given)
     if match is None:
         raise CorpusError(f"{given!r} names no data set.", hint="Write OWNER/NAME[/CONFIG]:SPLIT[:COLUMN].")
-    target = (
-        _home() / f"{re.sub(r'[^A-Za-z0-9.-]+', '_', given)}-{hashlib.sha256(given.encode()).hexdigest()[:8]}.txt"
-    )
+    target = _dataset_text(given)
     if target.is_file():
         return target
     with _making(target, reporter) as partial_path:
@@ -118,7 +118,7 @@ def dataset(given: str, reporter: Reporter) -> Path:
 def table(path: Path, column: str | None, reporter: Reporter) -> Path:
     """A Parquet or Arrow file's column as a text file, made once for each content."""
     source = Input(path, sha256_file(path))
-    target = _home() / f"{path.stem}-{source.sha256[:12]}{f'-{column}' if column else ''}.txt"
+    target = _table_text(path, column)
     if not target.is_file():
         with (
             _making(target, reporter) as partial_path,
@@ -127,6 +127,30 @@ def table(path: Path, column: str | None, reporter: Reporter) -> Path:
         ):
             dataset_rows.write_text(partial(dataset_rows.read_column, path, column), partial_path)
     return target
+
+
+def require_dataset(given: str) -> None:
+    """Raise MissingExtra where a data set cannot be read for want of packages, and is not in the cache."""
+    if _dataset_text(given).is_file():
+        return
+    if given.startswith("ms:"):
+        extras.require("modelscope")
+    extras.require("data", modules=("pyarrow" if given.startswith("ms:") else "datasets",))
+
+
+def require_table(path: Path, column: str | None) -> None:
+    """Raise MissingExtra where a table cannot be read for want of packages, and its text is not in the cache."""
+    if not is_structured(path) and not _table_text(path, column).is_file():
+        extras.require("data", modules=("pyarrow",))
+
+
+def _dataset_text(given: str) -> Path:
+    name = re.sub(r"[^A-Za-z0-9.-]+", "_", given)
+    return _home() / f"{name}-{hashlib.sha256(given.encode()).hexdigest()[:8]}.txt"
+
+
+def _table_text(path: Path, column: str | None) -> Path:
+    return _home() / f"{path.stem}-{sha256_file(path)[:12]}{f'-{column}' if column else ''}.txt"
 
 
 def _home() -> Path:

@@ -15,8 +15,16 @@ from ggufkit.cli import engines, steps
 from ggufkit.core import extras
 from ggufkit.core.errors import MissingExtra
 from ggufkit.core.progress import SilentReporter
+from ggufkit.core.variants import resolve
+from ggufkit.llama import toolchain
+from ggufkit.models import sources
+from ggufkit.pipeline import lookup
 from ggufkit.pipeline.lookup import prepare
 from ggufkit.request import BuildRequest
+from ggufkit.steps import convert
+from ggufkit.steps.session import Session
+from ggufkit.texts import corpus
+from tests.fake_results import FAKES, write_results
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -106,6 +114,65 @@ def test_a_build_asks_before_it_downloads(no_torch: None, variants: tuple[str, .
     with pytest.raises(MissingExtra) as told:
         prepare(BuildRequest("acme/x", variants=variants), SilentReporter())
     assert f"ggufkit[{wanted}]" in str(told.value.hint)
+
+
+@pytest.fixture
+def no_data(monkeypatch: pytest.MonkeyPatch, private_cache: Path) -> None:
+    """All but what reads tables, data sets and ModelScope's login is installed."""
+    absent = {"pyarrow", "datasets", "modelscope_hub"}
+    monkeypatch.setattr(extras, "_is_installed", lambda module: module not in absent)
+    monkeypatch.setattr(toolchain, "find", lambda *_: pytest.fail("the toolchain was asked for"))
+
+
+@pytest.mark.parametrize(
+    ("model", "options", "wanted"),
+    [
+        ("ms:acme/x", {}, "modelscope"),
+        ("acme/x", {"hub": "modelscope"}, "modelscope"),
+        ("qwen2.5-0.5b", {"hub": "modelscope"}, "modelscope"),
+        ("acme/x", {"corpus": "acme/rows:test:text"}, "data"),
+        ("acme/x", {"corpus": "ms:acme/rows:test"}, "modelscope"),
+        ("acme/x", {"corpus": "{}/x.parquet"}, "data"),
+        ("acme/x", {"corpus": "{}/x.parquet:text"}, "data"),
+        ("acme/x", {"variants": ("imatrix",), "calibration": "{}/x.parquet"}, "data"),
+    ],
+)
+def test_a_build_asks_at_once_for_what_reads_its_inputs(
+    no_data: None, tmp_path: Path, model: str, options: dict[str, Any], wanted: str
+) -> None:
+    (tmp_path / "x.parquet").write_bytes(b"PAR1")
+    given = {k: v.format(tmp_path) if isinstance(v, str) else v for k, v in options.items()}
+    with pytest.raises(MissingExtra) as told:
+        prepare(BuildRequest(model, out=tmp_path / "out", **given), SilentReporter())
+    assert f"ggufkit[{wanted}]" in str(told.value.hint)
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_reads_inputs_is_not_asked_for_in_vain(no_data: None, tmp_path: Path) -> None:
+    for given in ("wikitext2", str(tmp_path / "nothing.parquet"), str(Path(__file__)), "no such text"):
+        corpus.require_readable(given)
+    (tmp_path / "x.jsonl").write_text('{"text": "x"}')
+    corpus.require_readable(str(tmp_path / "x.jsonl"))
+    assert not sources.needs_modelscope("acme/x")
+    assert not sources.needs_modelscope("qwen2.5-0.5b")
+    assert not sources.needs_modelscope(str(tmp_path))
+
+
+@pytest.mark.parametrize(("variants", "wanted"), [(("plain", "imatrix"), []), (("plain", "gptq"), ["refine"])])
+def test_what_is_converted_is_not_converted_again(
+    tmp_path: Path, variants: tuple[str, ...], wanted: list[str]
+) -> None:
+    """So a second build needs no torch; were the base stale, its step would ask."""
+    write_results(tmp_path, FAKES[:1])
+    request = BuildRequest("acme/x", variants=variants, out=tmp_path)
+    assert lookup._extras_of(request, resolve(variants), tmp_path) == wanted
+    assert lookup._extras_of(request, resolve(variants), tmp_path / "other") == ["convert", *wanted]
+    assert lookup._extras_of(request, resolve(variants), None) == ["convert", *wanted]
+
+
+def test_a_conversion_asks_for_what_it_needs(no_torch: None, tmp_path: Path) -> None:
+    with pytest.raises(MissingExtra, match="Converting a checkpoint needs"):
+        convert._converter(convert.ConvertOptions(), Session(None, None))  # type: ignore[arg-type]
 
 
 def test_doctor_tells_which_extras_are_there(no_torch: None, monkeypatch: pytest.MonkeyPatch) -> None:

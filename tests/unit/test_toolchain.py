@@ -14,7 +14,7 @@ from ggufkit.core import process
 from ggufkit.core.errors import ToolchainError
 from ggufkit.core.progress import SilentReporter
 from ggufkit.core.records import Toolchain
-from ggufkit.llama import backends, build, cuda, source, toolchain
+from ggufkit.llama import backends, build, cuda, programs, source, toolchain
 from ggufkit.llama.cuda import Gpu
 from ggufkit.llama.source import CONVERTER, PINNED_COMMIT, Source
 
@@ -203,10 +203,35 @@ def test_a_missing_tool_is_named_with_what_to_install(
     """cmake and ninja are fetched; here pip cannot."""
     failed = process.ToolOutput(argv=("pip",), returncode=1, stdout="", stderr="", duration_s=0.0)
     monkeypatch.setattr(process, "run", lambda *_args, **_options: failed)
-    monkeypatch.setattr(build, "find_program", lambda name: None if name in absent.split() else f"/bin/{name}")
+    for find in ("find_program", "find_recent"):
+        monkeypatch.setattr(build, find, lambda name: None if name in absent.split() else f"/bin/{name}")
     with pytest.raises(ToolchainError, match=message.replace("+", r"\+")) as caught:
         build.build(Source(make_tree(tmp_path), PINNED_COMMIT), build.BuildFor(CPU), SilentReporter())
     assert "install" in str(caught.value.hint)
+
+
+@pytest.mark.parametrize(
+    ("versions", "taken"),
+    [
+        (["cmake version 3.16.3\n\nCMake suite", "cmake version 4.4.4"], "beside"),
+        (["cmake version 3.25.1", "cmake version 4.4.4"], "first"),
+        (["cmake3 version 3.20", "cmake version 2.8.12"], None),
+        (["who knows"], "first"),
+        ([], None),
+    ],
+)
+def test_a_cmake_that_is_too_old_is_passed_over(
+    versions: list[str], taken: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = dict(zip(("first", "beside"), versions, strict=False))
+    monkeypatch.setattr(programs, "_found", lambda _name: iter(said))
+
+    def run(argv: list[str]) -> process.ToolOutput:
+        return process.ToolOutput(tuple(argv), 0, said[argv[0]], "", 0.0)
+
+    monkeypatch.setattr(process, "run", run)
+    assert programs.find_recent("cmake") == taken
+    assert programs.find_recent("ninja") == next(iter(said), None)
 
 
 def test_another_backend_than_the_explicit_build_s(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
