@@ -141,7 +141,7 @@ def test_a_build_asks_at_once_for_what_reads_its_inputs(
     no_data: None, tmp_path: Path, model: str, options: dict[str, Any], wanted: str
 ) -> None:
     (tmp_path / "x.parquet").write_bytes(b"PAR1")
-    given = {k: v.format(tmp_path) if isinstance(v, str) else v for k, v in options.items()}
+    given: dict[str, Any] = {k: v.format(tmp_path) if isinstance(v, str) else v for k, v in options.items()}
     with pytest.raises(MissingExtra) as told:
         prepare(BuildRequest(model, out=tmp_path / "out", **given), SilentReporter())
     assert f"ggufkit[{wanted}]" in str(told.value.hint)
