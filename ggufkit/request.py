@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from ggufkit.core import machine
+from ggufkit.core.paths import user_path
 from ggufkit.core.progress import Reporter
 from ggufkit.core.records import Toolchain
 from ggufkit.llama import toolchain
@@ -224,7 +225,7 @@ class BuildRequest:
         """Sort options into their groups. Raises TypeError for a name that is no option."""
         chosen = {name: given.pop(name) for name, kind in GROUPS.items() if isinstance(given.get(name), kind)}
         values: dict[str, Any] = {
-            "model": str(model), "out": None if out is None else Path(out).expanduser(), "types": types,
+            "model": str(model), "out": None if out is None else user_path(out), "types": types,
             "variants": variants, **_groups(chosen, given),
         }  # fmt: skip
         for name, value in values.items():
@@ -264,4 +265,4 @@ def default(name: str) -> Any:
 
 def _as_path(group: object, name: str) -> None:
     if (path := getattr(group, name)) is not None:
-        object.__setattr__(group, name, Path(path).expanduser())
+        object.__setattr__(group, name, user_path(path))

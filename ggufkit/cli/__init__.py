@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import io
 import os
@@ -13,7 +14,7 @@ from typing import Any
 
 import click
 
-from ggufkit.core import escape
+from ggufkit.core import escape, oserrors
 from ggufkit.core.errors import GgufkitError, Interrupted, ResourceError
 from ggufkit.version import __version__
 
@@ -109,32 +110,40 @@ def main(argv: list[str] | None = None) -> None:
     suspend = getattr(signal, "SIGTSTP", None)
     if suspend is not None and signal.getsignal(suspend) == signal.SIG_DFL:
         signal.signal(suspend, _pause)
-    sys.exit(_run([a for a in arguments if a != "--debug"], debug))
+    code = _run([a for a in arguments if a != "--debug"], debug)
+    _drop_what_cannot_be_printed()
+    sys.exit(code)
 
 
 def _run(arguments: list[str], debug: bool) -> int:
     try:
         result: Any = cli.main(arguments, prog_name="ggufkit", standalone_mode=False)
+        if sys.stdout is not None:
+            sys.stdout.flush()  # a full disk is found now, and not when Python ends
         return result if isinstance(result, int) else 0
     except click.exceptions.Exit as ended:
         return ended.exit_code
-    except (KeyboardInterrupt, click.Abort):
+    except (KeyboardInterrupt, click.Abort, Interrupted):
         return _stopped()
     except click.ClickException as error:
         object.__setattr__(error, "message", escape.terminal(error.message))  # what was typed is part of it
-        error.show()
+        with contextlib.suppress(OSError):
+            error.show()
         return error.exit_code
-    except Interrupted:
-        return _stopped()
-    except GgufkitError as error:
-        return _failed(error, debug)
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except OSError as error:
-        return _unusable(error, debug) if error.filename is not None else _bug(error, debug)
     except Exception as error:
-        return _bug(error, debug)
+        explained = _explained(error)
+        return _failed(explained, debug) if explained is not None else _bug(error, debug)
+
+
+def _explained(error: Exception) -> GgufkitError | None:
+    """What the user is told of an error; None where it is a bug."""
+    if isinstance(error, MemoryError):
+        return ResourceError("The memory ran out.", hint="Close other programs, or use a smaller model.")
+    if isinstance(error, OSError):
+        return oserrors.explain(error)
+    return error if isinstance(error, GgufkitError) else None
 
 
 def _interrupt(_number: int, _frame: FrameType | None) -> None:
@@ -172,11 +181,6 @@ def _failed(error: GgufkitError, debug: bool) -> int:
     return error.exit_code
 
 
-def _unusable(error: OSError, debug: bool) -> int:
-    hint = "Check its permissions and the space there. GGUFKIT_CACHE moves ggufkit's own files."
-    return _failed(ResourceError(f"{error.filename} cannot be used: {error.strerror}.", hint=hint), debug)
-
-
 def _bug(error: Exception, debug: bool) -> int:
     if debug:
         traceback.print_exc()
@@ -186,5 +190,15 @@ def _bug(error: Exception, debug: bool) -> int:
 
 
 def _say(text: str, fg: str | None = None) -> None:
-    """One line on stderr, whatever foreign names are in it."""
-    click.secho(escape.terminal(text), fg=fg, err=True)
+    """One line on stderr, whatever foreign names are in it; the exit code stays right where nobody reads it."""
+    with contextlib.suppress(OSError):
+        click.secho(escape.terminal(text), fg=fg, err=True)
+
+
+def _drop_what_cannot_be_printed() -> None:
+    """Python would try again at its end, and change the exit code when it fails."""
+    for stream in filter(None, (sys.stdout, sys.stderr)):
+        try:
+            stream.flush()
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

@@ -102,7 +102,7 @@ def _checkpoint(model: str, source: Source, reporter: Reporter) -> Checkpoint:
 
 
 def _scaled_path(model: str, checkpoint: Checkpoint, out: Path | None) -> Path:
-    output = out.expanduser() if out else options.beside_model(model) / f"{checkpoint.name}-awq"
+    output = out or options.beside_model(model) / f"{checkpoint.name}-awq"
     refuse_inside(output, checkpoint)
     if output.is_file() or (output.is_dir() and any(output.iterdir()) and read_manifest(output) is None):
         raise InputError(f"{output} is something else already.", hint="Choose a new directory with --out.")
@@ -186,7 +186,7 @@ def refine_command(
         rounded, original = sources.open_gguf(files.quantized), sources.open_gguf(files.base)
         checkpoint = _checkpoint(files.model, Source(), reporter)
         kind, name = refine.type_of(files.quantized), checkpoint.name
-        output = (files.out or files.quantized.parent / f"{name}-gptq-{kind}.gguf").expanduser()
+        output = files.out or files.quantized.parent / f"{name}-gptq-{kind}.gguf"
         if output.is_dir():
             raise InputError(f"{output} is a directory.", hint="Give with --out the name of the refined file.")
         text = calibration_text.resolve(calibration.text, calibration.field, reporter)

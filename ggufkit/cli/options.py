@@ -10,6 +10,8 @@ from typing import Any, TypeVar
 
 import click
 
+from ggufkit.core.paths import user_path
+
 Command = TypeVar("Command", bound=Callable[..., Any])
 Decorator = Callable[[Command], Command]
 
@@ -54,7 +56,7 @@ def beside_model(model: str) -> Path:
 
     if not sources.is_local(model):
         return Path()
-    return Path(os.path.abspath(Path(model).expanduser())).parent  # noqa: PTH100 - links stay as the user named them
+    return Path(os.path.abspath(user_path(model))).parent  # noqa: PTH100 - links stay as the user named them
 
 
 json_option = click.option(

@@ -9,6 +9,8 @@ from typing import Any
 
 import click
 
+from ggufkit.core.paths import user_path
+
 MOST = (1 << 31) - 1
 """llama.cpp's tools read no larger numbers."""
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
@@ -34,7 +36,7 @@ class UserPath(click.Path):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Replace a leading `~`."""
-        return super().convert(os.path.expanduser(value), param, ctx)  # noqa: PTH111 - a path may be bytes
+        return super().convert(str(user_path(os.fsdecode(value))), param, ctx)
 
 
 class Size(click.ParamType[int]):

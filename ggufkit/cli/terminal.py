@@ -29,6 +29,12 @@ _WIDE = 1000
 class Screen(Console):
     """A console on which a string is one line of text, in tables too."""
 
+    def on_broken_pipe(self) -> None:
+        """Nobody reads on (`2>&1 | head -1`). What is told of the work is left out then; results end the command."""
+        if not self.stderr:
+            raise BrokenPipeError
+        self.quiet = True
+
     def render_str(self, text: str, **how: Any) -> Text:
         """The text as it is, what would act in it shown as escapes."""
         return super().render_str(escape.terminal(text), **how)

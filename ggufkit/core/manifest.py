@@ -5,6 +5,7 @@ A step's own keys are the fields of its `Notes` and `Params`, which write and re
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
@@ -98,10 +99,20 @@ def write_manifest(artefact: Path, manifest: Manifest) -> None:
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Write `text` under another name, then give it the final one. Bytes of a name that are no text show."""
+    """Write `text` under another name, then give it the final one. Bytes of a name that are no text show.
+
+    Nothing is left of what cannot be written.
+    """
     partial = path.with_name(path.name + PARTIAL)
-    partial.write_text(text, encoding="utf-8", errors="backslashreplace")
-    os.replace(partial, path)  # noqa: PTH105 - atomic on every platform
+    try:
+        partial.write_text(text, encoding="utf-8", errors="backslashreplace")
+        os.replace(partial, path)  # noqa: PTH105 - atomic on every platform
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename is None:
+            error.filename = str(path)  # a full disk names nothing
+        raise
 
 
 @dataclass(frozen=True)

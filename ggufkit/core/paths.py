@@ -8,7 +8,14 @@ from pathlib import Path
 import platformdirs
 
 
+def user_path(given: str | os.PathLike[str]) -> Path:
+    """The path that a user wrote: `~/x` is in their home, as for a shell; `./~x` is a name, and so is `~x` of nobody."""
+    path = os.path.expanduser(given)  # noqa: PTH111 - pathlib's fails where there is no such user, and forgets `./`
+    is_name = Path(path).parts[:1] and Path(path).parts[0].startswith("~")
+    return Path.cwd() / path if is_name else Path(path)
+
+
 def cache_dir() -> Path:
     """The cache: `GGUFKIT_CACHE`, or the platform's user cache."""
     configured = os.environ.get("GGUFKIT_CACHE")
-    return Path(configured).expanduser() if configured else Path(platformdirs.user_cache_dir("ggufkit"))
+    return user_path(configured) if configured else Path(platformdirs.user_cache_dir("ggufkit"))

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
+from ggufkit.core import oserrors
 from ggufkit.core.errors import Interrupted, ResourceError, ToolError
 
 OnText = Callable[[str, str], None]
@@ -208,9 +209,12 @@ class _Log:
 
     def __enter__(self) -> _Log:
         if self._path is not None:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = self._path.open("wb")
-            self._file.write(f"$ {shlex.join(self._command)}\n".encode())
+            try:
+                self._path.parent.mkdir(parents=True, exist_ok=True)
+                self._file = self._path.open("wb")
+                self._file.write(f"$ {shlex.join(self._command)}\n".encode())
+            except OSError as error:
+                raise _log_failure(error) from error
         return self
 
     def __exit__(self, *exc: object) -> None:
@@ -276,11 +280,10 @@ def _feed(proc: subprocess.Popen[bytes], data: bytes | None) -> None:
 
 
 def _log_failure(error: BaseException) -> BaseException:
-    if isinstance(error, OSError):
-        return ResourceError(
-            f"The log could not be written: {error}.", hint="Free some space and repeat the command."
-        )
-    return error
+    if not isinstance(error, OSError):
+        return error
+    failed = "The log cannot be written"
+    return oserrors.explain(error, failed) or ResourceError(f"{failed}: {error}.", hint="Repeat the command.")
 
 
 def _kill(proc: subprocess.Popen[bytes]) -> None:

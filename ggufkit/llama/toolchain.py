@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ggufkit.core.errors import ToolchainError
 from ggufkit.core.hashing import sha256_file
-from ggufkit.core.paths import cache_dir
+from ggufkit.core.paths import cache_dir, user_path
 from ggufkit.core.progress import Reporter, SilentReporter
 from ggufkit.core.records import Toolchain
 from ggufkit.llama import argv, build, cuda, logs
@@ -28,7 +28,7 @@ def find(backend: str = "auto", reporter: Reporter | None = None) -> Toolchain:
     """
     teller, explicit = reporter or SilentReporter(), os.environ.get("GGUFKIT_LLAMA_CPP")
     if explicit:
-        return _for_backend(_explicit(Path(explicit).expanduser(), backend, teller), backend)
+        return _for_backend(_explicit(user_path(explicit), backend, teller), backend)
     chosen = _choose(backend, teller)
     known = installed(chosen)
     if known is not None:
@@ -49,7 +49,7 @@ def locate(backend: str = "auto") -> Toolchain | None:
     """The toolchain that `find` would return without building or fetching anything; None if it would."""
     explicit = os.environ.get("GGUFKIT_LLAMA_CPP")
     if explicit:
-        found = _explicit_here(Path(explicit).expanduser(), backend)
+        found = _explicit_here(user_path(explicit), backend)
         return _for_backend(found, backend) if found is not None else None
     return installed(_choose(backend, SilentReporter())) or _on_path()
 
@@ -130,7 +130,7 @@ def _explicit_source() -> Source | None:
     explicit = os.environ.get("GGUFKIT_LLAMA_CPP")
     if not explicit:
         return None
-    path = Path(explicit).expanduser()
+    path = user_path(explicit)
     if path.is_file():
         return sources.unpack_archive(path)
     return sources.describe_source(path) if sources.is_source(path) else None

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from ggufkit.core.errors import CheckpointError, SourceError
 from ggufkit.core.hashing import sha256_file
+from ggufkit.core.paths import user_path
 from ggufkit.core.progress import Reporter, SilentReporter
 from ggufkit.core.records import Checkpoint, GgufFile
 from ggufkit.hub import modelscope, names
@@ -75,7 +76,7 @@ def local(model: str, hub: str = "auto") -> Path | None:
     Raises:
         SourceError: there is neither, or a file that is no GGUF.
     """
-    path = Path(model).expanduser()
+    path = user_path(model)
     if path.is_dir() and (_is_checkpoint(path) or names.find_alias(model) is None):
         return path
     if path.is_file() and path.suffix.lower() != ".gguf":

@@ -125,9 +125,10 @@ def _is_converted(out: Path | None) -> bool:
 
 def _require_writable(out: Path) -> None:
     there = next(path for path in (out, *out.absolute().parents) if path.exists())
+    reason = "you may not write there" if there.is_dir() else f"{there} is a file"
     if not there.is_dir() or not os.access(there, os.W_OK):
         hint = "Choose a directory that you can write with --out."
-        raise InputError(f"{out} cannot be written.", hint=hint)
+        raise InputError(f"{out} cannot be written: {reason}.", hint=hint)
 
 
 def _tools_at_once(request: BuildRequest, reporter: Reporter) -> Toolchain | None:

@@ -18,7 +18,8 @@ from ggufkit.steps import quantize
 
 OVERSIZED = 1.15
 _CANDIDATES = 6
-_RESERVE = 256 << 20
+_BESIDE, _SPARE = 4 << 20, 0.02
+"""Bytes of logs, tables and reports, and the part of all the rest that may come in addition."""
 _FLOAT_BITS = {"F32": 32.0, "F16": 16.0, "BF16": 16.0}
 
 
@@ -66,10 +67,10 @@ class Plan:
 
     def require(self, where: Path) -> None:
         """Raise ResourceError when the plan does not fit this machine."""
-        if self.disk_needed + _RESERVE > self.disk_free:
+        needed = int(self.disk_needed * (1 + _SPARE)) + _BESIDE
+        if needed > self.disk_free:
             raise ResourceError(
-                f"The plan needs {size(self.disk_needed)} of disk at its peak, beside {size(_RESERVE)} that stay free; "
-                f"{size(self.disk_free)} are free at {where}.",
+                f"The plan needs {size(needed)} of disk at its peak, {size(self.disk_free)} are free at {where}.",
                 hint="Free some space, choose fewer --types, a smaller --scratch-limit, or another --out.",
             )
         if self.ram_needed > self.ram_free:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from ggufkit.core import machine
+from ggufkit.core import machine, oserrors
 from ggufkit.core.errors import BusyError, InputError, ResourceError, ToolError
 from ggufkit.core.hashing import remember, sha256_file, sha256_files
 from ggufkit.core.inputs import Input, unchanged
@@ -27,7 +27,8 @@ from ggufkit.core.records import Json, Manifest
 from ggufkit.core.units import size
 
 PRIVATE = ".ggufkit"
-_NEXT_TO_NOTHING = 64 << 20
+_NEXT_TO_NOTHING = 8 << 20
+_OUT = "Choose a directory that you can write with --out."
 _IN_THE_OPEN = ("*.gguf", "*.imatrix", "Modelfile.*", "*.manifest.json", "results.*", "report.*")
 """What steps put among the user's own files."""
 
@@ -130,9 +131,11 @@ class Workspace:
         except Timeout:
             hint = "Wait until it ends, or choose another --out."
             raise BusyError(f"Another ggufkit is working in {self.root}.", hint=hint) from None
+        except PermissionError as error:
+            raise InputError(f"{self.root} cannot be written: {error.strerror}.", hint=_OUT) from None
         except OSError as error:
-            hint = "Choose a directory that you can write with --out."
-            raise InputError(f"{self.root} cannot be written: {error.strerror}.", hint=hint) from None
+            failed = f"{self.root} cannot be written"
+            raise oserrors.explain(error, failed) or InputError(f"{failed}: {error}.", hint=_OUT) from None
         try:
             self._sweep()
             yield
@@ -227,12 +230,24 @@ def ensure(
             input changed while it was read.
         ResourceError: the disk is full.
     """
-    _refuse_foreign(output, force=force)
+    try:
+        return _ensure(recipe, output, make, why if force else None, explain)
+    except OSError as error:
+        failed = f"{output} cannot be written"
+        raise oserrors.explain(error, failed) or ResourceError(f"{failed}: {error}.", hint=_OUT) from error
+
+
+def _ensure(
+    recipe: Recipe, output: Path, make: Callable[[Path], Made], why: str | None, explain: Reporter | None
+) -> Result:
+    """As `ensure`; `why` is a reason to make even what is fresh."""
+    _refuse_foreign(output, force=why is not None)
     stale = staleness(recipe, output)
-    reason = stale or (why if force else "nothing changed")
+    reason = stale or why or "nothing changed"
+    wanted = stale is not None or why is not None
     if explain is not None:
-        explain.info(f"{output.name}: {'made' if stale or force else 'skipped'}, {reason}")
-    if stale is None and not force:
+        explain.info(f"{output.name}: {'made' if wanted else 'skipped'}, {reason}")
+    if not wanted:
         made = read_manifest(output)
         if made is not None:
             return Result(output, made, True, reason)
@@ -266,13 +281,11 @@ def _make(recipe: Recipe, output: Path, make: Callable[[Path], Made]) -> Manifes
         )  # fmt: skip
         write_manifest(output, manifest)  # first: without one, a result would not be known as ours
         _publish(partial, output)
-    except OSError as error:
-        raise ResourceError(f"{output} could not be written: {error}.", hint="Is the disk full?") from error
     except ToolError as error:
         free = machine.free_disk(output.parent)
         if free > _NEXT_TO_NOTHING:
             raise
-        message = f"The disk is as good as full, {size(free)} are free at {output.parent}: {error.message}"
+        message = f"The disk is almost full, only {size(free)} are free at {output.parent}: {error.message}"
         raise ResourceError(message, hint="Free some space and repeat the command.", log=error.log) from error
     finally:
         _remove(partial)

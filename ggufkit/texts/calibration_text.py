@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from pathlib import Path
 
 from ggufkit.core.manifest import write_atomically
-from ggufkit.core.paths import cache_dir
+from ggufkit.core.paths import cache_dir, user_path
 from ggufkit.core.progress import Reporter
 from ggufkit.texts import corpus
 from ggufkit.texts.calibration import read_texts
@@ -20,7 +19,7 @@ def resolve(given: str, field: str, reporter: Reporter) -> Corpus:
     Raises:
         CorpusError: there is none.
     """
-    path = Path(given).expanduser()
+    path = user_path(given)
     if not path.is_dir() and not is_structured(path):
         return corpus.resolve(given, reporter)
     text = "\n".join(read_texts(path, field))

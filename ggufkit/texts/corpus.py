@@ -10,6 +10,7 @@ from pathlib import Path
 from ggufkit.core.errors import CorpusError
 from ggufkit.core.hashing import sha256_file
 from ggufkit.core.inputs import Input
+from ggufkit.core.paths import user_path
 from ggufkit.core.progress import Reporter, SilentReporter
 from ggufkit.texts import wikitext
 from ggufkit.texts.dataset_rows import KNOWN, table_kind
@@ -47,10 +48,10 @@ def resolve(given: str, reporter: Reporter | None = None) -> Corpus:
     teller = reporter or SilentReporter()
     if given in wikitext.TEXTS:
         return open_text(wikitext.named(wikitext.TEXTS[given], teller), given)
-    path = Path(given).expanduser()
+    path = user_path(given)
     rows = _TABLE.fullmatch(given)
-    if rows is not None and Path(rows["path"]).expanduser().is_file():
-        source = Path(rows["path"]).expanduser()
+    if rows is not None and user_path(rows["path"]).is_file():
+        source = user_path(rows["path"])
         return open_text(wikitext.table(source, rows["column"], teller), source.name)
     if path.is_file():
         return open_text(path)

@@ -23,7 +23,7 @@ from ggufkit.measure.shares import memory_needed
 from ggufkit.measure.tool import ATTEMPTS, pays_to_pin
 from ggufkit.steps import offload
 
-_DISK_RESERVE = 256 << 20
+_DISK_RESERVE = 16 << 20
 
 
 def strategy_for(

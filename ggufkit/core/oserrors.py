@@ -1,0 +1,54 @@
+"""What an error of the operating system means: one message, with the reason and the way out."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+
+from ggufkit.core.errors import GgufkitError, InputError, ResourceError
+
+_OUT = "Choose another place with --out; GGUFKIT_CACHE moves ggufkit's own files."
+_FULL = {
+    errno.ENOSPC: ("the disk is full", "Free some space and repeat the command; what was finished is kept."),
+    errno.EDQUOT: ("your share of the disk is used up", f"Free some space, or have the quota raised. {_OUT}"),
+    errno.EFBIG: ("a file may not be so large there", f"Raise `ulimit -f`, or use another file system. {_OUT}"),
+    errno.EIO: ("the disk or the terminal failed", "Look into the system's log (dmesg), and repeat the command."),
+}
+
+
+def explain(error: OSError, failed: str | None = None) -> GgufkitError | None:
+    """The error that tells what an OSError means; None for one that no user can do anything about.
+
+    Args:
+        failed: what failed: "x.gguf cannot be written"; by default this is said of the file that the error names.
+    """
+    named = None if error.filename is None else Path(os.fsdecode(error.filename))
+    said = error.strerror or str(error)
+    if error.errno in _FULL:
+        reason, hint = _FULL[error.errno]
+        what = failed or f"{named or 'The output'} cannot be written"
+        return ResourceError(f"{what}: {reason} ({said}).", hint=hint)
+    if named is None:
+        return None
+    what = f"{failed}: " if failed else ""
+    if error.errno == errno.ENAMETOOLONG:
+        message = f"{what}the name {named} is too long for its file system."
+        return InputError(_sentence(message), hint="Choose a shorter name, for results with --out.")
+    if error.errno in (errno.EEXIST, errno.ENOTDIR):
+        message = f"{what}{_in_the_way(named)} is a file where a directory is needed."
+        return InputError(message, hint="Move it away, or choose another --out.")
+    if error.errno == errno.EISDIR:
+        message = f"{what}{named} is a directory where a file is needed."
+        return InputError(message, hint="Move it away, or give another name.")
+    message = f"{what}{named} cannot be used: {said}."
+    return ResourceError(message, hint=f"Check its permissions. {_OUT}")
+
+
+def _sentence(text: str) -> str:
+    return text[0].upper() + text[1:]
+
+
+def _in_the_way(path: Path) -> Path:
+    """The part of a path that is no directory."""
+    return next((p for p in (*reversed(path.parents), path) if p.exists() and not p.is_dir()), path)
