@@ -150,6 +150,8 @@ OPTIONS: Mapping[str, tuple[str, str]] = {
     "base_type": ("conversion", "out_type"),
     "pre": ("conversion", "pre"),
     "allow_token_mismatch": ("conversion", "allow_token_mismatch"),
+    "allow_losses": ("conversion", "allow_losses"),
+    "check_function": ("conversion", "check_function"),
     "force_toolchain": ("conversion", "force_toolchain"),
     "calibration": ("calibration", "text"),
     "calibration_samples": ("calibration", "samples"),

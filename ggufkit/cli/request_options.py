@@ -26,11 +26,12 @@ FLOATS = click.Choice(["f16", "bf16", "f32"])
 
 
 def _option(name: str, *spellings: str, help: str, **more: Any) -> Decorator[Any]:  # noqa: A002 - click's own word
-    """An option of a build. A switch that is on by default is `--name / --no-name`."""
+    """An option of a build. A switch that is not off by default is `--name / --no-name`."""
     default, words = request.default(name), name.replace("_", "-")
-    if isinstance(default, bool):
-        given = f"--{words}/--no-{words}" if default else f"--{words}"
-        return click.option(given, name, default=default, is_flag=True, show_default=default, help=help, **more)
+    if isinstance(default, bool) or "is_flag" in more:
+        given = f"--{words}" if default is False else f"--{words}/--no-{words}"
+        more = {"is_flag": True, "show_default": default, **more}
+        return click.option(given, name, default=default, help=help, **more)
     more = {"default": default, "show_default": default is not None, **more}
     return click.option(*spellings, f"--{words}", name, help=help, **more)
 
@@ -59,6 +60,13 @@ BASE_TYPE = _option("base_type", type=FLOATS, help="Type of the base.")
 CONVERSION = (
     _option("pre", metavar="NAME", help="llama.cpp's name of the BPE pre-tokenizer, instead of detecting it."),
     _option("allow_token_mismatch", help="Accept a vocabulary that tokenizes differently."),
+    _option("allow_losses", help="Accept what the converter leaves out: tokens, rope settings."),
+    _option(
+        "check_function",
+        is_flag=True,
+        show_default="below 1 B parameters",
+        help="Compare what the base computes with transformers.",
+    ),
     _option("force_toolchain", help="Accept a converter of another commit than the tools."),
 )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ggufkit.core.records import Toolchain
@@ -100,6 +100,22 @@ def perplexity(tools: Toolchain, model: Path, excerpt: Excerpt, compute: Compute
 def base_logits(tools: Toolchain, model: Path, logits: Path, excerpt: Excerpt, compute: Compute) -> Argv:
     """llama-perplexity that also writes what the model predicts to `logits`, a file or a named pipe."""
     return [*perplexity(tools, model, excerpt, compute), "--save-all-logits", str(logits)]
+
+
+def first_logits(tools: Toolchain, model: Path, logits: Path, excerpt: Excerpt, compute: Compute) -> Argv:
+    """llama-perplexity of one chunk in one batch, with a KV cache in F32, whose logits go into a file."""
+    tool = str(tools.binary("llama-perplexity"))
+    batch = replace(compute, batch=excerpt.n_ctx, ubatch=excerpt.n_ctx)
+    options = [
+        *replace(excerpt, n_chunks=1).options(),
+        *batch.options(),
+        "--no-warmup",
+        "-ctk",
+        "f32",
+        "-ctv",
+        "f32",
+    ]
+    return [tool, "-m", str(model), *options, "--save-all-logits", str(logits)]
 
 
 def divergence(tools: Toolchain, model: Path, logits: Path, n_ctx: int, compute: Compute) -> Argv:

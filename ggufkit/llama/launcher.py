@@ -1,7 +1,8 @@
 """Run the toolchain's unmodified converter in a process of its own, and read what it says there.
 
-Around `convert_hf_to_gguf.py` it adds two things: a name for BPE pre-tokenizers that the converter's hash does
-not know, and the ids that the original tokenizer gives to a list of strings, while transformers is loaded anyway.
+Around `convert_hf_to_gguf.py` it adds three things: a name for BPE pre-tokenizers that the converter's hash does
+not know; the ids that the original tokenizer gives to a list of strings; and the logits of the original, computed
+beside the conversion while transformers is loaded anyway.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from ggufkit.core.errors import (
 )
 from ggufkit.core.jsonfile import parse_json, read_json
 from ggufkit.core.process import ToolOutput
-from ggufkit.llama import pretokenizers
+from ggufkit.llama import pretokenizers, reference
 
 _MARK = "ggufkit-error: "
 
@@ -36,7 +37,9 @@ def main(argv: list[str]) -> int:
     """Convert; a failure that ggufkit can explain is printed as one marked JSON line, and exits with 1."""
     args = _parse(argv)
     try:
-        _convert(args)
+        converter = load_converter(args.source)
+        with reference.beside(args.checkpoint, args.logits, lambda: _rows(args.checkpoint)):
+            _convert(converter, args)
         if args.probes is not None:
             ids = original_ids(args.checkpoint, json.loads(args.probes.read_text(encoding="utf-8")))
             args.ids.write_text(json.dumps(ids), encoding="utf-8")
@@ -79,11 +82,11 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--skeleton", action="store_true", help="leave the tensor data out, as a hole in the file")
     parser.add_argument("--probes", type=Path, help="JSON list of strings to tokenize with the original tokenizer")
     parser.add_argument("--ids", type=Path, help="where to write their ids")
+    parser.add_argument("--logits", type=Path, help="where to write what the original predicts for the probe text")
     return parser.parse_args(argv)
 
 
-def _convert(args: argparse.Namespace) -> None:
-    converter = load_converter(args.source)
+def _convert(converter: ModuleType, args: argparse.Namespace) -> None:
     model_class = _text_model(converter)
     name_pretokenizer(model_class, args.checkpoint, args.pre)
     if args.skeleton:
@@ -100,11 +103,20 @@ def _convert(args: argparse.Namespace) -> None:
             raise
         message = f"{args.checkpoint} is quantized already: {error}."
         raise CheckpointError(message, hint="Start from the original checkpoint in F32, F16 or BF16.") from error
+    except ValueError as error:
+        if not str(error).startswith("Can not map tensor"):
+            raise
+        message = f"llama.cpp's converter knows no {str(error).removeprefix('Can not map tensor ')} of {args.checkpoint}."
+        hint = "A tensor was renamed, or the architecture has variants that llama.cpp lacks."
+        raise CheckpointError(message, hint=hint) from error
     except AssertionError as error:
         if "max(" not in str(traceback.extract_tb(error.__traceback__)[-1].line):
             raise
         message = f"The tokenizer of {args.checkpoint} has ids that the model's vocabulary lacks."
-        hint = "The checkpoint holds another model's tokenizer; download it again."
+        hint = (
+            "Tokens were added and the embedding was not resized: call resize_token_embeddings and save the model again, "
+            "or take the base model's tokenizer."
+        )
         raise TokenizerError(message, hint=hint) from error
 
 
@@ -188,6 +200,14 @@ def original_ids(checkpoint: Path, texts: list[str]) -> list[list[int]]:
 
     pieces = SentencePieceProcessor(str(checkpoint / "tokenizer.model"))
     return [list(pieces.encode(text)) for text in texts]
+
+
+def _rows(checkpoint: Path) -> list[list[int]]:
+    """The probe text in the original's tokens, without and with BOS: which it is the GGUF will say."""
+    config = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))
+    ids = original_ids(checkpoint, [reference.PROBE.read_text(encoding="utf-8")])[0][: reference.n_tokens(config)]
+    bos = config.get("bos_token_id")
+    return [ids, [bos, *ids[:-1]]] if isinstance(bos, int) else [ids]
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import tempfile
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,16 +14,19 @@ from ggufkit.core.concurrency import run_both
 from ggufkit.core.errors import CheckpointError, GgufError
 from ggufkit.core.inputs import Input
 from ggufkit.core.jsonfile import read_json
-from ggufkit.core.manifest import PARTIAL, Params
-from ggufkit.core.process import ToolOutput
+from ggufkit.core.manifest import PARTIAL, Params, read_manifest
+from ggufkit.core.process import Surroundings, ToolOutput
 from ggufkit.core.progress import Reporter, SilentReporter
 from ggufkit.core.records import Checkpoint, Json
-from ggufkit.llama import argv, launcher, toolchain, vocab
-from ggufkit.llama.gguf import GgufHeader, read_gguf, read_header
+from ggufkit.llama import argv, cuda, launcher, losses, reference, toolchain, vocab
+from ggufkit.llama.argv import Quantization
+from ggufkit.llama.gguf import read_gguf, read_header
 from ggufkit.llama.progress_lines import percent_written
-from ggufkit.models import token_ids
-from ggufkit.models.checkpoint import files_of, fingerprint, scan_weights
+from ggufkit.models import rope, token_ids
+from ggufkit.models.checkpoint import files_of, fingerprint, read_config, scan_weights, stored_tensors
 from ggufkit.models.token_ids import TokenComparison
+from ggufkit.steps import function_check, load_check, offload, whole
+from ggufkit.steps.function_check import Compared
 from ggufkit.steps.notes import GgufNotes
 from ggufkit.steps.session import Session
 from ggufkit.steps.step import Made, Recipe, Result, settle
@@ -31,6 +35,7 @@ STEP, VERSION = "convert", 1
 _CHECKPOINT = "checkpoint"
 _F16_MAX = 65504.0
 _LONG = 8 << 30
+_COMPARED = ("token_strings", "token_mismatches", "logit_difference")
 
 
 @dataclass(frozen=True)
@@ -50,17 +55,19 @@ class ConvertNotes(GgufNotes):
         source, revision: of the checkpoint: a path, or a hub's id and commit.
         token_strings, token_mismatches: strings that both tokenizers were tried on, and those where they differ; None
             where the checkpoint has no tokenizer to compare with.
+        logit_difference: of the file from the checkpoint under transformers, relative; None where it was not compared.
     """
 
     source: str = ""
     revision: str | None = None
     token_strings: int | None = None
     token_mismatches: int | None = None
+    logit_difference: float | None = None
 
     def to_notes(self) -> dict[str, Json]:
         """Without what was not compared."""
         notes = super().to_notes()
-        return {key: value for key, value in notes.items() if value is not None or not key.startswith("token_")}
+        return {key: value for key, value in notes.items() if value is not None or key not in _COMPARED}
 
 
 @dataclass(frozen=True)
@@ -70,14 +77,43 @@ class ConvertOptions:
     Args:
         out_type: f32, f16 or bf16.
         pre: llama.cpp's name of the BPE pre-tokenizer, instead of what is found out.
+        allow_losses: accept what the converter leaves out.
+        check_function: compare the logits with those of the checkpoint; None where the model is small.
         variant: what the checkpoint is: "plain", or "awq" when scales were folded into it.
     """
 
     out_type: str = "f16"
     pre: str | None = None
     allow_token_mismatch: bool = False
+    allow_losses: bool = False
+    check_function: bool | None = None
     force_toolchain: bool = False
     variant: str = "plain"
+
+
+@dataclass(frozen=True)
+class _Conversion:
+    """One conversion at work: what is converted by the converter in `source`, and how."""
+
+    checkpoint: Checkpoint
+    options: ConvertOptions
+    session: Session
+    source: Path
+
+    @property
+    def probes(self) -> Path:
+        """Strings that both tokenizers are tried on."""
+        return self.session.workspace.scratch / "probes.json"
+
+    @property
+    def ids(self) -> Path:
+        """The original's tokens of these strings."""
+        return self.session.workspace.scratch / "ids.json"
+
+    @property
+    def logits(self) -> Path:
+        """What the checkpoint predicts under transformers."""
+        return self.session.workspace.scratch / "reference.npy"
 
 
 def convert(checkpoint: Checkpoint, output: Path, options: ConvertOptions, session: Session) -> Result:
@@ -94,10 +130,23 @@ def convert(checkpoint: Checkpoint, output: Path, options: ConvertOptions, sessi
     # Whether a result is fresh depends on the checkpoint; where there is none, that is hashed while it is converted.
     inputs = {_CHECKPOINT: fingerprint(checkpoint.path, session.reporter)} if output.exists() else {}
     recipe = Recipe(STEP, VERSION, inputs, params.to_params(), session.tools.identity)
-    return session.ensure(recipe, output, lambda partial: _convert(checkpoint, partial, options, session))
+    made = read_manifest(output) if options.check_function else None
+    unknown = made is not None and ConvertNotes.from_manifest(made).logit_difference is None
+    return session.ensure(
+        recipe,
+        output,
+        lambda partial: _convert(_begin(checkpoint, options, session), partial),
+        force=unknown,
+        why="its function was not compared",
+    )
 
 
-def _converter(options: ConvertOptions, session: Session) -> Path:
+def _begin(checkpoint: Checkpoint, options: ConvertOptions, session: Session) -> _Conversion:
+    session.workspace.scratch.mkdir(parents=True, exist_ok=True)
+    return _Conversion(checkpoint, options, session, _converter_source(options, session))
+
+
+def _converter_source(options: ConvertOptions, session: Session) -> Path:
     """llama.cpp's converter. Raises MissingExtra where it lacks what it imports."""
     extras.require("convert")
     return toolchain.converter_source(session.tools, session.reporter, force=options.force_toolchain)
@@ -105,7 +154,7 @@ def _converter(options: ConvertOptions, session: Session) -> Path:
 
 def skeleton(checkpoint: Checkpoint, output: Path, options: ConvertOptions, session: Session) -> Path:
     """Write a GGUF with everything but the weights, which are a hole in the file: enough for a dry run."""
-    source = _converter(options, session)
+    source = _converter_source(options, session)
     command = argv.convert(source, checkpoint.path, output, options.out_type, checkpoint.name, pre=options.pre)
     with session.reporter.step(f"Planning {checkpoint.name}"):
         require_converted(process.run([*command, "--skeleton"]), output)
@@ -114,59 +163,78 @@ def skeleton(checkpoint: Checkpoint, output: Path, options: ConvertOptions, sess
 
 def _rehearse(checkpoint: Checkpoint, options: ConvertOptions, session: Session) -> None:
     """Find out in seconds, and not after an hour, that the converter or the tokenizer is not up to it."""
-    source = _converter(options, session)
-    quiet = replace(session, reporter=SilentReporter())
+    trial = _begin(checkpoint, options, replace(session, reporter=SilentReporter()))
     with (
         session.reporter.step(f"Trying the conversion of {checkpoint.name} without its weights"),
         tempfile.TemporaryDirectory(prefix="ggufkit-try-") as temporary,
     ):
         empty = Path(temporary) / "empty.gguf"
-        require_converted(process.run([*_command(checkpoint, empty, options, quiet, source), "--skeleton"]), empty)
-        _compare_tokens(checkpoint, empty, options, quiet, source)
+        require_converted(process.run([*_command(trial, empty), "--skeleton"]), empty)
+        _compare_tokens(trial, empty)
 
 
-def _convert(checkpoint: Checkpoint, partial: Path, options: ConvertOptions, session: Session) -> Made:
-    source = _converter(options, session)
-    run, sha256 = _read_and_convert(checkpoint, partial, options, session, source)
+def _convert(work: _Conversion, partial: Path) -> Made:
+    checkpoint, options, session = work.checkpoint, work.options, work.session
+    compared = function_check.is_wanted(checkpoint, options.check_function, session)
+    run, sha256 = _read_and_convert(work, partial, [f"--logits={work.logits}"] if compared else [])
     made = read_gguf(partial)
     if made.type != options.out_type.upper():
         raise GgufError(f"The converter wrote {made.type} where {options.out_type.upper()} was asked for.")
-    _require_layers(checkpoint, read_header(partial))
-    tokens, _ = run_both(
-        lambda _: _compare_tokens(checkpoint, partial, options, session, source),
-        lambda stop: settle(partial, stop),
+    whole.require_layers(checkpoint, read_header(partial))
+    lost = [*losses.losses(run.stderr), *rope.unheeded(read_config(checkpoint.path), read_header(partial))]
+    whole.refuse_losses(checkpoint, lost, session.reporter, accepted=options.allow_losses)
+    difference, tokens = run_both(
+        lambda stop: _check(work, partial, stop, compared=compared), lambda stop: _settle(work, partial, stop)
     )
-    notes = ConvertNotes(checkpoint.name, options.variant, made.type, checkpoint.source, checkpoint.revision)
+    notes = ConvertNotes(
+        checkpoint.name,
+        options.variant,
+        made.type,
+        checkpoint.source,
+        checkpoint.revision,
+        logit_difference=difference,
+    )
     if tokens is not None:
         notes = replace(notes, token_strings=tokens.n_strings, token_mismatches=tokens.n_mismatches)
     return Made([run], notes.to_notes(), {_CHECKPOINT: sha256})
 
 
-def _require_layers(checkpoint: Checkpoint, made: GgufHeader) -> None:
-    """The converter takes what there is. Only where layers differ from each other may one be without tensors.
+def _settle(work: _Conversion, partial: Path, stop: threading.Event) -> TokenComparison | None:
+    tokens = _compare_tokens(work, partial)
+    settle(partial, stop)
+    return tokens
 
-    Raises:
-        CheckpointError: a layer that the configuration has is not there.
-    """
-    if isinstance(made.metadata.get(f"{made.architecture}.attention.head_count"), list):
-        return
-    there = {tensor.name.split(".")[1] for tensor in made.tensors if tensor.name.startswith("blk.")}
-    missing = [i for i in range(made.hparam("block_count")) if str(i) not in there]
-    if missing:
-        shown = ", ".join(map(str, missing[:4])) + (" …" if len(missing) > 4 else "")
-        message = f"{checkpoint.path} has no weights for layers that its config.json has: {shown}."
-        raise CheckpointError(
-            message, hint="A shard is missing, or config.json is another model's: download it again."
+
+def _check(work: _Conversion, partial: Path, stop: threading.Event, *, compared: bool) -> float | None:
+    """Require that llama.cpp computes with the file, and what the checkpoint computes; return how far it is off."""
+    if not compared:
+        load_check.require_computes(partial, work.session, stop)
+        return None
+    pair = Compared(work.checkpoint, partial, work.logits, lambda file, end: _widen(work, partial, file, end))
+    try:
+        found = function_check.compare(pair, work.session, stop)
+    finally:
+        reference.remove(work.logits)
+    if found.why_not is not None:
+        work.session.reporter.warn(
+            f"The function of {work.checkpoint.name} was not compared with transformers': {found.why_not}."
         )
+    return found.difference
 
 
-def _read_and_convert(
-    checkpoint: Checkpoint,
-    partial: Path,
-    options: ConvertOptions,
-    session: Session,
-    source: Path,
-) -> tuple[ToolOutput, str]:
+def _widen(work: _Conversion, converted: Path, output: Path, stop: threading.Event) -> None:
+    """Write what was converted in F32: from the file where that holds the weights as they are, else once more."""
+    held = {"f16": {"F16", "BF16"}, "bf16": {"BF16"}, "f32": {"F32", "F16", "BF16"}}[work.options.out_type]
+    doing, session = f"writing {output.name}", work.session
+    if {t.dtype for t in stored_tensors(work.checkpoint.path)} <= held:
+        wide = argv.quantize(session.tools, Quantization(converted, "F32"), output, session.threads)
+        failures.require_success(process.run(wide, surroundings=cuda.HIDDEN, cancel=stop), doing)
+        return
+    anew = replace(work, options=replace(work.options, out_type="f32"))
+    require_converted(process.run(_converter(anew, output), cancel=stop), output)
+
+
+def _read_and_convert(work: _Conversion, partial: Path, more: Sequence[str]) -> tuple[ToolOutput, str]:
     """Run the converter; the weights are checked and hashed beside it.
 
     Returns:
@@ -175,18 +243,21 @@ def _read_and_convert(
     Raises:
         CheckpointError: the checkpoint cannot be read, or somebody changed it meanwhile.
     """
-    before = Input(checkpoint.path, "", files_of).state
+    before, reporter = Input(work.checkpoint.path, "", files_of).state, work.session.reporter
 
     def read(stop: threading.Event) -> str:
         try:
-            _check_weights(checkpoint, options.out_type, session.reporter, stop)
-            return fingerprint(checkpoint.path, session.reporter, stop)
+            _check_weights(work.checkpoint, work.options.out_type, reporter, stop)
+            return fingerprint(work.checkpoint.path, reporter, stop)
         except OSError as error:
-            raise CheckpointError(f"{checkpoint.path} cannot be read: {error}.", hint="Is it complete?") from error
+            raise CheckpointError(
+                f"{work.checkpoint.path} cannot be read: {error}.", hint="Is it complete?"
+            ) from error
 
-    run, sha256 = run_both(lambda stop: _run_converter(checkpoint, partial, options, session, source, stop), read)
-    if not Input(checkpoint.path, sha256, files_of).is_as(before):
-        raise CheckpointError(f"{checkpoint.path} changed while it was converted.", hint="Repeat the command.")
+    run, sha256 = run_both(lambda stop: _run_converter(work, partial, more, stop), read)
+    if not Input(work.checkpoint.path, sha256, files_of).is_as(before):
+        message = f"{work.checkpoint.path} changed while it was converted."
+        raise CheckpointError(message, hint="Repeat the command.")
     return run, sha256
 
 
@@ -200,38 +271,33 @@ def _check_weights(checkpoint: Checkpoint, out_type: str, reporter: Reporter, st
         )
 
 
-def _run_converter(
-    checkpoint: Checkpoint,
-    partial: Path,
-    options: ConvertOptions,
-    session: Session,
-    source: Path,
-    cancel: threading.Event,
-) -> ToolOutput:
-    command = _command(checkpoint, partial, options, session, source)
-    with session.reporter.step(f"Converting {checkpoint.name} to {options.out_type.upper()}", 100) as progress:
+def _run_converter(work: _Conversion, partial: Path, more: Sequence[str], cancel: threading.Event) -> ToolOutput:
+    what = f"Converting {work.checkpoint.name} to {work.options.out_type.upper()}"
+    with work.session.reporter.step(what, 100) as progress:
 
         def watch(_stream: str, text: str) -> None:
             if (percent := percent_written(text)) is not None:
                 progress.update(percent, 100, "% written")
 
-        log = session.workspace.log(f"convert-{partial.name.removesuffix('.gguf' + PARTIAL)}")
-        output = process.run(command, log=log, on_text=watch, cancel=cancel)
+        log = work.session.workspace.log(f"convert-{partial.name.removesuffix('.gguf' + PARTIAL)}")
+        patient = Surroundings(offload.environment())
+        command = [*_command(work, partial), *more]
+        output = process.run(command, surroundings=patient, log=log, on_text=watch, cancel=cancel)
         require_converted(output, partial)
     return output
 
 
-def _command(
-    checkpoint: Checkpoint, output: Path, options: ConvertOptions, session: Session, source: Path
-) -> list[str]:
+def _command(work: _Conversion, output: Path) -> list[str]:
     """The converter's command, which leaves the original's tokens of some strings beside the file."""
-    probes, ids = _probe_files(session)
-    probes.parent.mkdir(parents=True, exist_ok=True)
-    probes.write_text(json.dumps(token_ids.probes_for(checkpoint.path)), encoding="utf-8")
-    command = argv.convert(source, checkpoint.path, output, options.out_type, checkpoint.name, pre=options.pre)
-    if token_ids.has_tokenizer(checkpoint.path):
-        command += ["--probes", str(probes), "--ids", str(ids)]
-    return command
+    work.probes.write_text(json.dumps(token_ids.probes_for(work.checkpoint.path)), encoding="utf-8")
+    told = token_ids.has_tokenizer(work.checkpoint.path)
+    more = ["--probes", str(work.probes), "--ids", str(work.ids)] if told else []
+    return [*_converter(work, output), *more]
+
+
+def _converter(work: _Conversion, output: Path) -> list[str]:
+    checkpoint, options = work.checkpoint, work.options
+    return argv.convert(work.source, checkpoint.path, output, options.out_type, checkpoint.name, pre=options.pre)
 
 
 def require_converted(output: ToolOutput, result: Path) -> None:
@@ -242,26 +308,20 @@ def require_converted(output: ToolOutput, result: Path) -> None:
         raise failures.explain(output, "converting", None if output.returncode else "it wrote no file")
 
 
-def _probe_files(session: Session) -> tuple[Path, Path]:
-    return session.workspace.scratch / "probes.json", session.workspace.scratch / "ids.json"
-
-
-def _compare_tokens(
-    checkpoint: Checkpoint, partial: Path, options: ConvertOptions, session: Session, source: Path
-) -> TokenComparison | None:
-    probes, ids = _probe_files(session)
+def _compare_tokens(work: _Conversion, partial: Path) -> TokenComparison | None:
+    checkpoint, session, probes, ids = work.checkpoint, work.session, work.probes, work.ids
     if not ids.is_file():
         session.reporter.warn(f"{checkpoint.name} has no tokenizer file to compare the converted one with.")
         return None
     texts, original = read_json(probes, list[str]), read_json(ids, list[list[int]])
-    converted = vocab.tokenize(session.tools.dir, source, partial, texts, session.workspace.log("tokens"))
+    converted = vocab.tokenize(session.tools.dir, work.source, partial, texts, session.workspace.log("tokens"))
     result = token_ids.compare(texts, original, converted)
     if result.unnormalized:
         session.reporter.warn(
             f"llama.cpp does no Unicode normalization: {len(result.unnormalized)} of {result.n_strings} test "
             "strings that are not normalized get other tokens than in the original."
         )
-    if not options.allow_token_mismatch:
+    if not work.options.allow_token_mismatch:
         token_ids.require_equal(result, checkpoint.path)
     for file in (probes, ids):
         file.unlink()

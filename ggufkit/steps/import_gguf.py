@@ -15,6 +15,7 @@ from ggufkit.core.manifest import PARTIAL, Params, manifest_path
 from ggufkit.core.records import GgufFile
 from ggufkit.core.units import size
 from ggufkit.llama.gguf import FLOAT_TYPES, read_header
+from ggufkit.steps import load_check
 from ggufkit.steps.notes import GgufNotes
 from ggufkit.steps.quantize import require_base
 from ggufkit.steps.session import Session
@@ -58,6 +59,7 @@ def import_gguf(
         with session.reporter.step(f"Taking {gguf.path.name} as the base"):
             if not (_link(gguf, partial) if itself else clone(gguf, partial)):
                 _copy(gguf, partial)
+            load_check.require_computes(partial, session)
         return Made(notes=ImportNotes(name, "plain", gguf.type, str(gguf.path)).to_notes())
 
     inputs = {"gguf": str(gguf.sha256)}

@@ -19,6 +19,7 @@ from ggufkit.llama.cached_output import cached_output
 from ggufkit.llama.gguf import GgufHeader, quantized_tensors, read_header
 from ggufkit.llama.logs import QuantizePlan
 from ggufkit.llama.progress_lines import steps_done
+from ggufkit.steps.load_check import settle_and_require_computes
 from ggufkit.steps.notes import GgufNotes
 from ggufkit.steps.session import Session
 from ggufkit.steps.step import Made, Recipe, Result
@@ -140,6 +141,7 @@ def _quantize(base: GgufFile, partial: Path, kind: QuantType, options: QuantizeO
         failures.require_success(run, doing)
     done = logs.parse_quantize(run)
     _require_result(partial, read_header(base.path), done, run, doing)
+    settle_and_require_computes(partial, session)
     notes = QuantizeNotes(options.name, options.variant, kind.name, done.n_fallback, done.fallbacks)
     return Made([run], notes.to_notes())
 

@@ -15,6 +15,7 @@ from ggufkit.llama.gguf import read_header
 from ggufkit.models.checkpoint import files_of, fingerprint
 from ggufkit.refine.options import RefineOptions
 from ggufkit.steps import offload
+from ggufkit.steps.load_check import settle_and_require_computes
 from ggufkit.steps.notes import GgufNotes
 from ggufkit.steps.quantize import QuantizeNotes
 from ggufkit.steps.session import Session
@@ -115,6 +116,7 @@ def _refine(file: Refinable, partial: Path, options: RefiningOptions, session: S
 
     report = offload.else_on_cpu(run, options.how.device, session)
     _tell(report, session)
+    settle_and_require_computes(partial, session)
     unrefined = read_manifest(file.quantized.path)
     notes = RefineNotes(
         options.name,
