@@ -14,10 +14,12 @@ _LOST = (
         "the special tokens {} (no rows for them)",
     ),
     (re.compile(r"Cannot map tensor: (?P<it>\S+)"), "the tensors {}"),
-    (re.compile(r"Unknown RoPE type: (?P<it>\S+)"), "the rope type {}"),
+    (re.compile(r"Unknown RoPE type: (?P<it>(?!default\b|mrope\b|proportional\b)\S+)"), "the rope type {}"),
     (re.compile(r"(?P<it>\S+): Line \d+: Entry malformed, ignoring"), "merges of {}"),
     (re.compile(r"Bad type for (?P<it>chat_template) field"), "the {}"),
 )
+"""The converter calls rope types unknown, too, that are none, or that a model's own class handles."""
+
 _SHOWN = 4
 
 
