@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from ggufkit.core.errors import InputError
 from ggufkit.core.manifest import read_manifest
@@ -131,9 +132,45 @@ def test_an_adapter_for_another_model(checkpoint: Path, tmp_path: Path, private_
     adapter, _ = write_adapter(tmp_path / "poet", checkpoint)
     other = open_checkpoint(tiny.write_llama(tmp_path / "other", width=128))
     reporter = SilentReporter()
-    with pytest.raises(InputError, match="cannot be merged"):
+    with pytest.raises(InputError, match="cannot be merged") as told:
         lora.merge(other, adapter, reporter)
+    assert "q_proj.lora_A.weight is 4 x 256 in the adapter and 4 x 128 for this model" in told.value.message
+    assert told.value.exit_code == 3
     assert any("trained on tiny-llama" in warning for warning in reporter.warnings)
+
+
+def test_a_trained_head_of_a_tied_model_is_in_the_gguf(
+    tools: Toolchain, tmp_path: Path, private_cache: Path
+) -> None:
+    """The base uses its embedding as head; the adapter's head is another matrix, which llama.cpp must be given."""
+    pytest.importorskip("gguf")
+    from gguf import GGUFReader
+
+    base = tiny.write_llama(tmp_path / "tied", family="qwen2")
+    weights = load_file(base / "model.safetensors")
+    del weights["lm_head.weight"]
+    save_file(weights, base / "model.safetensors")
+    config = json.loads((base / "config.json").read_text()) | {"tie_word_embeddings": True}
+    (base / "config.json").write_text(json.dumps(config))
+    adapter, adapted = write_adapter(tmp_path / "poet", base, modules_to_save=["lm_head"])
+    adapted.get_output_embeddings().modules_to_save["default"].weight.data += 0.25
+    adapted.save_pretrained(adapter)
+    env = {"GGUFKIT_LLAMA_CPP": str(tools.dir.parent)}
+    made = ggufkit("convert", base, "--lora", adapter, "--out", tmp_path, "--type", "f16", env=env)
+    assert made.code == 0, made.err
+    read = {t.name: t.data for t in GGUFReader(tmp_path / "tied-poet-F16.gguf").tensors}
+    head = adapted.get_output_embeddings().modules_to_save["default"].weight.detach().numpy()
+    assert (read["output.weight"] == head).all()
+    assert (read["token_embd.weight"] == weights["model.embed_tokens.weight"]).all()
+
+
+def test_pickled_adapters_are_refused(checkpoint: Path, tmp_path: Path) -> None:
+    (tmp_path / "old").mkdir()
+    (tmp_path / "old" / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA"}))
+    (tmp_path / "old" / "adapter_model.bin").write_bytes(b"")
+    told = fails(3, "convert", checkpoint, "--lora", tmp_path / "old", "--out", tmp_path)
+    assert "only adapter_model.bin, and a pickle can hold any program" in told
+    assert "weights_only=True" in told
 
 
 def test_what_is_no_adapter(checkpoint: Path, tmp_path: Path) -> None:
