@@ -17,8 +17,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
-from ggufkit.core import oserrors
+from ggufkit.core import limits, oserrors
 from ggufkit.core.errors import Interrupted, ResourceError, ToolError
+from ggufkit.core.limits import Limits
 
 OnText = Callable[[str, str], None]
 """Called with ("stdout" | "stderr", text) as it arrives; text ends anywhere, not only at line ends."""
@@ -32,13 +33,20 @@ _pauses: list[float] = []
 
 # A tool must not outlive ggufkit, not even after SIGKILL: an orphan would go on writing beside the next
 # run. Linux can arrange that for a process from inside only, hence this small program that becomes the tool.
-_DIE_WITH_PARENT = """
-import ctypes, os, signal, sys
-parent, cpus = int(sys.argv[1]), sys.argv[2]
-ctypes.CDLL(None).prctl(1, signal.SIGKILL)
-if os.getppid() != parent: sys.exit(1)
-if cpus: os.sched_setaffinity(0, [int(c) for c in cpus.split(",")])
-os.execvp(sys.argv[3], sys.argv[3:])
+_BECOME = """
+import os, signal, sys
+parent, cpus, limits = int(sys.argv[1]), sys.argv[2], sys.argv[3]
+if sys.platform == "linux":
+    import ctypes
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+    if os.getppid() != parent: sys.exit(1)
+    if cpus: os.sched_setaffinity(0, [int(c) for c in cpus.split(",")])
+for limit in limits.split():
+    import resource
+    kind, value = getattr(resource, limit.split("=")[0]), int(limit.split("=")[1])
+    hard = resource.getrlimit(kind)[1]
+    resource.setrlimit(kind, (value if hard == resource.RLIM_INFINITY else min(value, hard), hard))
+os.execvp(sys.argv[4], sys.argv[4:])
 """
 
 
@@ -71,11 +79,13 @@ class Surroundings:
         env: variables added to the environment.
         cwd: its working directory, ggufkit's own by default.
         cpus: processors that it may use, all by default (Linux; ignored elsewhere).
+        limits: what it may use of time and memory; none by default, and not those of ggufkit itself.
     """
 
     env: Mapping[str, str] = field(default_factory=dict)
     cwd: Path | None = None
     cpus: Sequence[int] = ()
+    limits: Limits | None = None
 
 
 def run(
@@ -163,10 +173,11 @@ def _start(command: tuple[str, ...], where: Surroundings, *, feed: bool) -> subp
     if _stopping.is_set():
         raise Interrupted(f"{Path(command[0]).name} was not started: ggufkit is stopping.")
     wrapped = command
-    if sys.platform == "linux":
+    settings = limits.usual() if where.limits is None else where.limits.settings()
+    if sys.platform == "linux" or settings:
         allowed = ",".join(map(str, where.cpus))
-        python = (sys.executable, "-I", "-S", "-c", _DIE_WITH_PARENT)
-        wrapped = (*python, str(os.getpid()), allowed, *command)
+        held = " ".join(f"{name}={value}" for name, value in settings.items())
+        wrapped = (sys.executable, "-I", "-S", "-c", _BECOME, str(os.getpid()), allowed, held, *command)
     if shutil.which(command[0]) is None:
         raise ToolError(f"{command[0]} cannot be run: it is not there, or not executable.")
     with _running_lock:

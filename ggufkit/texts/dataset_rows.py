@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from ggufkit.core import extras, process
 from ggufkit.core.errors import CorpusError
@@ -19,10 +18,7 @@ from ggufkit.core.jsonfile import parse_json
 from ggufkit.core.paths import cache_dir
 from ggufkit.core.process import Surroundings
 from ggufkit.hub.huggingface import serves_xet
-from ggufkit.texts.row_files import is_structured, read_entries, text_of
-
-if TYPE_CHECKING:
-    import pyarrow
+from ggufkit.texts.row_files import read_entries, text_of
 
 KNOWN = {
     "173c87a53759e0201f33e0ccf978e510c2042d7f2cb78229d9a50d79b9e7dd08": "wiki.test.raw",
@@ -45,31 +41,12 @@ def table_kind(path: Path) -> str | None:
     return next((k for m, k in _MAGIC.items() if head.startswith(m)), None) or _SUFFIXES.get(path.suffix.lower())
 
 
-def read_column(path: Path, column: str | None = None) -> Iterator[str]:
-    """The texts of a table's column, a batch at a time; by default `text`, or the only column of text.
-
-    JSON and JSONL are tables, too: the fields of their objects are columns, and strings are rows as they are.
+def read_field(path: Path, field: str | None) -> Iterator[str]:
+    """The texts of a JSON or JSONL file, a table, too: the fields of its objects are columns, and strings are rows.
 
     Raises:
-        MissingExtra: pyarrow is not installed.
-        CorpusError: the table is damaged, or has no such column.
+        CorpusError: it is not valid, or has no such field.
     """
-    if is_structured(path):
-        yield from _read_field(path, column)
-        return
-    extras.require("data", modules=("pyarrow",))
-    import pyarrow as pa
-
-    try:
-        schema, batches = _open_table(path)
-        name = choose_column([f.name for f in schema if _is_text(f.type)], column, str(path))
-        for batch in batches:
-            yield from (value or "" for value in batch.column(name).to_pylist())
-    except (pa.ArrowException, OSError) as error:
-        raise CorpusError(f"{path} cannot be read as a table: {error}", hint="Download it again.") from error
-
-
-def _read_field(path: Path, field: str | None) -> Iterator[str]:
     entries = read_entries(path)
     if not entries:
         raise CorpusError(
@@ -79,29 +56,6 @@ def _read_field(path: Path, field: str | None) -> Iterator[str]:
     fields = dict.fromkeys(name for entry in objects for name, value in entry.items() if isinstance(value, str))
     name = choose_column(list(fields), field, str(path)) if objects else "text"
     return (text_of(entry, name, path) for entry in entries)
-
-
-def _open_table(path: Path) -> tuple[pyarrow.Schema, Iterable[pyarrow.RecordBatch]]:
-    import pyarrow as pa
-
-    kind = table_kind(path)
-    if kind == "parquet":
-        import pyarrow.parquet as pq
-
-        file = pq.ParquetFile(path)
-        return file.schema_arrow, file.iter_batches()
-    source = pa.memory_map(str(path))
-    if kind == "file":
-        reader = pa.ipc.open_file(source)
-        return reader.schema, (reader.get_batch(i) for i in range(reader.num_record_batches))
-    stream = pa.ipc.open_stream(source)
-    return stream.schema, stream
-
-
-def _is_text(kind: pyarrow.DataType) -> bool:
-    import pyarrow as pa
-
-    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
 
 
 def choose_column(names: list[str], wanted: str | None, where: str) -> str:
@@ -144,13 +98,13 @@ def write_known(rows: Rows, target: Path, sha256: str) -> None:
     )
 
 
-def write_text(rows: Rows, target: Path) -> None:
-    """Write any rows as text, one a line; WikiText's become the original file where they can."""
+def write_text(rows: Rows, target: Path, known: Collection[str] = KNOWN) -> None:
+    """Write any rows as text, one a line; WikiText's become the original file, whose hash is known, where they can."""
     _write(rows, target, _with_line_ends)
-    if sha256_file(target) in KNOWN:
+    if sha256_file(target) in known:
         return
     _write(rows, target, _without_line_ends)
-    if sha256_file(target) not in KNOWN:
+    if sha256_file(target) not in known:
         _write(rows, target, lambda row: row if row.endswith("\n") else row + "\n")
 
 
@@ -188,7 +142,9 @@ def dataset_rows(
         log=cache_dir() / "logs" / f"rows-{scratch.stem}.log",
     )
     if output.returncode != 0:
-        reason = (output.stderr.strip().splitlines() or ["it said nothing"])[-1]
+        crash = f"it was ended by signal {-output.returncode}; a file of the data set may be damaged"
+        said = output.stderr.strip().splitlines() or ["it said nothing"]
+        reason = crash if output.returncode < 0 else said[-1]
         hint = "Check the name, the split and the network."
         raise CorpusError(f"`datasets` cannot load {name}: {reason}", hint=hint, log=output.log)
     what = f"A row of {name}"

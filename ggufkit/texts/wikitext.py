@@ -21,7 +21,7 @@ from ggufkit.core.progress import Reporter
 from ggufkit.hub import huggingface, modelscope
 from ggufkit.hub.listing import HubUnreachable, Listing, RemoteFile, Repo, defect
 from ggufkit.hub.obtain import Place, Want, obtain, offline
-from ggufkit.texts import dataset_rows
+from ggufkit.texts import dataset_rows, tables
 from ggufkit.texts.row_files import is_structured
 
 
@@ -104,19 +104,20 @@ def dataset(given: str, reporter: Reporter) -> Path:
         return target
     with _making(target, reporter) as partial_path:
         if match["ms"]:
-            source = _modelscope_rows(match["id"], match["config"], match["split"], match["column"], reporter)
+            files = _modelscope_tables(match["id"], match["config"], match["split"], reporter)
+            tables.write_column(files, match["column"], partial_path)
         else:
             with reporter.step(f"Loading {given} with datasets"):
                 scratch = partial_path.with_suffix(".rows")
                 source = dataset_rows.dataset_rows(
                     match["id"], match["config"], match["split"], match["column"], scratch, offline=offline()
                 )
-        dataset_rows.write_text(source, partial_path)
+            dataset_rows.write_text(source, partial_path)
     return target
 
 
 def table(path: Path, column: str | None, reporter: Reporter) -> Path:
-    """A Parquet or Arrow file's column as a text file, made once for each content."""
+    """The column of a Parquet, Arrow or JSON file as a text file, made once for each content."""
     source = Input(path, sha256_file(path))
     target = _table_text(path, column)
     if not target.is_file():
@@ -125,7 +126,10 @@ def table(path: Path, column: str | None, reporter: Reporter) -> Path:
             unchanged([source]),
             reporter.step(f"Reading the text of {path.name}"),
         ):
-            dataset_rows.write_text(partial(dataset_rows.read_column, path, column), partial_path)
+            if is_structured(path):
+                dataset_rows.write_text(partial(dataset_rows.read_field, path, column), partial_path)
+            else:
+                tables.write_column([path], column, partial_path)
     return target
 
 
@@ -209,21 +213,17 @@ def _answers(ask: Callable[[Repo], object], repo: Repo) -> bool:
 
 
 def _from_modelscope(text: Text, target: Path, reporter: Reporter) -> None:
-    source = _modelscope_rows(*_MS_ROWS, text.split, "text", reporter)
-    dataset_rows.write_known(source, target, text.sha256)
+    tables.write_column(_modelscope_tables(*_MS_ROWS, text.split, reporter), "text", target, text.sha256)
 
 
-def _modelscope_rows(
-    name: str, config: str | None, split: str, column: str | None, reporter: Reporter
-) -> dataset_rows.Rows:
-    """The rows of a split that ModelScope keeps as Parquet files."""
+def _modelscope_tables(name: str, config: str | None, split: str, reporter: Reporter) -> list[Path]:
+    """The Parquet files in which ModelScope keeps the rows of a split."""
     want = Want(partial(_parquet_files, config, split))
     repo = Repo(name, kind="dataset")
     found = obtain([Place(modelscope, repo)], want, reporter)
-    files = sorted(
+    return sorted(
         p for p in found.path.rglob("*.parquet") if _is_part(str(p.relative_to(found.path)), config, split)
     )
-    return lambda: (row for file in files for row in dataset_rows.read_column(file, column))
 
 
 def _parquet_files(config: str | None, split: str, repo: Repo, listing: Listing) -> list[RemoteFile]:

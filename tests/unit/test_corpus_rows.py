@@ -102,15 +102,6 @@ def write_table(path: Path, kind: str, **columns: list[str] | list[int]) -> Path
     return path
 
 
-@pytest.mark.parametrize(("kind", "suffix"), [("parquet", ".parquet"), ("stream", ".arrow"), ("file", ".arrow")])
-def test_tables_are_read_as_corpora(kind: str, suffix: str, known: str, tmp_path: Path) -> None:
-    file = write_table(tmp_path / f"wiki{suffix}", kind, text=as_rows(ORIGINAL), label=list(range(9)))
-    found = corpus.resolve(str(file))
-    assert found.sha256 == known
-    assert found.path.read_text() == ORIGINAL
-    assert corpus.resolve(f"{file}:text").sha256 == known
-
-
 @pytest.mark.parametrize(
     ("name", "content", "given"),
     [
@@ -142,22 +133,6 @@ def test_json_without_text_is_refused(name: str, content: str, message: str, tmp
     (tmp_path / name).write_text(content)
     with pytest.raises(CorpusError, match=message):
         corpus.resolve(str(tmp_path / name))
-
-
-def test_a_column_must_be_clear(tmp_path: Path) -> None:
-    file = write_table(tmp_path / "two.parquet", "parquet", question=["a"], answer=["b"], n=[1])
-    with pytest.raises(CorpusError, match="question, answer"):
-        corpus.resolve(str(file))
-    with pytest.raises(CorpusError, match="'n'"):
-        corpus.resolve(f"{file}:n")
-    assert corpus.resolve(f"{file}:answer").path.read_text() == "b\n"
-
-
-def test_a_damaged_table_is_an_error(tmp_path: Path) -> None:
-    file = write_table(tmp_path / "x.parquet", "parquet", text=["a"] * 99)
-    file.write_bytes(file.read_bytes()[:-40])
-    with pytest.raises(CorpusError, match="cannot be read"):
-        corpus.resolve(str(file))
 
 
 @pytest.mark.parametrize("kind", ["parquet", "stream", "file"])
