@@ -192,15 +192,15 @@ def test_a_table_that_changes_while_it_is_read(tmp_path: Path, monkeypatch: pyte
     """Its text is kept under the hash of the table."""
     table, home = tmp_path / "t.jsonl", tmp_path / "cache" / "corpora"
     table.write_text('{"text": "old"}\n')
-    read = dataset_rows.read_column
+    read = dataset_rows.read_field
 
     def change(path: Path, column: str | None) -> Iterator[str]:
         path.write_text('{"text": "new"}\n')
         return read(path, column)
 
-    monkeypatch.setattr(dataset_rows, "read_column", change)
+    monkeypatch.setattr(dataset_rows, "read_field", change)
     with pytest.raises(InputError, match=r"t\.jsonl changed while"):
         corpus.resolve(str(table))
     assert not list(home.glob("*.txt"))
-    monkeypatch.setattr(dataset_rows, "read_column", read)
+    monkeypatch.setattr(dataset_rows, "read_field", read)
     assert corpus.resolve(str(table)).path.read_text() == "new\n"
