@@ -19,6 +19,7 @@ Version = tuple[int, int]
 _QUERY = "index,uuid,name,compute_cap,memory.free"
 _TOOLKIT_HOMES = ("/usr/local/cuda", "/opt/cuda")
 _MIB = 1 << 20
+_COUNT = re.compile(r"\d{1,9}")
 
 HIDDEN = Surroundings({"CUDA_VISIBLE_DEVICES": "-1"})
 """For tools that compute on the CPU alone: to look for GPUs takes a CUDA build longer than some of its answers."""
@@ -82,7 +83,7 @@ def parse_gpus(text: str) -> tuple[Gpu, ...]:
     found = []
     for line in text.splitlines():
         fields = [field.strip() for field in line.split(",")]
-        if len(fields) == 5 and fields[0].isdigit() and fields[4].isdigit():
+        if len(fields) == 5 and _COUNT.fullmatch(fields[0]) and _COUNT.fullmatch(fields[4]):
             arch, free = fields[3].replace(".", ""), int(fields[4]) * _MIB
             found.append(Gpu(int(fields[0]), fields[1], fields[2], arch, free))
     return tuple(found)
@@ -90,12 +91,12 @@ def parse_gpus(text: str) -> tuple[Gpu, ...]:
 
 def parse_driver(text: str) -> Version | None:
     """The newest CUDA version that the driver runs, from nvidia-smi's heading."""
-    return _version(re.search(r"CUDA (?:UMD )?Version:\s*(\d+)\.(\d+)", text))
+    return _version(re.search(r"CUDA (?:UMD )?Version:\s*(\d{1,4})\.(\d{1,4})", text))
 
 
 def parse_nvcc(text: str) -> Version | None:
     """The toolkit's version, from `nvcc --version`: "Cuda compilation tools, release 12.4, V12.4.131"."""
-    return _version(re.search(r"release (\d+)\.(\d+)", text))
+    return _version(re.search(r"release (\d{1,4})\.(\d{1,4})", text))
 
 
 def _version(match: re.Match[str] | None) -> Version | None:

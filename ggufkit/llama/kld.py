@@ -14,21 +14,21 @@ from dataclasses import dataclass
 
 from ggufkit.core.errors import ToolOutputError
 from ggufkit.core.process import ToolOutput
-from ggufkit.llama.logs import explain_missing, model_of, plain
+from ggufkit.llama.logs import are_counted, explain_missing, model_of, plain
 
 Mean = tuple[float, float]
 """A mean and its standard error."""
 
 _SPECIAL = r"-?(?:nan|inf)"
 _ROW = re.compile(
-    r"(?m)^ {0,3}(\d+) {4}"
+    r"(?m)^ {0,3}(\d{1,9}) {4}"
     + " {4}".join(
         rf" *(-?\d+\.\d{{{digits}}}|{_SPECIAL}) ± +(-?\d+\.\d{{{digits}}}|{_SPECIAL}){unit}"
         for digits, unit in ((4, ""), (5, ""), (5, ""), (3, " %"), (3, " %"))
     )
     + r"$"
 )
-_COMPUTING = re.compile(r"kl_divergence: computing over (\d+) chunks, n_ctx=(\d+),")
+_COMPUTING = re.compile(r"kl_divergence: computing over (\d{1,9}) chunks, n_ctx=(\d{1,9}),")
 _PERCENTILES = {
     "Minimum": 0.0, " 0.1%": 0.001, " 1.0%": 0.01, " 5.0%": 0.05, "10.0%": 0.1, "Median": 0.5,
     "90.0%": 0.9, "95.0%": 0.95, "99.0%": 0.99, "99.9%": 0.999, "Maximum": 1.0,
@@ -99,7 +99,7 @@ def parse_divergence(output: ToolOutput) -> Divergence:
     percentiles = {p: v for title, p in _PERCENTILES.items() if (v := _single(text, title)) is not None}
     if ppl is None or base is None or ratio is None or kld is None or len(percentiles) < len(_PERCENTILES):
         raise _missing(text, output)
-    if [row.chunk for row in rows] != list(range(1, n_chunks + 1)):
+    if not are_counted([row.chunk for row in rows], n_chunks):
         raise _contradiction(output)
     # The last row repeats, digit for digit, the two statistics that are printed last and most often lost.
     last = rows[-1]
@@ -166,7 +166,8 @@ def _consistent(d: Divergence) -> bool:
     repeated = ((d.ppl, last.ppl, 4), (d.ln_ppl_ratio, last.ln_ppl_ratio, 5), (d.kld, last.kld, 5))
     return (
         all(_same(a[i], b[i], 0.51 * 10**-digits) for a, b, digits in repeated for i in (0, 1))
-        and abs(math.log(d.ppl[0] / d.ppl_base[0]) - d.ln_ppl_ratio[0]) <= 2e-6
+        and min(d.ppl[0], d.ppl_base[0]) > 0
+        and abs(math.log(d.ppl[0]) - math.log(d.ppl_base[0]) - d.ln_ppl_ratio[0]) <= 2e-6
         and ordered == sorted(ordered)
         and d.kld[0] <= ordered[-1]
     )

@@ -6,20 +6,23 @@ before each line (`0.14.173.445 I `) and split some lines over both streams.
 
 from __future__ import annotations
 
-import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import PurePath
 
 from ggufkit.core.errors import ToolOutputError
+from ggufkit.core.jsonfile import parse_json
 from ggufkit.core.process import ToolOutput
 from ggufkit.core.records import QuantType
 
 _ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 _STAMP = re.compile(r"(?m)^\d+\.\d\d\.\d{3}\.\d{3} [A-Z] ")
 _PPL = r"(-?\d+\.\d{4}|-?nan|-?inf)"
+_COUNT = r"(\d{1,9})"
+"""What a tool counts; more digits are garbled output, and take no end to read."""
 
 
 def plain(text: str) -> str:
@@ -37,12 +40,10 @@ class Estimate:
     n_ctx: int
 
 
-_CHUNK = re.compile(rf"\[(\d+)\]{_PPL},")
+_CHUNK = re.compile(rf"\[{_COUNT}\]{_PPL},")
 _FINAL = re.compile(rf"Final estimate: PPL = {_PPL} \+/- (-?\d+\.\d{{5}}|-?nan|-?inf)\s")
-_COMPUTING = re.compile(r"(?:calculating perplexity|computing) over (\d+) chunks, n_ctx=(\d+)")
-_RUNNING = re.compile(r"\[(\d+)\]\d[\d.]*,|(?<=\n) {0,3}(\d+) {4}[^\n]*%\n")
+_COMPUTING = re.compile(rf"(?:calculating perplexity|computing) over {_COUNT} chunks, n_ctx={_COUNT}\b")
 _GAVE_UP = re.compile(r"(?m)^(?:perplexity|kl_divergence)\s*: (?:failed to decode|you need at least)")
-_LONGEST_LINE = 400
 
 
 def parse_perplexity(output: ToolOutput) -> Estimate:
@@ -61,29 +62,16 @@ def parse_perplexity(output: ToolOutput) -> Estimate:
         raise ToolOutputError(f"llama-perplexity gave no final estimate: {explain_missing(text)}", log=output.log)
     ppl, stderr = (float(x) for x in final[0])
     n_chunks, n_ctx = (int(x) for x in computing.groups())
-    if [k for k, _ in chunks] != list(range(1, n_chunks + 1)) or f"{chunks[-1][1]:.4f}" != f"{ppl:.4f}":
+    if not are_counted([k for k, _ in chunks], n_chunks) or f"{chunks[-1][1]:.4f}" != f"{ppl:.4f}":
         raise ToolOutputError("llama-perplexity's estimate does not follow from its chunks.", log=output.log)
     if not (math.isfinite(ppl) and math.isfinite(stderr)):
         raise ToolOutputError(f"llama-perplexity's estimate is not a number: {ppl} ± {stderr}.", log=output.log)
     return Estimate(ppl, stderr, n_chunks, n_ctx)
 
 
-class ChunkCounter:
-    """Counts finished chunks while llama-perplexity runs, from text that arrives in pieces."""
-
-    def __init__(self) -> None:
-        self.done = 0
-        self.total: int | None = None
-        self._tail = ""
-
-    def feed(self, text: str) -> None:
-        """Read the next piece."""
-        seen = self._tail + text
-        counts = [int(a or b) for a, b in _RUNNING.findall(seen)]
-        self.done = max([self.done, *counts])
-        computing = _COMPUTING.search(seen)
-        self.total = int(computing[1]) if computing else self.total
-        self._tail = seen[-_LONGEST_LINE:]
+def are_counted(numbers: Sequence[int], total: int) -> bool:
+    """Whether numbers count from 1 up to `total`, which may be anything."""
+    return bool(numbers) and len(numbers) == total and list(numbers) == list(range(1, len(numbers) + 1))
 
 
 def _require_finite(chunks: list[tuple[int, float]], output: ToolOutput) -> None:
@@ -154,9 +142,9 @@ class Placement:
         return ", ".join(dict.fromkeys(known or unnamed)) or None
 
 
-_BUFFER = re.compile(r"load_tensors:\s+(\S+) model buffer size =\s+([\d.]+) MiB")
+_BUFFER = re.compile(r"load_tensors:\s+(\S+) model buffer size =\s+(\d+(?:\.\d+)?) MiB")
 _DEVICE = re.compile(r"using device (\S+) \((.+?)\) \(.*\) - \d+ MiB free")
-_OFFLOADED = re.compile(r"offloaded (\d+)/(\d+) layers to GPU")
+_OFFLOADED = re.compile(rf"offloaded {_COUNT}/{_COUNT} layers to GPU")
 
 
 def parse_placement(output: ToolOutput) -> Placement:
@@ -192,13 +180,13 @@ class QuantizePlan:
     needs_imatrix: bool
 
 
-_TENSOR = re.compile(r"(?m)^\[ *(\d+)/ *(\d+)\] +")
-_TENSOR_HEAD = re.compile(r"(\S+) +- \[ *([\d, ]+)\], type = +(\w+), ")
+_TENSOR = re.compile(rf"(?m)^\[ *{_COUNT}/ *{_COUNT}\] +")
+_TENSOR_HEAD = re.compile(r"(\S+) +- \[ *(\d{1,12}(?:, *\d{1,12})*)\], type = +(\w+), ")
 _UNCHANGED = re.compile(r"size = +[\d.]+ MiB\n")
 _CHANGED = re.compile(r"converting to (\w+) \.\. .*-> +[\d.]+ MiB\n|-> +[\d.]+ MiB \((\w+)\)\n")
 _FALLBACK = re.compile(r"(?m)(\S+)\s+- ncols.*required for type\s+(\w+)\) -> falling back to\s+(\w+)")
-_QUANT_SIZE = re.compile(r"quant size\s+=\s+[\d.]+ MiB \(([\d.]+) BPW\)")
-_N_FALLBACK = re.compile(r"WARNING: (\d+) of \d+ tensor\(s\) required fallback quantization")
+_QUANT_SIZE = re.compile(r"quant size\s+=\s+[\d.]+ MiB \((\d+(?:\.\d+)?) BPW\)")
+_N_FALLBACK = re.compile(rf"WARNING: {_COUNT} of \d+ tensor\(s\) required fallback quantization")
 
 
 def parse_quantize(output: ToolOutput) -> QuantizePlan:
@@ -284,27 +272,49 @@ class Speed:
     ngl: int
 
 
+@dataclass(frozen=True)
+class _BenchLine:
+    """What is read of a line of llama-bench, by its own names."""
+
+    n_prompt: int
+    n_gen: int
+    avg_ts: float
+    stddev_ts: float
+    backends: str
+    n_threads: int
+    gpu_info: str = ""
+    cpu_info: str = ""
+    n_gpu_layers: int = -1
+
+
 def parse_bench(output: ToolOutput) -> tuple[Speed, ...]:
     """Read llama-bench's JSON lines. A line that was cut off is refused, not skipped.
 
     Raises:
         ToolOutputError: no test was finished, or a value is not a positive number.
     """
-    try:
-        rows = [json.loads(line) for line in output.stdout.splitlines() if line.startswith("{")]
-        speeds = tuple(
-            Speed(
-                int(r["n_prompt"]), int(r["n_gen"]), float(r["avg_ts"]), float(r["stddev_ts"]),
-                str(r["backends"]), str(r.get("gpu_info", "")), str(r.get("cpu_info", "")), int(r["n_threads"]),
-                int(r.get("n_gpu_layers", -1)),
-            )
-            for r in rows
-        )  # fmt: skip
-    except (ValueError, TypeError, KeyError) as error:
-        raise ToolOutputError(f"llama-bench's output cannot be read: {error}.", log=output.log) from error
-    if not speeds or not all(math.isfinite(s.tps) and s.tps > 0 for s in speeds):
-        raise ToolOutputError(f"llama-bench gave no speeds: {explain_missing(output.text)}", log=output.log)
-    return speeds
+    refusal = partial(ToolOutputError, log=output.log)
+    lines = [line for line in output.stdout.splitlines() if line.startswith("{")]
+    rows = [
+        parse_json(line, _BenchLine, "A line of llama-bench", refusal, hint="Repeat the command.")
+        for line in lines
+    ]
+    if not rows or not all(math.isfinite(r.avg_ts + r.stddev_ts) and r.avg_ts > 0 for r in rows):
+        raise refusal(f"llama-bench gave no speeds: {explain_missing(output.text)}")
+    return tuple(
+        Speed(
+            r.n_prompt,
+            r.n_gen,
+            r.avg_ts,
+            r.stddev_ts,
+            r.backends,
+            r.gpu_info,
+            r.cpu_info,
+            r.n_threads,
+            r.n_gpu_layers,
+        )
+        for r in rows
+    )
 
 
 @dataclass(frozen=True)

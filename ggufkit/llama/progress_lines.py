@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import re
 
-_STEPS = re.compile(r"\[\s*(\d+)/\s*(\d+)\]")
-_WRITTEN = re.compile(r"Writing:\s+(\d+)%")
-_COLLECTED = re.compile(r"stored collected data after (\d+) chunks")
+_COUNT = r"(\d{1,9})"
+_STEPS = re.compile(rf"\[\s*{_COUNT}/\s*{_COUNT}\]")
+_WRITTEN = re.compile(r"Writing:\s+(\d{1,3})%")
+_COLLECTED = re.compile(rf"stored collected data after {_COUNT} chunks")
+_RUNNING = re.compile(rf"\[{_COUNT}\]\d[\d.]*,|(?<=\n) {{0,3}}{_COUNT} {{4}}[^\n]*%\n")
+_LONGEST_LINE = 400
+_FOUND = re.compile(rf"(?:calculating perplexity|computing) over {_COUNT} chunks")
 _TOKENIZING, _COMPUTING = "tokenizing the input", "computing over"
 
 
@@ -39,6 +43,23 @@ def ended_tokenizing(text: str) -> bool:
 
 
 def chunks_found(text: str) -> int | None:
-    """How many chunks llama-imatrix found in the text, of those it was asked for."""
-    found = re.search(rf"{_COMPUTING} (\d+) chunks", text)
+    """How many chunks llama-imatrix or llama-perplexity found in the text, of those it was asked for."""
+    found = _FOUND.search(text)
     return int(found[1]) if found else None
+
+
+class ChunkCounter:
+    """Counts finished chunks while llama-perplexity runs, from text that arrives in pieces."""
+
+    def __init__(self) -> None:
+        self.done = 0
+        self.total: int | None = None
+        self._tail = ""
+
+    def feed(self, text: str) -> None:
+        """Read the next piece."""
+        seen = self._tail + text
+        counts = [int(a or b) for a, b in _RUNNING.findall(seen)]
+        self.done = max([self.done, *counts])
+        self.total = chunks_found(seen) or self.total
+        self._tail = seen[-_LONGEST_LINE:]

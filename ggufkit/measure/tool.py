@@ -10,6 +10,7 @@ from ggufkit.core import process
 from ggufkit.core.errors import CorpusError
 from ggufkit.core.process import Surroundings, ToolOutput
 from ggufkit.llama import logs
+from ggufkit.llama.progress_lines import ChunkCounter
 from ggufkit.measure.shares import Share
 from ggufkit.steps import offload
 from ggufkit.steps.session import Session
@@ -40,7 +41,7 @@ def run_tool(
 ) -> ToolOutput:
     """Run llama-perplexity and report how many chunks it has done. A run that failed is returned like any other."""
     with contextlib.suppress(_Failed), session.reporter.step(title) as progress:
-        counter = logs.ChunkCounter()
+        counter = ChunkCounter()
 
         def watch(_stream: str, text: str) -> None:
             counter.feed(text)

@@ -14,7 +14,14 @@ from hypothesis import strategies as st
 
 from ggufkit.core.errors import ToolOutputError
 from ggufkit.core.process import ToolOutput
-from ggufkit.llama import kld, logs
+from ggufkit.llama import cuda, kld, logs
+from ggufkit.llama.progress_lines import (
+    ChunkCounter,
+    chunks_collected,
+    chunks_found,
+    percent_written,
+    steps_done,
+)
 from tests.shared import SHARED
 
 OWN = Path(__file__).resolve().parents[1] / "logs"
@@ -116,6 +123,72 @@ def test_never_a_wrong_number(kind: str, case: tuple[str, str, int]) -> None:
     # An accident may bring in the whole of another log: then that log's record is the right one.
     right = [record for source in TEXTS.values() if (record := run(PARSERS[kind], source)) is not None]
     assert any(_same(kind, got, record) for record in right), f"{name}: {got}"
+
+
+NO_NUMBERS = (
+    "9" * 5000,
+    "0",
+    "-1",
+    "1e999",
+    "1.2.3",
+    "²",
+    "٣",
+    "nan",
+    "-inf",
+    "",
+    ", ,",
+    "4294967296",
+    "999999999",
+)
+
+
+@st.composite
+def garbled(draw: st.DrawFn) -> str:
+    """A log in which some numbers are none, or such as no tool prints."""
+    text = TEXTS[draw(st.sampled_from(sorted(TEXTS)))]
+    numbers = [match.span() for match in re.finditer(r"\d[\d.]*", text)]
+    chosen = draw(st.lists(st.sampled_from(numbers), min_size=1, max_size=5, unique=True))
+    for start, end in sorted(chosen, reverse=True):
+        text = text[:start] + draw(st.sampled_from(NO_NUMBERS)) + text[end:]
+    return text
+
+
+@settings(max_examples=EXAMPLES // 3)
+@given(text=garbled())
+def test_numbers_that_are_none_are_refused_by_name(text: str) -> None:
+    for parser in PARSERS.values():
+        run(parser, text)
+    run(logs.parse_placement, text)
+    run(lambda output: kld.lost_statistics(output) or logs.lost_tail(output), text)
+    for watch in (
+        ChunkCounter().feed,
+        steps_done,
+        percent_written,
+        chunks_collected,
+        chunks_found,
+        cuda.parse_gpus,
+    ):
+        watch(text)
+
+
+@pytest.mark.parametrize("number", NO_NUMBERS)
+@pytest.mark.parametrize(
+    "line",
+    [
+        "kl_divergence: computing over {} chunks, n_ctx=64,", "perplexity: calculating perplexity over {} chunks, n_ctx=64",
+        "[{}]9.0000,", "Final estimate: PPL = {} +/- 1.00000 ", "[ {}/ 4] a - [ {}, 1], type = f16, ",
+        "quant size = 1.00 MiB ({} BPW)", "load_tensors: CPU model buffer size = {} MiB", "offloaded {}/{} layers to GPU",
+        '{{"n_prompt": {0}, "n_gen": {0}, "avg_ts": {0}, "stddev_ts": 0, "backends": "CPU", "n_threads": 1}}',
+        "0, GPU-1, H200, 9.0, {}", "Writing: {}%", "stored collected data after {} chunks", "CUDA Version: {}.{}",
+    ],
+)  # fmt: skip
+def test_each_number_that_is_read(line: str, number: str) -> None:
+    text = line.replace("{}", number) if "{0}" not in line else line.format(number)
+    for parser in (*PARSERS.values(), logs.parse_placement):
+        run(parser, f"{text}\n")
+    for watch in (ChunkCounter().feed, steps_done, percent_written, chunks_collected, chunks_found, cuda.parse_gpus,
+                  cuda.parse_driver, cuda.parse_nvcc):  # fmt: skip
+        watch(f"{text}\n")
 
 
 def _same(kind: str, got: Any, right: Any) -> bool:

@@ -10,6 +10,7 @@ import pytest
 from ggufkit.core.errors import ToolOutputError
 from ggufkit.core.process import ToolOutput
 from ggufkit.llama import kld, logs
+from ggufkit.llama.progress_lines import ChunkCounter
 from tests.shared import SHARED, needs_shared
 
 LOGS = Path(__file__).resolve().parents[1] / "logs"
@@ -104,7 +105,7 @@ def test_perplexity_without_an_estimate() -> None:
 @pytest.mark.parametrize("text", [KLD, PPL])
 @pytest.mark.parametrize("size", [1, 7, 1000])
 def test_chunks_are_counted_while_text_arrives_in_pieces(text: str, size: int) -> None:
-    counter = logs.ChunkCounter()
+    counter = ChunkCounter()
     for start in range(0, len(text), size):
         counter.feed(text[start : start + size])
     assert (counter.done, counter.total) == (60, 60)
