@@ -322,7 +322,7 @@ class _Handler(BaseHTTPRequestHandler):
         if not asked.startswith("bytes="):
             return 0, size, 200
         first, _, last = asked.removeprefix("bytes=").partition("-")
-        return int(first), int(last) + 1 if last else size, 206
+        return int(first), min(int(last) + 1, size) if last else size, 206
 
     def _send(self, body: bytes, file: str) -> None:
         faults = self.hub.faults

@@ -117,8 +117,8 @@ class Content:
 
     def _start_of(self, response: requests.Response, asked: int) -> int:
         """Where in the file the body begins. Raises SourceError where it cannot be what was asked for."""
-        encoding = response.headers.get("Content-Encoding", "identity")
-        if encoding != "identity":
+        encoding = response.headers.get("Content-Encoding", "").strip().lower()
+        if encoding not in ("", "identity"):
             raise self._other(f"packs a file ({encoding[:20]}) that is asked for as it is")
         start, whole = 0, response.raw.length_remaining
         if response.status_code == 206:

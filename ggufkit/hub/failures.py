@@ -92,10 +92,8 @@ def is_passing(error: BaseException) -> bool:
 
 def _is_refused(error: BaseException) -> bool:
     """Whether no connection came about at all: that does not change within seconds."""
-    return any(
-        "ConnectError" in {base.__name__ for base in type(seen).__mro__} or "NewConnectionError" in str(seen)
-        for seen in _causes(error)
-    )
+    names = {base.__name__ for seen in _causes(error) for base in type(seen).__mro__}
+    return bool(names & {"ConnectError", "NewConnectionError", "SSLError"})
 
 
 def advised_wait(error: BaseException, attempt: int) -> float | None:

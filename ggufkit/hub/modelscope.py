@@ -23,6 +23,7 @@ from ggufkit.hub.downloads import Content, by_content, download_all, one_display
 from ggufkit.hub.failures import Hints
 from ggufkit.hub.http import Access, Pages
 from ggufkit.hub.listing import Listing, RemoteFile, Repo, RepoAbsent, defect, require_sane, require_there
+from ggufkit.version import __version__
 
 if TYPE_CHECKING:
     from modelscope_hub import HubApi, HubConfig
@@ -123,6 +124,7 @@ def access() -> Access:
     """
     token = (_config().token or "").strip()
     identity = {"Authorization": f"Bearer {token}", "Cookie": f"m_session_id={token}"} if token else {}
+    identity["User-Agent"] = f"ggufkit/{__version__}"
     return Access(host(), identity, float(os.environ.get("MODELSCOPE_DOWNLOAD_TIMEOUT") or _SILENCE_S))
 
 

@@ -428,6 +428,28 @@ def test_a_body_byte_by_byte(hub: Hub, server: HubServer) -> None:
     assert "goes on from there" in str(error.hint)
 
 
+def test_a_hub_that_is_too_slow_is_replaced_by_the_other(
+    server: HubServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("modelscope_hub", reason="ModelScope's client is not installed")
+    start = b"HTTP/1.1 200 OK\r\nContent-Length: 3000000\r\n\r\n"
+    server.faults.scripts[f"/resolve/{COMMIT}/{WEIGHTS}"] = lambda handler: drip(
+        handler, iter([start, *[b"x"] * 100])
+    )
+    both = [Place(huggingface, Repo(ID)), Place(modelscope, Repo(ID))]
+    found = obtain(both, Want(needed), SilentReporter())
+    assert found.place.hub is modelscope
+    assert same(found, server)
+
+
+def test_a_name_in_the_hub_s_address_is_sent_to_it(server: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As private mirrors ask for."""
+    monkeypatch.delenv("HF_TOKEN")
+    monkeypatch.setenv("HF_ENDPOINT", server.url.replace("//", "//me:secret@"))
+    get(huggingface)
+    assert {str(request.token).split()[0] for request in server.asked} == {"Basic"}
+
+
 def test_a_connection_for_each_byte(hub: Hub, server: HubServer) -> None:
     server.faults.cuts[WEIGHTS] = [1] * 999
     refused(lambda: get(hub), WEIGHTS)

@@ -2,9 +2,20 @@
 
 from __future__ import annotations
 
+import types
+
+import pytest
+import requests
+import urllib3
 from huggingface_hub.errors import LocalEntryNotFoundError
 
+from ggufkit.core.errors import GgufkitError, ResourceError
 from ggufkit.hub import failures
+from ggufkit.hub.failures import Hints
+from ggufkit.hub.http import TooSlow
+from ggufkit.hub.listing import HubUnreachable, Repo, RepoAbsent
+
+HINTS = Hints("ask at {host}/{id}", "absent", "busy", "unreached", "broken", "changed")
 
 
 class ConnectError(Exception):
@@ -28,3 +39,109 @@ def test_a_hub_that_nobody_reaches_is_not_asked_again() -> None:
 
 def test_a_connection_that_broke_is_worth_another_try() -> None:
     assert passes(ReadError("connection reset"))
+
+
+def nowhere() -> Exception:
+    """What `requests` raises for a name that nobody knows."""
+    try:
+        try:
+            raise OSError(-2, "Name or service not known")
+        except OSError as error:
+            raise urllib3.exceptions.NameResolutionError("hub.example", None, error) from error  # type: ignore[arg-type]
+    except urllib3.exceptions.NameResolutionError as error:
+        outer = requests.exceptions.ConnectionError(error)
+        outer.__cause__ = error
+        return outer
+
+
+class Refusal(Exception):
+    """As libraries raise it."""
+
+    def __init__(self, status: int, headers: dict[str, str]) -> None:
+        super().__init__(f"HTTP {status}")
+        self.response = types.SimpleNamespace(status_code=status, headers=headers)
+
+
+def answered(status: int, **headers: str) -> Exception:
+    return Refusal(status, {key.replace("_", "-"): value for key, value in headers.items()})
+
+
+def told(error: Exception, file: str | None = None) -> GgufkitError:
+    return failures.explain(error, Repo("acme/x", "v1"), "https://hub.example", HINTS, file)
+
+
+def test_what_does_not_change_within_seconds_is_not_tried_again() -> None:
+    assert failures.advised_wait(nowhere(), 1) is None
+    assert failures.advised_wait(requests.exceptions.SSLError("certificate has expired"), 1) is None
+    assert failures.advised_wait(answered(404), 1) is None
+    assert failures.advised_wait(OSError(28, "No space left on device"), 1) is None
+
+
+@pytest.mark.parametrize(
+    ("after", "seconds"),
+    [
+        ("7", 7.0),
+        ("60", 60.0),
+        ("61", None),
+        ("9" * 400, None),
+        ("\xb2", 3.0),
+        ("-1", 3.0),
+        ("", 3.0),
+        ("tomorrow", 3.0),
+    ],
+)
+def test_how_long_a_hub_may_ask_to_wait(after: str, seconds: float | None) -> None:
+    for status in (408, 429, 500, 503):
+        assert failures.advised_wait(answered(status, Retry_After=after), 3) == seconds
+
+
+@pytest.mark.parametrize(
+    ("error", "file", "kind", "words", "hint"),
+    [
+        (
+            nowhere(),
+            None,
+            HubUnreachable,
+            "cannot be reached for acme/x@v1: Name or service not known.",
+            "unreached",
+        ),
+        (
+            TooSlow(),
+            "w",
+            HubUnreachable,
+            "stalled on w of acme/x@v1: it sends less than 1,024",
+            "goes on from there",
+        ),
+        (TimeoutError(), "w", HubUnreachable, "no answer in time", "goes on from there"),
+        (answered(404), None, RepoAbsent, "There is no model acme/x on", "absent"),
+        (answered(401), None, RepoAbsent, "or it is private (HTTP 401)", "absent"),
+        (
+            answered(401, X_Error_Code="GatedRepo"),
+            None,
+            GgufkitError,
+            "gated",
+            "ask at https://hub.example/acme/x",
+        ),
+        (answered(403), "w", GgufkitError, "does not let you read w", "ask at"),
+        (answered(404, X_Error_Code="RevisionNotFound"), None, GgufkitError, "no revision 'v1'", "branch"),
+        (answered(404), "w", GgufkitError, "lists w of acme/x@v1 but does not have it", "broken"),
+        (answered(429), "w", GgufkitError, "asks for patience", "busy"),
+        (answered(502), "w", HubUnreachable, "answered HTTP 502", "broken"),
+        (OSError(28, "No space left on device"), "w", ResourceError, "disk filled up", "Free"),
+        (
+            ValueError("odd\nsecond line"),
+            "w",
+            GgufkitError,
+            "could not be read from https://hub.example: odd.",
+            "--debug",
+        ),
+    ],
+)
+def test_a_failure_is_one_message(
+    error: Exception, file: str | None, kind: type[GgufkitError], words: str, hint: str
+) -> None:
+    made = told(error, file)
+    assert isinstance(made, kind)
+    assert words in made.message
+    assert hint in str(made.hint)
+    assert made.exit_code == (6 if kind is ResourceError else 3)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import re
 from pathlib import Path
 
 import pytest
@@ -10,8 +12,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ggufkit.core.errors import SourceError
-from ggufkit.hub import huggingface
-from ggufkit.hub.listing import Listing, RemoteFile, Repo, defect, needed, recall, remember, require_safe
+from ggufkit.core.jsonfile import parse_json
+from ggufkit.hub import huggingface, modelscope
+from ggufkit.hub.listing import (
+    Hub,
+    Listing,
+    RemoteFile,
+    Repo,
+    defect,
+    needed,
+    recall,
+    remember,
+    require_safe,
+    require_sane,
+)
 
 REPO = Repo("acme/x")
 
@@ -98,6 +112,51 @@ def test_what_is_safe_stays_inside(path: str) -> None:
         return
     assert Path(*(p for p in (root / path).parts if p != ".")).is_relative_to(root)
     assert ".." not in (root / path).parts
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from(["path", "size", "oid", "lfs", "type"]), inner)
+    ),
+    max_leaves=20,
+)
+ENTRY = st.fixed_dictionaries(
+    {
+        "path": JSON | st.sampled_from(["config.json", "model.safetensors"]),
+        "size": JSON | st.just(1),
+        "type": st.just("file"),
+    },
+    optional={
+        "oid": JSON | st.just("0" * 40),
+        "lfs": JSON | st.fixed_dictionaries({"oid": JSON | st.just("0" * 64)}),
+    },
+)
+
+
+@pytest.mark.parametrize("hub", [huggingface, modelscope])
+@given(st.binary(max_size=60) | (JSON | st.lists(ENTRY, max_size=4)).map(lambda data: json.dumps(data).encode()))
+def test_whatever_a_hub_answers_is_a_listing_or_an_error(hub: Hub, data: bytes) -> None:
+    try:
+        taken = listed(hub, data)
+    except SourceError as error:
+        taken, said = [], error.message if error.hint else "\x1b no hint"
+    else:
+        said = ""
+    assert all(0 <= file.size < 1 << 41 and file.path.isprintable() for file in taken)
+    assert "\x1b" not in said
+
+
+def listed(hub: Hub, data: bytes) -> list[RemoteFile]:
+    """What is taken of a hub's answer; of ModelScope's in its own words."""
+    if hub is huggingface:
+        files = [entry.described() for entry in parse_json(data, list[huggingface._Entry], "x", SourceError)]
+    else:
+        there = re.sub(rb'"([a-z])(\w+)":', lambda m: b'"%s%s":' % (m[1].upper(), m[2]), data)
+        page = parse_json(b'{"Data": %s}' % there, modelscope._Page, "x", SourceError)
+        files = [entry.described() for entry in page.entries()]
+    return needed(REPO, require_sane(REPO, Listing("c" * 40, tuple(files))))
 
 
 def test_a_file_is_judged_by_size_and_hash(tmp_path: Path, private_cache: Path) -> None:
