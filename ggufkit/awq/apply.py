@@ -23,7 +23,8 @@ from ggufkit.core.manifest import write_atomically
 from ggufkit.core.progress import Reporter
 from ggufkit.layers import Shards, StreamedModel
 from ggufkit.layers.shards import DTYPES
-from ggufkit.models.checkpoint import StoredTensor
+from ggufkit.models.files import files_of
+from ggufkit.models.tensor_headers import StoredTensor
 
 _INDEX = "model.safetensors.index.json"
 _WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpack", ".onnx")
@@ -97,16 +98,19 @@ def write_checkpoint(
     Raises:
         CheckpointError: a scaled weight overflows its dtype.
     """
-    for file in sorted(source.iterdir()):
+    below = [file for file in files_of(source) if file.parent != source]
+    for file in sorted({*source.iterdir(), *below}):
         if file.is_file() and file.suffix not in _WEIGHTS and file.name != _INDEX:
-            shutil.copyfile(file, out / file.name)
+            copy = out / file.relative_to(source)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(file, copy)
     shards = Shards(source)
     stored = sorted(shards.tensors.values(), key=lambda t: (t.file, t.start))
     with reporter.step("AWQ: writing the scaled checkpoint", len(stored)) as progress:
         done = 0
         for file, members in groupby(stored, key=lambda t: t.file):
             tensors = list(members)
-            _write_shard(out / file.name, shards, tensors, rewrites, dtype)
+            _write_shard(out / file.relative_to(source), shards, tensors, rewrites, dtype)
             done += len(tensors)
             progress.update(done, len(stored), file.name)
     if dtype is not None:
@@ -127,6 +131,7 @@ def _write_shard(
         at += size
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
+    file.parent.mkdir(parents=True, exist_ok=True)
     with file.open("wb") as out:
         out.write(struct.pack("<Q", len(text)) + text)
         for tensor in tensors:

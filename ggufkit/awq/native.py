@@ -19,7 +19,7 @@ from ggufkit.awq.search import FoldScales
 from ggufkit.core.errors import ResourceError
 from ggufkit.core.progress import Progress, Reporter
 from ggufkit.layers import HiddenStates, Moments, StreamedModel, embed, gathering, run_layer
-from ggufkit.models.checkpoint import fingerprint
+from ggufkit.models.files import fingerprint
 from ggufkit.texts.calibration import Calibration, Tokens
 
 

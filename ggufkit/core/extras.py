@@ -28,8 +28,17 @@ class Extra:
         return tuple(module for module in wanted if not _is_installed(module))
 
 
-# llama.cpp's converter imports torch and transformers at once, sentencepiece and protobuf for some tokenizers.
-_CHECKPOINTS = ("torch", "transformers", "safetensors", "tokenizers", "sentencepiece", "google.protobuf")
+# llama.cpp's converter imports torch and transformers at once, sentencepiece and protobuf for some tokenizers;
+# transformers builds a model without storage with accelerate.
+_CHECKPOINTS = (
+    "torch",
+    "transformers",
+    "accelerate",
+    "safetensors",
+    "tokenizers",
+    "sentencepiece",
+    "google.protobuf",
+)
 
 EXTRAS = {
     extra.name: extra

@@ -9,7 +9,8 @@ import numpy as np
 import torch
 
 from ggufkit.core.errors import CheckpointError
-from ggufkit.models.checkpoint import StoredTensor, stored_tensors
+from ggufkit.models.checkpoint import stored_tensors
+from ggufkit.models.tensor_headers import StoredTensor
 
 DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 """The dtypes that weights may have, by their names in safetensors."""

@@ -1,17 +1,19 @@
 """Run the toolchain's unmodified converter in a process of its own, and read what it says there.
 
-Around `convert_hf_to_gguf.py` it adds three things: a name for BPE pre-tokenizers that the converter's hash does
-not know; the ids that the original tokenizer gives to a list of strings; and the logits of the original, computed
-beside the conversion while transformers is loaded anyway.
+Around `convert_hf_to_gguf.py` it adds four things: a name for BPE pre-tokenizers that the converter's hash does not
+know; and, while transformers is loaded anyway, a comparison of what config.json implies with the tensors, the ids that the
+original tokenizer gives to a list of strings, and the logits of the original, computed beside the conversion.
 """
 
 from __future__ import annotations
 
 import argparse
+import errno
 import importlib.util
 import json
 import sys
 import traceback
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -28,9 +30,18 @@ from ggufkit.core.errors import (
 )
 from ggufkit.core.jsonfile import parse_json, read_json
 from ggufkit.core.process import ToolOutput
-from ggufkit.llama import pretokenizers, reference
+from ggufkit.llama import implied, pretokenizers, reference
 
 _MARK = "ggufkit-error: "
+_UNCONVERTIBLE = (
+    "A file of the checkpoint is damaged or of another model, or it needs a newer llama.cpp: set GGUFKIT_LLAMA_CPP to its "
+    "source directory. The log tells where the converter stopped."
+)
+_NOT_RESIZED = (
+    "Tokens were added and the embedding was not resized: call resize_token_embeddings and save the model again, or take "
+    "the base model's tokenizer."
+)
+_OF_THE_MACHINE = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ENOMEM)
 
 
 def main(argv: list[str]) -> int:
@@ -38,11 +49,7 @@ def main(argv: list[str]) -> int:
     args = _parse(argv)
     try:
         converter = load_converter(args.source)
-        with reference.beside(args.checkpoint, args.logits, lambda: _rows(args.checkpoint)):
-            _convert(converter, args)
-        if args.probes is not None:
-            ids = original_ids(args.checkpoint, json.loads(args.probes.read_text(encoding="utf-8")))
-            args.ids.write_text(json.dumps(ids), encoding="utf-8")
+        _explaining(args.checkpoint, partial(_run, converter, args))
     except GgufkitError as error:
         told = _Told(type(error).__name__, error.message, error.hint)
         print(_MARK + json.dumps(asdict(told)), file=sys.stderr, flush=True)
@@ -80,10 +87,23 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--model-name", required=True)
     parser.add_argument("--pre", help="llama.cpp's name of the BPE pre-tokenizer")
     parser.add_argument("--skeleton", action="store_true", help="leave the tensor data out, as a hole in the file")
+    parser.add_argument(
+        "--shapes", type=Path, help="JSON object of the checkpoint's tensors: their shapes by name"
+    )
     parser.add_argument("--probes", type=Path, help="JSON list of strings to tokenize with the original tokenizer")
     parser.add_argument("--ids", type=Path, help="where to write their ids")
     parser.add_argument("--logits", type=Path, help="where to write what the original predicts for the probe text")
     return parser.parse_args(argv)
+
+
+def _run(converter: ModuleType, args: argparse.Namespace) -> None:
+    if args.shapes is not None:
+        implied.require_implied(args.checkpoint, json.loads(args.shapes.read_text(encoding="utf-8")))
+    with reference.beside(args.checkpoint, args.logits, lambda: _rows(args.checkpoint)):
+        _convert(converter, args)
+    if args.probes is not None:
+        ids = original_ids(args.checkpoint, json.loads(args.probes.read_text(encoding="utf-8")))
+        args.ids.write_text(json.dumps(ids), encoding="utf-8")
 
 
 def _convert(converter: ModuleType, args: argparse.Namespace) -> None:
@@ -98,26 +118,40 @@ def _convert(converter: ModuleType, args: argparse.Namespace) -> None:
     except SystemExit as ended:
         if ended.code:
             raise _refusal(args.checkpoint) from None
-    except NotImplementedError as error:
-        if "quant method" not in str(error).lower():
+
+
+def _explaining(checkpoint: Path, work: Callable[[], None]) -> None:
+    """Whatever stops the converter is an error that ggufkit explains, unless it is the machine's fault or its own."""
+    try:
+        work()
+    except (GgufkitError, MemoryError, ImportError):
+        raise
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno in _OF_THE_MACHINE:
             raise
-        message = f"{args.checkpoint} is quantized already: {error}."
-        raise CheckpointError(message, hint="Start from the original checkpoint in F32, F16 or BF16.") from error
-    except ValueError as error:
-        if not str(error).startswith("Can not map tensor"):
-            raise
-        message = f"llama.cpp's converter knows no {str(error).removeprefix('Can not map tensor ')} of {args.checkpoint}."
-        hint = "A tensor was renamed, or the architecture has variants that llama.cpp lacks."
-        raise CheckpointError(message, hint=hint) from error
-    except AssertionError as error:
-        if "max(" not in str(traceback.extract_tb(error.__traceback__)[-1].line):
-            raise
-        message = f"The tokenizer of {args.checkpoint} has ids that the model's vocabulary lacks."
-        hint = (
-            "Tokens were added and the embedding was not resized: call resize_token_embeddings and save the model again, "
-            "or take the base model's tokenizer."
+        traceback.print_exc()
+        raise not_convertible(checkpoint, error) from error
+
+
+def not_convertible(checkpoint: Path, error: Exception) -> GgufkitError:
+    """What an exception of the converter says of the checkpoint; its traceback is in the log."""
+    if isinstance(error, NotImplementedError) and "quant method" in str(error).lower():
+        message = f"{checkpoint} is quantized already: {error}."
+        return CheckpointError(message, hint="Start from the original checkpoint in F32, F16 or BF16.")
+    if str(error).startswith("Can not map tensor"):
+        message = (
+            f"llama.cpp's converter knows no {str(error).removeprefix('Can not map tensor ')} of {checkpoint}."
         )
-        raise TokenizerError(message, hint=hint) from error
+        return CheckpointError(
+            message, hint="A tensor was renamed, or the architecture has variants that llama.cpp lacks."
+        )
+    stopped_at = [str(frame.line) for frame in traceback.extract_tb(error.__traceback__)][-1:]
+    if isinstance(error, AssertionError) and "max(" in "".join(stopped_at):
+        message = f"The tokenizer of {checkpoint} has ids that the model's vocabulary lacks."
+        return TokenizerError(message, hint=_NOT_RESIZED)
+    said = " ".join(str(error).split())[:300]
+    why = f"{type(error).__name__}: {said}" if said else type(error).__name__
+    return CheckpointError(f"llama.cpp's converter cannot convert {checkpoint}: {why}.", hint=_UNCONVERTIBLE)
 
 
 @dataclass(frozen=True)

@@ -6,65 +6,28 @@ https://huggingface.co/docs/safetensors
 
 from __future__ import annotations
 
-import json
+import contextlib
 import math
-import re
-import struct
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ggufkit.core.errors import CheckpointError
-from ggufkit.core.hashing import Key, key, sha256_files
-from ggufkit.core.progress import Progress, Reporter, end_if
+from ggufkit.core.jsonfile import read_json
+from ggufkit.core.progress import Progress, end_if
 from ggufkit.core.records import Checkpoint
-from ggufkit.hub.listing import CHECKPOINT_FILES
+from ggufkit.models.files import INDEX, require_readable, weight_files
+from ggufkit.models.hyperparameters import require_sane
+from ggufkit.models.tensor_headers import StoredTensor, read_tensors
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-_PART = re.compile(r"(?P<stem>.+)-\d+-of-(?P<n>\d+)\.safetensors")
-_HEADER_LIMIT = 100_000_000
 _BLOCK = 1 << 24
-_DTYPE_BYTES = {
-    "F64": 8, "I64": 8, "U64": 8, "F32": 4, "I32": 4, "U32": 4, "F16": 2, "BF16": 2, "I16": 2, "U16": 2,
-    "F8_E4M3": 1, "F8_E5M2": 1, "I8": 1, "U8": 1, "BOOL": 1,
-}  # fmt: skip
-
-
-@dataclass(frozen=True)
-class StoredTensor:
-    """One tensor of a safetensors file: where its bytes lie, counted from the start of the file."""
-
-    name: str
-    file: Path
-    dtype: str
-    shape: tuple[int, ...]
-    start: int
-    end: int
-
-    @property
-    def n_elements(self) -> int:
-        """Product of the shape."""
-        return math.prod(self.shape)
-
-
-def files_of(path: Path) -> list[Path]:
-    """The files of a checkpoint that a conversion may read, sorted by name."""
-    return sorted({f for pattern in CHECKPOINT_FILES for f in path.glob(pattern) if f.is_file()})
-
-
-def fingerprint(path: Path, reporter: Reporter | None = None, stop: threading.Event | None = None) -> str:
-    """SHA-256 over all files that a conversion may read; `stop` ends it when set, by Interrupted."""
-    return sha256_files(path, files_of(path), reporter, stop)
-
-
-def state(path: Path) -> list[Key]:
-    """The keys of these files: equal as long as nobody changes them."""
-    return [key(file) for file in files_of(path)]
+_ADAPTER = "adapter_config.json"
 
 
 def read_config(path: Path) -> dict[str, Any]:
@@ -75,15 +38,23 @@ def read_config(path: Path) -> dict[str, Any]:
     """
     file = path / "config.json"
     if not file.is_file():
-        hint = "Give the directory of a Hugging Face checkpoint: config.json, tokenizer and *.safetensors."
-        raise CheckpointError(f"{path} has no config.json.", hint=hint)
-    try:
-        config = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise CheckpointError(f"{file} is not valid JSON: {error}.", hint="Download it again.") from error
+        raise _no_config(path)
+    config = read_json(file, object, CheckpointError)
     if not isinstance(config, dict):
         raise CheckpointError(f"{file} holds no JSON object.", hint="Download it again.")
     return config
+
+
+def _no_config(path: Path) -> CheckpointError:
+    if (path / _ADAPTER).is_file():
+        base = "BASE"
+        with contextlib.suppress(CheckpointError):
+            named = read_json(path / _ADAPTER, dict[str, Any], CheckpointError).get("base_model_name_or_path")
+            base = named if isinstance(named, str) and named else base
+        message = f"{path} is an adapter, not a model: it has {_ADAPTER} and no config.json."
+        return CheckpointError(message, hint=f"Give the model that it changes: build {base} --lora {path}")
+    hint = "Give the directory of a Hugging Face checkpoint: config.json, tokenizer and *.safetensors."
+    return CheckpointError(f"{path} has no config.json.", hint=hint)
 
 
 def open_checkpoint(
@@ -95,9 +66,11 @@ def open_checkpoint(
         CheckpointError: config.json or a shard is missing, truncated, or holds no weights.
     """
     config = read_config(path)
-    architectures = config.get("architectures") or []
-    if not architectures:
+    require_readable(path)
+    architectures = config.get("architectures")
+    if not isinstance(architectures, list) or not architectures:
         raise CheckpointError(f"{path / 'config.json'} names no architecture.", hint='It needs "architectures".')
+    require_sane(path / "config.json", config)
     tensors = list(stored_tensors(path))
     return Checkpoint(
         path=path,
@@ -116,89 +89,20 @@ def stored_tensors(path: Path) -> Iterator[StoredTensor]:
     Raises:
         CheckpointError: a shard is missing or truncated, or a tensor of the index is in no shard.
     """
-    shards, index = _shards(path)
+    shards, promised = weight_files(path)
     found = set()
     for shard in shards:
-        for tensor in _read_shard(shard):
+        for tensor in read_tensors(shard):
             found.add(tensor.name)
             yield tensor
-    lost = sorted(set(index) - found)
-    if lost:
-        message = f"{path}: the index names {len(lost)} tensors that no shard holds, {lost[0]} first."
+    if promised and (extra := sorted(found - promised)):
+        message = f"{path / INDEX} does not name {len(extra)} tensors that its shards hold, {extra[0]} first."
+        raise CheckpointError(
+            message, hint="Index and shards are not of one model: download the checkpoint again."
+        )
+    if lost := sorted(promised - found):
+        message = f"{path / INDEX} names {len(lost)} tensors that no shard holds, {lost[0]} first."
         raise CheckpointError(message, hint="Download the checkpoint again.")
-
-
-def _shards(path: Path) -> tuple[list[Path], Mapping[str, str]]:
-    index_file = path / "model.safetensors.index.json"
-    if index_file.is_file():
-        try:
-            index: dict[str, str] = json.loads(index_file.read_text(encoding="utf-8"))["weight_map"]
-        except (ValueError, KeyError, TypeError) as error:
-            raise CheckpointError(f"{index_file} is damaged: {error}.", hint="Download it again.") from error
-        shards = [path / name for name in sorted(set(index.values()))]
-        missing = [shard.name for shard in shards if not shard.is_file()]
-        if missing:
-            message = f"{path} lacks {', '.join(missing)} of {len(shards)} shards."
-            raise CheckpointError(message, hint="Download the missing files.")
-        return shards, index
-    shards = sorted(path.glob("*.safetensors"))
-    if not shards:
-        raise CheckpointError(f"{path} has no *.safetensors.", hint=_no_weights_hint(path))
-    missing = _missing_of_several(shards)
-    if missing:
-        hint = "Download the missing files, and the index model.safetensors.index.json."
-        raise CheckpointError(f"{path} lacks {', '.join(missing)}.", hint=hint)
-    return shards, {}
-
-
-def _missing_of_several(shards: Sequence[Path]) -> list[str]:
-    """Shards without an index tell by their names how many there should be."""
-    there, wanted = {shard.name for shard in shards}, set[str]()
-    for name in there:
-        part = _PART.fullmatch(name)
-        if part is not None:
-            numbers = range(1, int(part["n"]) + 1)
-            wanted |= {f"{part['stem']}-{i:0{len(part['n'])}d}-of-{part['n']}.safetensors" for i in numbers}
-    return sorted(wanted - there)
-
-
-def _no_weights_hint(path: Path) -> str:
-    if any(path.glob("*.bin")) or any(path.glob("*.pth")):
-        return "It has pickled weights only (*.bin): save it again with safe_serialization, or use --allow-pickle."
-    return "Download the weights."
-
-
-def _read_shard(shard: Path) -> Iterator[StoredTensor]:
-    size = shard.stat().st_size
-    with shard.open("rb") as file:
-        head = file.read(8)
-        (length,) = struct.unpack("<Q", head) if len(head) == 8 else (size,)
-        if length > min(_HEADER_LIMIT, size - 8):
-            raise _truncated(shard, size)
-        try:
-            header = json.loads(file.read(length))
-            tensors = [_stored(shard, n, d, 8 + length) for n, d in header.items() if n != "__metadata__"]
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            message = f"{shard} is damaged: its header cannot be read ({error})."
-            raise CheckpointError(message, hint="Download it again.") from error
-    if max((t.end for t in tensors), default=0) > size:
-        raise _truncated(shard, size, max(t.end for t in tensors))
-    yield from tensors
-
-
-def _stored(shard: Path, name: str, entry: Mapping[str, Any], base: int) -> StoredTensor:
-    start, end = entry["data_offsets"]
-    tensor = StoredTensor(name, shard, entry["dtype"], tuple(entry["shape"]), base + start, base + end)
-    width = _DTYPE_BYTES.get(tensor.dtype)
-    if width is not None and tensor.n_elements * width != end - start:
-        raise ValueError(f"the size of {name} does not fit its shape")
-    return tensor
-
-
-def _truncated(shard: Path, size: int, needed: int | None = None) -> CheckpointError:
-    wanted = f", its tensors need {needed:,}" if needed else ", too few for its header"
-    message = f"{shard} is truncated: it has {size:,} bytes{wanted}."
-    return CheckpointError(message, hint="Download that file again.")
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,8 @@ from ggufkit.core.inputs import Input, unchanged
 from ggufkit.core.paths import cache_dir
 from ggufkit.core.progress import Reporter
 from ggufkit.core.records import Checkpoint
-from ggufkit.models.checkpoint import files_of, fingerprint, open_checkpoint
+from ggufkit.models.checkpoint import open_checkpoint
+from ggufkit.models.files import files_of, fingerprint
 from ggufkit.models.peft_merge import WEIGHTS, load_dtype
 
 _VERSION = 2

@@ -16,7 +16,7 @@ from ggufkit.core.hashing import sha256_files
 from ggufkit.core.inputs import Input, unchanged
 from ggufkit.core.paths import cache_dir
 from ggufkit.core.progress import Reporter
-from ggufkit.models.checkpoint import files_of
+from ggufkit.models.files import files_of
 
 
 def as_safetensors(path: Path, reporter: Reporter) -> Path:
@@ -72,7 +72,9 @@ def _convert(source: Path, target: Path) -> None:
         (target / "model.safetensors.index.json").write_text(json.dumps(index), encoding="utf-8")
     for file in files_of(source):
         if not file.name.endswith(".bin.index.json"):
-            shutil.copyfile(file, target / file.name)
+            copy = target / file.relative_to(source)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(file, copy)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,8 @@ from ggufkit.core.inputs import Input, unchanged
 from ggufkit.core.manifest import Notes, Params
 from ggufkit.core.records import Checkpoint, QuantType, Toolchain
 from ggufkit.core.variants import Scaling
-from ggufkit.models.checkpoint import files_of, fingerprint, open_checkpoint
+from ggufkit.models.checkpoint import open_checkpoint
+from ggufkit.models.files import files_of, fingerprint
 from ggufkit.steps import offload, quantize
 from ggufkit.steps.session import Session
 from ggufkit.steps.step import Made, Recipe, Result, staleness

@@ -23,7 +23,9 @@ from ggufkit.llama.argv import Quantization
 from ggufkit.llama.gguf import read_gguf, read_header
 from ggufkit.llama.progress_lines import percent_written
 from ggufkit.models import rope, token_ids
-from ggufkit.models.checkpoint import files_of, fingerprint, read_config, scan_weights, stored_tensors
+from ggufkit.models.agreement import require_agreement
+from ggufkit.models.checkpoint import read_config, scan_weights, stored_tensors
+from ggufkit.models.files import files_of, fingerprint
 from ggufkit.models.token_ids import TokenComparison
 from ggufkit.steps import function_check, load_check, offload, whole
 from ggufkit.steps.function_check import Compared
@@ -157,7 +159,7 @@ def skeleton(checkpoint: Checkpoint, output: Path, options: ConvertOptions, sess
     source = _converter_source(options, session)
     command = argv.convert(source, checkpoint.path, output, options.out_type, checkpoint.name, pre=options.pre)
     with session.reporter.step(f"Planning {checkpoint.name}"):
-        require_converted(process.run([*command, "--skeleton"]), output)
+        require_converted(process.run([*_with_shapes(command, checkpoint, output.parent), "--skeleton"]), output)
     return output
 
 
@@ -292,12 +294,19 @@ def _command(work: _Conversion, output: Path) -> list[str]:
     work.probes.write_text(json.dumps(token_ids.probes_for(work.checkpoint.path)), encoding="utf-8")
     told = token_ids.has_tokenizer(work.checkpoint.path)
     more = ["--probes", str(work.probes), "--ids", str(work.ids)] if told else []
-    return [*_converter(work, output), *more]
+    return _with_shapes([*_converter(work, output), *more], work.checkpoint, work.probes.parent)
 
 
 def _converter(work: _Conversion, output: Path) -> list[str]:
     checkpoint, options = work.checkpoint, work.options
     return argv.convert(work.source, checkpoint.path, output, options.out_type, checkpoint.name, pre=options.pre)
+
+
+def _with_shapes(command: list[str], checkpoint: Checkpoint, directory: Path) -> list[str]:
+    """A command that is given the tensors' shapes, once config.json, tokenizer and weights agree as far as they tell."""
+    shapes = directory / "shapes.json"
+    shapes.write_text(json.dumps(require_agreement(checkpoint.path)), encoding="utf-8")
+    return [*command, "--shapes", str(shapes)]
 
 
 def require_converted(output: ToolOutput, result: Path) -> None:

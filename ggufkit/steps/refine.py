@@ -12,7 +12,7 @@ from ggufkit.core.inputs import Input
 from ggufkit.core.manifest import PARTIAL, read_manifest
 from ggufkit.core.records import Checkpoint, GgufFile, Json
 from ggufkit.llama.gguf import read_header
-from ggufkit.models.checkpoint import files_of, fingerprint
+from ggufkit.models.files import files_of, fingerprint
 from ggufkit.refine.options import RefineOptions
 from ggufkit.steps import offload
 from ggufkit.steps.load_check import settle_and_require_computes

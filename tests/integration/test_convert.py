@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from ggufkit.core.errors import CheckpointError
-from ggufkit.models.checkpoint import fingerprint, open_checkpoint
+from ggufkit.models.checkpoint import open_checkpoint
+from ggufkit.models.files import fingerprint
 from ggufkit.steps import convert
 from ggufkit.steps.convert import ConvertOptions
 from ggufkit.steps.session import Session

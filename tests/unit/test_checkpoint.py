@@ -10,7 +10,8 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from ggufkit.core.errors import CheckpointError
-from ggufkit.models.checkpoint import fingerprint, open_checkpoint, scan_weights, stored_tensors
+from ggufkit.models.checkpoint import open_checkpoint, scan_weights, stored_tensors
+from ggufkit.models.files import fingerprint
 from tests import tiny
 from tests.shared import LLAMA, QWEN2, needs_shared
 

@@ -1,0 +1,145 @@
+"""config.json, tokenizer and weights speak of one model, or are refused by what can be told of any architecture."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from ggufkit.core.errors import CheckpointError, TokenizerError
+from ggufkit.models.agreement import require_agreement
+from ggufkit.models.checkpoint import open_checkpoint
+from tests.shared import LLAMA, QWEN2, needs_shared
+
+
+def settings(path: Path, **changes: Any) -> dict[str, Any]:
+    config = json.loads((path / "config.json").read_text()) | changes
+    (path / "config.json").write_text(json.dumps(config))
+    return dict(config)
+
+
+def add_token(path: Path, content: str = "<|extra|>") -> int:
+    """The tokenizer gets one more token, whose id is returned; the embedding stays as it is."""
+    file, number = path / "tokenizer.json", settings(path)["vocab_size"]
+    tokenizer = json.loads(file.read_text())
+    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
+    tokenizer["added_tokens"].append({"id": number, "content": content, **flags})
+    file.write_text(json.dumps(tokenizer))
+    return int(number)
+
+
+def test_what_agrees(checkpoint: Path) -> None:
+    shapes = require_agreement(checkpoint)
+    assert shapes["model.norm.weight"] == (256,)
+
+
+@needs_shared
+@pytest.mark.parametrize("model", [LLAMA, QWEN2], ids=lambda path: path.name)
+def test_real_models_agree(model: Path) -> None:
+    assert require_agreement(model)
+
+
+def test_rows_without_tokens_are_padding(checkpoint: Path) -> None:
+    """As in Qwen2.5, which has 151,936 rows for 151,665 tokens."""
+    rows = settings(checkpoint)["vocab_size"] + 64
+    tensors = load_file(checkpoint / "model.safetensors")
+    wide = {name: np.resize(t, (rows, 256)) if len(t) == rows - 64 else t for name, t in tensors.items()}
+    save_file(wide, checkpoint / "model.safetensors")
+    settings(checkpoint, vocab_size=rows)
+    assert require_agreement(checkpoint)["lm_head.weight"] == (rows, 256)
+
+
+def test_a_token_beyond_the_vocabulary(checkpoint: Path) -> None:
+    number = add_token(checkpoint)
+    with pytest.raises(
+        TokenizerError, match=rf"has the token '<\|extra\|>' with the id {number}; .* is {number}\.$"
+    ) as caught:
+        require_agreement(checkpoint)
+    assert "The embedding was not resized when tokens were added" in str(caught.value.hint)
+    assert caught.value.exit_code == 3
+
+
+def test_a_token_that_stands_for_images(checkpoint: Path) -> None:
+    """Gemma 3's text models share the tokenizer of those that see, and have no row for it."""
+    add_token(checkpoint, "<image_soft_token>")
+    assert require_agreement(checkpoint)
+
+
+@pytest.mark.parametrize("file", ["added_tokens.json", "tokenizer_config.json"])
+def test_added_tokens_beyond_the_rows_of_a_sentencepiece_model(checkpoint: Path, file: str) -> None:
+    """The converter leaves them out and says so in its log only."""
+    number = settings(checkpoint)["vocab_size"]
+    (checkpoint / "tokenizer.json").unlink()
+    (checkpoint / "tokenizer.model").write_bytes(b"no model")
+    said: dict[str, Any] = {"<|new|>": number}
+    if file == "tokenizer_config.json":
+        said = {"added_tokens_decoder": {str(number): {"content": "<|new|>"}}}
+    (checkpoint / file).write_text(json.dumps(said))
+    with pytest.raises(TokenizerError, match=rf"{file} has the token '<\|new\|>' with the id {number}"):
+        require_agreement(checkpoint)
+
+
+@needs_shared
+def test_pieces_beyond_the_rows(checkpoint: Path) -> None:
+    (checkpoint / "tokenizer.json").unlink()
+    (checkpoint / "tokenizer.model").write_bytes((LLAMA / "tokenizer.model").read_bytes())
+    with pytest.raises(TokenizerError, match=r"tokenizer\.model has the token '' with the id"):
+        require_agreement(checkpoint)
+
+
+def test_a_vocabulary_above_the_rows(checkpoint: Path) -> None:
+    rows = add_token(checkpoint)
+    settings(checkpoint, vocab_size=rows + 1)
+    with pytest.raises(
+        CheckpointError, match=rf"model\.embed_tokens\.weight .* has {rows} rows where .* of {rows + 1}\.$"
+    ):
+        require_agreement(checkpoint)
+
+
+def test_layers_that_are_not_there(checkpoint: Path) -> None:
+    settings(checkpoint, num_hidden_layers=60_000)
+    with pytest.raises(CheckpointError, match=r"no weights for layers that its config\.json has: 2, 3, 4, 5 …\.$"):
+        require_agreement(checkpoint)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("rms_norm_eps", float("nan")),
+        ("rms_norm_eps", -1e-6),
+        ("rope_theta", float("inf")),
+        ("rope_theta", 0),
+        ("hidden_size", -256),
+        ("hidden_size", 1e300),
+        ("num_hidden_layers", 10**9),
+        ("num_hidden_layers", 2.5),
+        ("vocab_size", 1 << 62),
+        ("num_key_value_heads", [2, -1]),
+        ("rope_scaling", {"factor": float("nan")}),
+        ("layers", [{"hidden_size": -1}]),
+    ],
+)
+def test_numbers_that_no_model_has(checkpoint: Path, key: str, value: object) -> None:
+    settings(checkpoint, **{key: value})
+    with pytest.raises(
+        CheckpointError, match=rf"config\.json says that {key}.* is .*, which no model has"
+    ) as caught:
+        open_checkpoint(checkpoint)
+    assert caught.value.exit_code == 3
+
+
+def test_numbers_that_models_do_have(checkpoint: Path) -> None:
+    odd = {"time_step_limit": [0.0, float("inf")], "sliding_window": -1, "num_experts": 0, "head_dim": None}
+    settings(checkpoint, **odd, quantization=None, use_cache=True, intermediate_size=512.0)
+    assert open_checkpoint(checkpoint).n_params
+
+
+@pytest.mark.parametrize("text", ["[1]", '{"model": {"vocab": {"a": "b"}}}', '{"added_tokens": [{}]}', "{"])
+def test_a_tokenizer_of_another_shape(checkpoint: Path, text: str) -> None:
+    (checkpoint / "tokenizer.json").write_text(text)
+    with pytest.raises(TokenizerError, match=r"tokenizer\.json is not"):
+        require_agreement(checkpoint)
