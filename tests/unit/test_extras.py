@@ -172,7 +172,7 @@ def test_what_is_converted_is_not_converted_again(
 
 def test_a_conversion_asks_for_what_it_needs(no_torch: None, tmp_path: Path) -> None:
     with pytest.raises(MissingExtra, match="Converting a checkpoint needs"):
-        convert._converter(convert.ConvertOptions(), Session(None, None))  # type: ignore[arg-type]
+        convert._converter_source(convert.ConvertOptions(), Session(None, None))  # type: ignore[arg-type]
 
 
 def test_doctor_tells_which_extras_are_there(no_torch: None, monkeypatch: pytest.MonkeyPatch) -> None:
