@@ -82,7 +82,8 @@ def _evaluate(file: Path, session: Session, stop: threading.Event | None, n_ctx:
 def _require_runs(file: Path, session: Session, stop: threading.Event | None) -> None:
     """Where no text can be evaluated: llama-bench takes tokens at random."""
     compute = replace(Compute(threads=session.threads), batch=FEW, ubatch=FEW)
-    _run(argv.bench(session.tools, file, compute, n_prompt=FEW, n_gen=0, repetitions=1), file, session, stop)
+    command = argv.bench(session.tools, file, compute, n_prompt=FEW, n_gen=0, repetitions=1)
+    _run([*command, "-v"], file, session, stop)  # else it does not say why a file is not loaded
 
 
 def _run(command: list[str], file: Path, session: Session, stop: threading.Event | None) -> ToolOutput:
