@@ -39,7 +39,10 @@ def saved_file(path: Path, logits: NDArray[np.float32]) -> Path:
 
 @pytest.fixture
 def logits() -> NDArray[np.float32]:
-    return (np.random.default_rng(0).standard_normal((ROWS, N_VOCAB)) * 6).astype(np.float32)
+    values: NDArray[np.float32] = (np.random.default_rng(0).standard_normal((ROWS, N_VOCAB)) * 6).astype(
+        np.float32
+    )
+    return values
 
 
 def test_saved_logits_are_read_back(tmp_path: Path, logits: NDArray[np.float32]) -> None:
@@ -61,9 +64,8 @@ def test_one_bad_logit_is_seen(tmp_path: Path, logits: NDArray[np.float32]) -> N
 @given(st.integers(0, 600))
 def test_what_is_cut_is_refused(tmp_path_factory: pytest.TempPathFactory, length: int) -> None:
     path = tmp_path_factory.mktemp("cut") / "logits"
-    whole = saved_file(
-        path, np.ones((ROWS, N_VOCAB), np.float32) * np.arange(N_VOCAB, dtype=np.float32)
-    ).read_bytes()
+    values: NDArray[np.float32] = np.tile(np.arange(N_VOCAB), (ROWS, 1)).astype(np.float32)
+    whole = saved_file(path, values).read_bytes()
     path.write_bytes(whole[: min(length, len(whole) - 1)])
     if 8 <= length < 20:
         assert read_logits(path) is None  # the text was too short
