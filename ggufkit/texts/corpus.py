@@ -14,6 +14,7 @@ from ggufkit.core.paths import user_path
 from ggufkit.core.progress import Reporter, SilentReporter
 from ggufkit.texts import wikitext
 from ggufkit.texts.dataset_rows import KNOWN, table_kind
+from ggufkit.texts.row_files import HEAD, require_no_utf16
 
 _WIKITEXT2_TEST_BYTES = 1_290_590
 WIKITEXT2_TEST_SHA256 = wikitext.TEXTS["wikitext2"].sha256
@@ -65,9 +66,9 @@ def require_readable(given: str) -> None:
     rows = _TABLE.fullmatch(given)
     if given in wikitext.TEXTS:
         return
-    if rows is not None and (source := Path(rows["path"]).expanduser()).is_file():
+    if rows is not None and (source := user_path(rows["path"])).is_file():
         wikitext.require_table(source, rows["column"])
-    elif wikitext.is_dataset(given) and not Path(given).expanduser().exists():
+    elif wikitext.is_dataset(given) and not user_path(given).exists():
         wikitext.require_dataset(given)
 
 
@@ -113,6 +114,8 @@ def _require_utf8(path: Path) -> None:
     """Decode the file in pieces; the place of the first bad byte is named."""
     decoder, offset = codecs.getincrementaldecoder("utf-8")(), 0
     with path.open("rb") as file:
+        require_no_utf16(path, file.read(HEAD))
+        file.seek(0)
         while block := file.read(1 << 20):
             pending = len(decoder.getstate()[0])
             try:
@@ -127,5 +130,5 @@ def _require_utf8(path: Path) -> None:
 
 
 def _not_utf8(path: Path, offset: int) -> CorpusError:
-    hint = "Convert it to UTF-8: iconv -f LATIN1 -t UTF-8 FILE > NEW"
+    hint = "Convert it to UTF-8; if it is Latin-1: iconv -f LATIN1 -t UTF-8 FILE > NEW"
     return CorpusError(f"{path} is not UTF-8: byte {offset:,} is wrong.", hint=hint)

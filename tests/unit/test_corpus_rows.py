@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import hashlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 
 from ggufkit.core.errors import CorpusError, InputError
 from ggufkit.texts import corpus, dataset_rows, wikitext
+from ggufkit.texts.calibration import read_texts
 from tests.shared import WIKI_TEST, needs_shared
 
 pa = pytest.importorskip("pyarrow", reason="reading tables needs pyarrow")
@@ -186,6 +188,34 @@ def test_a_named_text_in_the_cache_is_used(
     assert corpus.inventory()["wikitext2"] == home / text.file
     (home / text.file).write_text(ORIGINAL + " ")
     assert corpus.inventory()["wikitext2"] is None
+
+
+@pytest.mark.parametrize("name", ["t.txt", "t.jsonl"])
+@pytest.mark.parametrize(
+    ("encoding", "mark", "said"),
+    [
+        ("utf-16-le", codecs.BOM_UTF16_LE, "UTF-16"),
+        ("utf-16-be", codecs.BOM_UTF16_BE, "UTF-16"),
+        ("utf-32-le", codecs.BOM_UTF32_LE, "UTF-32"),
+        ("utf-16-le", b"", "UTF-16LE"),
+        ("utf-16-be", b"", "UTF-16BE"),
+    ],
+)
+def test_a_text_in_utf_16(tmp_path: Path, name: str, encoding: str, mark: bytes, said: str) -> None:
+    """As editors on Windows save it."""
+    (tmp_path / name).write_bytes(mark + "The quick brown fox — über\n".encode(encoding))
+    with pytest.raises(CorpusError, match=rf"{name} is {said[:6]} text, not UTF-8") as refused:
+        corpus.resolve(str(tmp_path / name))
+    assert f"iconv -f {said} -t UTF-8" in str(refused.value.hint)
+    assert refused.value.exit_code == 3
+    with pytest.raises(CorpusError, match=f"is {said[:6]} text"):
+        read_texts(tmp_path / name)
+
+
+def test_a_binary_file_is_no_text_in_utf_16(tmp_path: Path) -> None:
+    (tmp_path / "x.txt").write_bytes(b"\0\0\1\0" * 100)
+    with pytest.raises(CorpusError, match="is binary"):
+        corpus.resolve(str(tmp_path / "x.txt"))
 
 
 def test_a_table_that_changes_while_it_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
