@@ -19,7 +19,7 @@ from ggufkit.pipeline.lookup import refuse_inside
 from ggufkit.request import CalibrationOptions, RunOptions, Source
 from ggufkit.steps import convert, quantize
 from ggufkit.steps.convert import ConvertOptions
-from ggufkit.steps.imatrix import ImatrixOptions, make_imatrix, require_fits
+from ggufkit.steps.imatrix import ImatrixOptions, make_imatrix, name_missing, require_fits
 from ggufkit.steps.quantize import QuantizeOptions
 from ggufkit.texts import calibration_text
 
@@ -105,14 +105,16 @@ def quantize_command(
     """
     base, header = sources.open_gguf(gguf), read_header(gguf)
     quantize.require_base(header, allow_requantize=allow_requantize)
-    if imatrix is not None:
-        require_fits(imatrix, header)
+    missing = require_fits(imatrix, header) if imatrix is not None else ()
     variant = variants.BY_NAME["plain" if imatrix is None else "imatrix"]
     where, name = out or options.beside(gguf), sources.name_of(gguf)
     how = QuantizeOptions(imatrix, allow_requantize, variant.name, name)
     with reporting() as reporter:
+        name_missing(missing, reporter)
         session = run.session(where, reporter)
         kinds = quants.resolve(types, quantize.known_types(session.tools))
+        for kind in kinds:
+            quantize.require_matrix(session.tools, gguf, kind, how)
         with session.workspace.locked():
             for kind in kinds:
                 output = where / variants.file_name(name, variant, kind.name)

@@ -15,6 +15,8 @@ _DEVICE_MEMORY = re.compile(
     r"|(cuda|hip|rocm|musa) error: (the resource allocation failed|the library was not initialized)"
     r"|(cu|hip|roc)blas_status_(alloc_failed|not_initialized)"
 )
+_SUMMARY = re.compile(r"(\w+\s*: )?(error: )?failed to \w+( context with)? (the )?model( from)?\b.*")
+"""The last line of a tool that gave its reason before."""
 
 
 def require_success(output: ToolOutput, doing: str) -> None:
@@ -70,8 +72,8 @@ def _signal_name(number: int) -> str:
 
 
 def _last_words(output: ToolOutput) -> str:
-    """The line that most likely holds the reason: why a model was not loaded, the last one that speaks of an error, or
-    the last one."""
+    """The line that most likely holds the reason: why a model was not loaded, the last one that speaks of an error and
+    says more than that it failed, or the last one."""
     lines = [line.strip() for line in output.text.splitlines() if line.strip()]
     not_loaded = next(
         (re.sub(r"^.*?(?=error loading model)", "", x) for x in lines if "error loading model:" in x), None
@@ -79,4 +81,5 @@ def _last_words(output: ToolOutput) -> str:
     if not_loaded is not None:
         return not_loaded[:300]
     telling = [x for x in lines if "error" in x.lower() or "failed" in x.lower() or "unable" in x.lower()]
-    return (telling or lines or ["it printed nothing"])[-1][:300]
+    reasons = [x for x in telling if _SUMMARY.fullmatch(x) is None]
+    return (reasons or telling or lines or ["it printed nothing"])[-1][:300]

@@ -214,6 +214,12 @@ def parse_quantize(output: ToolOutput) -> QuantizePlan:
     )  # fmt: skip
 
 
+def invalid_tensor(output: ToolOutput) -> str | None:
+    """The tensor whose values llama-quantize found to be none: NaN or infinite."""
+    found = re.search(r"tensor '([^'\n]+)' has invalid data", output.text)
+    return found[1] if found else None
+
+
 def _tensor_plans(text: str) -> tuple[TensorPlan, ...] | None:
     """The plan of each tensor, or None when a line is broken or missing."""
     _, *parts = _TENSOR.split(text)

@@ -19,6 +19,8 @@ FLOAT_TYPES = ("F32", "F16", "BF16")
 NEEDS_IMATRIX = frozenset({"IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ2_M", "Q2_K_S", "IQ3_XXS", "IQ3_XS"})
 """Types that llama-quantize refuses, or warns of, without an importance matrix."""
 
+_NEED_DATA = frozenset({"IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS"})
+_NEED_NONE = frozenset({"token_embd.weight", "per_layer_token_embd.weight", "output.weight"})
 _PSEUDO = frozenset({"COPY"})
 _REFERENCE_PARAMS = {"Llama-3-8B": 8.03e9, "Mistral-7B": 7.24e9, "7B": 6.74e9}
 _GIB = 1 << 30
@@ -65,6 +67,14 @@ def nominal_bpw(kind: QuantType) -> float | None:
     if size and size[2] in _REFERENCE_PARAMS:
         return float(size[1]) * _GIB * 8 / _REFERENCE_PARAMS[size[2]]
     return None
+
+
+def needs_data(tensor: str, after: str, kind: str) -> bool:
+    """Whether a tensor that becomes `after` in a file of type `kind` must be in the importance matrix.
+
+    Source: `tensor_requires_imatrix` in `src/llama-quant.cpp`.
+    """
+    return tensor not in _NEED_NONE and (after in _NEED_DATA or (after, kind) == ("Q2_K", "Q2_K_S"))
 
 
 def is_float(name: str) -> bool:

@@ -16,7 +16,7 @@ from ggufkit.llama.gguf import read_gguf, read_header
 from ggufkit.pipeline.job import Job
 from ggufkit.steps import awq, convert, quantize, refine
 from ggufkit.steps.awq import Wanted
-from ggufkit.steps.imatrix import ImatrixOptions, make_imatrix, require_fits
+from ggufkit.steps.imatrix import ImatrixOptions, make_imatrix, name_missing, require_fits
 from ggufkit.steps.import_gguf import import_gguf
 from ggufkit.steps.quantize import QuantizeOptions
 from ggufkit.steps.refine import Refinable, RefiningOptions
@@ -114,7 +114,7 @@ class Artifacts:
         base, request = self.base_file(scaling), self.job.request
         own = request.calibration.imatrix
         if own is not None and scaling is None:
-            require_fits(own, read_header(base.path))
+            name_missing(require_fits(own, read_header(base.path)), self.job.reporter)
             return own
         output = self.job.session.workspace.private / f"{base.path.stem}.imatrix"
         options = ImatrixOptions(n_chunks=request.calibration.samples, ngl=request.run.ngl)

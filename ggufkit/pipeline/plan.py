@@ -23,6 +23,8 @@ from ggufkit.pipeline.lookup import prepare
 from ggufkit.pipeline.resources import Plan, PlannedFile, PlannedStep, Planner
 from ggufkit.request import BuildRequest
 from ggufkit.steps import convert, import_gguf, offload, quantize
+from ggufkit.steps.imatrix import require_fits
+from ggufkit.steps.quantize import QuantizeOptions
 
 
 def plan(request: BuildRequest, reporter: Reporter | None = None) -> Plan:
@@ -90,19 +92,26 @@ def require_disk_for_base(job: Job) -> None:
 
 
 def require_matrices(job: Job) -> None:
-    """Before hours are spent on a conversion: no type that this model's shape cannot have without a matrix.
+    """Before hours are spent on a conversion: a matrix for each type that this model's shape cannot have without; and
+    the user's own is this model's.
 
     Raises:
-        InputError: there is one.
+        InputError: there is none, or it is another's.
     """
-    doubtful = [t for v, t in job.targets if not v.imatrix and t.name in quants.NEEDS_IMATRIX]
-    if not doubtful or not isinstance(job.model, Checkpoint) or job.base_output.exists():
+    own = job.request.calibration.imatrix
+    without = [t for v, t in job.targets if not v.imatrix and t.name in quants.NEEDS_IMATRIX]
+    if own is None and not without:
         return
     with tempfile.TemporaryDirectory(prefix="ggufkit-plan-") as temporary:
         base = _skeleton(job, Path(temporary))
-        for kind in doubtful:
-            if quantize.plan(job.tools, base, kind).needs_imatrix:
-                raise quantize.needs_imatrix(kind, _way_to_matrix(job))
+        requantize = job.request.source.allow_requantize
+        for kind in without:
+            how = QuantizeOptions(None, requantize)
+            quantize.require_matrix(job.tools, base, kind, how, _way_to_matrix(job))
+        if own is not None:
+            require_fits(own, read_header(base))
+            for kind in dict.fromkeys(t for v, t in job.targets if v.imatrix and not v.awq):
+                quantize.require_matrix(job.tools, base, kind, QuantizeOptions(own, requantize))
 
 
 def require_layers(job: Job) -> None:

@@ -15,6 +15,7 @@ from ggufkit.core import failures, process
 from ggufkit.core.errors import CorpusError, GgufError, InputError, ToolOutputError
 from ggufkit.core.manifest import Notes, Params
 from ggufkit.core.process import Surroundings, ToolOutput
+from ggufkit.core.progress import Reporter
 from ggufkit.core.records import GgufFile
 from ggufkit.llama import argv, logs
 from ggufkit.llama.argv import Compute, EarlierRun, Excerpt
@@ -105,7 +106,7 @@ def _make(
             runs[-1], f"computing the importance matrix of {base.path.name}", "it wrote no file"
         )
     missing = require_fits(partial, read_header(base.path))
-    _name_missing(missing, session)
+    name_missing(missing, session.reporter)
     return Made(runs, ImatrixNotes(missing, text.name).to_notes())
 
 
@@ -204,10 +205,11 @@ def _run(
     return run, Pace((run.duration_s - load_s) / part.n_chunks, load_s)
 
 
-def _name_missing(missing: tuple[str, ...], session: Session) -> None:
+def name_missing(missing: Sequence[str], reporter: Reporter) -> None:
+    """Say which tensors a matrix has no data for."""
     if missing:
         shown = ", ".join(missing[:4]) + (" …" if len(missing) > 4 else "")
-        session.reporter.warn(f"The importance matrix has no data for {len(missing)} tensors: {shown}.")
+        reporter.warn(f"The importance matrix has no data for {len(missing)} tensors: {shown}.")
 
 
 def require_fits(path: Path, base: GgufHeader) -> tuple[str, ...]:
@@ -254,7 +256,7 @@ def read_imatrix(path: Path) -> Mapping[str, Entry]:
         entries = dict(_gguf_entries(path) if magic == b"GGUF" else _legacy_entries(path))
     except (GgufError, struct.error, UnicodeDecodeError, ValueError) as error:
         hint = "Compute it again with `ggufkit imatrix`."
-        raise InputError(f"{path} is no importance matrix: {error}", hint=hint) from error
+        raise InputError(f"{path} is not an importance matrix: {error}", hint=hint) from error
     return entries
 
 

@@ -19,12 +19,14 @@ from ggufkit.llama.cached_output import cached_output
 from ggufkit.llama.gguf import GgufHeader, quantized_tensors, read_header
 from ggufkit.llama.logs import QuantizePlan
 from ggufkit.llama.progress_lines import steps_done
+from ggufkit.steps.imatrix import read_imatrix
 from ggufkit.steps.load_check import settle_and_require_computes
 from ggufkit.steps.notes import GgufNotes
 from ggufkit.steps.session import Session
 from ggufkit.steps.step import Made, Recipe, Result
 
 STEP, VERSION = "quantize", 1
+_HOW = "Compute one with `ggufkit imatrix`, and give it with --imatrix."
 
 
 @dataclass(frozen=True)
@@ -84,6 +86,37 @@ def needs_imatrix(kind: QuantType, hint: str) -> InputError:
     return InputError(message, hint=hint)
 
 
+def require_matrix(
+    tools: Toolchain, base: Path, kind: QuantType, options: QuantizeOptions, hint: str = _HOW
+) -> None:
+    """Find out in milliseconds that an importance matrix is needed, or has no data for a tensor that needs it.
+
+    Args:
+        hint: how to come by a matrix.
+
+    Raises:
+        InputError: so it is.
+    """
+    if kind.name not in quants.NEEDS_IMATRIX:
+        return
+    wanted = plan(tools, base, kind, imatrix=options.imatrix, allow_requantize=options.allow_requantize)
+    if options.imatrix is None:
+        if wanted.needs_imatrix:
+            raise needs_imatrix(kind, hint)
+        return
+    there = read_imatrix(options.imatrix)
+    lacking = [
+        t.name for t in wanted.tensors if quants.needs_data(t.name, t.after, kind.name) and t.name not in there
+    ]
+    if lacking:
+        of_all = f" and {len(lacking) - 1} more tensors" if len(lacking) > 1 else ""
+        message = (
+            f"The importance matrix {options.imatrix} has no data for {lacking[0]}{of_all}: {kind.name} needs it."
+        )
+        hint = "Compute it for this model, on more text: `ggufkit imatrix`. Or choose a larger type."
+        raise InputError(message, hint=hint)
+
+
 def plan(
     tools: Toolchain, base: Path, kind: QuantType, *, imatrix: Path | None = None, allow_requantize: bool = False
 ) -> QuantizePlan:
@@ -104,15 +137,15 @@ def quantize(base: GgufFile, output: Path, kind: QuantType, options: QuantizeOpt
     """Quantize `base` to `output` unless that is done already.
 
     Raises:
-        InputError: `output` is `base`.
+        InputError: `output` is `base`; or there is no importance matrix for what cannot be made without.
+        GgufError: `base` holds NaN or infinite values.
         ToolError: llama-quantize failed, or wrote something else than was asked for.
     """
     if output.exists() and output.samefile(base.path):
         message = f"{output} is the input: quantizing a file onto itself destroys it."
         raise InputError(message, hint="Choose another output.")
-    doubtful = options.imatrix is None and kind.name in quants.NEEDS_IMATRIX and not output.exists()
-    if doubtful and plan(session.tools, base.path, kind, allow_requantize=options.allow_requantize).needs_imatrix:
-        raise needs_imatrix(kind, "Compute one with `ggufkit imatrix`, and give it with --imatrix.")
+    if not output.exists():
+        require_matrix(session.tools, base.path, kind, options)
     files = {"base": base.as_input()}
     if options.imatrix is not None:
         files["imatrix"] = Input(options.imatrix, sha256_file(options.imatrix))
@@ -138,12 +171,24 @@ def _quantize(base: GgufFile, partial: Path, kind: QuantType, options: QuantizeO
 
         log = session.workspace.log(f"quantize-{partial.name.removesuffix('.gguf' + PARTIAL)}")
         run = process.run(command, log=log, on_text=watch, surroundings=cuda.HIDDEN)
+        _require_valid(run, base)
         failures.require_success(run, doing)
     done = logs.parse_quantize(run)
     _require_result(partial, read_header(base.path), done, run, doing)
     settle_and_require_computes(partial, session)
     notes = QuantizeNotes(options.name, options.variant, kind.name, done.n_fallback, done.fallbacks)
     return Made([run], notes.to_notes())
+
+
+def _require_valid(run: process.ToolOutput, base: GgufFile) -> None:
+    """The tool looks at every value that it rounds."""
+    tensor = logs.invalid_tensor(run) if run.returncode != 0 else None
+    if tensor is not None:
+        raise GgufError(
+            f"{base.path} holds NaN or infinite values: llama-quantize says that tensor {tensor} has invalid data.",
+            hint="The file is broken: convert or download it again.",
+            log=run.log,
+        )
 
 
 def _label(variant: str, kind: str) -> str:

@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import stat
+import struct
 import subprocess
 import sys
 import threading
@@ -20,6 +21,7 @@ from safetensors.numpy import load_file, save_file
 from ggufkit.core.errors import TokenizerError
 from ggufkit.core.manifest import manifest_path
 from ggufkit.core.records import Toolchain
+from ggufkit.llama.gguf import read_header
 from ggufkit.models.checkpoint import open_checkpoint
 from ggufkit.steps import convert
 from ggufkit.steps.convert import ConvertOptions
@@ -176,6 +178,48 @@ def test_a_matrix_that_is_missing_is_missed_before_conversion(
     message = fails(INPUT, *build(checkpoint, corpus, tmp_path / "out", "--types", "q8_0,iq2_xs"))
     assert "IQ2_XS needs an importance matrix" in message
     assert not list((tmp_path / "out").glob("*.gguf"))
+
+
+def write_matrix(path: Path, base: Path, layers: range) -> Path:
+    """An importance matrix in the older format, of some layers."""
+    wanted = [t for t in read_header(base).tensors if len(t.shape) == 2 and t.name.startswith("blk.")]
+    known = [t for t in wanted if int(t.name.split(".")[1]) in layers]
+    data = struct.pack("<i", len(known))
+    for t in known:
+        name = t.name.encode()
+        data += struct.pack("<i", len(name)) + name + struct.pack("<ii", 1, t.shape[0]) + b"\0\0\x80?" * t.shape[0]
+    path.write_bytes(data)
+    return path
+
+
+def test_a_matrix_that_lacks_a_layer(base: Path, corpus: Path, tmp_path: Path) -> None:
+    """llama-quantize finds out after it has made the layers before."""
+    matrix = write_matrix(tmp_path / "half.dat", base, range(1))
+    lacks = "and 5 more tensors: IQ2_XS needs it. Compute it for this model"
+    assert lacks in fails(INPUT, "quantize", base, "--types", "q4_k_m,iq2_xs", "--imatrix", matrix)
+    assert not list(base.parent.glob("*-Q4_K_M.gguf")), "nothing runs before"
+    own = ("--variants", "imatrix", "--imatrix", matrix, "--types", "iq2_xs", "--no-eval")
+    assert lacks in fails(INPUT, *build(base, corpus, tmp_path / "out"), *own)
+    assert not list((tmp_path / "out").glob("*.gguf"))
+    done = ggufkit("quantize", base, "--types", "q4_k_m", "--imatrix", matrix)
+    assert done.code == 0, done.err
+    assert "has no data for 7 tensors: blk.1." in " ".join(done.err.split())
+    whole = write_matrix(tmp_path / "whole.dat", base, range(2))
+    assert ggufkit("quantize", base, "--types", "iq2_xs", "--imatrix", whole).code == 0
+
+
+def test_a_gguf_that_holds_nan(base: Path, tmp_path: Path) -> None:
+    from gguf import GGUFReader
+
+    reader = GGUFReader(base, "r+")
+    tensor = next(t for t in reader.tensors if t.name == "blk.1.ffn_up.weight")
+    tensor.data.view(np.uint16).flat[5] = 0x7E00
+    reader.data.flush()
+    message = fails(INPUT, "quantize", base, "--types", "q8_0")
+    assert f"{base} holds NaN or infinite values: llama-quantize says that tensor blk.1.ffn_up.weight" in message
+    assert "convert or download it again" in message
+    assert "quantize-tiny-llama-Q8_0.log" in message
+    assert not list(base.parent.glob("*-Q8_0.gguf*"))
 
 
 def test_usage(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from ggufkit.core import failures
 from ggufkit.core.errors import ToolOutputError
 from ggufkit.core.process import ToolOutput
 from ggufkit.llama import kld, logs
@@ -109,6 +110,39 @@ def test_chunks_are_counted_while_text_arrives_in_pieces(text: str, size: int) -
     for start in range(0, len(text), size):
         counter.feed(text[start : start + size])
     assert (counter.done, counter.total) == (60, 60)
+
+
+@pytest.mark.parametrize(
+    ("printed", "reason"),
+    [
+        (
+            "llama_model_quantize: failed to quantize: Missing importance matrix for tensor blk.1.attn_k.weight in a very "
+            "low-bit quantization\nllama_quantize: failed to quantize model from 'm.gguf'\n",
+            "failed to quantize: Missing importance matrix for tensor blk.1.attn_k.weight",
+        ),
+        (
+            "llama_model_quantize: failed to quantize: imatrix contains non-finite value nan\n\n"
+            "main: failed to quantize model from 'm.gguf'\n",
+            "imatrix contains non-finite value nan",
+        ),
+        (
+            "unable to allocate KV cache\nmain: error: failed to load model 'm.gguf'\n",
+            "unable to allocate KV cache",
+        ),
+        ("main: failed to load model from 'm.gguf'\n", "failed to load model from 'm.gguf'"),
+        ("failed to quantize\n", "failed to quantize"),
+    ],
+)
+def test_a_tools_reason_is_the_line_above_its_last(printed: str, reason: str) -> None:
+    ended = ToolOutput(("llama-quantize",), 1, "", printed, 1.0)
+    assert reason in failures.explain(ended, "quantizing m.gguf").message
+
+
+def test_a_tensor_that_is_invalid() -> None:
+    assert logs.invalid_tensor(
+        output("llama_model_quantize: failed to quantize: tensor 'a.weight' has invalid data\n")
+    ) == ("a.weight")
+    assert logs.invalid_tensor(output("llama_model_quantize: failed to quantize: no\n")) is None
 
 
 def test_bench_reads_both_tests() -> None:

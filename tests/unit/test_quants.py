@@ -32,6 +32,20 @@ def names(*wanted: str) -> list[str]:
     return [t.name for t in quants.resolve(wanted, KNOWN)]
 
 
+@pytest.mark.parametrize(
+    ("tensor", "after", "kind", "needed"),
+    [
+        ("blk.0.ffn_up.weight", "IQ2_XS", "IQ2_XS", True),
+        ("blk.0.ffn_down.weight", "Q2_K", "IQ2_XS", False),
+        ("blk.0.ffn_up.weight", "Q2_K", "Q2_K_S", True),
+        ("output.weight", "IQ2_XS", "IQ2_XS", False),
+        ("token_embd.weight", "IQ3_XXS", "IQ3_XXS", False),
+    ],
+)
+def test_tensors_that_must_be_in_the_matrix(tensor: str, after: str, kind: str, needed: bool) -> None:
+    assert quants.needs_data(tensor, after, kind) == needed
+
+
 def test_any_case_aliases_and_duplicates() -> None:
     assert names("q4_k_m", "Q4_K", " q4-k-m ", "f16") == ["Q4_K_M", "F16"]
 
