@@ -30,7 +30,7 @@ class Limits:
 
     Args:
         answer_s: until the headers of an answer are there, and until all of a page is: one takes a second.
-        page_bytes: of a page, unpacked: 1,000 files take 0.4 MB.
+        page_bytes: of a page, unpacked: 1,000 files of Hugging Face take 0.4 MB, 3,000 of ModelScope 2 MB.
         listing_bytes: of all pages of a listing.
         listing_s: for all pages of a listing.
         pages: of a listing: Hugging Face advises against more than 100,000 files a repository, which are 100 of its
@@ -41,8 +41,8 @@ class Limits:
     """
 
     answer_s: float = 60.0
-    page_bytes: int = 32 << 20
-    listing_bytes: int = 128 << 20
+    page_bytes: int = 8 << 20
+    listing_bytes: int = 64 << 20
     listing_s: float = 600.0
     pages: int = 500
     redirects: int = 5

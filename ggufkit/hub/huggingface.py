@@ -29,7 +29,7 @@ from ggufkit.hub import failures
 from ggufkit.hub.downloads import Content, by_content, download_all, one_display, size_of, watching
 from ggufkit.hub.failures import Hints
 from ggufkit.hub.http import Access, Pages
-from ggufkit.hub.listing import Listing, RemoteFile, Repo, defect, require_sane, require_there
+from ggufkit.hub.listing import MAX_FILES, Listing, RemoteFile, Repo, defect, require_sane, require_there
 
 T = TypeVar("T")
 
@@ -147,7 +147,7 @@ def list_files(repo: Repo) -> Listing:
     if not _COMMIT.fullmatch(commit):
         raise SourceError(f"{host()} gives no commit for {repo}.", hint="Is HF_ENDPOINT a mirror of the hub?")
     files, url = list[RemoteFile](), f"{base}/tree/{commit}?recursive=true&expand=false"
-    while url:
+    while url and len(files) <= MAX_FILES:
         entries, url = get(url, list[_Entry])
         files += [entry.described() for entry in entries if entry.type == "file"]
     return require_sane(repo, Listing(commit, tuple(files)))

@@ -22,7 +22,16 @@ from ggufkit.hub import failures
 from ggufkit.hub.downloads import Content, by_content, download_all, one_display, size_of, unfinished, watching
 from ggufkit.hub.failures import Hints
 from ggufkit.hub.http import Access, Pages
-from ggufkit.hub.listing import Listing, RemoteFile, Repo, RepoAbsent, defect, require_sane, require_there
+from ggufkit.hub.listing import (
+    MAX_FILES,
+    Listing,
+    RemoteFile,
+    Repo,
+    RepoAbsent,
+    defect,
+    require_sane,
+    require_there,
+)
 from ggufkit.version import __version__
 
 if TYPE_CHECKING:
@@ -157,9 +166,12 @@ def _entries(repo: Repo) -> list[_Entry]:
             return found
         return [*(e for e in found if "/" in e.path), *get(page(Recursive="False"))]
     found, number = list[_Entry](), 1
-    while len(more := get(page(Recursive="True", PageNumber=number, PageSize=_PAGE))) >= _PAGE:
+    while len(found) <= MAX_FILES:
+        more = get(page(Recursive="True", PageNumber=number, PageSize=_PAGE))
         found, number = found + more, number + 1
-    return found + more
+        if len(more) < _PAGE:
+            break
+    return found
 
 
 def _page_address(repo: Repo, **query: str | int) -> str:
