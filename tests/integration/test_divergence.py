@@ -21,6 +21,7 @@ import pytest
 
 from ggufkit.core import failures, process
 from ggufkit.core.errors import ToolError
+from ggufkit.core.hashing import sha256_file
 from ggufkit.core.process import ToolOutput
 from ggufkit.core.progress import SilentReporter
 from ggufkit.core.records import GgufFile, Toolchain
@@ -75,7 +76,7 @@ def files(tools: Toolchain, tmp_path_factory: pytest.TempPathFactory) -> list[Gg
         failures.require_success(
             process.run(argv.quantize(tools, Quantization(base, kind), path, 2)), "quantizing"
         )
-        found.append(read_gguf(path, kind * 8))
+        found.append(read_gguf(path, sha256_file(path)))
     return found
 
 

@@ -10,6 +10,7 @@ import pytest
 
 from ggufkit.core import process
 from ggufkit.core.errors import ToolOutputError
+from ggufkit.core.hashing import sha256_file
 from ggufkit.core.process import ToolOutput
 from ggufkit.core.progress import SilentReporter
 from ggufkit.core.records import GgufFile, Toolchain
@@ -29,7 +30,7 @@ N_CTX, BATCH = 64, 32
 
 @pytest.fixture
 def gguf(base: Path) -> GgufFile:
-    return read_gguf(base, "0" * 64)
+    return read_gguf(base, sha256_file(base))
 
 
 @pytest.fixture

@@ -18,6 +18,7 @@ import pytest
 
 from ggufkit.core import failures, process
 from ggufkit.core.errors import Interrupted, ResourceError, ToolError
+from ggufkit.core.hashing import sha256_file
 from ggufkit.core.process import Surroundings, ToolOutput
 from ggufkit.llama.gguf import read_gguf
 from ggufkit.measure import bench
@@ -181,5 +182,5 @@ def test_a_speed_with_a_pause_in_it_is_measured_again(
         return outputs[-1]
 
     monkeypatch.setattr(process, "run", run_and_pause_once)
-    bench.bench(read_gguf(base, "0" * 64), BenchOptions(n_prompt=16, n_gen=4, repetitions=1), session)
+    bench.bench(read_gguf(base, sha256_file(base)), BenchOptions(n_prompt=16, n_gen=4, repetitions=1), session)
     assert [o.paused_s for o in outputs] == [9.0, 0.0]

@@ -16,6 +16,7 @@ import pytest
 
 from ggufkit.core import failures, process
 from ggufkit.core.concurrency import Task, run_processes
+from ggufkit.core.hashing import sha256_file
 from ggufkit.core.process import ToolOutput
 from ggufkit.core.progress import SilentReporter
 from ggufkit.core.records import GgufFile, Toolchain
@@ -229,13 +230,13 @@ def test_where_other_processes_cannot_open_it_there_are_pipes(
 def test_gpu_builds_tool_gives_the_same_figures_through_a_ring(
     tools: Toolchain, fast: Toolchain, base: Path, text: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    files = [read_gguf(base, "0" * 64)]
+    files = [read_gguf(base, sha256_file(base))]
     for kind in ("Q4_0", "Q8_0"):
         path = tmp_path / f"tiny-{kind}.gguf"
         failures.require_success(
             process.run(argv.quantize(tools, Quantization(base, kind), path, 2)), "quantizing"
         )
-        files.append(read_gguf(path, kind * 8))
+        files.append(read_gguf(path, sha256_file(path)))
     assert shared_memory.supported(fast)
     assert not shared_memory.supported(tools)
     own = measured(tools, files, text, tmp_path / "own", "fan-out")

@@ -12,6 +12,7 @@ import pytest
 from ggufkit.core import machine, process
 from ggufkit.core.errors import DeviceMemoryError, ToolError
 from ggufkit.core.failures import explain
+from ggufkit.core.hashing import sha256_file
 from ggufkit.core.process import ToolOutput
 from ggufkit.core.records import GgufFile, Measurement, Toolchain
 from ggufkit.llama import cuda, logs
@@ -147,7 +148,9 @@ def test_a_full_gpu_is_timed_with_fewer_layers(
 
 
 def timed(base: GgufFile, session: Session) -> tuple[Measurement, ...]:
-    made = bench.bench(replace(base, sha256="0" * 64), bench.BenchOptions(), replace(session, force=True))
+    made = bench.bench(
+        replace(base, sha256=sha256_file(base.path)), bench.BenchOptions(), replace(session, force=True)
+    )
     return tuple(load(made.path))
 
 
