@@ -33,8 +33,9 @@ def explain(error: OSError, failed: str | None = None) -> GgufkitError | None:
         return None
     what = f"{failed}: " if failed else ""
     if error.errno == errno.ENAMETOOLONG:
-        message = f"{what}the name {named} is too long for its file system."
-        return InputError(_sentence(message), hint="Choose a shorter name, for results with --out.")
+        name = f"name {named} is too long for its file system."
+        message = f"{what}the {name}" if what else f"The {name}"
+        return InputError(message, hint="Choose a shorter name, for results with --out.")
     if error.errno in (errno.EEXIST, errno.ENOTDIR):
         message = f"{what}{_in_the_way(named)} is a file where a directory is needed."
         return InputError(message, hint="Move it away, or choose another --out.")
@@ -43,10 +44,6 @@ def explain(error: OSError, failed: str | None = None) -> GgufkitError | None:
         return InputError(message, hint="Move it away, or give another name.")
     message = f"{what}{named} cannot be used: {said}."
     return ResourceError(message, hint=f"Check its permissions. {_OUT}")
-
-
-def _sentence(text: str) -> str:
-    return text[0].upper() + text[1:]
 
 
 def _in_the_way(path: Path) -> Path:

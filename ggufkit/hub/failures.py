@@ -166,6 +166,6 @@ def _refused(answer: Any, repo: Repo, host: str, hints: Hints, file: str | None)
     if status == 404:
         return SourceError(f"{host} lists {what} but does not have it (HTTP 404).", hint=hints.broken)
     if status == 429:
-        return SourceError(f"{host} asks for patience (HTTP 429) on {what}.", hint=hints.busy)
+        return SourceError(f"{host} had too many requests (HTTP 429); it refused one for {what}.", hint=hints.busy)
     kind = HubUnreachable if status >= 500 else SourceError
     return kind(f"{host} answered HTTP {status} for {what}.", hint=hints.broken)

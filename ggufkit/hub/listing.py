@@ -203,7 +203,7 @@ def _weights(repo: Repo, top: Sequence[RemoteFile], allow_pickle: bool) -> list[
     if not allow_pickle:
         raise SourceError(
             f"{repo} has pickled weights only ({pickled[0].path}); a pickle can hold any program.",
-            hint="Insist with --allow-pickle: they are then read with torch's weights_only.",
+            hint="Accept them with --allow-pickle: they are then read with torch's weights_only.",
         )
     return pickled
 

@@ -141,5 +141,5 @@ def warn_of_context(gguf: Path, n_ctx: int, reporter: Reporter) -> None:
     trained = read_header(gguf).hparam("context_length")
     if 0 < trained < n_ctx:
         reporter.warn(
-            f"{gguf.name} was trained on a context of {trained:,} tokens: at --ctx {n_ctx} its figures say little."
+            f"{gguf.name} was trained on a context of {trained:,} tokens: at --ctx {n_ctx} its figures are not reliable."
         )

@@ -76,7 +76,7 @@ def require_base(header: GgufHeader, *, allow_requantize: bool = False) -> None:
         raise GgufError(
             f"{header.path} is quantized already ({len(done)} tensors, {done[0].name} is {done[0].type}): "
             "quantizing it again loses more than quantizing the original.",
-            hint="Start from the F16 or BF16 file, or insist with --allow-requantize.",
+            hint="Start from the F16 or BF16 file, or accept the loss with --allow-requantize.",
         )
 
 

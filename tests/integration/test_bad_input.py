@@ -320,6 +320,43 @@ def fake_tools(tools: Toolchain, directory: Path, name: str, script: str) -> dic
     return {"GGUFKIT_LLAMA_CPP": str(directory)}
 
 
+def swapping(tools: Toolchain, directory: Path, changed: Path) -> dict[str, str]:
+    """Tools that find other content, of the same size and modification time, in a file that was hashed before."""
+    env = fake_tools(tools, directory, "llama-perplexity", "")
+    for name in ("llama-perplexity", "llama-imatrix", "llama-quantize"):
+        swap = f'case "$*" in *--help*|*--version*|*--dry-run*) ;; *) tr a-z b-za < {changed} > {changed}.new'
+        swap += f" && touch -r {changed} {changed}.new && mv {changed}.new {changed};; esac"
+        (directory / "bin" / name).unlink(missing_ok=True)
+        (directory / "bin" / name).write_text(f'#!/bin/sh\n{swap}\nexec {tools.dir}/{name} "$@"\n')
+        (directory / "bin" / name).chmod(0o755)
+    return env
+
+
+def test_a_text_that_changes_before_a_tool_reads_it(
+    base: Path, corpus: Path, tmp_path: Path, tools: Toolchain
+) -> None:
+    """No figures of the new text under the name of the old one."""
+    env, out = swapping(tools, tmp_path / "fake", corpus), tmp_path / "out"
+    changed = f"{corpus} changed while it was read"
+    asked = ("perplexity", base, "--corpus", corpus, "--ctx", 64, "--chunks", 4, "--out", out)
+    assert changed in fails(INPUT, *asked, env=env)
+    assert changed in fails(INPUT, *build(base, corpus, out), env=env)
+    matrix = ("imatrix", base, "--calibration", corpus, "--calibration-samples", 2, "--out", out)
+    assert changed in fails(INPUT, *matrix, env=env)
+    assert not [*out.glob("*.imatrix"), *(out / ".ggufkit" / "measurements").glob("*.json")]
+    done = ggufkit(*build(base, corpus, out))
+    assert done.code == 0, done.err
+
+
+def test_a_base_and_a_matrix_that_change_while_they_are_read(base: Path, tmp_path: Path, tools: Toolchain) -> None:
+    for changed in (tmp_path / "m.dat", base):
+        matrix = write_matrix(tmp_path / "m.dat", base, range(2))
+        env = swapping(tools, tmp_path / changed.stem, changed)
+        asked = ("quantize", base, "--types", "q8_0", "--imatrix", matrix)
+        assert f"{changed} changed while it was read" in fails(INPUT, *asked, env=env)
+        assert not list(base.parent.glob("*Q8_0*"))
+
+
 @pytest.mark.parametrize(
     ("script", "message"),
     [

@@ -249,9 +249,9 @@ def test_a_context_beyond_the_trained_one_is_told(base: Path, tmp_path: Path) ->
             SilentReporter(),
         )
         plan.plan(replace(request_for(base, text, tmp_path / "out"), evaluation=measured), reporter)
-        assert sum("its figures say little" in w for w in reporter.warnings) == n_warnings
+        assert sum("its figures are not reliable" in w for w in reporter.warnings) == n_warnings
     failed = cli("perplexity", base, "--corpus", tmp_path / "none.txt", "--ctx", trained + 1)
-    assert "its figures say little" in " ".join(failed.err.split())
+    assert "its figures are not reliable" in " ".join(failed.err.split())
     short = (
         "--types",
         "q8_0",
@@ -265,4 +265,4 @@ def test_a_context_beyond_the_trained_one_is_told(base: Path, tmp_path: Path) ->
         tmp_path / "out",
     )
     built = cli("build", base, *short, "--ctx", trained + 1)
-    assert " ".join(built.err.split()).count("its figures say little") == 1, built.err
+    assert " ".join(built.err.split()).count("its figures are not reliable") == 1, built.err

@@ -125,7 +125,7 @@ def test_how_long_a_hub_may_ask_to_wait(after: str, seconds: float | None) -> No
         (answered(403), "w", GgufkitError, "does not let you read w", "ask at"),
         (answered(404, X_Error_Code="RevisionNotFound"), None, GgufkitError, "no revision 'v1'", "branch"),
         (answered(404), "w", GgufkitError, "lists w of acme/x@v1 but does not have it", "broken"),
-        (answered(429), "w", GgufkitError, "asks for patience", "busy"),
+        (answered(429), "w", GgufkitError, "too many requests", "busy"),
         (answered(502), "w", HubUnreachable, "answered HTTP 502", "broken"),
         (OSError(28, "No space left on device"), "w", ResourceError, "disk filled up", "Free"),
         (
