@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import date
 from pathlib import Path
@@ -47,6 +47,11 @@ def save(what: str, tools: Toolchain, device: str, rows: Sequence[Row], notes: d
         "rows": [{**asdict(r), "ratio": round(r.ratio, 4)} for r in rows],
         **notes,
     }
+    return write(what, record)
+
+
+def write(what: str, record: Mapping[str, object]) -> Path:
+    """Write a record under its name and today's date."""
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{what}-{date.today().isoformat()}.json"
     path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
