@@ -35,6 +35,8 @@ _CONTROL = re.compile(r"[\0-\x1f\x7f-\x9f\ud800-\udfff]")
 _DISTRUST = "Do not use this repository; tell the hub about it."
 
 _SHARD = re.compile(r"model(-\d+-of-\d+)?\.safetensors")
+_BELOW = re.compile(r"additional_chat_templates/[^/]+\.jinja|\d+_\w+/config\.json")
+"""What is read of directories below: further chat templates, and how an encoder of sentence-transformers pools."""
 _PICKLE = re.compile(r"pytorch_model(-\d+-of-\d+)?\.bin")
 
 
@@ -185,7 +187,8 @@ def needed(repo: Repo, listing: Listing, *, allow_pickle: bool = False) -> list[
     rest = [
         f for f in top if f.path.endswith(_suffixes()) and any(fnmatchcase(f.path, p) for p in CHECKPOINT_FILES)
     ]
-    return sorted([*rest, *weights], key=lambda file: file.path)
+    below = [f for f in listing.files if _BELOW.fullmatch(f.path)]
+    return sorted([*rest, *below, *weights], key=lambda file: file.path)
 
 
 def _suffixes() -> tuple[str, ...]:

@@ -162,7 +162,7 @@ def _refusal(checkpoint: Path, found: Sequence[Misfit]) -> CheckpointError:
     first = next((misfit for misfit in found if misfit.stored is not None), found[0])
     more = f" In all {len(found)} tensors do not fit." if len(found) > 1 else ""
     if first.stored is None:
-        message = f"{checkpoint} lacks {first.name}, which its config.json implies.{more}"
+        message = f"{checkpoint} has no {first.name}, which its config.json implies.{more}"
         return CheckpointError(message, hint=_NO_HEAD if first.name == "lm_head.weight" else _OTHER_MODEL)
     if first.implied is None:
         message = f"{checkpoint} has {first.name}, which is no part of the model in its config.json.{more}"

@@ -97,6 +97,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
 
 
 def _run(converter: ModuleType, args: argparse.Namespace) -> None:
+    refuse_own_code(args.checkpoint)
     if args.shapes is not None:
         implied.require_implied(args.checkpoint, json.loads(args.shapes.read_text(encoding="utf-8")))
     with reference.beside(args.checkpoint, args.logits, lambda: _rows(args.checkpoint)):
@@ -188,6 +189,17 @@ def _text_model(converter: ModuleType) -> Any:
     base = sys.modules.get("conversion.base")
     home = converter if hasattr(converter, "TextModel") or base is None else base
     return getattr(home, "TextModel", None) or home.Model
+
+
+def refuse_own_code(checkpoint: Path) -> None:
+    """Some of the converter's classes let transformers run code that a checkpoint brings along: none is run."""
+    from transformers import dynamic_module_utils
+
+    def get_class_in_module(class_name: str, *_: object, **_more: object) -> None:
+        message = f"{checkpoint} needs code of its own, {class_name}, which is never run."
+        raise UnsupportedArchitecture(message, hint="Give a model that transformers knows without further code.")
+
+    dynamic_module_utils.get_class_in_module = get_class_in_module
 
 
 def name_pretokenizer(model_class: Any, checkpoint: Path, forced: str | None) -> None:

@@ -6,6 +6,7 @@ Sources: `conversion/base.py`, `conversion/t5.py`, `conversion/youtuvl.py`, `ggu
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 
 _LOST = (
     (re.compile(r"ignore tokens? (?P<it>(?:from )?\d+): id is out of range"), "the tokens {} (no rows for them)"),
@@ -20,12 +21,18 @@ _LOST = (
 )
 """The converter calls rope types unknown, too, that are none, or that a model's own class handles."""
 
+_IGNORED = re.compile(r"ignore token (?P<id>\d{1,12}): id is out of range")
 _SHOWN = 4
 
 
-def losses(text: str) -> list[str]:
-    """What was left out, each kind in a few words: "the tokens 32000, 32001 (no rows for them)"."""
-    found = [(words, list(dict.fromkeys(m["it"] for m in pattern.finditer(text)))) for pattern, words in _LOST]
+def losses(text: str, unneeded: Collection[int] = ()) -> list[str]:
+    """What was left out, each kind in a few words: "the tokens 32000, 32001 (no rows for them)".
+
+    Args:
+        unneeded: ids of tokens that the model does without.
+    """
+    said = _IGNORED.sub(lambda m: "" if int(m["id"]) in unneeded else m[0], text)
+    found = [(words, list(dict.fromkeys(m["it"] for m in pattern.finditer(said)))) for pattern, words in _LOST]
     return [words.format(_listed(names)) for words, names in found if names]
 
 

@@ -54,8 +54,11 @@ class _TokenizerConfig:
     added_tokens_decoder: dict[str, Any] = field(default_factory=dict)
 
 
-def require_agreement(path: Path) -> Shapes:
+def require_agreement(path: Path, *, allow_losses: bool = False) -> Shapes:
     """Compare what a checkpoint says of itself in several places.
+
+    Args:
+        allow_losses: accept tokens without a row in the embedding.
 
     Returns:
         The shapes of its tensors by name.
@@ -70,8 +73,14 @@ def require_agreement(path: Path) -> Shapes:
     rows = of_text(config, "vocab_size")
     if rows is not None:
         _require_rows(path, rows, shapes)
-        _require_tokens_below(path, rows)
+        if not allow_losses:
+            _require_tokens_below(path, rows)
     return shapes
+
+
+def ids_of_images(path: Path) -> list[int]:
+    """Tokens that a text model has from its family, and needs no rows for."""
+    return [i for i, token, _ in _last_tokens(path) if token in _OF_IMAGES]
 
 
 def _require_layers(path: Path, config: Mapping[str, Any], shapes: Shapes) -> None:

@@ -45,6 +45,7 @@ def fetch_headers(
         reporter.info(f"The plan of {repo} needs its weights: {size(sum(f.size for f in weights))} to download.")
         return None
     for file in without_weights(repo, listing):
+        (directory / file.path).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(found.path / file.path, directory / file.path)
     with reporter.step(f"Reading the headers of {repo}", len(weights)) as progress:
         for number, file in enumerate(weights, 1):

@@ -23,7 +23,7 @@ from ggufkit.llama.argv import Quantization
 from ggufkit.llama.gguf import read_gguf, read_header
 from ggufkit.llama.progress_lines import percent_written
 from ggufkit.models import rope, token_ids
-from ggufkit.models.agreement import require_agreement
+from ggufkit.models.agreement import ids_of_images, require_agreement
 from ggufkit.models.checkpoint import read_config, scan_weights, stored_tensors
 from ggufkit.models.files import files_of, fingerprint
 from ggufkit.models.token_ids import TokenComparison
@@ -159,7 +159,9 @@ def skeleton(checkpoint: Checkpoint, output: Path, options: ConvertOptions, sess
     source = _converter_source(options, session)
     command = argv.convert(source, checkpoint.path, output, options.out_type, checkpoint.name, pre=options.pre)
     with session.reporter.step(f"Planning {checkpoint.name}"):
-        require_converted(process.run([*_with_shapes(command, checkpoint, output.parent), "--skeleton"]), output)
+        require_converted(
+            process.run([*_with_shapes(command, checkpoint, options, output.parent), "--skeleton"]), output
+        )
     return output
 
 
@@ -183,7 +185,8 @@ def _convert(work: _Conversion, partial: Path) -> Made:
     if made.type != options.out_type.upper():
         raise GgufError(f"The converter wrote {made.type} where {options.out_type.upper()} was asked for.")
     whole.require_layers(checkpoint, read_header(partial))
-    lost = [*losses.losses(run.stderr), *rope.unheeded(read_config(checkpoint.path), read_header(partial))]
+    said = losses.losses(run.stderr, unneeded=ids_of_images(checkpoint.path))
+    lost = [*said, *rope.unheeded(read_config(checkpoint.path), read_header(partial))]
     whole.refuse_losses(checkpoint, lost, session.reporter, accepted=options.allow_losses)
     difference, tokens = run_both(
         lambda stop: _check(work, partial, stop, compared=compared), lambda stop: _settle(work, partial, stop)
@@ -294,7 +297,7 @@ def _command(work: _Conversion, output: Path) -> list[str]:
     work.probes.write_text(json.dumps(token_ids.probes_for(work.checkpoint.path)), encoding="utf-8")
     told = token_ids.has_tokenizer(work.checkpoint.path)
     more = ["--probes", str(work.probes), "--ids", str(work.ids)] if told else []
-    return _with_shapes([*_converter(work, output), *more], work.checkpoint, work.probes.parent)
+    return _with_shapes([*_converter(work, output), *more], work.checkpoint, work.options, work.probes.parent)
 
 
 def _converter(work: _Conversion, output: Path) -> list[str]:
@@ -302,10 +305,13 @@ def _converter(work: _Conversion, output: Path) -> list[str]:
     return argv.convert(work.source, checkpoint.path, output, options.out_type, checkpoint.name, pre=options.pre)
 
 
-def _with_shapes(command: list[str], checkpoint: Checkpoint, directory: Path) -> list[str]:
+def _with_shapes(
+    command: list[str], checkpoint: Checkpoint, options: ConvertOptions, directory: Path
+) -> list[str]:
     """A command that is given the tensors' shapes, once config.json, tokenizer and weights agree as far as they tell."""
     shapes = directory / "shapes.json"
-    shapes.write_text(json.dumps(require_agreement(checkpoint.path)), encoding="utf-8")
+    agreed = require_agreement(checkpoint.path, allow_losses=options.allow_losses)
+    shapes.write_text(json.dumps(agreed), encoding="utf-8")
     return [*command, "--shapes", str(shapes)]
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from ggufkit.core.errors import CheckpointError, GgufError
+from ggufkit.core.errors import CheckpointError, GgufError, TokenizerError
 from ggufkit.core.hashing import sha256_file
 from ggufkit.core.manifest import read_manifest
 from ggufkit.llama.gguf import read_gguf, read_header
@@ -115,7 +115,9 @@ def test_added_tokens_without_rows_are_not_lost_silently(
         (checkpoint / name).unlink()
     rows = json.loads((checkpoint / "config.json").read_text())["vocab_size"]
     (checkpoint / "added_tokens.json").write_text(json.dumps({"<|a|>": rows, "<|b|>": rows + 1}))
-    with pytest.raises(CheckpointError, match=rf"loses the tokens {rows}, {rows + 1} \(no rows") as raised:
+    with pytest.raises(
+        TokenizerError, match=rf"added_tokens\.json has the token '<\|b\|>' with the id {rows + 1}"
+    ) as raised:
         convert.convert(
             open_checkpoint(checkpoint), session.workspace.root / "m-F16.gguf", ConvertOptions(), session
         )

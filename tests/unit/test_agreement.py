@@ -11,7 +11,8 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from ggufkit.core.errors import CheckpointError, TokenizerError
-from ggufkit.models.agreement import require_agreement
+from ggufkit.llama.losses import losses
+from ggufkit.models.agreement import ids_of_images, require_agreement
 from ggufkit.models.checkpoint import open_checkpoint
 from tests.shared import LLAMA, QWEN2, needs_shared
 
@@ -67,6 +68,9 @@ def test_a_token_that_stands_for_images(checkpoint: Path) -> None:
     """Gemma 3's text models share the tokenizer of those that see, and have no row for it."""
     add_token(checkpoint, "<image_soft_token>")
     assert require_agreement(checkpoint)
+    number = ids_of_images(checkpoint)[0]
+    log = f"ignore token {number}: id is out of range\nignore token {number + 1}: id is out of range\n"
+    assert losses(log, ids_of_images(checkpoint)) == [f"the tokens {number + 1} (no rows for them)"]
 
 
 @pytest.mark.parametrize("file", ["added_tokens.json", "tokenizer_config.json"])
@@ -81,6 +85,7 @@ def test_added_tokens_beyond_the_rows_of_a_sentencepiece_model(checkpoint: Path,
     (checkpoint / file).write_text(json.dumps(said))
     with pytest.raises(TokenizerError, match=rf"{file} has the token '<\|new\|>' with the id {number}"):
         require_agreement(checkpoint)
+    assert require_agreement(checkpoint, allow_losses=True)
 
 
 @needs_shared

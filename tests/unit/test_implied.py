@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 import torch
 import transformers
+from transformers import dynamic_module_utils
 
-from ggufkit.core.errors import CheckpointError, TokenizerError
+from ggufkit.core.errors import CheckpointError, TokenizerError, UnsupportedArchitecture
 from ggufkit.llama import implied
 from ggufkit.llama.implied import Shape, require_implied
-from ggufkit.llama.launcher import not_convertible
+from ggufkit.llama.launcher import not_convertible, refuse_own_code
 from ggufkit.models.agreement import require_agreement
 from tests import tiny
 from tests.shared import LLAMA, QWEN2, needs_shared
@@ -52,7 +53,7 @@ def test_every_architecture_fits_itself_and_only_itself(tmp_path: Path, arch: Pa
         next(n for n in shapes if "down_proj" in n),
         next(n for n in shapes if "o_proj" in n),
     }:
-        with pytest.raises(CheckpointError, match=f"lacks {name}, which its config.json implies|{name} of .* is"):
+        with pytest.raises(CheckpointError, match=f"has no {name}, which its config.json implies|{name} of .* is"):
             require_implied(tmp_path, {n: shape for n, shape in shapes.items() if n != name})
         larger = (shapes[name][0] + 1, *shapes[name][1:])
         with pytest.raises(CheckpointError, match=rf"{name} of .* is {larger[0]}\b.*implies {shapes[name][0]}\b"):
@@ -83,7 +84,7 @@ def test_a_head_that_is_not_the_embedding(llama: tuple[Path, dict[str, Shape]]) 
     path, shapes = llama
     del shapes["lm_head.weight"]
     with pytest.raises(
-        CheckpointError, match=r"lacks lm_head\.weight, which its config\.json implies\.$"
+        CheckpointError, match=r"has no lm_head\.weight, which its config\.json implies\.$"
     ) as caught:
         require_implied(path, shapes)
     assert '"tie_word_embeddings": true' in str(caught.value.hint)
@@ -97,7 +98,7 @@ def test_heads_and_biases(llama: tuple[Path, dict[str, Shape]]) -> None:
     with pytest.raises(CheckpointError, match=r"k_proj\.weight of .* is 128 × 256 where .* implies 256 × 256\."):
         require_implied(path, shapes)
     settings(path, num_key_value_heads=2, attention_bias=True)
-    with pytest.raises(CheckpointError, match=r"lacks model\.layers\.0\.self_attn\.k_proj\.bias"):
+    with pytest.raises(CheckpointError, match=r"has no model\.layers\.0\.self_attn\.k_proj\.bias"):
         require_implied(path, shapes)
     settings(path, attention_bias=False)
     unused = {
@@ -115,7 +116,7 @@ def test_an_expert_is_named_as_it_is_stored(tmp_path: Path) -> None:
     shutil.copy(ARCHS[0].with_name("qwen3moe.json"), tmp_path / "config.json")
     shapes = shapes_of(tmp_path)
     up = next(name for name in shapes if name.endswith("experts.1.up_proj.weight"))
-    with pytest.raises(CheckpointError, match=f"lacks {up}"):
+    with pytest.raises(CheckpointError, match=f"has no {up}"):
         require_implied(tmp_path, {name: shape for name, shape in shapes.items() if name != up})
     with pytest.raises(CheckpointError, match=rf"{up} of .* is 1 × 64"):
         require_implied(tmp_path, {**shapes, up: (1, 64)})
@@ -158,3 +159,19 @@ def test_what_the_converter_stumbles_over() -> None:
     with pytest.raises(AssertionError) as caught:
         assert max([3]) < 2
     assert isinstance(not_convertible(path, caught.value), TokenizerError)
+
+
+def test_code_of_a_checkpoint_is_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some of the converter's classes ask for it."""
+    path, ran = tiny.write_llama(tmp_path / "llama"), tmp_path / "ran"
+    monkeypatch.setattr(dynamic_module_utils, "HF_MODULES_CACHE", str(tmp_path / "modules"))
+    monkeypatch.setattr(dynamic_module_utils, "get_class_in_module", dynamic_module_utils.get_class_in_module)
+    monkeypatch.syspath_prepend(str(tmp_path / "modules"))
+    (path / "own.py").write_text(f"open({str(ran)!r}, 'w')\nclass Own: pass\n")
+    settings(path, model_type="foobar")
+    own = {"tokenizer_class": "Own", "auto_map": {"AutoTokenizer": ["own.Own", "own.Own"]}}
+    (path / "tokenizer_config.json").write_text(json.dumps(own))
+    refuse_own_code(path)
+    with pytest.raises(UnsupportedArchitecture, match=r"needs code of its own, Own, which is never run\."):
+        transformers.AutoTokenizer.from_pretrained(path, trust_remote_code=True)
+    assert not ran.exists()
