@@ -25,6 +25,7 @@ from ggufkit.layers import (
     passes,
 )
 from ggufkit.llama.gguf import quantized_tensors
+from ggufkit.models.files import fingerprint
 from ggufkit.refine.matrices import Owner, refine_matrices
 from ggufkit.refine.norms import Tuning, tune_norms
 from ggufkit.refine.options import RefineOptions
@@ -240,7 +241,7 @@ def _key(inputs: RefineInputs, options: RefineOptions) -> str:
     files = [sha256_file(path) for path in (inputs.quantized, inputs.base)]
     how = {name: value for name, value in asdict(options).items() if name != "device"}
     tokens = inputs.calibration.tokens_sha256
-    return json.dumps([VERSION, *files, str(inputs.checkpoint.resolve()), tokens, how])
+    return json.dumps([VERSION, *files, fingerprint(inputs.checkpoint), tokens, how])
 
 
 def _keys(calibration: Calibration, outcomes: Sequence[Outcome], n_tuned: int = 0) -> dict[str, MetadataValue]:

@@ -164,6 +164,25 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_file(case: Case, monkeypatc
     assert case.out.read_bytes() == whole
 
 
+def test_a_killed_run_goes_on_with_the_same_checkpoint_only(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    solved: list[str] = []
+
+    def dies_at_the_second(*args: Any) -> Any:
+        solved.append(args[3])
+        if len(solved) > 1:
+            raise Interrupted("killed")
+        return solve(*args)
+
+    monkeypatch.setattr("ggufkit.refine.matrices.solve", dies_at_the_second)
+    with pytest.raises(Interrupted):
+        case.refine()
+    config = case.checkpoint / "config.json"
+    config.write_text(config.read_text().replace("1e-06", "1e-05"))
+    with pytest.raises(Interrupted):
+        case.refine()
+    assert solved[2] == solved[0], "from the beginning"
+
+
 def test_text_that_repeats_itself_changes_nothing(case: Case) -> None:
     sentence = np.tile(tokens(1, length=23)[0], 100)
     rows = np.stack([sentence[i * 7 % 23 : i * 7 % 23 + 64] for i in range(96)])
