@@ -282,41 +282,66 @@ def refusal(mutant: Mutant, tools: Toolchain, scratch: Path) -> str | None:
 
 
 @click.command()
-@click.option("--count", default=100, show_default=True)
-@click.option("--first", default=0, show_default=True, help="First seed.")
+@click.option("--count", default=100, show_default=True, help="Seeds from 0 on.")
+@click.option("--seeds", help="Comma-separated, instead of --count.")
 @click.option(
     "--save/--no-save", "keep", default=True, show_default=True, help="Write benchmarks/results/mutations-….json."
 )
-def main(count: int, first: int, keep: bool) -> None:
-    """Print what became of each mutant, and the confusion table."""
-    tools, rows = toolchain.find("cpu"), []
+def main(count: int, seeds: str | None, keep: bool) -> None:
+    """Print what became of each mutant, and the confusion table; fail where they disagree."""
+    chosen = [int(seed) for seed in seeds.split(",")] if seeds else list(range(count))
+    tools = toolchain.find("cpu")
     warm.begin()
     with tempfile.TemporaryDirectory(prefix="ggufkit-mutations-") as directory:
-        scratch = Path(directory)
-        made = warm.call(_originals, (str(scratch / "originals"),))
+        made = warm.call(_originals, (f"{directory}/originals",))
         assert made.returncode == 0, made.stderr
-        for seed in range(first, first + count):
-            mutant = mutate(seed, scratch / "originals", scratch / f"mutant-{seed}")
-            right, refused = truth(mutant, tools, scratch), refusal(mutant, tools, scratch)
-            mark = "ok   " if right.good == (refused is None) else "WRONG"
-            far = "" if right.relative is None else f" ({right.relative:.1e})"
-            click.echo(f"{mark} {seed:3} {mutant.architecture}: {mutant.change}: {right.why}{far}; ggufkit: "
-                       f"{(refused or 'converts').replace(directory, '')}")  # fmt: skip
-            told = refused.replace(directory, "") if refused is not None else None
-            rows.append({"seed": seed, "architecture": mutant.architecture, "change": mutant.change,
-                         **asdict(right), "refused": told})  # fmt: skip
-            shutil.rmtree(mutant.path)
-    table = Counter((bool(row["good"]), row["refused"] is None) for row in rows)
+        rows = [_judge(seed, tools, Path(directory)) for seed in chosen]
+    table = Counter((row.truth.good, row.refused is None) for row in rows)
     click.echo(f"{'':>12} converted  refused")
     for good in (True, False):
         click.echo(f"{'good' if good else 'bad':>12} {table[good, True]:9} {table[good, False]:8}")
     if keep:
         counts = {
-            f"{'good' if g else 'bad'}_{'converted' if c else 'refused'}": n for (g, c), n in sorted(table.items())
+            f"{'good' if g else 'bad'}_{'converted' if c else 'refused'}": table[g, c]
+            for g in (True, False)
+            for c in (True, False)
         }
-        record = {"what": "mutations", "machine": machine.describe(), "commit": commit(),
-                  "llama_cpp_commit": tools.commit, "table": counts, "rows": rows}  # fmt: skip
+        record = {
+            "what": "mutations", "machine": machine.describe(), "commit": commit(), "llama_cpp_commit": tools.commit,
+            "table": counts, "rows": [asdict(row) for row in rows],
+        }  # fmt: skip
         click.echo(write("mutations", record))
+    sys.exit(0 if all(row.agrees for row in rows) else 1)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One mutant, judged twice; `refused` is ggufkit's reason, None where it converts."""
+
+    seed: int
+    architecture: str
+    change: str
+    truth: Truth
+    refused: str | None
+
+    @property
+    def agrees(self) -> bool:
+        """Whether ggufkit is right, and for a reason: a bug is none."""
+        return self.truth.good == (self.refused is None) and not (self.refused or "").startswith("bug")
+
+
+def _judge(seed: int, tools: Toolchain, scratch: Path) -> Row:
+    mutant = mutate(seed, scratch / "originals", scratch / f"mutant-{seed}")
+    right, refused = truth(mutant, tools, scratch), refusal(mutant, tools, scratch)
+    shutil.rmtree(mutant.path)
+    told = refused.replace(f"{scratch}/", "") if refused is not None else None
+    row = Row(seed, mutant.architecture, mutant.change, right, told)
+    far = "" if right.relative is None else f" ({right.relative:.1e})"
+    click.echo(
+        f"{'ok   ' if row.agrees else 'WRONG'} {seed:3} {row.architecture}: {row.change}: {right.why}{far}; ggufkit: "
+        f"{told or 'converts'}"
+    )
+    return row
 
 
 def _originals(root: str) -> int:
