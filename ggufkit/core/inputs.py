@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ggufkit.core.errors import InputError, ToolError
+from ggufkit.core.errors import GgufkitError, InputError, Interrupted
 from ggufkit.core.hashing import Key, key, sha256_file, sha256_files
 
 State = Sequence[Key]
@@ -79,8 +79,10 @@ def unchanged(inputs: Sequence[Input]) -> Iterator[Callable[[], None]]:
 
     try:
         yield require
-    except ToolError:
-        require()  # a tool that stumbles over a change does not know of it
+    except Interrupted:
+        raise
+    except GgufkitError:
+        require()  # who stumbles over a change does not know of it
         raise
     require()
 

@@ -279,6 +279,7 @@ def _make(recipe: Recipe, output: Path, make: Callable[[Path], Made]) -> Manifes
             [list(run.argv) for run in made.runs], {"sha256": _digest(partial), "size_bytes": _size(partial)},
             started.isoformat(timespec="milliseconds"), round(time.monotonic() - clock, 3), dict(made.notes),
         )  # fmt: skip
+        parts = {part.relative_to(partial): sha256_file(part) for part in _files(partial)}
         write_manifest(output, manifest)  # first: without one, a result would not be known as ours
         _publish(partial, output)
     except ToolError as error:
@@ -289,8 +290,8 @@ def _make(recipe: Recipe, output: Path, make: Callable[[Path], Made]) -> Manifes
         raise ResourceError(message, hint="Free some space and repeat the command.", log=error.log) from error
     finally:
         _remove(partial)
-    if output.is_file():
-        remember(output, str(manifest.output["sha256"]))
+    for name, digest in parts.items():
+        remember(output / name, digest)
     return manifest
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,9 @@ from tests.unit.test_gguf import write
 
 
 @pytest.fixture
-def session(tmp_path: Path, private_cache: Path) -> Session:
+def session(tmp_path: Path, private_cache: Path, monkeypatch: pytest.MonkeyPatch) -> Session:
+    """Without tools: whether a file computes is another test."""
+    monkeypatch.setattr("ggufkit.steps.load_check.require_computes", lambda *_: None)
     work = Session(Toolchain(tmp_path, "built", "commit1", "cpu", "1"), Workspace(tmp_path / "out"))
     work.workspace.private.mkdir(parents=True)
     return work
@@ -58,6 +61,21 @@ def test_a_file_that_is_at_its_place_already(session: Session) -> None:
     assert (output.stat().st_ino, read_manifest(output)) == (inode, made.manifest)
     assert not list(output.parent.glob("*.partial"))
     assert import_gguf.import_gguf(open_gguf(output), "m", output, session).fresh
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a call of Linux")
+def test_a_file_system_that_lets_files_share_their_blocks(
+    own: GgufFile, session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def share(copy: int, _request: int, original: int) -> None:
+        os.sendfile(copy, original, 0, own.size_bytes)
+
+    monkeypatch.setattr("fcntl.ioctl", share)
+    monkeypatch.setattr(machine, "free_disk", lambda _: 0)
+    assert import_gguf.can_clone(own, session)
+    assert not list(session.workspace.private.iterdir())
+    made = import_gguf.import_gguf(own, "m", session.workspace.root / "m-F16.gguf", session)
+    assert (made.sha256, made.path.samefile(own.path)) == (own.sha256, False)
 
 
 def test_no_room_for_a_copy(own: GgufFile, session: Session, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from ggufkit.core import hashing
-from ggufkit.core.errors import InputError, ToolError
+from ggufkit.core.errors import CorpusError, GgufkitError, InputError, Interrupted, ToolError
 from ggufkit.core.hashing import sha256_file, sha256_files
 from ggufkit.core.inputs import Input, unchanged
 from ggufkit.steps.step import Made, Recipe, ensure
@@ -102,6 +102,39 @@ def test_a_cache_that_cannot_be_written_or_is_of_an_earlier_version(
     assert sha256_file(file) == digest
 
 
+@pytest.mark.parametrize("change", [other_content, replaced])
+def test_a_result_of_the_same_size_and_time_is_made_again(file: Path, change: Callable[[Path], object]) -> None:
+    content, recipe = file.read_bytes(), Recipe("quantize", 1)
+    output = file.with_name("out.gguf")
+
+    def make(partial: Path) -> Made:
+        partial.write_bytes(content)
+        return Made()
+
+    ensure(recipe, output, make)
+    assert ensure(recipe, output, make).fresh
+    change(output)
+    again = ensure(recipe, output, make)
+    assert (again.fresh, again.reason) == (False, "the file was changed since it was made")
+    assert output.read_bytes() == content
+
+
+def test_what_was_published_is_not_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither a file nor those of a directory, which had another path when they were hashed."""
+
+    def make(partial: Path) -> Made:
+        partial.mkdir()
+        for name in ("a", "b"):
+            (partial / name).write_bytes(name.encode() * LARGE)
+        return Made()
+
+    made = ensure(Recipe("awq", 1), tmp_path / "model-awq", make)
+    monkeypatch.setattr(hashing, "_read_and_hash", lambda *_: pytest.fail("it was read again"))
+    assert sha256_files(made.path, sorted(made.path.iterdir())) == made.sha256
+    hashing._known.clear()
+    assert ensure(Recipe("awq", 1), tmp_path / "model-awq", make).fresh
+
+
 @pytest.mark.parametrize("change", CHANGES)
 def test_an_input_that_changes_meanwhile_is_refused(
     file: Path, tmp_path: Path, change: Callable[[Path], object]
@@ -141,12 +174,19 @@ def test_a_tool_that_stumbled_over_a_change(file: Path) -> None:
     def run(change: Callable[[], None]) -> None:
         with unchanged([Input(file, sha256_file(file))]):
             change()
-            raise ToolError("error loading model: tensor data is not within the file bounds")
+            raise error
 
+    error: GgufkitError = ToolError("error loading model: tensor data is not within the file bounds")
     with pytest.raises(InputError, match="changed while"):
         run(lambda: os.truncate(file, 1))
     with pytest.raises(ToolError):
         run(lambda: None)
+    error = CorpusError("The text has only one chunk.")
+    with pytest.raises(InputError, match="changed while"):
+        run(lambda: os.truncate(file, 0))
+    error = Interrupted("Ctrl-C")
+    with pytest.raises(Interrupted):
+        run(lambda: os.truncate(file, 2))
 
 
 @pytest.mark.parametrize("change", [other_content, replaced, Path.unlink])
