@@ -97,9 +97,12 @@ def _is_refused(error: BaseException) -> bool:
 
 
 def advised_wait(error: BaseException, attempt: int) -> float | None:
-    """Seconds to wait before the next try; None where it would not help, or the hub asks for more than a minute."""
+    """Seconds to wait before the next try, none after a wait in vain; None where it would not help, or the hub asks for
+    more than a minute."""
     if not is_passing(error):
         return None
+    if _is_timeout(error):
+        return 0.0
     asked = str(getattr(_response_of(error), "headers", {}).get("Retry-After", ""))
     seconds = float(asked) if asked.isdecimal() else float(attempt)
     return seconds if seconds <= _LONGEST_WAIT_S else None

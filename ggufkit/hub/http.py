@@ -17,6 +17,7 @@ from urllib.parse import urljoin
 from ggufkit.core.concurrency import run_within
 from ggufkit.core.errors import SourceError
 from ggufkit.core.jsonfile import parse_json
+from ggufkit.version import __version__
 
 if TYPE_CHECKING:
     import requests
@@ -134,7 +135,7 @@ class Access:
         asked = session.prepare_request(requests.Request("GET", url, headers=dict(headers), auth=lambda r: r))
         if _origin(str(asked.url)) == _origin(self.host):
             asked.prepare_auth(requests.utils.get_auth_from_url(self.host))
-            asked.headers.update(self.identity)
+            asked.headers.update({"User-Agent": f"ggufkit/{__version__}", **self.identity})
         settings = session.merge_environment_settings(str(asked.url), {}, True, None, None)
         waits = (self.silence_s, self.silence_s)
         return session.send(asked, timeout=waits, allow_redirects=False, **settings)

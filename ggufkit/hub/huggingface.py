@@ -130,10 +130,11 @@ class _Entry:
 def access() -> Access:
     """How the hub is asked: with the user's token, if there is one."""
     quieten()
-    from huggingface_hub import constants
-    from huggingface_hub.utils import build_hf_headers
+    from huggingface_hub import constants, get_token
 
-    return Access(host(), build_hf_headers(), float(constants.HF_HUB_DOWNLOAD_TIMEOUT))
+    token = None if constants.HF_HUB_DISABLE_IMPLICIT_TOKEN else get_token()
+    identity = {"Authorization": f"Bearer {token}"} if token else {}
+    return Access(host(), identity, float(constants.HF_HUB_DOWNLOAD_TIMEOUT))
 
 
 def list_files(repo: Repo) -> Listing:

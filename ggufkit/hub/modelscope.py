@@ -32,7 +32,6 @@ from ggufkit.hub.listing import (
     require_sane,
     require_there,
 )
-from ggufkit.version import __version__
 
 if TYPE_CHECKING:
     from modelscope_hub import HubApi, HubConfig
@@ -133,7 +132,6 @@ def access() -> Access:
     """
     token = (_config().token or "").strip()
     identity = {"Authorization": f"Bearer {token}", "Cookie": f"m_session_id={token}"} if token else {}
-    identity["User-Agent"] = f"ggufkit/{__version__}"
     return Access(host(), identity, float(os.environ.get("MODELSCOPE_DOWNLOAD_TIMEOUT") or _SILENCE_S))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -51,6 +52,15 @@ def test_from_a_gguf_to_a_report(base: Path, tmp_path: Path, light: dict[str, st
         ended = ggufkit(*command, env=light)
         assert ended.code == 0, ended.err
     assert (out / "report.html").is_file()
+
+
+def test_a_checkpoint_that_is_converted_already(converted: Path, tmp_path: Path, light: dict[str, str]) -> None:
+    out = shutil.copytree(converted.parent, tmp_path / "out")
+    asked = ("build", out / "tiny-llama", "--out", out, "--types", "q8_0", "--no-eval", "--no-bench")
+    ended = ggufkit(*asked, env=light)
+    assert ended.code == 0, ended.err
+    assert (out / "tiny-llama-Q8_0.gguf").is_file()
+    assert "needs what is not installed: torch, " in fails(3, *asked, "--force", env=light)
 
 
 def test_what_needs_more_says_so_at_once(checkpoint: Path, base: Path, light: dict[str, str]) -> None:
