@@ -29,7 +29,8 @@ from ggufkit.steps.session import Session
 ALWAYS_BELOW = 1_000_000_000
 """Parameters of a checkpoint up to which it is compared without being asked for."""
 
-_BYTES = 6  # a parameter in float32, and what is in memory beside
+_BYTES = 6  # of memory for a parameter in float32, and what is in memory beside
+_BYTES_F32 = 5  # of disk, likewise
 
 
 @dataclass(frozen=True)
@@ -93,6 +94,9 @@ def compare(compared: Compared, session: Session, stop: threading.Event) -> Comp
         return Comparison(why_not=evaluated.why_not)
     found, limit = _difference(compared.reference, evaluated, logits), same_function.limit(_config(compared))
     if found.relative > limit:
+        needed = _BYTES_F32 * compared.checkpoint.n_params
+        if machine.free_disk(session.workspace.scratch) < needed:
+            return Comparison(why_not=f"in F32 it takes {size(needed)} of disk")
         found, logits = _in_float32(compared, session, stop) or (found, logits)
     if found.relative > limit:
         raise _other_function(compared, found, logits, session, stop)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from ggufkit.steps import offload
 from ggufkit.steps.session import Session
 from ggufkit.steps.step import settle
 
+_LONG = 4 << 30
 FEW = 8
 """Tokens that are enough to see a model compute."""
 
@@ -50,7 +52,8 @@ def require_computes(
         _require_runs(file, session, stop)
     elif not logits.is_finite:
         message = f"llama.cpp computes no finite logits with {called(file)}."
-        raise GgufError(message, hint="Its weights hold NaN or infinite values, or its configuration is damaged.")
+        hint = "Its weights hold NaN or infinite values, or its sums exceed F16: try a base in BF16 (--base-type bf16)."
+        raise GgufError(message, hint=hint)
     return logits
 
 
@@ -70,13 +73,20 @@ def _evaluate(file: Path, session: Session, stop: threading.Event | None, n_ctx:
     excerpt, compute = Excerpt(reference.PROBE, n_ctx), Compute(threads=session.threads)
     command = argv.first_logits(session.tools, file, saved, excerpt, compute)
     try:
-        run = _run(command, file, session, stop)
+        with _told(file, session):
+            run = _run(command, file, session, stop)
         try:
             return read_logits(saved)
         except ToolOutputError as error:
             raise ToolOutputError(f"{error.message[:-1]} for {called(file)}.", log=run.log) from error
     finally:
         saved.unlink(missing_ok=True)
+
+
+def _told(file: Path, session: Session) -> AbstractContextManager[object]:
+    """What takes more than a moment is told."""
+    long = file.stat().st_size >= _LONG
+    return session.reporter.step(f"Loading {called(file)}") if long else nullcontext()
 
 
 def _require_runs(file: Path, session: Session, stop: threading.Event | None) -> None:
@@ -105,4 +115,6 @@ def _failure(run: ToolOutput, file: Path) -> Exception:
         return failures.explain(run, f"loading {called(file)}", why)
     message = f"llama.cpp cannot load {called(file)}: {why}."
     hint = "What it was made from does not fit together: tensors and configuration are of different models."
+    if why.startswith("unknown"):
+        hint = "A newer llama.cpp may know it: set GGUFKIT_LLAMA_CPP to its build directory."
     return GgufError(message, hint=hint, log=run.log)
