@@ -134,7 +134,8 @@ class Access:
         # An `auth` that does nothing: ~/.netrc is for other programs, and a name in an address that a hub gives is odd.
         asked = session.prepare_request(requests.Request("GET", url, headers=dict(headers), auth=lambda r: r))
         if _origin(str(asked.url)) == _origin(self.host):
-            asked.prepare_auth(requests.utils.get_auth_from_url(self.host))
+            if any(own := requests.utils.get_auth_from_url(self.host)):
+                asked.prepare_auth(own)
             asked.headers.update({"User-Agent": f"ggufkit/{__version__}", **self.identity})
         settings = session.merge_environment_settings(str(asked.url), {}, True, None, None)
         waits = (self.silence_s, self.silence_s)

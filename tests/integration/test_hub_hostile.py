@@ -160,6 +160,13 @@ def test_a_token_that_cannot_be_sent_is_not_printed() -> None:
     assert "secret" not in repr(Access("https://hub.example", {"Authorization": "Bearer hf_secret"}))
 
 
+def test_who_has_no_token_shows_none(hub: Hub, server: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in SECRETS:
+        monkeypatch.delenv(name)
+    assert same(get(hub), server)
+    assert {request.token for request in server.asked} == {None}
+
+
 def test_logins_of_other_programs_are_left_alone(server: HubServer, tmp_path: Path) -> None:
     (tmp_path / "home").mkdir()
     (tmp_path / "home" / ".netrc").write_text("machine 127.0.0.1 login me password other-secret\n")
