@@ -13,6 +13,8 @@ from ggufkit.core.paths import user_path
 
 MOST = (1 << 31) - 1
 """llama.cpp's tools read no larger numbers."""
+_SIZE = re.compile(r"([0-9]+(?:\.[0-9]*)?|\.[0-9]+)\s*([KMGT]?)(i?)B?", re.IGNORECASE)
+_MOST_BYTES = 1 << 60
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 
 
@@ -48,11 +50,13 @@ class Size(click.ParamType[int]):
         """Read a number with a unit; GB and GiB differ as they should."""
         if isinstance(value, int):
             return value
-        match = re.fullmatch(r"\s*([\d.]+)\s*([KMGT]?)(i?)B?\s*", str(value), re.IGNORECASE)
+        match = _SIZE.fullmatch(str(value).strip())
         if match is None:
             self.fail(f"{value!r} is not a size; write 8GiB or 100MB", param, ctx)
         number, unit, binary = float(match[1]), match[2].upper(), match[3]
         factor = _UNITS[unit] if binary else 1000 ** "KMGT".find(unit) * 1000 if unit else 1
+        if number * factor > _MOST_BYTES:
+            self.fail(f"{value!r} is more than any disk or memory holds", param, ctx)
         return int(number * factor)
 
 
@@ -68,9 +72,10 @@ class Count(click.ParamType[int | None]):
         """Read the number or the word."""
         if value is None or isinstance(value, int) or str(value).lower() == self.word:
             return value if isinstance(value, int) else None
-        if not str(value).isdecimal() or not self.minimum <= int(value) <= MOST:
+        digits = str(value)
+        if not digits.isdecimal() or len(digits) > 10 or not self.minimum <= int(digits) <= MOST:
             self.fail(f"{value!r} is neither a number from {self.minimum} to {MOST} nor {self.word!r}", param, ctx)
-        return int(value)
+        return int(digits)
 
 
 class Fraction(click.ParamType[float]):

@@ -23,6 +23,8 @@ N = TypeVar("N", bound="Notes")
 P = TypeVar("P", bound="Params")
 T = TypeVar("T")
 
+_HINTS: dict[type[Any], Mapping[str, Any]] = {}
+
 SCHEMA = 1
 SUFFIX = ".manifest.json"
 PARTIAL = ".ggufkit.partial"
@@ -73,7 +75,7 @@ def _odd_values(made: Manifest) -> Iterator[str]:
     if not is_of(made.output, dict[str, str | int]):
         yield f"output is {made.output}"
     for record, values in ((Notes, made.notes), (Params, made.params)):
-        known = [get_type_hints(kind) for kind in _kinds_of(record)]
+        known = [_hints(kind) for kind in _kinds_of(record)]
         for name, value in values.items():
             kinds = [types[name] for types in known if name in types]
             if kinds and not any(is_of(value, kind) for kind in kinds):
@@ -147,6 +149,13 @@ def _as_json(record: Notes | Params) -> dict[str, Json]:
     return {field.name: getattr(record, field.name) for field in fields(record)}
 
 
+def _hints(record: type[Any]) -> Mapping[str, Any]:
+    """The types of a record's fields, by name; Python takes its time to find them."""
+    if record not in _HINTS:
+        _HINTS[record] = get_type_hints(record)
+    return _HINTS[record]
+
+
 def _typed(record: type[T], values: Mapping[str, Json]) -> T:
-    kinds = get_type_hints(record)
+    kinds = _hints(record)
     return record(**{name: v for name, v in values.items() if name in kinds and is_of(v, kinds[name])})

@@ -40,7 +40,8 @@ def aliases() -> tuple[Alias, ...]:
 
 def find_alias(name: str) -> Alias | None:
     """The alias of a name; punctuation, case and a final "-instruct" do not matter: `Llama-3.1-8B-Instruct`."""
-    return next((a for a in aliases() if _key(a.name) == _key(name)), None)
+    wanted = _key(name)
+    return next((a for a in aliases() if _key(a.name) == wanted), None)
 
 
 def _key(name: str) -> str:

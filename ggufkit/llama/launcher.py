@@ -240,6 +240,7 @@ def original_ids(checkpoint: Path, texts: list[str]) -> list[list[int]]:
 
     fast = checkpoint / "tokenizer.json"
     if fast.is_file():
+        pretokenizers.read_tokenizer(fast)
         tokenizer = Tokenizer.from_file(str(fast))
         return [list(tokenizer.encode(text, add_special_tokens=False).ids) for text in texts]
     from sentencepiece import SentencePieceProcessor

@@ -88,10 +88,19 @@ def closest(steps: tuple[str, ...]) -> list[str]:
 
 @dataclass(frozen=True)
 class Model:
-    """The kind of a tokenizer, and whether a word that is a token is one before any merge."""
+    """A tokenizer's kind, whether a word that is a token is one before any merge, and what parts of words begin with."""
 
     type: str = ""
     ignore_merges: bool | None = None
+    continuing_subword_prefix: str | None = None
+
+
+@dataclass(frozen=True)
+class AddedToken:
+    """A token besides those of the model; a special one is found in text before that is split."""
+
+    content: str
+    special: bool | None = False
 
 
 @dataclass(frozen=True)
@@ -100,6 +109,24 @@ class TokenizerFile:
 
     model: Model = field(default_factory=Model)
     pre_tokenizer: dict[str, Any] | None = None
+    added_tokens: list[AddedToken] | None = None
+
+
+def read_tokenizer(path: Path) -> TokenizerFile:
+    """Read a tokenizer.json; to be done before the library of tokenizers does, which some files end with its process.
+
+    Raises:
+        TokenizerError: it is damaged, or of a kind that llama.cpp does not read.
+    """
+    hint = "Download it again."
+    tokenizer = read_json(path, TokenizerFile, TokenizerError, hint=hint, limit=_LIMIT_BYTES)
+    prefix = tokenizer.model.continuing_subword_prefix
+    if tokenizer.model.type == "BPE" and prefix:
+        message = (
+            f"{path} holds a BPE whose parts of words begin with {prefix[:20]!r}, which llama.cpp does not read."
+        )
+        raise TokenizerError(message, hint=hint)
+    return tokenizer
 
 
 def describe(tokenizer: TokenizerFile) -> tuple[str, ...]:
@@ -124,8 +151,7 @@ def _step(step: dict[str, Any]) -> str:
 
 
 def _read(path: Path) -> TokenizerFile:
-    hint = "A byte-level BPE needs its tokenizer.json: download it again."
-    tokenizer = read_json(path, TokenizerFile, TokenizerError, hint=hint, limit=_LIMIT_BYTES)
+    tokenizer = read_tokenizer(path)
     if tokenizer.model.type != "BPE":
         raise TokenizerError(f"{path} holds no BPE.", hint="Only byte-level BPE tokenizers have a pre-tokenizer.")
     return tokenizer

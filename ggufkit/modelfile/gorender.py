@@ -74,7 +74,10 @@ def render(template: GoTemplate, data: Mapping[str, GoValue], functions: Functio
     Raises:
         GoTemplateError: what Go would report, or a function outside the subset.
     """
-    return b"".join(_Machine(template, dict(data), functions).run()).decode("utf-8", "replace")
+    try:
+        return b"".join(_Machine(template, dict(data), functions).run()).decode("utf-8", "replace")
+    except RecursionError:
+        raise GoTemplateError("An expression is nested too deep.") from None
 
 
 class _Machine:

@@ -9,6 +9,7 @@ Source: https://pkg.go.dev/text/template
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -119,11 +120,14 @@ def parse(source: str) -> GoTemplate:
         GoTemplateError: a syntax error, or an action that the subset leaves out.
     """
     parser = _Parser(list(_lex(source)))
-    nodes, _ = parser.block(())
+    try:
+        nodes, _ = parser.block(())
+    except RecursionError:
+        raise GoTemplateError("The template is nested too deep.") from None
     return GoTemplate(nodes, parser.defines)
 
 
-_ACTION = re.compile(r"""\{\{(?:"(?:\\.|[^"\\\n])*"|`[^`]*`|(?!\}\}).)*\}\}""", re.S)
+_ACTION = re.compile(r"""\{\{(?:"(?:\\.|[^"\\\n])*"|`[^`]*`|(?!\}\})[^"`])*\}\}""", re.S)
 
 
 def _lex(source: str) -> Iterator[bytes | list[str]]:
@@ -257,13 +261,20 @@ def _operand(tokens: list[str]) -> tuple[Expr, list[str]]:
     if token in ("true", "false"):
         return Literal(token == "true"), rest
     if re.fullmatch(r"-?\d+", token):
-        return Literal(int(token)), rest
+        return Literal(_integer(token)), rest
     if token[0] in ".$":
         base, *names = token.split(".")
         return Chain(base or None, tuple(n for n in names if n)), rest
     if re.fullmatch(r"[A-Za-z_]\w*", token):
         return Call(token, ()), rest
     raise GoTemplateError(f"Unexpected {token!r} in an action.")
+
+
+def _integer(token: str) -> int:
+    """Go's int: 64 bits. Longer digits are not even read."""
+    if len(token) > 20 or not -(1 << 63) <= int(token) < 1 << 63:
+        raise GoTemplateError(f"The integer {token[:40]} overflows.")
+    return int(token)
 
 
 _ESCAPES = dict(zip("ntrbfva\\\"'", "\n\t\r\b\f\v\a\\\"'", strict=True))
@@ -284,8 +295,15 @@ def _unquote(token: str) -> bytes:
         elif escape and escape not in _ESCAPES:
             raise GoTemplateError(f"Unknown escape \\{escape} in {token}.")
         else:
-            out += (plain or _ESCAPES.get(escape or "") or chr(int(short or long, 16))).encode()
+            out += (plain or _ESCAPES.get(escape or "") or _character(short or long)).encode()
     return bytes(out)
+
+
+def _character(digits: str) -> str:
+    number = int(digits, 16)
+    if number > sys.maxunicode or 0xD800 <= number < 0xE000:
+        raise GoTemplateError(f"No character has the number {digits}.")
+    return chr(number)
 
 
 def _chains(nodes: Nodes) -> Iterator[Chain]:

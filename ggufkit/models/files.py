@@ -27,6 +27,7 @@ _READ = re.compile(
 )
 _POINTER = b"version https://git-lfs"
 _INDEX_BYTES = 100_000_000
+_LONGEST_NAME, _DEEPEST = 255, 16
 _SHOWN = 4
 
 
@@ -131,9 +132,11 @@ def _read_index(path: Path) -> _Index | None:
 
 def _require_inside(file: Path, name: str) -> None:
     parts = PurePosixPath(name)
+    hint = "Do not use this checkpoint, or correct its index."
     if not parts.parts or parts.is_absolute() or ".." in parts.parts or "\\" in name or "\0" in name:
-        message = f"{file} names {name!r}, which is outside of the checkpoint."
-        raise CheckpointError(message, hint="Do not use this checkpoint, or correct its index.")
+        raise CheckpointError(f"{file} names {name!r}, which is outside of the checkpoint.", hint=hint)
+    if max(len(part.encode()) for part in parts.parts) > _LONGEST_NAME or len(parts.parts) > _DEEPEST:
+        raise CheckpointError(f"{file} names {name[:80]!r}…, which no file can be called.", hint=hint)
 
 
 def _missing_parts(path: Path, names: Sequence[str]) -> Iterator[str]:

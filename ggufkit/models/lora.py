@@ -6,7 +6,6 @@ a head that is no longer the embedding is added. The merging itself is a process
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 import sys
@@ -18,6 +17,7 @@ from ggufkit.core import extras, machine, process
 from ggufkit.core.errors import InputError, ResourceError
 from ggufkit.core.hashing import sha256_files
 from ggufkit.core.inputs import Input, unchanged
+from ggufkit.core.jsonfile import read_json
 from ggufkit.core.paths import cache_dir
 from ggufkit.core.progress import Reporter
 from ggufkit.core.records import Checkpoint
@@ -77,9 +77,9 @@ def _adapter_files(adapter: Path) -> list[Path]:
 def _read_config(adapter: Path) -> dict[str, Any]:
     hint = "Give the directory that peft's save_pretrained wrote: adapter_config.json, adapter_model.safetensors."
     try:
-        config: dict[str, Any] = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{adapter} holds no readable adapter_config.json: {error}.", hint=hint) from None
+        config = read_json(adapter / "adapter_config.json", dict[str, Any])
+    except InputError as error:
+        raise InputError(f"{adapter} holds no readable adapter_config.json: {error.message}", hint=hint) from None
     if not (adapter / WEIGHTS).is_file():
         pickled = (adapter / _PICKLED).is_file()
         what = f", only {_PICKLED}, and a pickle can hold any program" if pickled else ""

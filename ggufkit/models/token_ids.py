@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from ggufkit.core.errors import TokenizerError
+from ggufkit.llama.pretokenizers import read_tokenizer
 from ggufkit.models.probe_strings import is_normalized, probe_strings
 
 
@@ -35,8 +35,8 @@ def probes_for(checkpoint: Path) -> list[str]:
     file = checkpoint / "tokenizer.json"
     if not file.is_file():
         return probe_strings()
-    added = json.loads(file.read_text(encoding="utf-8")).get("added_tokens", [])
-    return probe_strings([str(token["content"]) for token in added if token.get("special")])
+    added = read_tokenizer(file).added_tokens or []
+    return probe_strings([token.content for token in added if token.special])
 
 
 def compare(

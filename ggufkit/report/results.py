@@ -10,7 +10,7 @@ from typing import Any
 
 from ggufkit.core.errors import GgufError, InputError
 from ggufkit.core.hashing import sha256_file
-from ggufkit.core.manifest import SUFFIX, open_manifest, read_manifest, write_manifest
+from ggufkit.core.manifest import SUFFIX, manifest_path, open_manifest, read_manifest, write_manifest
 from ggufkit.core.progress import Reporter, SilentReporter
 from ggufkit.core.records import Manifest, Measurement, ResultRow
 from ggufkit.core.variants import VARIANTS
@@ -40,6 +40,8 @@ def collect(root: Path, reporter: Reporter | None = None) -> list[ResultRow]:
         teller.warn(complaint)
     found = [(g, m) for g in sorted(root.glob("*.gguf")) if (m := read_manifest(g)) is not None]
     shown = [(g, m) for g, m in found if GgufNotes.from_manifest(m).variant]
+    for gguf in [g for g, m in found if (g, m) not in shown]:
+        teller.warn(f"Left out: {manifest_path(gguf)} names no variant. Make the file again.")
     rows = [row for gguf, made in shown if (row := _row_unless_damaged(gguf, made, workspace, teller)) is not None]
     rows = _with_base(rows, workspace)
     if not rows:

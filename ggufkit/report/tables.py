@@ -70,7 +70,7 @@ def load_results(directory: str | Path) -> pd.DataFrame:
         raise InputError(f"{file} does not exist.", hint="Make it with `ggufkit build` or `ggufkit report`.")
     try:
         return from_csv(file.read_bytes().decode())
-    except (ValueError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, OverflowError) as error:
         raise InputError(
             f"{file} cannot be read: {error}.", hint="Make it again with `ggufkit report`."
         ) from error

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from ggufkit.core.errors import CorpusError, GgufkitError, TokenizerError
 from ggufkit.core.jsonfile import read_json
 from ggufkit.core.manifest import Notes
+from ggufkit.llama.pretokenizers import read_tokenizer
 from ggufkit.texts.row_files import JSON, LINES, decode, is_structured, read_entries, text_of
 
 Tokens = NDArray[np.int32]
@@ -162,8 +163,9 @@ def load_tokenizer(checkpoint: Path) -> Tokenizer:
             return _FastTokenizer(fast)
         if pieces.is_file():
             return _SentencePiece(pieces, _adds_bos(checkpoint))
-    except GgufkitError:
-        raise
+    except GgufkitError as error:
+        message = f"The tokenizer of {checkpoint} cannot be read: {error.message}"
+        raise TokenizerError(message, hint=error.hint) from error
     except Exception as error:  # both libraries raise bare exceptions of their own
         message = f"The tokenizer of {checkpoint} cannot be read: {error}."
         raise TokenizerError(message, hint="Download its files again.") from error
@@ -187,6 +189,7 @@ class _FastTokenizer:
     def __init__(self, file: Path) -> None:
         from tokenizers import Tokenizer as Fast
 
+        read_tokenizer(file)
         self._fast = Fast.from_file(str(file))
         self._fast.no_truncation()
         self._fast.no_padding()
