@@ -104,6 +104,8 @@ def _load(model_class: Any, config: Any, stored: Mapping[str, Shape]) -> list[Mi
                 raise
             return _unlike(_saved(model_class(config)), stored)
     lacking = [Misfit(name, None, None) for name in info["missing_keys"]]
+    if 2 * len(lacking) > len(model.state_dict()):
+        return []  # the checkpoint names its tensors otherwise than transformers does, but perhaps as llama.cpp does
     resized = [Misfit(name, tuple(there), tuple(wanted)) for name, there, wanted in info["mismatched_keys"]]
     wrong = [misfit for misfit in (*lacking, *resized) if not _NOT_CONVERTED.search(misfit.name)]
     if wrong:

@@ -122,6 +122,11 @@ def test_an_expert_is_named_as_it_is_stored(tmp_path: Path) -> None:
         require_implied(tmp_path, {**shapes, up: (1, 64)})
 
 
+def test_names_that_are_not_transformers_own_are_not_compared(llama: tuple[Path, dict[str, Shape]]) -> None:
+    path, shapes = llama
+    require_implied(path, {f"transformer.{i}.weight": shape for i, shape in enumerate(shapes.values())})
+
+
 @pytest.mark.parametrize(
     "changes",
     [
