@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import save_file
-from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 QWEN2_SPLIT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}"
@@ -102,6 +102,71 @@ def write_llama(
     }
     (path / "tokenizer_config.json").write_text(json.dumps(settings))
     save_shards(path, llama_tensors(config), shards)
+    return path
+
+
+def train_wordpiece(vocab_size: int = 300, *, lowercase: bool = True) -> Tokenizer:
+    """A WordPiece as BERT's, with a vocabulary that nobody has seen; its file says how long inputs are made."""
+    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=lowercase)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.decoder = decoders.WordPiece()
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    tokenizer.train_from_iterator(
+        TEXT, trainers.WordPieceTrainer(vocab_size=vocab_size, special_tokens=special, show_progress=False)
+    )
+    ends = [("[CLS]", 2), ("[SEP]", 3)]
+    tokenizer.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=ends)
+    tokenizer.enable_padding(length=32)
+    tokenizer.enable_truncation(32)
+    return tokenizer
+
+
+def bert_tensors(config: dict[str, Any], seed: int = 0) -> dict[str, NDArray[np.float32]]:
+    """Random weights for a BERT config."""
+    rng = np.random.default_rng(seed)
+    width, inner = config["hidden_size"], config["intermediate_size"]
+    rows = {"word": "vocab_size", "position": "max_position_embeddings", "token_type": "type_vocab_size"}
+    shapes: dict[str, tuple[int, ...]] = {
+        f"embeddings.{name}_embeddings.weight": (config[size], width) for name, size in rows.items()
+    }
+    norms = ["embeddings.LayerNorm"]
+    for i in range(config["num_hidden_layers"]):
+        layer = f"encoder.layer.{i}."
+        linear = {f"attention.self.{name}": (width, width) for name in ("query", "key", "value")}
+        linear |= {"attention.output.dense": (width, width), "intermediate.dense": (inner, width)}
+        linear |= {"output.dense": (width, inner)}
+        shapes |= {f"{layer}{name}.weight": shape for name, shape in linear.items()}
+        shapes |= {f"{layer}{name}.bias": shape[:1] for name, shape in linear.items()}
+        norms += [f"{layer}{name}.LayerNorm" for name in ("attention.output", "output")]
+    tensors = {name: (rng.standard_normal(shape) * 0.1).astype(np.float32) for name, shape in shapes.items()}
+    tensors |= {f"{name}.weight": np.ones(width, np.float32) for name in norms}
+    return tensors | {f"{name}.bias": np.zeros(width, np.float32) for name in norms}
+
+
+def write_bert(path: Path, *, width: int = 64, layers: int = 2) -> Path:
+    """Write a BERT for embeddings, pooled by their mean as sentence-transformers say it, and return its directory."""
+    (path / "1_Pooling").mkdir(parents=True)
+    tokenizer = train_wordpiece()
+    config = {
+        "architectures": ["BertModel"], "model_type": "bert", "hidden_size": width, "intermediate_size": 4 * width,
+        "num_hidden_layers": layers, "num_attention_heads": 4, "vocab_size": tokenizer.get_vocab_size(),
+        "max_position_embeddings": 128, "type_vocab_size": 2, "layer_norm_eps": 1e-12, "hidden_act": "gelu",
+        "pad_token_id": 0, "torch_dtype": "float32",
+    }  # fmt: skip
+    named = {f"{name}_token": f"[{name.upper()}]" for name in ("pad", "unk", "cls", "sep", "mask")}
+    files = {
+        "config.json": config,
+        "tokenizer_config.json": {"tokenizer_class": "BertTokenizer", "do_lower_case": True, **named},
+        "modules.json": [
+            {"idx": 1, "name": "1", "path": "1_Pooling", "type": "sentence_transformers.models.Pooling"}
+        ],
+        "1_Pooling/config.json": {"word_embedding_dimension": width, "pooling_mode_mean_tokens": True},
+    }
+    for name, content in files.items():
+        (path / name).write_text(json.dumps(content))
+    tokenizer.save(str(path / "tokenizer.json"))
+    save_file(bert_tensors(config), path / "model.safetensors")
     return path
 
 

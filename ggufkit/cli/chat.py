@@ -46,11 +46,14 @@ def chat_command(gguf: Path, how: ChatOptions, run: RunOptions) -> None:
     Example:
         ggufkit chat model-Q4_K_M.gguf "What is a llama?"
     """
-    from ggufkit.llama import binding, toolchain
+    from ggufkit.llama import binding, evaluates, toolchain
     from ggufkit.llama.gguf import read_gguf
     from ggufkit.measure import chat
 
     read_gguf(gguf)
+    evaluates.require_generates(
+        gguf, "generates none", "Use it with llama-embedding, or where embeddings are asked for."
+    )
     how = replace(how, ngl=run.ngl, threads=run.threads, started=_command_started())
     with reporting() as reporter:
         tools = toolchain.find(run.backend, reporter)

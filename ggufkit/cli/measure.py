@@ -13,6 +13,7 @@ from ggufkit.cli import options, parameter_types, request_options
 from ggufkit.cli.terminal import console, emit, reporting
 from ggufkit.core.errors import InputError, UsageError
 from ggufkit.core.records import GgufFile, Measurement
+from ggufkit.llama import evaluates
 from ggufkit.measure import bench, divergence, measurements, perplexity
 from ggufkit.measure.bench import BenchOptions
 from ggufkit.measure.evaluation import EvalOptions, Evaluation, warn_of_context
@@ -23,6 +24,9 @@ from ggufkit.steps.step import Result
 from ggufkit.texts import corpus
 
 GGUFS = click.argument("ggufs", nargs=-1, required=True, type=parameter_types.FILE)
+_ENCODER = (
+    "`ggufkit build` compares the embeddings of its quantized files with those of the F16: cosine similarity."
+)
 OUT = click.option(
     "--out",
     type=parameter_types.PATH,
@@ -60,6 +64,8 @@ def perplexity_command(
     with reporting() as reporter:
         _require_different_names([*([base] if base else []), *paths])
         files = [sources.open_gguf(path, reporter) for path in ([base] if base else []) + paths]
+        for path in (file.path for file in files):
+            evaluates.require_generates(path, "has no perplexity", _ENCODER)
         warn_of_context(files[0].path, evaluation.ctx, reporter)
         text = corpus.resolve(evaluation.corpus, reporter)
         session = run.session(out or options.beside(ggufs[0]), reporter)

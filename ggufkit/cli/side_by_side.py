@@ -65,13 +65,15 @@ def _sorted(samples: Sequence[Sample]) -> list[Sample]:
 
 
 def _quality(samples: Sequence[Sample]) -> Table:
-    table = _table("size", "PPL", "KLD", "same top")
+    embeds = any(sample.entry.row.cosine_mean is not None for sample in samples)
+    table = _table("size", *(("cosine", "least") if embeds else ("PPL", "KLD", "same top")))
     for sample in _sorted(samples):
         row = sample.entry.row
-        table.add_row(
-            sample.entry.label, sample.origin, size(row.size_bytes), _with(row.ppl, row.ppl_stderr, 4),
-            _with(row.kld_mean, row.kld_stderr, 6), _MISSING if row.same_top_p is None else f"{row.same_top_p:.2%}",
-        )  # fmt: skip
+        top = _MISSING if row.same_top_p is None else f"{row.same_top_p:.2%}"
+        quality = [_with(row.ppl, row.ppl_stderr, 4), _with(row.kld_mean, row.kld_stderr, 6), top]
+        if embeds:
+            quality = [_with(row.cosine_mean, row.cosine_stderr, 5), _with(row.cosine_min, None, 5)]
+        table.add_row(sample.entry.label, sample.origin, size(row.size_bytes), *quality)
     return table
 
 

@@ -16,12 +16,15 @@ def results_table(rows: Sequence[ResultRow]) -> Table:
     """What matters for choosing a file; the rest is in results.csv."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("file", overflow="fold")
-    for title in ("size", "BPW", "PPL", "KLD", "top", "pp512", "tg128"):
+    embeds = any(row.cosine_mean is not None for row in rows)
+    for title in ("size", "BPW", *(("cosine", "least") if embeds else ("PPL", "KLD", "top")), "pp512", "tg128"):
         table.add_column(title, justify="right", no_wrap=True)
     for row in rows:
+        quality = [_number(row.ppl, 3), _number(row.kld_mean, 5), _percent(row.same_top_p)]
+        quality = [_number(row.cosine_mean, 5), _number(row.cosine_min, 5)] if embeds else quality
         table.add_row(
-            row.file.removesuffix(".gguf"), size(row.size_bytes), f"{row.bpw:.2f}", _number(row.ppl, 3),
-            _number(row.kld_mean, 5), _percent(row.same_top_p), _number(row.pp_tps, 0), _number(row.tg_tps, 1),
+            row.file.removesuffix(".gguf"), size(row.size_bytes), f"{row.bpw:.2f}", *quality,
+            _number(row.pp_tps, 0), _number(row.tg_tps, 1),
         )  # fmt: skip
     return table
 

@@ -184,3 +184,6 @@ class ResultRow:
     ngl: int | None = None
     llama_cpp_commit: str | None = None
     sha256: str | None = None
+    cosine_mean: float | None = None
+    cosine_stderr: float | None = None
+    cosine_min: float | None = None

@@ -154,6 +154,14 @@ def imatrix(
     return [tool, "-m", str(model), "-o", str(output), *options]
 
 
+def embedding(
+    program: Path, model: Path, texts: Path, compute: Compute, n_ctx: int, *, pooling: str | None
+) -> Argv:
+    """llama-embedding: one embedding for each line of a text, as a JSON list on stdout; `pooling` None is the model's."""
+    argv = [str(program), "-m", str(model), "-f", str(texts), "--embd-output-format", "array", "-c", str(n_ctx)]
+    return [*argv, *([] if pooling is None else ["--pooling", pooling]), *compute.options()]
+
+
 def bench(
     tools: Toolchain, model: Path, compute: Compute, *, n_prompt: int = 512, n_gen: int = 128, repetitions: int = 5
 ) -> Argv:

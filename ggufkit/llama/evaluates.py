@@ -2,10 +2,27 @@
 
 from __future__ import annotations
 
-from ggufkit.llama.gguf import GgufHeader
+from pathlib import Path
+
+from ggufkit.core.errors import InputError
+from ggufkit.llama.gguf import GgufHeader, read_header
 
 _ENCODERS = ("clip", "gemma-embedding", "t5", "t5encoder", "wavtokenizer-dec")
 """Architectures that predict no next token by themselves, without a key that says so."""
+
+
+_POOLED = (1, 2, 3)
+"""llama.cpp's numbers for mean, CLS and last token: one embedding for a text. 0 is one for each token, 4 is a rank."""
+
+
+def embeds(header: GgufHeader) -> bool:
+    """Whether a model is for embeddings: an encoder, or a decoder that says how its embeddings are pooled."""
+    return not generates(header) or is_pooled(header)
+
+
+def is_pooled(header: GgufHeader) -> bool:
+    """Whether a file says how the embeddings of a text's tokens become one."""
+    return header.metadata.get(f"{header.architecture}.pooling_type") in _POOLED
 
 
 def generates(header: GgufHeader) -> bool:
@@ -13,6 +30,16 @@ def generates(header: GgufHeader) -> bool:
     arch = header.architecture
     causal = header.metadata.get(f"{arch}.attention.causal", True)
     return bool(causal) and arch not in _ENCODERS and "bert" not in arch
+
+
+def require_generates(file: Path, vain: str, hint: str, *, name: str | None = None) -> None:
+    """Raise InputError where a file (called `name`) predicts no next token, with what is in `vain` then."""
+    header = read_header(file)
+    if not generates(header):
+        message = (
+            f"{name or file.name} is an encoder ({header.architecture}): it gives embeddings of texts, and {vain}."
+        )
+        raise InputError(message, hint=hint)
 
 
 def reads_text(header: GgufHeader) -> bool:

@@ -103,7 +103,8 @@ def _run(converter: ModuleType, args: argparse.Namespace) -> None:
     with reference.beside(args.checkpoint, args.logits, lambda: _rows(args.checkpoint)):
         _convert(converter, args)
     if args.probes is not None:
-        ids = original_ids(args.checkpoint, json.loads(args.probes.read_text(encoding="utf-8")))
+        texts = json.loads(args.probes.read_text(encoding="utf-8"))
+        ids = original_ids(args.checkpoint, texts, special=pretokenizers.is_wordpiece(args.checkpoint))
         args.ids.write_text(json.dumps(ids), encoding="utf-8")
 
 
@@ -231,8 +232,8 @@ def _leave_out_data() -> None:
     gguf.GGUFWriter.write_tensors_to_file = write_tensors_to_file
 
 
-def original_ids(checkpoint: Path, texts: list[str]) -> list[list[int]]:
-    """Token ids that the checkpoint's own tokenizer file gives, without added special tokens.
+def original_ids(checkpoint: Path, texts: list[str], *, special: bool = False) -> list[list[int]]:
+    """Token ids that the checkpoint's own tokenizer file gives, without added special tokens unless these are asked for.
 
     The file is read as it is: transformers may replace what tokenizer.json says by what a model type usually has.
     """
@@ -242,7 +243,10 @@ def original_ids(checkpoint: Path, texts: list[str]) -> list[list[int]]:
     if fast.is_file():
         pretokenizers.read_tokenizer(fast)
         tokenizer = Tokenizer.from_file(str(fast))
-        return [list(tokenizer.encode(text, add_special_tokens=False).ids) for text in texts]
+        # Encoders often say in the file how long their inputs are made.
+        tokenizer.no_padding()
+        tokenizer.no_truncation()
+        return [list(tokenizer.encode(text, add_special_tokens=special).ids) for text in texts]
     from sentencepiece import SentencePieceProcessor
 
     pieces = SentencePieceProcessor(str(checkpoint / "tokenizer.model"))

@@ -54,18 +54,24 @@ FAMILIES = (
     Family("gpt-4o", (rf"split:{_cased(_CONTRACTIONS + '?')}|\p{{N}}{{1,3}}|{_CASED_REST}", "bytes")),
 )
 
+WORDPIECE = "WordPiece"
+_NAME_OF_WORDPIECE = "bert-bge"
+"""What the converter calls BERT's own; llama.cpp reads from the file whether it lowers case and strips accents."""
+
 _SPECIAL_MERGES = frozenset({"llama-bpe", "tekken"})
 """Families for which llama.cpp takes a word that is a token as it stands, whatever the merges say."""
 
 
 def identify(tokenizer_json: Path) -> str:
-    """llama.cpp's name of the pre-tokenizer of a byte-level BPE.
+    """llama.cpp's name of the pre-tokenizer of a byte-level BPE, or of a WordPiece, which it splits in one way only.
 
     Raises:
         TokenizerError: tokenizer.json cannot be read, or its splitting is none of the table's; the closest are
             named.
     """
     tokenizer = _read(tokenizer_json)
+    if tokenizer.model.type == WORDPIECE:
+        return _NAME_OF_WORDPIECE
     steps = describe(tokenizer)
     whole_words = bool(tokenizer.model.ignore_merges)
     for family in FAMILIES:
@@ -76,6 +82,15 @@ def identify(tokenizer_json: Path) -> str:
         f"llama.cpp does not know the tokenizer {tokenizer_json}, and its way of splitting text is none that "
         f"ggufkit can name for certain.",
         hint=f"The closest families are {near}: try --pre NAME; the ids are compared and a mismatch is an error.",
+    )
+
+
+def is_wordpiece(checkpoint: Path) -> bool:
+    """Whether the tokenizer of a checkpoint is one as BERT's, which puts its own tokens around every text."""
+    file = checkpoint / "tokenizer.json"
+    return (
+        file.is_file()
+        and read_json(file, TokenizerFile, TokenizerError, limit=_LIMIT_BYTES).model.type == WORDPIECE
     )
 
 
@@ -152,6 +167,9 @@ def _step(step: dict[str, Any]) -> str:
 
 def _read(path: Path) -> TokenizerFile:
     tokenizer = read_tokenizer(path)
-    if tokenizer.model.type != "BPE":
-        raise TokenizerError(f"{path} holds no BPE.", hint="Only byte-level BPE tokenizers have a pre-tokenizer.")
+    if tokenizer.model.type not in ("BPE", WORDPIECE):
+        raise TokenizerError(
+            f"{path} holds no BPE and no WordPiece, but {tokenizer.model.type or 'nothing'}.",
+            hint="llama.cpp's converter does not read such a tokenizer for this architecture.",
+        )
     return tokenizer

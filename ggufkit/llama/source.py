@@ -32,6 +32,7 @@ _NEEDED = (
     "include", "licenses", "scripts", "src", "tools", "vendor",
 )  # fmt: skip
 _LEFT_OUT = "tools/ui/"
+_EXAMPLES = ("examples/embedding/",)
 _VOCABULARIES = tuple(f"models/ggml-vocab-{name}.gguf" for name in ("gpt-2", "qwen2", "llama-bpe"))
 """Real vocabularies, for tests and for benchmarks on models of random weights."""
 
@@ -93,6 +94,26 @@ def pinned_source(reporter: Reporter) -> Source:
         if not is_source(target):
             _fetch(target, reporter)
     return describe_source(target)
+
+
+def example(name: str, source: Path | None, commit: str, reporter: Reporter) -> Path | None:
+    """The directory of one of llama.cpp's examples in a source tree; the pinned one's are fetched where they lack.
+
+    Returns:
+        None where this source has none, and is not the pinned one.
+    """
+    if source is None:
+        return None
+    home = source / "examples" / name
+    if not home.is_dir() and source == cache_dir() / "llama.cpp" / PINNED_COMMIT[:12] and commit == PINNED_COMMIT:
+        # An earlier ggufkit unpacked it without examples.
+        anew = source.with_name(f"{source.name}-examples")
+        with FileLock(anew.with_suffix(".lock")):
+            if not home.is_dir():
+                _fetch(anew, reporter)
+                (anew / "examples").rename(source / "examples")
+                shutil.rmtree(anew)
+    return home if home.is_dir() else None
 
 
 def unpack_archive(archive: Path) -> Source:
@@ -202,4 +223,4 @@ def _extract(tar: tarfile.TarFile, member: tarfile.TarInfo, path: Path, home: Pa
 
 def _is_wanted(name: str) -> bool:
     needed = name.partition("/")[0] in (*_NEEDED, COMMIT_FILE) and not f"{name}/".startswith(_LEFT_OUT)
-    return needed or name in _VOCABULARIES
+    return needed or name in _VOCABULARIES or name.startswith(_EXAMPLES)

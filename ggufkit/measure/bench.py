@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ggufkit.core import failures, machine, process
 from ggufkit.core.manifest import Params
 from ggufkit.core.process import ToolOutput
 from ggufkit.core.records import Conditions, GgufFile
-from ggufkit.llama import argv, logs
+from ggufkit.llama import argv, evaluates, logs
 from ggufkit.llama.argv import Compute
+from ggufkit.llama.gguf import read_header
 from ggufkit.llama.logs import Speed
 from ggufkit.measure.measurements import Figure, measured, save
 from ggufkit.steps import offload
@@ -50,6 +51,7 @@ def bench(gguf: GgufFile, options: BenchOptions, session: Session) -> Result:
     Raises:
         ToolError: llama-bench failed or gave no speeds.
     """
+    options = _possible(gguf, options)
     params = BenchParams(
         options.n_prompt, options.n_gen, options.ngl, options.repetitions,
         session.threads, machine.describe(), session.tools.backend,
@@ -60,6 +62,16 @@ def bench(gguf: GgufFile, options: BenchOptions, session: Session) -> Result:
         recipe,
         session.workspace.measurements / f"{gguf.path.stem}.bench.json",
         lambda partial: _bench(gguf, options, session, partial),
+    )
+
+
+def _possible(gguf: GgufFile, options: BenchOptions) -> BenchOptions:
+    """An encoder generates nothing, and reads no more tokens than it has positions."""
+    header = read_header(gguf.path)
+    if evaluates.generates(header):
+        return options
+    return replace(
+        options, n_gen=0, n_prompt=min(options.n_prompt, header.hparam("context_length") or options.n_prompt)
     )
 
 

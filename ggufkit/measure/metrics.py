@@ -40,6 +40,8 @@ METRICS: tuple[Metric, ...] = (
     Metric("kld_max", "nats", "maximum KL divergence"),
     Metric("same_top_p", "fraction", "same most likely token", "same_top_p_stderr"),
     Metric("rms_dp", "fraction", "RMS change of the true token's probability", "rms_dp_stderr"),
+    Metric("cosine_mean", "", "mean cosine similarity of embeddings with the base's", "cosine_stderr"),
+    Metric("cosine_min", "", "least cosine similarity of an embedding with the base's"),
     Metric("pp_tps", "tokens/s", "prompt processing (pp512)", "pp_tps_stddev"),
     Metric("tg_tps", "tokens/s", "generation (tg128)", "tg_tps_stddev"),
     Metric("eval_tps", "tokens/s", "tokens evaluated per second of wall time"),

@@ -65,3 +65,8 @@ def _mixtures(count: int) -> list[str]:
 def is_normalized(text: str) -> bool:
     """Whether Unicode normalization (NFC, NFKC) leaves a text alone; llama.cpp's tokenizers do not normalize."""
     return all(unicodedata.is_normalized(form, text) for form in ("NFC", "NFKC"))
+
+
+def is_taken_apart(text: str) -> bool:
+    """Whether a text has syllables of Hangul or spacing vowel signs, which BERT's normalization takes apart or keeps."""
+    return any("\uac00" <= char <= "\ud7a3" or unicodedata.category(char) == "Mc" for char in text)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ggufkit.core.errors import TokenizerError
 from ggufkit.llama.pretokenizers import read_tokenizer
-from ggufkit.models.probe_strings import is_normalized, probe_strings
+from ggufkit.models.probe_strings import is_normalized, is_taken_apart, probe_strings
 
 
 @dataclass(frozen=True)
@@ -40,22 +40,37 @@ def probes_for(checkpoint: Path) -> list[str]:
 
 
 def compare(
-    texts: Sequence[str], original: Sequence[list[int]], converted: Sequence[list[int]]
+    texts: Sequence[str], original: Sequence[list[int]], converted: Sequence[list[int]], *, wordpiece: bool = False
 ) -> TokenComparison:
-    """Compare the ids of two tokenizers, string by string."""
+    """Compare the ids of two tokenizers, string by string.
+
+    Args:
+        wordpiece: BERT's tokenizer takes words apart before it splits them: Hangul into its letters, and marks from
+            their letters. llama.cpp does so for accents only.
+    """
     differ = [t for t, a, b in zip(texts, original, converted, strict=True) if a != b]
+    explained = {t for t in differ if not is_normalized(t) or (wordpiece and is_taken_apart(t))}
     return TokenComparison(
-        len(texts), tuple(t for t in differ if is_normalized(t)), tuple(t for t in differ if not is_normalized(t))
+        len(texts), tuple(t for t in differ if t not in explained), tuple(t for t in differ if t in explained)
     )
 
 
-def require_equal(result: TokenComparison, checkpoint: Path) -> None:
+_NAMED_WRONGLY = (
+    "The pre-tokenizer was named wrongly: give llama.cpp's name with --pre, or accept the difference with "
+    "--allow-token-mismatch."
+)
+_NOT_NAMED = (
+    "llama.cpp takes [UNK], [CLS] and [SEP] from tokenizer_config.json: does it name unk_token, cls_token and sep_token? "
+    "Or accept the difference with --allow-token-mismatch."
+)
+
+
+def require_equal(result: TokenComparison, checkpoint: Path, *, wordpiece: bool = False) -> None:
     """Raise TokenizerError when strings differ that normalization does not explain."""
     if result.different:
         shown = ", ".join(repr(t) for t in result.different[:3])
         raise TokenizerError(
             f"The converted vocabulary of {checkpoint} tokenizes {len(result.different)} of {result.n_strings} "
             f"test strings differently from the original, among them {shown}.",
-            hint="The pre-tokenizer was named wrongly: give llama.cpp's name with --pre, or accept the "
-            "difference with --allow-token-mismatch.",
+            hint=_NOT_NAMED if wordpiece else _NAMED_WRONGLY,
         )

@@ -13,8 +13,9 @@ from ggufkit.core.concurrency import makers_at_once, worker_pool
 from ggufkit.core.progress import Reporter, SilentReporter
 from ggufkit.core.records import Checkpoint, GgufFile, QuantType, ResultRow
 from ggufkit.core.variants import Variant
-from ggufkit.llama.gguf import read_gguf
-from ggufkit.measure import bench, chat, divergence, perplexity
+from ggufkit.llama import evaluates
+from ggufkit.llama.gguf import read_gguf, read_header
+from ggufkit.measure import bench, chat, divergence, perplexity, similarity
 from ggufkit.measure.bench import BenchOptions
 from ggufkit.measure.evaluation import EvalOptions, Evaluation
 from ggufkit.measure.logits.strategy import Transport
@@ -87,6 +88,9 @@ def _speak_all(job: Job, files: Sequence[GgufFile]) -> list[Result]:
     """Let all files speak, the base first, and refuse garbage that only a quantized one speaks."""
     if not job.request.evaluation.smoke:
         return []
+    if not evaluates.generates(read_header(files[0].path)):
+        job.reporter.info("No file speaks: an encoder generates no text.")
+        return []
     done = [chat.speak(file, job.session, job.request.run.ngl) for file in files]
     replies = {file.path.name: chat.read_reply(made.path) for file, made in zip(files, done, strict=True)}
     chat.require_sane(replies[files[0].path.name], replies)
@@ -135,7 +139,14 @@ def _results(coming: Sequence[Coming]) -> list[Result]:
 def _groups(job: Job, base: GgufFile, coming: Sequence[Coming]) -> list[Sequence[Coming]]:
     """The files that are evaluated together: all at once, or as many as one base pass serves."""
     size = max(1, len(coming))
-    if job.text is not None and job.request.evaluation.kld and job.tools.backend != "cpu" and coming:
+    together = evaluates.embeds(read_header(base.path))
+    if (
+        job.text is not None
+        and not together
+        and job.request.evaluation.kld
+        and job.tools.backend != "cpu"
+        and coming
+    ):
         size = divergence.at_once(base, len(coming), _evaluation(job, job.text), _transport(job))
     return [coming[i : i + size] for i in range(0, len(coming), size)] or [()]
 
@@ -145,6 +156,8 @@ def _evaluate(job: Job, base: GgufFile, files: Sequence[GgufFile]) -> list[Resul
     if job.text is None:
         return []
     evaluation = _evaluation(job, job.text)
+    if evaluates.embeds(read_header(base.path)):
+        return similarity.measure_all(base, files, evaluation)
     if not job.request.evaluation.kld:
         return perplexity.measure_all((base, *files), evaluation)
     return divergence.measure_all(base, files, evaluation, _transport(job))

@@ -13,7 +13,7 @@ from ggufkit.core.progress import Reporter, SilentReporter
 from ggufkit.core.records import Checkpoint, GgufFile, QuantType
 from ggufkit.core.units import size
 from ggufkit.core.variants import Variant
-from ggufkit.llama import memory, quants
+from ggufkit.llama import evaluates, memory, quants
 from ggufkit.llama.gguf import GgufHeader, read_header
 from ggufkit.measure import evaluation
 from ggufkit.pipeline import resources
@@ -22,7 +22,7 @@ from ggufkit.pipeline.job import Job
 from ggufkit.pipeline.lookup import prepare
 from ggufkit.pipeline.resources import Plan, PlannedFile, PlannedStep, Planner
 from ggufkit.request import BuildRequest
-from ggufkit.steps import convert, import_gguf, offload, quantize
+from ggufkit.steps import convert, imatrix, import_gguf, offload, quantize
 from ggufkit.steps.imatrix import require_fits
 from ggufkit.steps.quantize import QuantizeOptions
 
@@ -37,10 +37,12 @@ def plan(request: BuildRequest, reporter: Reporter | None = None) -> Plan:
         extra = read_header(base).size_bytes + _out_of_sight(job, base)
         _warn_of_paging(job, base, machine.free_memory())
         warn_of_context(job, base)
-        return replace(_plan(job, base, outputs(job), extra_disk=extra), steps=tuple(_steps(job)))
+        return replace(
+            _plan(job, base, outputs(job), extra_disk=extra), steps=tuple(_steps(job, read_header(base)))
+        )
 
 
-def _steps(job: Job) -> list[PlannedStep]:
+def _steps(job: Job, base: GgufHeader) -> list[PlannedStep]:
     """What runs when, and on what."""
     request, device = job.request, "CPU" if job.tools.backend == "cpu" else f"GPU ({job.tools.backend})"
     makers, beside = makers_at_once(job.session.threads), job.tools.backend != "cpu"
@@ -59,6 +61,7 @@ def _steps(job: Job) -> list[PlannedStep]:
         steps.append(PlannedStep("refine", "GPU or CPU", "one file after the other"))
     if job.text is not None:
         what = "KL divergence and perplexity" if request.evaluation.kld else "perplexity"
+        what = "cosine similarity of embeddings" if evaluates.embeds(base) else what
         note = "as files are there; several at once where the GPU's memory holds them" if beside else ""
         steps.append(PlannedStep(what, device, note))
     if request.evaluation.bench:
@@ -157,7 +160,7 @@ def _warn_of_paging(job: Job, base: Path, free: int) -> None:
 
 def warn_of_context(job: Job, base: Path) -> None:
     """Whether the evaluation goes beyond the context that the model was trained on."""
-    if job.request.evaluation.quality:
+    if job.request.evaluation.quality and not evaluates.embeds(read_header(base)):
         evaluation.warn_of_context(base, job.request.evaluation.ctx, job.reporter)
 
 
@@ -185,6 +188,8 @@ def _refining(job: Job, base: GgufHeader) -> int:
 
 def _plan(job: Job, base: Path, targets: list[tuple[Variant, QuantType, Path]], extra_disk: int) -> Plan:
     header = read_header(base)
+    if any(v.imatrix for v, _, _ in targets) and job.request.calibration.imatrix is None:
+        evaluates.require_generates(base, imatrix.VAIN, imatrix.WITHOUT, name=job.base_output.name)
     quantize.require_base(header, allow_requantize=job.request.source.allow_requantize)
     planner = Planner(job.tools, header, job.known_types, job.request.evaluation.ctx)
     with worker_pool(job.session.threads) as pool:
@@ -201,7 +206,7 @@ def _plan(job: Job, base: Path, targets: list[tuple[Variant, QuantType, Path]], 
 def _scratch(job: Job, base: GgufHeader) -> int:
     """The most disk that base logits will take: a file if it fits the limit, next to nothing by pipes."""
     how = job.request.evaluation
-    if job.text is None or not how.kld:
+    if job.text is None or not how.kld or evaluates.embeds(base):
         return 0
     fixed, per_chunk = memory.base_logits(base, how.ctx)
     possible = job.text.n_bytes // how.ctx + 1  # a token is a byte at least

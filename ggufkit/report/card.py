@@ -198,7 +198,9 @@ def _draw(summary: Summary, target: Path) -> bool:
     front = [(e.row.size_bytes / 1e6, loss) for e, loss in shown if e.row.file in summary.front]
     axes.plot(*zip(*front, strict=True), linewidth=0.8, zorder=0) if front else None
     axes.set_xlabel("file size (MB)")
-    axes.set_ylabel("mean KL divergence from the base (nats)" if with_kld else "perplexity")
+    with_cosine = shown[0][0].row.cosine_mean is not None
+    other = "1 − cosine similarity of embeddings" if with_cosine else "perplexity"
+    axes.set_ylabel("mean KL divergence from the base (nats)" if with_kld else other)
     axes.margins(x=0.14)
     axes.grid(alpha=0.3)
     if with_kld:

@@ -24,11 +24,13 @@ class MemoryBudget:
 
 
 def loss(entry: Entry) -> float | None:
-    """What a file loses, to be compared within one report: KL divergence, none for the base itself; else
-    perplexity. None where neither was measured."""
+    """What a file loses, to be compared within one report: KL divergence, or how far its embeddings are from the base's;
+    none for the base itself; else perplexity. None where nothing was measured."""
     row = entry.row
     if row.kld_mean is not None:
         return row.kld_mean
+    if row.cosine_mean is not None:
+        return 1.0 - row.cosine_mean
     return 0.0 if entry.is_base else row.ppl
 
 
@@ -102,6 +104,8 @@ def _why(entry: Entry) -> str:
     row = entry.row
     if entry.is_base:
         return " (the base itself)"
+    if row.cosine_mean is not None:
+        return f" (cosine similarity {row.cosine_mean:.5f})"
     if row.kld_mean is None:
         return f" (PPL {row.ppl:.4f})" if row.ppl is not None else ""
     top = "" if row.same_top_p is None else f", same top token {row.same_top_p:.1%}"

@@ -48,7 +48,7 @@ Facts = dict[str, object]
 def quality_facts(entry: Entry) -> Facts | None:
     """What quality depends on; None if it was not measured."""
     q = entry.quality
-    if q is None or entry.row.ppl is None:
+    if q is None or (entry.row.ppl is None and entry.row.cosine_mean is None):
         return None
     base = str(entry.row.sha256) if entry.is_base else q.base_sha256
     return {"text": q.corpus_sha256, "context": q.n_ctx, "number of chunks": q.n_chunks, "base": base}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ggufkit.core import escape
@@ -12,7 +12,7 @@ from ggufkit.core.manifest import read_manifest
 from ggufkit.core.records import Conditions, Measurement, ResultRow
 from ggufkit.llama import memory
 from ggufkit.llama.gguf import GgufHeader, ggml_type_by_name, read_header
-from ggufkit.measure import divergence, perplexity
+from ggufkit.measure import divergence, perplexity, similarity
 from ggufkit.measure.evaluation import EvalParams
 from ggufkit.report import commands
 from ggufkit.report.lineage import Archive, is_start
@@ -76,6 +76,7 @@ class Entry:
         settings: the options of `ggufkit build` that decided it.
         calibration: what of it was calibrated on which text, as label and value.
         is_start: whether it is what a build starts from: a converted checkpoint, or the user's own file.
+        is_reference: whether the embeddings of others are compared with its own.
     """
 
     row: ResultRow
@@ -91,6 +92,7 @@ class Entry:
     settings: Settings = field(default_factory=Settings)
     calibration: Sequence[tuple[str, str]] = ()
     is_start: bool = False
+    is_reference: bool = False
 
     @property
     def label(self) -> str:
@@ -101,13 +103,17 @@ class Entry:
     @property
     def is_base(self) -> bool:
         """Whether the others are compared with this file."""
-        return self.row.ppl_base is not None and self.row.kld_mean is None
+        return self.is_reference or (self.row.ppl_base is not None and self.row.kld_mean is None)
 
 
 def load_entries(rows: Sequence[ResultRow], root: Path) -> list[Entry]:
     """The entries of a result directory, in the order of its rows."""
     archive = Archive(Workspace(root))
-    return [_entry(row, archive) for row in rows]
+    entries = [_entry(row, archive) for row in rows]
+    references = {
+        e.quality.base_sha256 for e in entries if e.quality is not None and e.row.cosine_mean is not None
+    }
+    return [replace(e, is_reference=e.row.sha256 in references) for e in entries]
 
 
 def _entry(row: ResultRow, archive: Archive) -> Entry:
@@ -117,7 +123,7 @@ def _entry(row: ResultRow, archive: Archive) -> Entry:
     header, found = read_header(path), measurements_of(path, str(row.sha256), workspace)
     return Entry(
         row=row,
-        quality=_conditions(found, "kld_mean", "ppl"),
+        quality=_conditions(found, "kld_mean", "ppl", "cosine_mean"),
         speed=_conditions(found, "tg_tps", "pp_tps"),
         extent=_extent(path, workspace),
         composition=_composition(header),
@@ -137,7 +143,7 @@ def _conditions(found: Sequence[Measurement], *metrics: str) -> Conditions | Non
 
 
 def _extent(path: Path, workspace: Workspace) -> Extent:
-    for kind in (divergence.STEP, perplexity.STEP):
+    for kind in (divergence.STEP, perplexity.STEP, similarity.STEP):
         made = read_manifest(workspace.measurements / f"{path.stem}.{kind}.json")
         if made is not None:
             params = EvalParams.from_manifest(made)

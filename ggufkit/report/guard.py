@@ -10,11 +10,12 @@ from typing import Any
 from ggufkit.core.errors import InputError
 from ggufkit.core.jsonfile import read_json
 from ggufkit.core.manifest import write_atomically
-from ggufkit.measure import bench, divergence, perplexity
+from ggufkit.measure import bench, divergence, perplexity, similarity
 from ggufkit.steps.step import Workspace
 
 _COLUMNS = {"name", "variant", "type", "file", "size_bytes", "n_params", "bpw"}
-_MEASURED = ("ppl", "kld_mean", "pp_tps", "tg_tps")
+_MEASURED = ("ppl", "kld_mean", "cosine_mean", "pp_tps", "tg_tps")
+_KINDS = (divergence.STEP, perplexity.STEP, similarity.STEP, bench.STEP)
 _HEADINGS = {
     "report.md": ("## What each type really holds", "## How it was measured"),
     "report.html": ('<h2 id="results">', '<script type="application/json" id="choices">'),
@@ -86,7 +87,7 @@ def require_kept(root: Path) -> None:
 
 
 def _has_measurements(kept: Path, stem: str) -> bool:
-    return any((kept / f"{stem}.{kind}.json").is_file() for kind in (divergence.STEP, perplexity.STEP, bench.STEP))
+    return any((kept / f"{stem}.{kind}.json").is_file() for kind in _KINDS)
 
 
 def _rows(file: Path) -> list[dict[str, Any]]:

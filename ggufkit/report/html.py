@@ -37,6 +37,7 @@ class Figure:
 COLUMNS = (
     ("file", "File"), ("size", "Size"), ("bpw", "BPW"), ("ppl", "Perplexity"),
     ("ratio", "ln(PPL/base)"), ("kld", "KLD"), ("p99", "KLD 99 %"), ("top", "Same top"),
+    ("cosine", "Cosine"), ("least", "Least cosine"),
     ("pp", "pp512"), ("tg", "tg128"), ("memory", "Memory"),
 )  # fmt: skip
 
@@ -83,6 +84,8 @@ def _cells(entry: Entry, n_ctx: int) -> dict[str, Cell]:
         "kld": _measurement(row.kld_mean, row.kld_stderr, 6),
         "p99": _measurement(row.kld_p99, None, 4),
         "top": _percentage(row.same_top_p, row.same_top_p_stderr),
+        "cosine": _measurement(row.cosine_mean, row.cosine_stderr, 5),
+        "least": _measurement(row.cosine_min, None, 5),
         "pp": _measurement(row.pp_tps, row.pp_tps_stddev, 1),
         "tg": _measurement(row.tg_tps, row.tg_tps_stddev, 1),
         "memory": Cell(amount(total), total),

@@ -9,7 +9,7 @@ from pathlib import Path, PurePath
 from ggufkit.core import variants
 from ggufkit.core.manifest import SUFFIX, read_manifest
 from ggufkit.core.records import Manifest, ResultRow
-from ggufkit.measure import bench, divergence, perplexity
+from ggufkit.measure import bench, divergence, perplexity, similarity
 from ggufkit.steps import awq, convert, imatrix, import_gguf
 from ggufkit.steps.convert import ConvertNotes, ConvertParams
 from ggufkit.steps.step import Workspace
@@ -65,7 +65,8 @@ class Archive:
 
     def measured(self, path: Path, row: ResultRow) -> list[Piece]:
         """How a row's quality and speed were measured, as far as they were."""
-        quality = divergence.STEP if row.kld_mean is not None else perplexity.STEP if row.ppl is not None else None
+        by_value = {divergence.STEP: row.kld_mean, perplexity.STEP: row.ppl, similarity.STEP: row.cosine_mean}
+        quality = next((step for step, value in by_value.items() if value is not None), None)
         speed = bench.STEP if row.tg_tps is not None or row.pp_tps is not None else None
         files = [self.workspace.measurements / f"{path.stem}.{kind}.json" for kind in (quality, speed) if kind]
         return [Piece(file, made) for file in files if (made := read_manifest(file)) is not None]

@@ -45,6 +45,8 @@ def results_table(summary: Summary) -> str:
         ("KLD", [with_error(e.row.kld_mean, e.row.kld_stderr, 6) for e in summary.entries], False),
         ("KLD 99 %", [with_error(e.row.kld_p99, None, 4) for e in summary.entries], False),
         ("Same top", [percent(e.row.same_top_p, e.row.same_top_p_stderr) for e in summary.entries], False),
+        ("Cosine", [with_error(e.row.cosine_mean, e.row.cosine_stderr, 5) for e in summary.entries], False),
+        ("Least cosine", [with_error(e.row.cosine_min, None, 5) for e in summary.entries], False),
         ("pp512 (t/s)", [with_error(e.row.pp_tps, e.row.pp_tps_stddev, 1) for e in summary.entries], False),
         ("tg128 (t/s)", [with_error(e.row.tg_tps, e.row.tg_tps_stddev, 1) for e in summary.entries], False),
     ]  # fmt: skip

@@ -15,14 +15,14 @@ from ggufkit.core.progress import Reporter, SilentReporter
 from ggufkit.core.records import Manifest, Measurement, ResultRow
 from ggufkit.core.variants import VARIANTS
 from ggufkit.llama.gguf import read_gguf
-from ggufkit.measure import bench, divergence, perplexity
+from ggufkit.measure import bench, divergence, perplexity, similarity
 from ggufkit.measure.measurements import load, order_of
 from ggufkit.measure.metrics import BY_NAME
 from ggufkit.steps.notes import GgufNotes
 from ggufkit.steps.quantize import QuantizeNotes
 from ggufkit.steps.step import Result, Workspace
 
-_QUALITY = (divergence.STEP, perplexity.STEP)
+_QUALITY = (divergence.STEP, perplexity.STEP, similarity.STEP)
 _KINDS = (*_QUALITY, bench.STEP)
 
 

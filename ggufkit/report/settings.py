@@ -9,7 +9,9 @@ from pathlib import PurePath
 from ggufkit.core import variants
 from ggufkit.core.records import Json, Manifest, ResultRow
 from ggufkit.llama import quants
-from ggufkit.measure import bench, divergence, perplexity
+from ggufkit.llama.evaluates import embeds
+from ggufkit.llama.gguf import read_header
+from ggufkit.measure import bench, divergence, perplexity, similarity
 from ggufkit.measure.bench import BenchParams
 from ggufkit.measure.evaluation import EvalNotes, EvalParams
 from ggufkit.models.lora import split_source
@@ -52,7 +54,9 @@ class _Text:
 
 def settings(row: ResultRow, lineage: Sequence[Piece], measured: Sequence[Piece]) -> Settings:
     """What decided a row. An option that its file and measurements do not depend on is missing."""
-    options: dict[str, Json] = {"--no-eval": row.ppl is None, "--no-bench": row.tg_tps is None}
+    options: dict[str, Json] = {"--no-bench": row.tg_tps is None and row.pp_tps is None}
+    if not _is_reference(row, lineage):
+        options["--no-eval"] = row.ppl is None and row.cosine_mean is None
     if row.ppl is not None and row.ppl_base != row.ppl and not is_start(row, lineage):
         options["--no-kld"] = row.kld_mean is None
     hashes: dict[str, str] = {}
@@ -68,6 +72,11 @@ def settings(row: ResultRow, lineage: Sequence[Piece], measured: Sequence[Piece]
     return Settings(options, hashes)
 
 
+def _is_reference(row: ResultRow, lineage: Sequence[Piece]) -> bool:
+    """Whether a row's file is one that the embeddings of others are compared with; it is not measured itself."""
+    return is_start(row, lineage) and lineage[-1].path.is_file() and embeds(read_header(lineage[-1].path))
+
+
 def _of_step(made: Manifest, row: ResultRow) -> Settings:
     if made.step == convert.STEP:
         params = ConvertParams.from_manifest(made)
@@ -78,7 +87,7 @@ def _of_step(made: Manifest, row: ResultRow) -> Settings:
     if made.step in _CALIBRATED:
         scaled = _of_scaling(made, row) if made.step == awq.STEP else {}
         return Settings({**scaled, **_of_calibration(made)}, _calibration_text(made).hashes)
-    if made.step in (divergence.STEP, perplexity.STEP):
+    if made.step in (divergence.STEP, perplexity.STEP, similarity.STEP):
         return _of_evaluation(made)
     if made.step == bench.STEP:
         speed = BenchParams.from_manifest(made)

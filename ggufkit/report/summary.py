@@ -117,6 +117,8 @@ def _text(entry: Entry) -> str:
 
 def _evaluated(entry: Entry) -> str:
     row, extent = entry.row, entry.extent
+    if row.cosine_mean is not None:
+        return f"embeddings of {row.n_chunks} passages from all over the text"
     if extent.whole:
         part = "all of the text"
     elif extent.precision is not None:

@@ -18,6 +18,8 @@ from ggufkit.core.records import ResultRow
 COLUMNS = tuple(field.name for field in fields(ResultRow))
 _KINDS = {field.name: str(field.type).removesuffix(" | None") for field in fields(ResultRow)}
 _DTYPES = {name: {"int": "Int64", "float": "float64", "str": "string"}[kind] for name, kind in _KINDS.items()}
+_LATER = ("cosine_mean", "cosine_stderr", "cosine_min")
+"""Columns that tables of version 0.1.0 do not have."""
 _TEXTS = tuple(name for name, dtype in _DTYPES.items() if dtype == "string")
 
 
@@ -40,7 +42,9 @@ def to_csv(rows: Sequence[ResultRow]) -> str:
 def from_csv(text: str) -> pd.DataFrame:
     """The table that `to_csv` wrote, as `frame` makes it. Raises ValueError or KeyError for any other text."""
     read = pd.read_csv(io.StringIO(text), dtype=_DTYPES, keep_default_na=False, na_values=[""])
-    return _with_texts(read[list(COLUMNS)], escape.from_csv)
+    missing = [name for name in _LATER if name not in read]
+    whole = read.assign(**{name: pd.Series(dtype=_DTYPES[name]) for name in missing})
+    return _with_texts(whole[list(COLUMNS)], escape.from_csv)
 
 
 def _with_texts(table: pd.DataFrame, change: Callable[[str], str]) -> pd.DataFrame:

@@ -10,7 +10,7 @@ from pathlib import Path
 from ggufkit.core import escape
 from ggufkit.core.manifest import SUFFIX, read_manifest
 from ggufkit.core.records import Manifest
-from ggufkit.measure import bench, divergence, perplexity
+from ggufkit.measure import bench, divergence, perplexity, similarity
 from ggufkit.steps import awq, convert, imatrix, import_gguf, quantize, refine
 from ggufkit.steps.notes import backend_of, seconds_of
 from ggufkit.steps.step import Workspace
@@ -25,6 +25,7 @@ _TITLES = {
     refine.STEP: "refine",
     perplexity.STEP: "perplexity",
     divergence.STEP: "KL divergence",
+    similarity.STEP: "embeddings",
     bench.STEP: "speed",
 }
 
@@ -70,6 +71,6 @@ def _span(made: Manifest, name: str) -> tuple[float, float, str, str]:
     ended = datetime.fromisoformat(made.started_at).timestamp() + made.duration_s
     seconds = seconds_of(made)
     label = f"{_TITLES[made.step]} {Path(name).name.removesuffix('.json').removesuffix('.gguf')}"
-    for kind in (perplexity.STEP, divergence.STEP, bench.STEP, imatrix.STEP):
+    for kind in (perplexity.STEP, divergence.STEP, similarity.STEP, bench.STEP, imatrix.STEP):
         label = label.removesuffix(f".{kind}")
     return ended - seconds, ended, escape.terminal(label), escape.terminal(backend_of(made).upper())

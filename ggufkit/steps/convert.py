@@ -18,7 +18,7 @@ from ggufkit.core.manifest import PARTIAL, Params, read_manifest
 from ggufkit.core.process import Surroundings, ToolOutput
 from ggufkit.core.progress import Reporter, SilentReporter
 from ggufkit.core.records import Checkpoint, Json
-from ggufkit.llama import argv, cuda, launcher, losses, reference, toolchain, vocab
+from ggufkit.llama import argv, cuda, launcher, losses, pretokenizers, reference, toolchain, vocab
 from ggufkit.llama.argv import Quantization
 from ggufkit.llama.gguf import read_gguf, read_header
 from ggufkit.llama.progress_lines import percent_written
@@ -329,15 +329,22 @@ def _compare_tokens(work: _Conversion, partial: Path) -> TokenComparison | None:
         session.reporter.warn(f"{checkpoint.name} has no tokenizer file to compare the converted one with.")
         return None
     texts, original = read_json(probes, list[str]), read_json(ids, list[list[int]])
-    converted = vocab.tokenize(session.tools.dir, work.source, partial, texts, session.workspace.log("tokens"))
-    result = token_ids.compare(texts, original, converted)
+    wordpiece = pretokenizers.is_wordpiece(checkpoint.path)
+    log = session.workspace.log("tokens")
+    converted = vocab.tokenize(session.tools.dir, work.source, partial, texts, log, special=wordpiece)
+    result = token_ids.compare(texts, original, converted, wordpiece=wordpiece)
     if result.unnormalized:
+        what = (
+            "takes no syllables of Hangul and no vowel signs apart"
+            if wordpiece
+            else "does no Unicode normalization"
+        )
         session.reporter.warn(
-            f"llama.cpp does no Unicode normalization: {len(result.unnormalized)} of {result.n_strings} test "
+            f"llama.cpp {what}: {len(result.unnormalized)} of {result.n_strings} test "
             "strings that are not normalized get other tokens than in the original."
         )
     if not work.options.allow_token_mismatch:
-        token_ids.require_equal(result, checkpoint.path)
+        token_ids.require_equal(result, checkpoint.path, wordpiece=wordpiece)
     for file in (probes, ids):
         file.unlink()
     return result

@@ -17,7 +17,7 @@ from ggufkit.core.manifest import Notes, Params
 from ggufkit.core.process import Surroundings, ToolOutput
 from ggufkit.core.progress import Reporter
 from ggufkit.core.records import GgufFile
-from ggufkit.llama import argv, logs
+from ggufkit.llama import argv, evaluates, logs
 from ggufkit.llama.argv import Compute, EarlierRun, Excerpt
 from ggufkit.llama.gguf import GgufHeader, read_header
 from ggufkit.llama.progress_lines import chunks_collected, chunks_found, ended_tokenizing, is_computing
@@ -29,6 +29,8 @@ from ggufkit.texts.calibration import Sampling
 from ggufkit.texts.corpus import Corpus
 
 STEP, VERSION = "imatrix", 1
+VAIN, WITHOUT = "llama-imatrix computes no importance matrix of it", "Quantize it without a matrix."
+"""What is said of encoders."""
 _SUMS, _COUNTS = ".in_sum2", ".counts"
 _MAX_EXPERTS, _MAX_NAME = 1 << 16, 1 << 12
 _COLLECTED = re.compile(r"(?:blk\.\d+\.\w+|output)\.weight$")
@@ -81,6 +83,7 @@ def make_imatrix(base: GgufFile, text: Corpus, output: Path, options: ImatrixOpt
         CorpusError: the text has too few tokens.
         ToolError: llama-imatrix failed.
     """
+    evaluates.require_generates(base.path, VAIN, WITHOUT)
     params = ImatrixParams(options.n_ctx, options.n_chunks, text.path.name, session.tools.backend)
     inputs = {"base": str(base.sha256), "calibration": text.sha256}
     reads = (base.as_input(), text.as_input())

@@ -12,7 +12,7 @@ from ggufkit.core.errors import GgufkitError, InputError
 from ggufkit.core.inputs import Input
 from ggufkit.core.jsonfile import read_json
 from ggufkit.core.records import Json, Toolchain
-from ggufkit.llama import launcher, vocab
+from ggufkit.llama import evaluates, launcher, vocab
 from ggufkit.llama.gguf import GgufHeader, read_header
 from ggufkit.modelfile import (
     ModelfileRequest,
@@ -58,6 +58,9 @@ def make_modelfile(gguf: Path, base: str, options: ModelfileOptions, tools: Tool
     Raises:
         UnprovenTemplate, UnlearnableTemplate: no template can be proven, and nothing forces one.
     """
+    evaluates.require_generates(
+        gguf, "has no prompts to render", "Ollama takes it as it is: `FROM ./FILE.gguf` is enough."
+    )
     header = read_header(gguf)
     meta = read_meta(header.metadata, _generation(options.checkpoint))
     program = install.find_ollama()
@@ -112,6 +115,9 @@ class Writer:
     def write_all(self, files: Sequence[Result]) -> list[Result]:
         """Write them all but those that were edited; a template that cannot be proven is told once, and fails nothing."""
         largest = max(files, key=lambda file: file.path.stat().st_size)
+        if not evaluates.generates(read_header(largest.path)):
+            self.session.reporter.info("No Modelfiles: an encoder does not chat.")
+            return []
         try:
             return [self._write(file, largest) for file in files if not self._is_edited(_output(file))]
         except GgufkitError as error:

@@ -207,3 +207,9 @@ def test_what_another_tool_left_is_described(monkeypatch: pytest.MonkeyPatch, tm
     assert found == Listing(commit, (RemoteFile("model.safetensors", 7, digest, None),))
     assert huggingface.list_cached(Repo("acme/x", commit)) == found
     assert huggingface.list_cached(Repo("acme/x", "v2")) is None
+
+
+def test_how_an_encoder_pools_is_needed() -> None:
+    names = ["config.json", "model.safetensors", "modules.json", "1_Pooling/config.json", "onnx/model.onnx"]
+    listing = Listing("c", tuple(RemoteFile(name, 1) for name in names))
+    assert [file.path for file in needed(Repo("a/b"), listing)] == sorted(names[:-1])

@@ -25,6 +25,7 @@ CONTRACT = [
     "tg_tps", "tg_tps_stddev", "eval_tps", "n_ctx", "n_chunks", "corpus_sha256", "backend", "device", "ngl",
     "llama_cpp_commit", "sha256",
 ]  # fmt: skip
+FURTHER = ["cosine_mean", "cosine_stderr", "cosine_min"]
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +39,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_csv_has_the_contracts_columns_and_dtypes(root: Path) -> None:
     plain = pd.read_csv(root / "results.csv")
-    assert list(plain.columns) == CONTRACT
+    assert list(plain.columns) == CONTRACT + FURTHER
     typed = tables.load_results(root)
     assert str(typed["size_bytes"].dtype) == "Int64"
     assert str(typed["kld_mean"].dtype) == "float64"
@@ -55,7 +56,16 @@ def test_missing_is_missing_and_never_zero(root: Path) -> None:
     assert pd.isna(typed.loc["tiny-Q4_1.gguf", "tg_tps"])
     rows = {row["file"]: row for row in json.loads((root / "results.json").read_text())}
     assert rows["tiny-F16.gguf"]["kld_mean"] is None
-    assert list(rows["tiny-F16.gguf"]) == CONTRACT
+    assert list(rows["tiny-F16.gguf"]) == CONTRACT + FURTHER
+
+
+def test_a_table_of_an_earlier_version_is_read(root: Path, tmp_path: Path) -> None:
+    pd.read_csv(root / "results.csv")[CONTRACT].to_csv(tmp_path / "results.csv", index=False)
+    typed = tables.load_results(tmp_path)
+    assert list(typed.columns) == CONTRACT + FURTHER
+    assert typed["cosine_mean"].isna().all()
+    assert str(typed["cosine_mean"].dtype) == "float64"
+    assert typed["kld_mean"].notna().any()
 
 
 def test_values_survive_the_round_trip(root: Path) -> None:

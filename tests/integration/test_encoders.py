@@ -1,0 +1,46 @@
+"""Encoders: converted, quantized and reported without perplexity; their embeddings are compared instead."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ggufkit import load_results
+from ggufkit.core.manifest import read_manifest
+from ggufkit.core.records import Toolchain
+from tests import tiny
+from tests.integration.run_cli import fails, ggufkit
+
+
+def test_a_bert_with_a_wordpiece_of_its_own(tools: Toolchain, tmp_path: Path) -> None:
+    """All of a build, and what an encoder cannot do said before anything runs."""
+    model, text = tiny.write_bert(tmp_path / "tiny-bert"), tiny.text_file(tmp_path / "text.txt")
+    out = tmp_path / "out"
+    wanted = ("build", model, "--types", "q8_0,q4_0", "--out", out, "--corpus", text, "--bench-reps", 1, "--smoke")
+    first = ggufkit(*wanted)
+    assert first.code == 0, first.err
+    assert "No Modelfiles: an encoder does not chat." in first.err
+    assert "No file speaks" in first.err
+    made = read_manifest(out / "tiny-bert-F16.gguf")
+    assert made is not None
+    assert made.notes["token_mismatches"] is not None
+    rows = load_results(out).set_index("type")
+    cosine, least = rows["cosine_mean"], rows["cosine_min"]
+    assert 1 > cosine["Q8_0"] > cosine["Q4_0"] > 0.8
+    assert cosine["Q8_0"] - 0.01 < least["Q8_0"] <= cosine["Q8_0"]
+    assert rows["cosine_mean"].isna()["F16"]
+    assert rows["pp_tps"].notna().all()
+    unmeasured = ["ppl", "ppl_base", "kld_mean", "same_top_p", "tg_tps", "eval_tps"]
+    assert rows[unmeasured].isna().all(axis=None)
+    report = (out / "report.md").read_text()
+    assert " Cosine |" in report
+    assert "embeddings of 128 passages" in report
+    assert "Compared with: tiny-bert-F16.gguf" in report
+    assert "PPL" not in report
+    assert not list(out.glob("Modelfile*"))
+    assert "Nothing had to be done again" in ggufkit(*wanted).out
+    base = out / "tiny-bert-F16.gguf"
+    told = fails(3, "perplexity", base, "--corpus", text, "--base", base)
+    assert "tiny-bert-F16.gguf is an encoder (bert): it gives embeddings of texts, and has no perplexity." in told
+    assert "generates none" in fails(3, "chat", base)
+    assert "FROM ./FILE.gguf" in fails(3, "modelfile", base)
+    assert "without a matrix" in fails(3, "imatrix", base, "--calibration", text, "--out", tmp_path / "none")
