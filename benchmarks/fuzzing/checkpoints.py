@@ -9,11 +9,11 @@ from benchmarks.fuzzing.hubs import mutate_header
 from benchmarks.fuzzing.mutate import mutate_json
 from benchmarks.fuzzing.reader import Reader, of_file, of_part
 from ggufkit.llama.pretokenizers import identify
+from ggufkit.modelfile import proving
 from ggufkit.models import lora
 from ggufkit.models.checkpoint import open_checkpoint, read_config, stored_tensors
 from ggufkit.models.peft_merge import WEIGHTS
 from ggufkit.models.token_ids import probes_for
-from ggufkit.steps import modelfile
 from ggufkit.texts.calibration import load_tokenizer
 from tests import tiny
 
@@ -71,4 +71,4 @@ def _tokens(path: Path) -> None:
 
 
 def _generation(file: Path) -> None:
-    modelfile._generation(file.parent)
+    proving._generation(file.parent)

@@ -18,14 +18,14 @@ from ggufkit.llama import toolchain
 from ggufkit.llama.gguf import read_gguf, read_header
 
 if TYPE_CHECKING:
-    from ggufkit.modelfile import Modelfile
-    from ggufkit.steps.modelfile import ModelfileOptions
+    from ggufkit.modelfile.grammar import Modelfile
+    from ggufkit.modelfile.proven import ModelfileOptions
 
 _TOKENIZERS = ("tokenizer.json", "tokenizer.model")
 
 
 def _wanted(given: dict[str, Any]) -> ModelfileOptions:
-    from ggufkit.steps.modelfile import ModelfileOptions
+    from ggufkit.modelfile.proven import ModelfileOptions
 
     kind = given["template"]
     return ModelfileOptions(None if kind == "auto" else kind, given["model"], given["system"], given["force"])
@@ -62,8 +62,8 @@ def modelfile_command(gguf: Path, out: Path | None, wanted: ModelfileOptions, cr
     """
     from dataclasses import replace
 
-    from ggufkit import modelfile
-    from ggufkit.steps.modelfile import make_modelfile
+    from ggufkit.modelfile import grammar
+    from ggufkit.modelfile.proven import make_modelfile
 
     read_gguf(gguf)
     if out is not None and out.exists() and out.samefile(gguf):
@@ -75,7 +75,7 @@ def modelfile_command(gguf: Path, out: Path | None, wanted: ModelfileOptions, cr
         with reporter.step(f"Proving the chat template of {gguf.name}"):
             made = make_modelfile(gguf, _named_from(gguf, out), wanted, tools)
         reporter.info(made.why)
-    text = modelfile.write(made.modelfile)
+    text = grammar.write(made.modelfile)
     if out is not None:
         out.write_text(text, encoding="utf-8")
         console().print(f"Wrote {out}")
@@ -112,8 +112,7 @@ def _named_from(gguf: Path, out: Path | None) -> str:
 def _create(name: str, gguf: Path, wanted: Modelfile) -> None:
     import tempfile
 
-    from ggufkit import modelfile
-    from ggufkit.modelfile import install
+    from ggufkit.modelfile import grammar, install
 
     program = install.find_ollama()
     if program is None:
@@ -122,7 +121,7 @@ def _create(name: str, gguf: Path, wanted: Modelfile) -> None:
     template = read_header(gguf).metadata.get("tokenizer.chat_template")
     with tempfile.TemporaryDirectory(prefix="ggufkit-ollama-") as directory:
         path = Path(directory) / "Modelfile"
-        path.write_text(modelfile.write(wanted), encoding="utf-8")
+        path.write_text(grammar.write(wanted), encoding="utf-8")
         log = options.beside(gguf) / "logs" / f"ollama-create-{name.replace('/', '-').replace(':', '-')}.log"
         install.create(program, name, path, wanted, template if isinstance(template, str) else None, log)
     console().print(f"Created {name}: ollama run {name}")

@@ -50,7 +50,8 @@ def call(module: str, request: Json, allowed: Limits) -> Any:
 def how_it_ended(output: ToolOutput, allowed: Limits) -> str:
     """Why a process with limits did not do its work, as a clause."""
     if output.returncode == -signal.SIGXCPU:
-        return f"it takes more than {allowed.cpu_s} s"
+        turn = "" if allowed.turn_s is None else f"{allowed.turn_s} s, or "
+        return f"it takes more than {turn}{allowed.cpu_s} s{' in all' if turn else ''}"
     if _NO_MEMORY in output.stdout or "bad_alloc" in output.stderr or output.returncode == -signal.SIGKILL:
         return f"it takes more than {allowed.memory_bytes / (1 << 30):.3g} GiB of memory"
     if output.returncode < 0:

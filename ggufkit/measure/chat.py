@@ -10,6 +10,7 @@ import codecs
 import itertools
 import json
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,9 +19,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ggufkit.core import failures, process
+from ggufkit.core import confined, failures, limits, process
 from ggufkit.core.errors import GgufError, InputError, ToolError, ToolOutputError
 from ggufkit.core.jsonfile import parse_json, read_json
+from ggufkit.core.limits import Limits
 from ggufkit.core.machine import physical_cores
 from ggufkit.core.process import Surroundings
 from ggufkit.core.progress import Reporter
@@ -37,6 +39,9 @@ SMOKE_TOKENS = 48
 # A short spin costs nothing on an idle one. Read by GCC's OpenMP.
 _PATIENT = {} if "GOMP_SPINCOUNT" in os.environ else {"GOMP_SPINCOUNT": "1000"}
 _MARK, _TOO_LONG = "ggufkit-reply: ", "The prompt has"
+_TEMPLATE = "ggufkit-template: "
+_LIMITS = Limits(cpu_s=10, memory_bytes=1 << 30)
+"""To render and tokenize one prompt."""
 _GREETING, _OPENING = "Hello! Who are you, and what can you do?", "Once upon a time"
 _LONGEST_RUN = 16
 
@@ -93,8 +98,8 @@ def chat(
 
     Raises:
         ToolchainError: there is no binding, or no shared library for it to use.
-        GgufError, ToolError: the model cannot be loaded, or its template refuses the conversation.
-        InputError: the prompt is longer than the context.
+        GgufError, ToolError: the model cannot be loaded.
+        InputError: its template refuses the conversation, or the prompt is longer than the context.
     """
     if not PINNED_COMMIT.startswith(tools.commit[:9]):
         reporter.warn(
@@ -110,6 +115,7 @@ def chat(
         "gguf": str(gguf),
         "ngl": layers,
         "started": options.started or time.time(),
+        "limits": asdict(_LIMITS),
     }
 
     def show(stream: str, text: str) -> None:
@@ -129,6 +135,10 @@ def _parse(output: process.ToolOutput, gguf: Path) -> Reply:
             what, unreadable = f"What {gguf.name} replied", partial(ToolOutputError, log=output.log)
             return parse_json(line.removeprefix(_MARK), Reply, what, unreadable, hint="Repeat the command.")
     reason = (output.stderr.strip().splitlines() or ["it said nothing"])[-1]
+    if reason.startswith(_TEMPLATE) or output.returncode == -signal.SIGXCPU:
+        why = reason.removeprefix(_TEMPLATE) if output.returncode > 0 else confined.how_it_ended(output, _LIMITS)
+        hint = "Take the template of the model's author."
+        raise InputError(f"The chat template of {gguf} is refused: {why}.", hint=hint, log=output.log)
     if output.returncode > 0 and binding.not_loaded(output.stderr):
         raise GgufError(
             f"llama.cpp cannot load {gguf}.", hint="Look at it with `ggufkit inspect`.", log=output.log
@@ -201,15 +211,19 @@ def _main() -> None:
     """The process that loads the model."""
     request = json.load(sys.stdin)
     started = request.pop("started")
-    from llama_cpp import Llama
+    from llama_cpp import Llama, llama_chat_format
 
+    # Templates are compiled within limits: not while the model is loaded.
+    formatter, llama_chat_format.Jinja2ChatFormatter = llama_chat_format.Jinja2ChatFormatter, _NoFormatter
     clock = time.time()
     model = Llama(
         request["gguf"], n_ctx=request["n_ctx"], n_threads=request["threads"], n_threads_batch=request["threads"],
         n_gpu_layers=request["ngl"], seed=request["seed"], verbose=False,
     )  # fmt: skip
     load_s = time.time() - clock
-    prompt, templated = _prompt_tokens(model, request["prompt"], request["system"])
+    llama_chat_format.Jinja2ChatFormatter = formatter
+    with limits.imposed(Limits(**request["limits"])):
+        prompt, templated = _prompt_tokens(model, request["prompt"], request["system"], formatter)
     room = model.n_ctx() - len(prompt)
     if room < 1:
         sys.exit(f"{_TOO_LONG} {len(prompt)} tokens, the context {model.n_ctx()}")
@@ -219,27 +233,38 @@ def _main() -> None:
     print(_MARK + json.dumps(numbers), file=sys.stderr, flush=True)
 
 
-def _prompt_tokens(model: Any, prompt: str | None, system: str | None) -> tuple[list[int], bool]:
+class _NoFormatter:
+    """Stands for the formatters that the binding would make of every template."""
+
+    def __init__(self, **_what: object) -> None:
+        pass
+
+    def to_chat_handler(self) -> None:
+        """There is none."""
+
+
+def _prompt_tokens(
+    model: Any, prompt: str | None, system: str | None, formatter: Callable[..., Any]
+) -> tuple[list[int], bool]:
     """The prompt's ids, and whether a template made them. BOS is added once, as llama.cpp's server does."""
     template = model.metadata.get("tokenizer.chat_template")
     if template is None:
         text = "\n\n".join(filter(None, [system, prompt or _OPENING]))
         return list(model.tokenize(text.encode(), add_bos=True, special=True)), False
-    from llama_cpp.llama_chat_format import Jinja2ChatFormatter
 
     def text_of(token: int) -> str:
         return str(model._model.token_get_text(token)) if token >= 0 else ""
 
-    formatter = Jinja2ChatFormatter(
-        template, eos_token=text_of(model.token_eos()), bos_token=text_of(model.token_bos())
-    )
     messages = [{"role": "user", "content": prompt or _GREETING}]
     if system:
         messages.insert(0, {"role": "system", "content": system})
     try:
-        rendered = formatter(messages=messages).prompt
+        tokens = {"eos_token": text_of(model.token_eos()), "bos_token": text_of(model.token_bos())}
+        rendered = formatter(template=template, **tokens)(messages=messages).prompt
+    except MemoryError:
+        sys.exit(f"{_TEMPLATE}it takes more than {_LIMITS.memory_bytes >> 30} GiB of memory")
     except Exception as error:
-        sys.exit(f"the chat template refuses the conversation: {error}")
+        sys.exit(f"{_TEMPLATE}{' '.join(str(error).split()) or type(error).__name__}")
     ids = list(model.tokenize(rendered.encode(), add_bos=False, special=True))
     wants_bos = model.metadata.get("tokenizer.ggml.add_bos_token") == "true"
     return [model.token_bos(), *ids] if wants_bos and ids[:1] != [model.token_bos()] else ids, True

@@ -13,10 +13,12 @@ from datetime import date
 from itertools import islice
 from pathlib import Path
 
-from ggufkit.core import process
+from ggufkit.core import confined, process
 from ggufkit.core.errors import InputError, ToolchainError, ToolOutputError
 from ggufkit.core.jsonfile import parse_json
+from ggufkit.core.limits import Limits
 from ggufkit.core.paths import cache_dir
+from ggufkit.core.process import Surroundings
 from ggufkit.core.records import Toolchain
 from ggufkit.llama.programs import find_program
 from ggufkit.modelfile.conversation import Conversation, collate, hf_messages, tool_schema
@@ -29,6 +31,8 @@ from ggufkit.modelfile.reference import Reference
 _SOURCE = Path(__file__).with_name("chat_prompts.cpp")
 _INCLUDES = ("common", "include", "ggml/include", "vendor")
 _LIBRARIES = ("llama-common", "llama")
+_LIMITS = Limits(120, 2 << 30)
+"""For all prompts together, which take a second."""
 
 
 def renderer(tools: Toolchain) -> Path:
@@ -92,9 +96,9 @@ def render(program: Path, meta: ChatMeta, candidates: Sequence[Conversation]) ->
             for c in candidates
         ],
     }
-    output = process.run([program], stdin=json.dumps(request).encode())
+    output = process.run([program], stdin=json.dumps(request).encode(), surroundings=Surroundings(limits=_LIMITS))
     if output.returncode != 0:
-        why = (output.stderr.strip().splitlines() or ["it printed nothing"])[-1]
+        why = confined.how_it_ended(output, _LIMITS)
         raise ToolOutputError(f"llama.cpp's template engine cannot read the template of {meta.name}: {why}")
     what = f"What llama.cpp's template engine made of the template of {meta.name}"
     rows = parse_json(output.stdout, list[_Rendered], what, ToolOutputError, hint="Use --template go.")

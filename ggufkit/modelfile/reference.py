@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from datetime import date
 from functools import cached_property
 from typing import Any
@@ -12,6 +13,7 @@ import jinja2
 from jinja2.ext import Extension, loopcontrols
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+from ggufkit.core import limits
 from ggufkit.core.errors import InputError
 from ggufkit.modelfile.conversation import Conversation, Message, hf_messages, tool_schema
 from ggufkit.modelfile.metadata import ChatMeta
@@ -46,24 +48,22 @@ class Reference:
         self.meta = meta
         self.today = today or date.today()
         self.variables = dict(variables or {})
-        what = f"The chat template of {meta.name}"
-        try:
+        what, hint = f"The chat template of {meta.name}", "Take the template of the model's author."
+        with _refusals() as refused:
             self._template = _environment().from_string(meta.chat_template)
-        except jinja2.TemplateError as error:
-            raise ChatTemplateError(f"{what} is not valid Jinja: {error}") from error
-        try:
+        if refused:
+            raise ChatTemplateError(f"{what} is not valid Jinja: {refused[0]}", hint=hint)
+        with _refusals() as refused:
             self._render(Conversation((Message("user", "Hello"),)))
-        except _REFUSALS as error:
-            raise ChatTemplateError(f"{what} cannot render one message: {error}") from error
+        if refused:
+            raise ChatTemplateError(f"{what} cannot render one message: {refused[0]}", hint=hint)
 
     @cached_property
     def takes_system(self) -> bool:
         """Whether the template accepts a conversation that opens with a system message."""
-        try:
+        with _refusals() as refused:
             self._render(Conversation((Message("system", "Be brief."), Message("user", "Hello"))))
-        except _REFUSALS:
-            return False
-        return True
+        return not refused
 
     @property
     def mentions_thinking(self) -> bool:
@@ -85,11 +85,9 @@ class Reference:
         """
         if conversation.has_system and not self.takes_system:
             conversation = fold_system(conversation)
-        try:
-            text = self._render(conversation, generation, strftime)
-        except _REFUSALS:
-            return None
-        return self.without_bos(text)
+        with _refusals():
+            return self.without_bos(self._render(conversation, generation, strftime))
+        return None
 
     def without_bos(self, prompt: str) -> str:
         """A prompt without the beginning-of-sequence token that the tokenizer adds by itself."""
@@ -124,8 +122,20 @@ def fold_system(conversation: Conversation) -> Conversation:
     return Conversation((merged, *rest[1:]), conversation.tools, conversation.think)
 
 
-# Templates refuse by raise_exception, but also by tripping over what they do not expect.
-_REFUSALS = (jinja2.TemplateError, TypeError, ValueError, KeyError, IndexError, AttributeError)
+@contextmanager
+def _refusals() -> Iterator[list[str]]:
+    """Keep the reason why a template refuses: by raise_exception, or by tripping over what it does not expect.
+
+    Memory that a template takes without end is no refusal.
+    """
+    reasons: list[str] = []
+    limits.renew()
+    try:
+        yield reasons
+    except MemoryError:
+        raise
+    except Exception as error:
+        reasons.append(str(error) or type(error).__name__)
 
 
 def _environment() -> ImmutableSandboxedEnvironment:

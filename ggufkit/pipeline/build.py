@@ -19,6 +19,7 @@ from ggufkit.measure import bench, chat, divergence, perplexity, similarity
 from ggufkit.measure.bench import BenchOptions
 from ggufkit.measure.evaluation import EvalOptions, Evaluation
 from ggufkit.measure.logits.strategy import Transport
+from ggufkit.modelfile.proven import ModelfileOptions
 from ggufkit.pipeline import plan
 from ggufkit.pipeline.artifacts import Artifacts
 from ggufkit.pipeline.job import Job
@@ -26,7 +27,7 @@ from ggufkit.pipeline.lookup import prepare
 from ggufkit.report import results
 from ggufkit.report.choose import MemoryBudget
 from ggufkit.request import BuildRequest
-from ggufkit.steps.modelfile import ModelfileOptions, Writer
+from ggufkit.steps.modelfile import Writer
 from ggufkit.steps.step import Result
 from ggufkit.texts.corpus import Corpus
 from ggufkit.texts.overlap import warn_of_overlap

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from ggufkit.core.errors import GgufError, ToolchainError, ToolError
+from ggufkit.core.errors import GgufError, InputError, ToolchainError, ToolError
 from ggufkit.core.hashing import sha256_file
+from ggufkit.core.limits import Limits
 from ggufkit.core.progress import SilentReporter
 from ggufkit.core.records import Checkpoint, GgufFile, Toolchain
 from ggufkit.llama import binding
@@ -100,6 +103,30 @@ def test_the_command_line(speech: None, small: GgufFile) -> None:
     assert ended.code == 0, ended.err
     assert ended.out.strip()
     assert re.search(r"\[4 tokens, [\d.]+ tokens/s; first after [\d.]+ s; no chat template", ended.err)
+
+
+@pytest.mark.parametrize(
+    ("template", "reason"),
+    [
+        ("{{ 1/0 }}", "division by zero"),
+        ("{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}", "more than 2 s"),
+        (
+            "{% set n = namespace(s='ab') %}{% for i in range(60) %}{% set n.s = n.s ~ n.s %}{% endfor %}",
+            "of memory",
+        ),
+        ("{{ 9 ** (9 ** 9) }}", "more than 2 s"),
+    ],
+)
+def test_a_hostile_template(
+    speech: None, small: GgufFile, tools: Toolchain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    template: str, reason: str,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(chat, "_LIMITS", Limits(cpu_s=2, memory_bytes=1 << 28))
+    argv = [sys.executable, "-m", "gguf.scripts.gguf_new_metadata", "--chat-template", template]
+    subprocess.run([*argv, small.path, tmp_path / "x.gguf"], check=True, capture_output=True)
+    with pytest.raises(InputError, match=f"The chat template of .*x.gguf is refused: .*{reason}") as refused:
+        chat.chat(tmp_path / "x.gguf", GREEDY, tools, SilentReporter())
+    assert refused.value.exit_code == 3
 
 
 def test_a_full_context(speech: None, small: GgufFile) -> None:

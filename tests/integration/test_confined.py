@@ -45,7 +45,9 @@ def test_what_does_not_end_well(what: str, reason: str) -> None:
 
 
 def test_every_turn_has_its_time() -> None:
-    assert confined.call(WORK, "turns", ALLOWED) is None
+    assert confined.call(WORK, "turns", Limits(60, 256 << 20, turn_s=1)) is None
+    with pytest.raises(confined.Unfinished, match="it takes more than 1 s, or 1 s in all"):
+        confined.call(WORK, "turns", Limits(1, 256 << 20, turn_s=1))
 
 
 @linux

@@ -18,7 +18,6 @@ from ggufkit.modelfile import (
     UnprovenTemplate,
     Vocabulary,
     context_length,
-    make,
     parse,
     prove_native,
     read_meta,
@@ -26,6 +25,7 @@ from ggufkit.modelfile import (
     write,
 )
 from ggufkit.modelfile.conversation import hf_messages, tool_schema
+from ggufkit.modelfile.make import make
 from ggufkit.modelfile.questions import Domain
 from ggufkit.modelfile.random_conversations import random_conversations
 from ggufkit.modelfile.reference import Reference

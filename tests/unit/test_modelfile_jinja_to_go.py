@@ -15,10 +15,10 @@ from ggufkit.modelfile import (
     Vocabulary,
     gotemplate,
     ollama_prompt,
-    prove,
     to_go_template,
 )
 from ggufkit.modelfile.conversation import Conversation, Message, Parameter, Tool, ToolCall
+from ggufkit.modelfile.prove import prove
 from ggufkit.modelfile.questions import Domain
 from ggufkit.modelfile.reference import Reference
 from tests.templates.catalog import REFUSED, TODAY, TOKENS, converted, meta

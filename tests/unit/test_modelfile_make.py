@@ -15,12 +15,12 @@ from ggufkit.modelfile import (
     UnlearnableTemplate,
     context_length,
     install,
-    make,
     parse,
     read_meta,
     stop_strings,
     write,
 )
+from ggufkit.modelfile.make import make
 from tests.templates.catalog import converted, meta
 
 
