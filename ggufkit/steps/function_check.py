@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ggufkit.core import machine, process
-from ggufkit.core.errors import CheckpointError
+from ggufkit.core.errors import CheckpointError, ResourceError
 from ggufkit.core.process import Surroundings
 from ggufkit.core.records import Checkpoint
 from ggufkit.core.units import size
@@ -29,7 +29,7 @@ from ggufkit.steps.session import Session
 ALWAYS_BELOW = 1_000_000_000
 """Parameters of a checkpoint up to which it is compared without being asked for."""
 
-_BYTES = 6  # of memory for a parameter in float32, and what is in memory beside
+_BYTES, _BESIDE = 4.5, 3 << 29  # of memory for a parameter in float32, and for transformers itself
 _BYTES_F32 = 5  # of disk, likewise
 
 
@@ -63,17 +63,25 @@ class Compared:
 
 
 def is_wanted(checkpoint: Checkpoint, asked: bool | None, session: Session) -> bool:
-    """Whether to compare: as asked, else where the checkpoint is small, and fits in memory beside its conversion."""
-    if asked is not None:
-        return asked
-    if checkpoint.n_params >= ALWAYS_BELOW:
+    """Whether to compare: as asked, else where the checkpoint is small, and fits in memory beside its conversion.
+
+    Raises:
+        ResourceError: it is asked for, and does not fit.
+    """
+    if asked is False or (asked is None and checkpoint.n_params >= ALWAYS_BELOW):
         return False
-    needed = _BYTES * checkpoint.n_params
-    if (fits := needed <= machine.free_memory()) is False:
-        session.reporter.info(
-            f"{checkpoint.name} is not compared with its conversion: that takes {size(needed)} of memory."
+    needed, free = _BESIDE + int(_BYTES * checkpoint.n_params), machine.free_memory()
+    if needed <= free:
+        return True
+    message = (
+        f"To compare {checkpoint.name} with its conversion takes {size(needed)} of memory, {size(free)} are free."
+    )
+    if asked:
+        raise ResourceError(
+            message, hint="Close other programs, or leave the comparison out: --no-check-function."
         )
-    return fits
+    session.reporter.info(f"{message} It is left out.")
+    return False
 
 
 def compare(compared: Compared, session: Session, stop: threading.Event) -> Comparison:

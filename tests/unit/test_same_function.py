@@ -12,12 +12,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from ggufkit.core.errors import ToolOutputError
+from ggufkit.core import machine
+from ggufkit.core.errors import ResourceError, ToolOutputError
+from ggufkit.core.records import Checkpoint, Toolchain
 from ggufkit.llama.gguf import GgufHeader
 from ggufkit.llama.logits_file import SavedLogits, read_logits
 from ggufkit.llama.reference import n_tokens
 from ggufkit.models import rope, same_function
 from ggufkit.models.same_function import Difference
+from ggufkit.steps import function_check
+from ggufkit.steps.session import Session
+from ggufkit.steps.step import Workspace
 
 N_CTX, N_VOCAB = 16, 33
 FIRST, ROWS = N_CTX // 2, N_CTX - 1 - N_CTX // 2
@@ -147,3 +152,28 @@ def test_rope_settings_that_a_gguf_does_not_hold(settings: object, lost: list[st
 )
 def test_no_more_tokens_than_the_context(config: dict[str, int], n: int) -> None:
     assert n_tokens(config) == n
+
+
+@pytest.mark.parametrize(
+    ("asked", "billions", "free_gb", "wanted"),
+    [
+        (None, 0.5, 16, True), (None, 2.0, 64, False), (True, 2.0, 64, True), (False, 0.5, 16, False),
+        (None, 0.5, 1, False),
+    ],
+)  # fmt: skip
+def test_small_models_are_compared_and_others_on_request(
+    monkeypatch: pytest.MonkeyPatch, asked: bool | None, billions: float, free_gb: int, wanted: bool
+) -> None:
+    monkeypatch.setattr(machine, "free_memory", lambda: free_gb << 30)
+    n_params = int(billions * 1e9)
+    checkpoint = Checkpoint(Path("m"), "m", "m", None, "LlamaForCausalLM", n_params, 2 * n_params)
+    session = Session(Toolchain(Path("bin"), "built", "0", "cpu", "0", None), Workspace(Path("out")))
+    assert function_check.is_wanted(checkpoint, asked, session) == wanted
+
+
+def test_what_is_asked_for_and_does_not_fit_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "free_memory", lambda: 1 << 30)
+    checkpoint = Checkpoint(Path("m"), "m", "m", None, "LlamaForCausalLM", 7_000_000_000, 14_000_000_000)
+    session = Session(Toolchain(Path("bin"), "built", "0", "cpu", "0", None), Workspace(Path("out")))
+    with pytest.raises(ResourceError, match="of memory"):
+        function_check.is_wanted(checkpoint, True, session)
