@@ -220,12 +220,10 @@ class _Log:
 
     def __enter__(self) -> _Log:
         if self._path is not None:
-            try:
+            with _log_written():
                 self._path.parent.mkdir(parents=True, exist_ok=True)
                 self._file = self._path.open("wb")
                 self._file.write(f"$ {shlex.join(self._command)}\n".encode())
-            except OSError as error:
-                raise _log_failure(error) from error
         return self
 
     def __exit__(self, *exc: object) -> None:
@@ -234,8 +232,9 @@ class _Log:
 
     def write(self, data: bytes) -> None:
         if self._file is not None:
-            self._file.write(data)
-            self._file.flush()
+            with _log_written():
+                self._file.write(data)
+                self._file.flush()
 
 
 def _pump(
@@ -277,7 +276,7 @@ def _pump(
             _kill(proc)
     proc.wait()
     if failed:
-        raise _log_failure(failed[0])
+        raise failed[0]
     return cancelled
 
 
@@ -290,11 +289,13 @@ def _feed(proc: subprocess.Popen[bytes], data: bytes | None) -> None:
         proc.stdin.close()
 
 
-def _log_failure(error: BaseException) -> BaseException:
-    if not isinstance(error, OSError):
-        return error
-    failed = "The log cannot be written"
-    return oserrors.explain(error, failed) or ResourceError(f"{failed}: {error}.", hint="Repeat the command.")
+@contextlib.contextmanager
+def _log_written() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        failed = "The log cannot be written"
+        raise oserrors.explain(error, failed) or ResourceError(f"{failed}: {error}.", hint="Repeat it.") from error
 
 
 def _kill(proc: subprocess.Popen[bytes]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 from pathlib import Path
 
@@ -73,6 +74,17 @@ def test_a_file_where_a_directory_is_needed(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"\.ggufkit is a file where a directory"), Workspace(tmp_path).locked():
         pass
     assert (tmp_path / "logs").read_text() == (tmp_path / ".ggufkit").read_text() == "mine"
+
+
+def test_a_log_on_a_full_disk(tmp_path: Path) -> None:
+    class Full(io.BytesIO):
+        def write(self, _data: object) -> int:
+            raise os_error(errno.ENOSPC)
+
+    log = process._Log(tmp_path / "x.log", ("llama-quantize",))
+    log._file = Full()
+    with pytest.raises(ResourceError, match="The log cannot be written: the disk is full"):
+        log.write(b"loading")
 
 
 def test_a_name_that_is_too_long(tmp_path: Path) -> None:
