@@ -229,44 +229,44 @@ class _Parser:
 
 
 def _expression(tokens: list[str]) -> Expr:
-    expr, rest = _command(tokens)
+    rest = tokens[::-1]  # the next one is the last, which costs nothing to take
+    expr = _command(rest)
     if rest:
-        raise GoTemplateError(f"Unexpected {' '.join(rest)!r} in an action.")
+        raise GoTemplateError(f"Unexpected {' '.join(rest[::-1])!r} in an action.")
     return expr
 
 
-def _command(tokens: list[str]) -> tuple[Expr, list[str]]:
-    """A function with its arguments, or one operand, up to a closing parenthesis or the end."""
-    if not tokens:
+def _command(rest: list[str]) -> Expr:
+    """Take a function with its arguments, or one operand, up to a closing parenthesis or the end."""
+    if not rest:
         raise GoTemplateError("An action has no value.")
-    if not re.fullmatch(r"[A-Za-z_]\w*", tokens[0]) or tokens[0] in ("true", "false"):
-        return _operand(tokens)
-    name, rest, args = tokens[0], tokens[1:], []
-    while rest and not rest[0].startswith(")"):
-        arg, rest = _operand(rest)
-        args.append(arg)
-    return Call(name, tuple(args)), rest
+    if not re.fullmatch(r"[A-Za-z_]\w*", rest[-1]) or rest[-1] in ("true", "false"):
+        return _operand(rest)
+    name, args = rest.pop(), []
+    while rest and not rest[-1].startswith(")"):
+        args.append(_operand(rest))
+    return Call(name, tuple(args))
 
 
-def _operand(tokens: list[str]) -> tuple[Expr, list[str]]:
-    token, rest = tokens[0], tokens[1:]
+def _operand(rest: list[str]) -> Expr:
+    token = rest.pop()
     if token == "(":
-        inner, rest = _command(rest)
-        if not rest or not rest[0].startswith(")"):
+        inner = _command(rest)
+        if not rest or not rest[-1].startswith(")"):
             raise GoTemplateError("A parenthesis is not closed.")
-        fields = tuple(rest[0].split(".")[1:])
-        return (Chain(inner, fields) if fields else inner), rest[1:]
+        fields = tuple(rest.pop().split(".")[1:])
+        return Chain(inner, fields) if fields else inner
     if token[0] in '"`':
-        return Literal(_unquote(token)), rest
+        return Literal(_unquote(token))
     if token in ("true", "false"):
-        return Literal(token == "true"), rest
+        return Literal(token == "true")
     if re.fullmatch(r"-?\d+", token):
-        return Literal(_integer(token)), rest
+        return Literal(_integer(token))
     if token[0] in ".$":
         base, *names = token.split(".")
-        return Chain(base or None, tuple(n for n in names if n)), rest
+        return Chain(base or None, tuple(n for n in names if n))
     if re.fullmatch(r"[A-Za-z_]\w*", token):
-        return Call(token, ()), rest
+        return Call(token, ())
     raise GoTemplateError(f"Unexpected {token!r} in an action.")
 
 

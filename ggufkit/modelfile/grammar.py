@@ -27,6 +27,7 @@ _WORDS = (
 _COMMANDS = frozenset({*_WORDS, "requires"})
 _PLAIN = re.compile(r"[A-Za-z0-9./_-]+")
 _ROLES = ("system", "user", "assistant")
+_BLANKS = " \t\r\n"
 
 
 class ModelfileError(InputError):
@@ -98,17 +99,20 @@ class _Parser:
 
     def value(self) -> str:
         """A value: to the end of the line, or through the line on which its quote ends."""
-        kept = ""
+        kept, begin, end = list[str](), 0, 0  # without the blanks around it
         while self.at < len(self.text):
             char = self.text[self.at]
-            if char in "\r\n" and (found := _unquote(kept.strip())) is not None:
-                return found
+            if char in "\r\n" and _quote(kept, begin, end) is not None:
+                break
             self.take_one()
-            kept += char if char in " \t\r\n" or _is_print(char) else ""
-        found = _unquote(kept.strip())
-        if found is None:
+            if char not in _BLANKS and _is_print(char):
+                begin, end = begin if end else len(kept), len(kept) + 1
+            if char in _BLANKS or _is_print(char):
+                kept.append(char)
+        quote = _quote(kept, begin, end)
+        if quote is None:
             raise ModelfileError("The Modelfile ends inside a quoted value.")
-        return found
+        return "".join(kept[begin + len(quote) : end - len(quote)])
 
     def take(self, belongs: Callable[[str], bool]) -> str:
         """Characters while they belong."""
@@ -128,13 +132,12 @@ def _is_print(char: str) -> bool:
     return char.isprintable()
 
 
-def _unquote(text: str) -> str | None:
-    """A value without its quotes; None while they are open."""
-    if text.startswith('"""'):
-        return text[3:-3] if len(text) >= 6 and text.endswith('"""') else None
-    if text.startswith('"'):
-        return text[1:-1] if len(text) >= 2 and text.endswith('"') else None
-    return text
+def _quote(chars: list[str], begin: int, end: int) -> str | None:
+    """What stands around a value between two places, "" for nothing; None while a quote is open."""
+    opening = "".join(chars[begin : begin + 3])
+    quote = opening if opening == '"""' else '"' if opening.startswith('"') else ""
+    closed = end - begin >= 2 * len(quote) and "".join(chars[end - len(quote) : end]) == quote
+    return quote if closed else None
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import time
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -81,3 +84,32 @@ def test_what_go_or_the_subset_refuses_is_an_error(source: str) -> None:
 def test_recursion_goes_deeper_than_pythons_stack() -> None:
     source = '{{ define "eat" }}{{ if . }}{{ template "eat" (slice . 1) }}{{ else }}done{{ end }}{{ end }}'
     assert run(source + '{{ template "eat" .A }}', A="x" * 20_000) == "done"
+
+
+LONG: dict[str, Callable[[int], str]] = {
+    "backquotes": lambda n: "{{ " + "`" * n,
+    "raw strings": lambda n: "{{ " + "`a" * n + " x",
+    "odd backquotes": lambda n: "{{ " + "`" * (n | 1) + "}}",
+    "quotes": lambda n: "{{ " + '"' * n,
+    "escapes": lambda n: '{{ "' + '\\"' * n,
+    "both": lambda n: "{{ " + '"`' * n,
+    "braces": lambda n: "{{ " * n,
+    "blanks": lambda n: " " * n + "{{- x" + " " * n + "-",
+    "arguments": lambda n: "{{ f " + "x " * n + "}}",
+    "fields": lambda n: "{{ (x)" + ".a" * n + "!",
+    "actions": lambda n: "{{ x }}" * n,
+}
+
+
+@pytest.mark.parametrize("kind", LONG)
+def test_time_grows_with_the_length(kind: str) -> None:
+    def seconds(n: int) -> float:
+        taken = []
+        for _ in range(3):
+            began = time.process_time()
+            with contextlib.suppress(GoTemplateError):
+                parse(LONG[kind](n))
+            taken.append(time.process_time() - began)
+        return min(taken)
+
+    assert seconds(20_000) < 3.5 * seconds(10_000) + 0.02

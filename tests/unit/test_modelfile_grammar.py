@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import time
 from dataclasses import replace
 
 import pytest
@@ -132,3 +134,17 @@ def test_parsing_as_ollama_does(text: str, expected: list[Command]) -> None:
 def test_what_ollama_refuses_is_refused(text: str) -> None:
     with pytest.raises(ModelfileError):
         parse(text)
+
+
+@pytest.mark.parametrize(
+    "value", ['"""' + 'a"\n' * 20_000, '"' + "a\n" * 20_000 + '"', '"""' + "\n" * 20_000 + '"""']
+)
+def test_a_long_value_is_read_in_one_pass(value: str) -> None:
+    began = time.process_time()
+    with contextlib.suppress(ModelfileError):
+        parse(f"FROM x\nSYSTEM {value}")
+    whole = time.process_time() - began
+    began = time.process_time()
+    with contextlib.suppress(ModelfileError):
+        parse(f"FROM x\nSYSTEM {value[: len(value) // 2]}")
+    assert whole < 3.5 * (time.process_time() - began) + 0.05
