@@ -17,7 +17,7 @@ from pathlib import Path
 from ggufkit.core.errors import GgufError
 from ggufkit.core.records import Json
 
-MAX_HEADER = 64 << 20
+MAX_HEADER = 48 << 20
 """Bytes before the tensor data; a vocabulary of 262,144 tokens with its merges takes 18 MB."""
 MAX_ENTRIES = 1 << 16
 """Tensors, and likewise keys."""
