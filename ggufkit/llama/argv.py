@@ -155,10 +155,15 @@ def imatrix(
 
 
 def embedding(
-    program: Path, model: Path, texts: Path, compute: Compute, n_ctx: int, *, pooling: str | None
+    program: Path, model: Path, texts: Path | str, compute: Compute, n_ctx: int, *, pooling: str | None
 ) -> Argv:
-    """llama-embedding: one embedding for each line of a text, as a JSON list on stdout; `pooling` None is the model's."""
-    argv = [str(program), "-m", str(model), "-f", str(texts), "--embd-output-format", "array", "-c", str(n_ctx)]
+    """llama-embedding: one embedding for each line of a file or text, as a JSON list on stdout.
+
+    Args:
+        pooling: how the embeddings of tokens become one, None as the model says.
+    """
+    given = ["-p", texts] if isinstance(texts, str) else ["-f", str(texts)]
+    argv = [str(program), "-m", str(model), *given, "--embd-output-format", "array", "-c", str(n_ctx)]
     return [*argv, *([] if pooling is None else ["--pooling", pooling]), *compute.options()]
 
 

@@ -20,6 +20,16 @@ def embeds(header: GgufHeader) -> bool:
     return not generates(header) or is_pooled(header)
 
 
+def is_encoder_of_text(header: GgufHeader) -> bool:
+    """Whether llama-embedding gives embeddings of text with a file that predicts no next token."""
+    arch, kind = header.architecture, header.metadata.get("tokenizer.ggml.model", "none")
+    return (
+        kind not in ("none", "no_vocab")
+        and not generates(header)
+        and ("bert" in arch or arch == "gemma-embedding")
+    )
+
+
 def is_pooled(header: GgufHeader) -> bool:
     """Whether a file says how the embeddings of a text's tokens become one."""
     return header.metadata.get(f"{header.architecture}.pooling_type") in _POOLED

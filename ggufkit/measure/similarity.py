@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 import statistics
 from collections.abc import Sequence
@@ -10,17 +9,16 @@ from functools import cached_property
 from pathlib import Path
 
 from ggufkit.core import failures, machine, process
-from ggufkit.core.errors import CorpusError, GgufError, ToolOutputError
+from ggufkit.core.errors import CorpusError, ToolOutputError
 from ggufkit.core.manifest import Params
 from ggufkit.core.process import Surroundings, ToolOutput
 from ggufkit.core.records import Conditions, GgufFile
 from ggufkit.llama import argv, embedding_tool, evaluates, logs
 from ggufkit.llama.argv import Compute
-from ggufkit.llama.embeddings import Vector, cosine, parse_embeddings
+from ggufkit.llama.embeddings import ROOM, Vector, cosine, require_finite
 from ggufkit.llama.gguf import read_header
 from ggufkit.measure.evaluation import EvalNotes, EvalParams, Evaluation
 from ggufkit.measure.measurements import Figure, measured, next_number, save
-from ggufkit.measure.tool import ATTEMPTS
 from ggufkit.steps import offload
 from ggufkit.steps.step import Made, Recipe, Result
 
@@ -59,16 +57,14 @@ class _Compared:
         self.base = base
         self.evaluation = evaluation
         header = read_header(base.path)
-        self.n_ctx = min(512, header.hparam("context_length") or 512)
+        self.longest = min(_LONGEST, max((header.hparam("context_length") or ROOM) - _SPECIAL, 1))
         self.pooling = None if evaluates.is_pooled(header) else "mean"
 
     @cached_property
     def texts(self) -> list[str]:
         """The passages."""
         corpus, count = self.evaluation.corpus, self.evaluation.options.n_chunks or PASSAGES
-        found = passages(
-            corpus.path.read_text(encoding="utf-8"), count, min(_LONGEST, max(self.n_ctx - _SPECIAL, 1))
-        )
+        found = passages(corpus.path.read_text(encoding="utf-8"), count, self.longest)
         if len(found) < 2:
             message = (
                 f"{corpus.name} has fewer than two lines of {_SHORTEST} characters, whose embeddings are compared."
@@ -86,21 +82,20 @@ class _Compared:
         session = self.evaluation.session
         program = embedding_tool.find(session.tools, session.reporter)
 
-        def attempt(ngl: int | None) -> tuple[ToolOutput, list[Vector]]:
-            for _ in range(ATTEMPTS - 1):
-                with contextlib.suppress(ToolOutputError):  # a tool that is not our build may lose its last lines
-                    return self._run(program, gguf, ngl)
-            return self._run(program, gguf, ngl)
+        return offload.with_fewer(
+            lambda ngl: require_finite(lambda: self._run(program, gguf, ngl), gguf.path.name),
+            self.evaluation.options.ngl,
+            gguf,
+            session,
+        )
 
-        return offload.with_fewer(attempt, self.evaluation.options.ngl, gguf, session)
-
-    def _run(self, program: Path, gguf: GgufFile, ngl: int | None) -> tuple[ToolOutput, list[Vector]]:
+    def _run(self, program: Path, gguf: GgufFile, ngl: int | None) -> ToolOutput:
         session = self.evaluation.session
         texts = session.workspace.scratch / f"{gguf.path.stem}.passages.txt"
         texts.parent.mkdir(parents=True, exist_ok=True)
         texts.write_text("\n".join(self.texts), encoding="utf-8")
-        compute = Compute(session.tools.backend, ngl, session.threads)
-        command = argv.embedding(program, gguf.path, texts, compute, self.n_ctx, pooling=self.pooling)
+        compute = Compute(session.tools.backend, ngl, session.threads, ROOM, ROOM)
+        command = argv.embedding(program, gguf.path, texts, compute, ROOM, pooling=self.pooling)
         try:
             with session.reporter.step(f"Embeddings of {gguf.path.name}"):
                 where = Surroundings(offload.environment())
@@ -110,22 +105,13 @@ class _Compared:
                 failures.require_success(run, f"computing embeddings of {gguf.path.name}")
         finally:
             texts.unlink()
-        return run, _require_whole(parse_embeddings(run), gguf, len(self.texts), run)
-
-
-def _require_whole(vectors: list[Vector], gguf: GgufFile, count: int, run: ToolOutput) -> list[Vector]:
-    if not all(math.isfinite(value) for vector in vectors for value in vector):
-        hint = "Its weights hold NaN or infinite values, or its configuration is damaged."
-        raise GgufError(f"llama.cpp computes no finite embeddings with {gguf.path.name}.", hint=hint, log=run.log)
-    if len(vectors) != count:
-        raise ToolOutputError(f"llama-embedding gave {len(vectors)} embeddings of {count} texts.", log=run.log)
-    return vectors
+        return run
 
 
 def _measure(gguf: GgufFile, compared: _Compared) -> Result:
     evaluation, base = compared.evaluation, compared.base
     session, corpus, how = evaluation.session, evaluation.corpus, evaluation.options
-    params: Params = EvalParams(compared.n_ctx, how.n_chunks or PASSAGES, how.ngl, session.tools.backend)
+    params: Params = EvalParams(ROOM, how.n_chunks or PASSAGES, how.ngl, session.tools.backend)
     inputs = {"gguf": str(gguf.sha256), "base": str(base.sha256), "corpus": corpus.sha256}
     reads = (gguf.as_input(), base.as_input(), corpus.as_input())
     recipe = Recipe(STEP, VERSION, inputs, params.to_params(), session.tools.identity, reads)
@@ -134,6 +120,9 @@ def _measure(gguf: GgufFile, compared: _Compared) -> Result:
     def make(partial: Path) -> Made:
         wanted = compared.vectors
         run, vectors = compared.embed(gguf)
+        if not len(vectors) == len(wanted) == len(compared.texts):
+            message = f"llama-embedding gave {len(vectors)} embeddings of {len(compared.texts)} texts."
+            raise ToolOutputError(message, hint="See the log.", log=run.log)
         found = [cosine(one, other) for one, other in zip(vectors, wanted, strict=True)]
         error = statistics.stdev(found) / math.sqrt(len(found))
         values: dict[str, Figure] = {
@@ -157,7 +146,7 @@ def _conditions(run: ToolOutput, compared: _Compared) -> Conditions:
         machine=machine.describe(),
         llama_cpp_commit=session.tools.commit,
         corpus_sha256=compared.evaluation.corpus.sha256,
-        n_ctx=compared.n_ctx,
+        n_ctx=ROOM,
         n_chunks=len(compared.texts),
         base_sha256=compared.base.sha256,
     )

@@ -10,11 +10,12 @@ from pathlib import Path
 
 from ggufkit.core import failures, process
 from ggufkit.core.concurrency import run_both
-from ggufkit.core.errors import GgufError, ResourceError, ToolOutputError
+from ggufkit.core.errors import GgufError, ResourceError, ToolchainError, ToolOutputError
 from ggufkit.core.manifest import PARTIAL
 from ggufkit.core.process import Surroundings, ToolOutput
-from ggufkit.llama import argv, cuda, evaluates, load_errors, reference
+from ggufkit.llama import argv, cuda, embedding_tool, evaluates, load_errors, reference
 from ggufkit.llama.argv import Compute, Excerpt
+from ggufkit.llama.embeddings import ROOM, require_finite
 from ggufkit.llama.gguf import read_header
 from ggufkit.llama.logits_file import SavedLogits, read_logits
 from ggufkit.steps import offload
@@ -22,6 +23,7 @@ from ggufkit.steps.session import Session
 from ggufkit.steps.step import settle
 
 _LONG = 4 << 30
+_WORDS = "It was a dark and stormy night."
 FEW = 8
 """Tokens that are enough to see a model compute."""
 
@@ -36,14 +38,17 @@ def require_computes(
     """Have llama.cpp load a file, memory-mapped and on the CPU, and evaluate the first `n_ctx` tokens of a text.
 
     Returns:
-        The logits of their second half; None where llama.cpp can evaluate no text with it, and it was only loaded and
-        run: encoders, and files without a vocabulary.
+        The logits of their second half; None where llama.cpp can evaluate no text with it: of an encoder the embedding is
+        looked at, a file without a vocabulary is only loaded and run.
 
     Raises:
-        GgufError: it cannot be loaded, or its logits are no numbers.
+        GgufError: it cannot be loaded, or its logits or embeddings are no numbers.
         ToolError: the tool failed for another reason.
     """
     header = read_header(file)
+    if evaluates.is_encoder_of_text(header):
+        _require_embeds(file, session, stop)
+        return None
     if not (evaluates.generates(header) and evaluates.reads_text(header)):
         _require_runs(file, session, stop)
         return None
@@ -87,6 +92,19 @@ def _told(file: Path, session: Session) -> AbstractContextManager[object]:
     """What takes more than a moment is told."""
     long = file.stat().st_size >= _LONG
     return session.reporter.step(f"Loading {called(file)}") if long else nullcontext()
+
+
+def _require_embeds(file: Path, session: Session, stop: threading.Event | None) -> None:
+    """Of an encoder: the embedding of a few words is finite."""
+    try:
+        program = embedding_tool.find(session.tools, session.reporter)
+    except ToolchainError:
+        _require_runs(file, session, stop)
+        return
+    pooling = None if evaluates.is_pooled(read_header(file)) else "mean"
+    compute = replace(Compute(threads=session.threads), batch=ROOM, ubatch=ROOM)
+    command = argv.embedding(program, file, _WORDS, compute, ROOM, pooling=pooling)
+    require_finite(lambda: _run(command, file, session, stop), called(file))
 
 
 def _require_runs(file: Path, session: Session, stop: threading.Event | None) -> None:

@@ -4,15 +4,22 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
+import pytest
+
 from ggufkit import load_results
+from ggufkit.core.errors import GgufError
 from ggufkit.core.manifest import read_manifest
-from ggufkit.core.records import Toolchain
+from ggufkit.llama.gguf import read_header
+from ggufkit.steps import load_check
+from ggufkit.steps.session import Session
 from tests import tiny
 from tests.integration.run_cli import fails, ggufkit
 
 
-def test_a_bert_with_a_wordpiece_of_its_own(tools: Toolchain, tmp_path: Path) -> None:
-    """All of a build, and what an encoder cannot do said before anything runs."""
+@pytest.mark.usefixtures("tools")
+def test_a_bert_with_a_wordpiece_of_its_own(tmp_path: Path, session: Session) -> None:
+    """All of a build, what an encoder cannot do said before anything runs, and what it computes looked at."""
     model, text = tiny.write_bert(tmp_path / "tiny-bert"), tiny.text_file(tmp_path / "text.txt")
     out = tmp_path / "out"
     wanted = ("build", model, "--types", "q8_0,q4_0", "--out", out, "--corpus", text, "--bench-reps", 1, "--smoke")
@@ -44,3 +51,10 @@ def test_a_bert_with_a_wordpiece_of_its_own(tools: Toolchain, tmp_path: Path) ->
     assert "generates none" in fails(3, "chat", base)
     assert "FROM ./FILE.gguf" in fails(3, "modelfile", base)
     assert "without a matrix" in fails(3, "imatrix", base, "--calibration", text, "--out", tmp_path / "none")
+    load_check.require_computes(base, session)
+    norm = read_header(base).by_name["token_embd_norm.weight"]
+    with base.open("r+b") as file:
+        file.seek(norm.offset)
+        file.write(np.full(4, np.nan, np.float32).tobytes())
+    with pytest.raises(GgufError, match="no finite embeddings with tiny-bert-F16"):
+        load_check.require_computes(base, session)
