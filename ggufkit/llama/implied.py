@@ -23,6 +23,7 @@ Shape = tuple[int, ...]
 _NOT_CONVERTED = re.compile(
     r"(^|\.)(pooler|cls|classifier|score|qa_outputs|v_head|mtp|nextn\w*|\w*(vision|visual|audio|image|projector|speech)\w*)\."
 )
+_FUSED = re.compile(r"\.experts\.\D")
 _ASYNC_OFF = "HF_DEACTIVATE_ASYNC_LOAD"
 _CONVERSION = "automatic conversion of the weights"
 _OTHER_MODEL = "A shard is missing, or config.json is another model's: download it again."
@@ -106,19 +107,27 @@ def _load(model_class: Any, config: Any, stored: Mapping[str, Shape]) -> list[Mi
     lacking = [Misfit(name, None, None) for name in info["missing_keys"]]
     if 2 * len(lacking) > len(model.state_dict()):
         return []  # the checkpoint names its tensors otherwise than transformers does, but perhaps as llama.cpp does
-    resized = [Misfit(name, tuple(there), tuple(wanted)) for name, there, wanted in info["mismatched_keys"]]
+    resized = [_resized(key, model, stored) for key in info["mismatched_keys"]]
     wrong = [misfit for misfit in (*lacking, *resized) if not _NOT_CONVERTED.search(misfit.name)]
     if wrong:
         return _as_stored(wrong, model, stored)
     return [Misfit(name, stored.get(name), None) for name in _ignored(model, info["unexpected_keys"])]
 
 
+def _resized(key: Any, model: Any, stored: Mapping[str, Shape]) -> Misfit:
+    """transformers 5 tells both shapes beside the name, 4 tells the name."""
+    if isinstance(key, str):
+        return Misfit(key, stored.get(key, ()), tuple(model.state_dict()[key].shape))
+    name, there, wanted = key
+    return Misfit(name, tuple(there), tuple(wanted))
+
+
 def _as_stored(wrong: list[Misfit], model: Any, stored: Mapping[str, Shape]) -> list[Misfit]:
     """The same under the names that the checkpoint's tensors have; experts, say, are one tensor in the model."""
-    if all(misfit.name in stored or ".experts." not in misfit.name for misfit in wrong):
+    if not any(_FUSED.search(misfit.name) for misfit in wrong):
         return wrong
     unlike = [misfit for misfit in _unlike(_saved(model), stored) if ".experts." in misfit.name]
-    return [misfit for misfit in wrong if ".experts." not in misfit.name] + (unlike or wrong)
+    return [misfit for misfit in wrong if not _FUSED.search(misfit.name)] + (unlike or wrong)
 
 
 def _saved(model: Any) -> dict[str, Shape]:
