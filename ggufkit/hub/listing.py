@@ -19,7 +19,16 @@ from ggufkit.core.manifest import write_atomically
 from ggufkit.core.paths import cache_dir
 from ggufkit.core.progress import Reporter
 
-CHECKPOINT_FILES = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "*.tiktoken", "*.md")
+CHECKPOINT_FILES = (
+    "*.json",
+    "*.safetensors",
+    "*.model",
+    "*.txt",
+    "*.jinja",
+    "*.tiktoken",
+    "*.md",
+    "tokenizer.jsonl",
+)
 """What a conversion may read of a checkpoint."""
 
 MAX_FILES = 100_000

@@ -26,7 +26,7 @@ _OF_IMAGES = ("<image_soft_token>",)
 _NOT_OF_ONE_MODEL = "A shard is missing, or config.json is another model's: download it again."
 _NOT_RESIZED = (
     "The embedding was not resized when tokens were added: call model.resize_token_embeddings(len(tokenizer)) and save the "
-    "model again. Or the tokenizer is another model's: download it again."
+    "model again. Or it is another model's tokenizer: download it again."
 )
 
 
