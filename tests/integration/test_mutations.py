@@ -21,4 +21,4 @@ def test_exactly_the_bad_are_refused(tools: Toolchain) -> None:
     assert "good 2 0 bad 0 4" in said
     assert "computes silu where hidden_act is relu" in said
     assert "loses attention_factor 1.4 of rope type yarn" in said
-    assert "lacks lm_head.weight" in said
+    assert "has no lm_head.weight" in said
