@@ -157,7 +157,7 @@ def _evaluate(checkpoint: Path, rows: Rows, output: Path) -> Evaluated:
     if (unlike := _unlike(checkpoint, model)) is not None:
         return Evaluated(why_not=unlike)
     if info["missing_keys"] or info["mismatched_keys"]:
-        mismatched = sorted(_in_words(*key) for key in info["mismatched_keys"])
+        mismatched = sorted(map(_in_words, info["mismatched_keys"]))
         return Evaluated(missing=sorted(info["missing_keys"]), mismatched=mismatched)
     with torch.inference_mode():
         logits = model.eval()(torch.tensor(rows), use_cache=False).logits
@@ -172,9 +172,12 @@ def _unlike(checkpoint: Path, model: Any) -> str | None:
     return None if loaded == named else f"it has {loaded} for text, not {named}"
 
 
-def _in_words(name: str, there: Sequence[int], wanted: Sequence[int]) -> str:
-    sizes = [" x ".join(map(str, shape)) for shape in (there, wanted)]
-    return f"{name} has the shape {sizes[0]} where {sizes[1]} is needed"
+def _in_words(misfit: str | tuple[str, Sequence[int], Sequence[int]]) -> str:
+    if isinstance(misfit, str):  # transformers 4
+        return f"{misfit} has another shape than is needed"
+    name, *shapes = misfit
+    there, wanted = (" x ".join(map(str, shape)) for shape in shapes)
+    return f"{name} has the shape {there} where {wanted} is needed"
 
 
 def main(argv: Sequence[str]) -> None:
