@@ -247,7 +247,7 @@ def _tensor_plan(part: str) -> TensorPlan | None:
     return TensorPlan(head[1], tuple(shape), head[3].upper(), after.upper())
 
 
-_TYPE = re.compile(r"(?m)^\s*(?:\d+\s+or\s+)?([A-Z][A-Z0-9_]*)\s*: (.*)$")
+_TYPE = re.compile(r"(?m)^[ \t]*(?:\d+[ \t]+or[ \t]+)?([A-Z][A-Z0-9_]*)[ \t]*: (.*)$")
 
 
 def parse_types(text: str) -> tuple[QuantType, ...]:
