@@ -18,6 +18,7 @@ from ggufkit.core.escape import markdown, markdown_block, markdown_code
 from ggufkit.core.manifest import write_atomically
 from ggufkit.core.records import ResultRow
 from ggufkit.hub import names
+from ggufkit.llama import evaluates
 from ggufkit.llama.gguf import read_header
 from ggufkit.models.lora import split_source
 from ggufkit.report import choose, guard
@@ -50,7 +51,8 @@ def write_card(rows: Sequence[ResultRow], root: Path, repo: str | None = None) -
     if _draw(summary, root / PLOT):
         written.append(root / PLOT)
     fields = _fields(entries, root)
-    card = _render(_with_users_fields(fields, root), summary, repo, plot=len(written) > 1)
+    usage = _usage(summary, repo, embeds=_embeds(entries, root)) if repo else ""
+    card = _render(_with_users_fields(fields, root), summary, usage, plot=len(written) > 1)
     note = {"card": _hash(card), "text": _hash(_text(card)), "fields": fields}
     guard.write_note(root, _NOTE, note)
     write_atomically(root / CARD, card)
@@ -94,7 +96,7 @@ def _hash(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _render(fields: Mapping[str, Any], summary: Summary, repo: str | None, *, plot: bool) -> str:
+def _render(fields: Mapping[str, Any], summary: Summary, usage: str, *, plot: bool) -> str:
     source, revision = _origin(summary.entries)
     made = f" at commit {markdown_code(revision[:12])}" if revision else ""
     shown = markdown(source)
@@ -106,7 +108,7 @@ def _render(fields: Mapping[str, Any], summary: Summary, repo: str | None, *, pl
         f"# {markdown(summary.name)} GGUF",
         intro,
         f"![Loss against file size]({PLOT})" if plot else "",
-        _usage(summary, repo) if repo else "",
+        usage,
         body,
     ]
     return "\n\n".join(part.strip("\n") for part in parts if part) + "\n"
@@ -147,8 +149,12 @@ def _fields(entries: Sequence[Entry], root: Path) -> dict[str, Any]:
     return {
         **{k: v for k, v in found.items() if v is not None},
         "library_name": "gguf",
-        "pipeline_tag": "text-generation",
+        "pipeline_tag": "feature-extraction" if _embeds(entries, root) else "text-generation",
     }
+
+
+def _embeds(entries: Sequence[Entry], root: Path) -> bool:
+    return evaluates.embeds(read_header(root / entries[0].row.file))
 
 
 def _origin(entries: Sequence[Entry]) -> tuple[str, str]:
@@ -162,14 +168,15 @@ def _is_hf(source: str) -> bool:
     return _HF.fullmatch(source) is not None
 
 
-def _usage(summary: Summary, repo: str) -> str:
+def _usage(summary: Summary, repo: str, *, embeds: bool) -> str:
     """How to run the file that the report would take first. It is named whole: files of several variants share a
     type, and llama.cpp looks for a type only in names without "imatrix"."""
     file = choose.first(summary.quality).row.file
+    program = "llama-embedding" if embeds else "llama-cli"
     on_modelscope, name, shown = repo.startswith("ms:"), repo.removeprefix("ms:"), shlex.quote(file)
-    get = f"modelscope download --model {name} {shown}" if on_modelscope else f"llama-cli -hf {name} -hff {shown}"
+    get = f"modelscope download --model {name} {shown}" if on_modelscope else f"{program} -hf {name} -hff {shown}"
     lines = [get]
-    if len(file) <= _LONGEST_TAG:
+    if len(file) <= _LONGEST_TAG and not embeds:
         lines.append(f"ollama run {'modelscope.cn' if on_modelscope else 'hf.co'}/{name}:{shown}")
     return markdown_block("\n".join(lines), "sh")
 

@@ -11,6 +11,7 @@ from ggufkit import load_results
 from ggufkit.core.errors import GgufError
 from ggufkit.core.manifest import read_manifest
 from ggufkit.llama.gguf import read_header
+from ggufkit.report import card, results
 from ggufkit.steps import load_check
 from ggufkit.steps.session import Session
 from tests import tiny
@@ -45,6 +46,10 @@ def test_a_bert_with_a_wordpiece_of_its_own(tmp_path: Path, session: Session) ->
     assert "PPL" not in report
     assert not list(out.glob("Modelfile*"))
     assert "Nothing had to be done again" in ggufkit(*wanted).out
+    card.write_card(results.collect(out), out, "me/tiny-bert")
+    text_of_card = (out / "README.md").read_text()
+    assert "pipeline_tag: feature-extraction" in text_of_card
+    assert "llama-embedding -hf me/tiny-bert -hff tiny-bert-Q8_0.gguf\n```" in text_of_card
     base = out / "tiny-bert-F16.gguf"
     told = fails(3, "perplexity", base, "--corpus", text, "--base", base)
     assert "tiny-bert-F16.gguf is an encoder (bert): it gives embeddings of texts, and has no perplexity." in told

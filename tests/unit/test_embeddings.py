@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from ggufkit.core.errors import InputError, ToolOutputError
+from ggufkit.core.errors import InputError, ToolchainError, ToolOutputError
 from ggufkit.core.process import ToolOutput
-from ggufkit.llama import evaluates, pretokenizers
+from ggufkit.core.progress import SilentReporter
+from ggufkit.core.records import Toolchain
+from ggufkit.llama import embedding_tool, evaluates, pretokenizers
 from ggufkit.llama.embeddings import cosine, parse_embeddings
 from ggufkit.llama.gguf import GgufHeader
 from ggufkit.llama.launcher import original_ids
@@ -96,3 +98,13 @@ def test_bert_takes_words_apart_that_llama_cpp_leaves() -> None:
     with pytest.raises(InputError, match="1 of 4 test strings") as told:
         token_ids.require_equal(wrong, Path("bert"), wordpiece=True)
     assert "cls_token and sep_token" in str(told.value.hint)
+
+
+def test_a_toolchain_that_llama_embedding_cannot_be_compiled_for(tmp_path: Path, private_cache: Path) -> None:
+    (tmp_path / "libllama.so").touch()
+    tools = Toolchain(tmp_path, "explicit", "abc", "cpu", "1", None)
+    with pytest.raises(ToolchainError, match="has no llama-embedding") as told:
+        embedding_tool.find(tools, SilentReporter())
+    assert "--target llama-embedding" in str(told.value.hint)
+    (tmp_path / "llama-embedding").touch()
+    assert embedding_tool.find(tools, SilentReporter()) == tmp_path / "llama-embedding"
