@@ -50,7 +50,8 @@ def as_safetensors(path: Path, reporter: Reporter) -> Path:
     partial.mkdir(parents=True)
     log = cache_dir() / "logs" / f"unpickle-{target.name}.log"
     with reporter.step(f"Rewriting the pickled weights of {path.name} as safetensors"), unchanged([source]):
-        argv, allowed = [sys.executable, "-m", "ggufkit.models.pickles", path, partial], _limits(pickled)
+        argv: list[str | Path] = [sys.executable, "-m", "ggufkit.models.pickles", path, partial]
+        allowed = _limits(pickled)
         output = process.run(argv, surroundings=Surroundings(limits=allowed), log=log)
     if output.returncode != 0:
         shutil.rmtree(partial, ignore_errors=True)
