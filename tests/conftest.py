@@ -33,6 +33,8 @@ settings.load_profile("ggufkit")
 
 # Tests run side by side: threads that spin while they wait would take the processors from each other.
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+# A tiny model has nothing that two threads of torch would share: they would wait for each other.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture
