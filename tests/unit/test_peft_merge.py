@@ -188,6 +188,24 @@ def test_experts(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    "more", [{"bias": "all"}, {"bias": "lora_only", "fan_in_fan_out": True}, {"modules_to_save": ["wte"]}], ids=str
+)
+def test_weights_that_lie_the_other_way_round_and_biases(more: dict[str, Any], tmp_path: Path) -> None:
+    """GPT-2 stores its matrices transposed, has biases, and uses its embedding as head."""
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    torch.manual_seed(1)
+    small = GPT2Config(vocab_size=64, n_positions=64, n_embd=32, n_layer=2, n_head=2, resid_pdrop=0.0)
+    GPT2LMHeadModel(small).save_pretrained(tmp_path / "base")
+    adapted = adapt(tmp_path / "base", tmp_path / "adapter", lora(target_modules=["c_attn", "c_proj"], **more))
+    path = merged(tmp_path / "base", tmp_path / "adapter", tmp_path / "merged")
+    assert (
+        apart(logits(load(path)), logits(adapted)) < 1e-4 < apart(logits(load(tmp_path / "base")), logits(adapted))
+    )
+    assert (HEAD in tensors(path)) == ("modules_to_save" in more)
+
+
 def edit(adapter: Path, drop: str = "", **settings: object) -> None:
     """An adapter with other settings, and without the weights that are named so."""
     file = adapter / "adapter_config.json"
