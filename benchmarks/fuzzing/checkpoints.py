@@ -11,6 +11,7 @@ from benchmarks.fuzzing.reader import Reader, of_file, of_part
 from ggufkit.llama.pretokenizers import identify
 from ggufkit.modelfile import proving
 from ggufkit.models import lora
+from ggufkit.models.agreement import require_agreement
 from ggufkit.models.checkpoint import open_checkpoint, read_config, stored_tensors
 from ggufkit.models.peft_merge import WEIGHTS
 from ggufkit.models.token_ids import probes_for
@@ -63,6 +64,7 @@ def _tensors(path: Path) -> None:
 def _config(path: Path) -> None:
     read_config(path)
     open_checkpoint(path)
+    require_agreement(path)
 
 
 def _tokens(path: Path) -> None:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from benchmarks.fuzzing.mutate import mutate, mutate_lines
+from benchmarks.fuzzing.mutate import mutate, mutate_json, mutate_lines
 from benchmarks.fuzzing.reader import ROOT, Reader, accepted, of_output, of_text
 from ggufkit.core.process import ToolOutput
-from ggufkit.llama import cuda, kld, launcher, logs, progress_lines
+from ggufkit.llama import cuda, embeddings, kld, launcher, load_errors, logs, progress_lines
 
 _PARSERS = (
     ("perplexity", logs.parse_perplexity, mutate),
@@ -28,6 +28,11 @@ release 12.4, V12.4.131
 version: 0.5.0 (build 1, commit 0c1e570)
 """
 _TOLD = b'ggufkit-error: {"kind": "CheckpointError", "message": "a", "hint": "b"}'
+_EMBEDDINGS = b"[[0.25, -1.5, 3e-05], [0.5, 1, 0.125]]"
+_NOT_LOADED = b"""llama_model_load: error loading model: check_tensor_dims: tensor 'blk.0.ffn_down.weight' has wrong shape; \
+expected  1024,   256, got   512,   256,     1,     1
+llama_model_load: error loading model: missing tensor 'output_norm.weight'
+"""
 _LINES = (
     progress_lines.steps_done, progress_lines.percent_written, progress_lines.chunks_collected,
     progress_lines.chunks_found, cuda.parse_gpus, cuda.parse_driver, cuda.parse_nvcc, logs.parse_version,
@@ -44,8 +49,15 @@ def readers() -> list[Reader]:
         Reader("placement", texts, of_output(logs.parse_placement)),
         Reader("types", [_TYPES], of_text(logs.parse_types)),
         Reader("progress", [*texts, _VERSIONS], of_text(_lines)),
+        Reader("embeddings", [_EMBEDDINGS], of_text(_vectors), mutate_json),
+        Reader("load errors", [_NOT_LOADED], of_text(load_errors.why_not_loaded)),
         Reader("explained", [_TOLD], of_text(_explained), mutate_lines),
     ]
+
+
+def _vectors(text: str) -> None:
+    found = embeddings.parse_embeddings(ToolOutput(("llama-embedding",), 0, text, "", 1.0))
+    assert len({len(vector) for vector in found}) == 1
 
 
 def _lines(text: str) -> None:
