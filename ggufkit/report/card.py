@@ -32,6 +32,8 @@ CARD, PLOT = "README.md", "quality.png"
 _NOTE = "card.json"
 _TAGS = ("gguf", "llama.cpp", "quantized")
 _LICENSE_KEYS = {"license": "license", "license_name": "license.name", "license_link": "license.link"}
+_LONGEST_FIELDS, _MOST_BRACKETS = 1 << 16, 200
+"""More than any card has; PyYAML's time grows with the square of them."""
 _FRONT_MATTER = re.compile(r"\A---\n(.*?)^---\s*$", re.DOTALL | re.MULTILINE)
 _HF = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
 _DPI = 160
@@ -130,7 +132,9 @@ def _read_fields(card: Path) -> dict[str, Any] | None:
 
     try:
         match = _FRONT_MATTER.match(_read(card))
-        fields = yaml.safe_load(match[1]) if match else None
+        text = match[1] if match else ""
+        odd = len(text) > _LONGEST_FIELDS or text.count("[") + text.count("{") > _MOST_BRACKETS
+        fields = None if odd else yaml.safe_load(text)
     except (OSError, ValueError, RecursionError, yaml.YAMLError):
         return None
     return fields if isinstance(fields, dict) else None

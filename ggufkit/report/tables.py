@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import io
 import json
 from collections.abc import Callable, Sequence
@@ -18,7 +19,7 @@ from ggufkit.core.records import ResultRow
 COLUMNS = tuple(field.name for field in fields(ResultRow))
 _KINDS = {field.name: str(field.type).removesuffix(" | None") for field in fields(ResultRow)}
 _DTYPES = {name: {"int": "Int64", "float": "float64", "str": "string"}[kind] for name, kind in _KINDS.items()}
-_LONGEST_HEAD, _MOST_COLUMNS = 1 << 16, 1000
+_MOST_COLUMNS = 1000
 _LATER = ("cosine_mean", "cosine_stderr", "cosine_min")
 """Columns that tables of version 0.1.0 do not have."""
 _TEXTS = tuple(name for name, dtype in _DTYPES.items() if dtype == "string")
@@ -42,19 +43,23 @@ def to_csv(rows: Sequence[ResultRow]) -> str:
 
 def from_csv(text: str) -> pd.DataFrame:
     """The table that `to_csv` wrote, as `frame` makes it. Raises ValueError or KeyError for any other text."""
-    _require_columns(text.partition("\n")[0])
+    _require_columns(text)
     read = pd.read_csv(io.StringIO(text), dtype=_DTYPES, keep_default_na=False, na_values=[""])
     missing = [name for name in _LATER if name not in read]
     whole = read.assign(**{name: pd.Series(dtype=_DTYPES[name]) for name in missing})
     return _with_texts(whole[list(COLUMNS)], escape.from_csv)
 
 
-def _require_columns(head: str) -> None:
-    """Refuse a first line that lacks a column, or has so many that pandas works on them for long."""
-    names = head[:_LONGEST_HEAD].strip().replace('"', "").split(",")
+def _require_columns(text: str) -> None:
+    """Refuse a first line that lacks a column or has thousands, and rows of another length, which pandas would shift."""
+    lines = csv.reader(io.StringIO(text))
+    names = next(lines, [])
     missing = [name for name in COLUMNS if name not in names and name not in _LATER]
     if missing or len(names) > _MOST_COLUMNS:
         raise ValueError(f"it has no column {missing[0]}" if missing else f"it has {len(names):,} columns")
+    odd = next((row for row in lines if row and len(row) != len(names)), None)
+    if odd is not None:
+        raise ValueError(f"line {lines.line_num} has {len(odd)} cells for {len(names)} columns")
 
 
 def _with_texts(table: pd.DataFrame, change: Callable[[str], str]) -> pd.DataFrame:
@@ -84,7 +89,7 @@ def load_results(directory: str | Path) -> pd.DataFrame:
         raise InputError(f"{file} does not exist.", hint="Make it with `ggufkit build` or `ggufkit report`.")
     try:
         return from_csv(file.read_bytes().decode())
-    except (OSError, ValueError, TypeError, KeyError, OverflowError) as error:
+    except (OSError, ValueError, TypeError, KeyError, OverflowError, csv.Error) as error:
         raise InputError(
             f"{file} cannot be read: {error}.", hint="Make it again with `ggufkit report`."
         ) from error

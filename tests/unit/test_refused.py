@@ -108,6 +108,13 @@ def test_odd_cells_of_a_table(tmp_path: Path, cell: str) -> None:
     assert str(file) in caught.value.message
 
 
+def test_rows_of_a_table_that_are_longer_than_its_head(tmp_path: Path) -> None:
+    row = ["1"] * (len(COLUMNS) + 1)
+    (tmp_path / "results.csv").write_text(",".join(COLUMNS) + "\n" + ",".join(row) + "\n")
+    with pytest.raises(InputError, match=f"line 2 has {len(row)} cells for {len(COLUMNS)} columns"):
+        load_results(tmp_path)
+
+
 def test_metadata_of_other_types_is_as_good_as_none() -> None:
     odd = {
         "general.architecture": "llama", "tokenizer.ggml.model": ["gpt2"], "llama.block_count": "many",
