@@ -141,6 +141,8 @@ def _explained(error: Exception) -> GgufkitError | None:
     """What the user is told of an error; None where it is a bug."""
     if isinstance(error, MemoryError):
         return ResourceError("The memory ran out.", hint="Close other programs, or use a smaller model.")
+    if isinstance(error, RuntimeError):
+        error = oserrors.of_links(error) or error
     if isinstance(error, OSError):
         return oserrors.explain(error)
     return error if isinstance(error, GgufkitError) else None

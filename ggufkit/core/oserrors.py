@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 from pathlib import Path
 
 from ggufkit.core.errors import GgufkitError, InputError, ResourceError
@@ -15,6 +16,15 @@ _FULL = {
     errno.EFBIG: ("a file may not be so large there", f"Raise `ulimit -f`, or use another file system. {_OUT}"),
     errno.EIO: ("the disk or the terminal failed", "Look into the system's log (dmesg), and repeat the command."),
 }
+
+
+_LOOP = re.compile("Symlink loop from '(.+)'", re.DOTALL)
+
+
+def of_links(error: RuntimeError) -> OSError | None:
+    """What `Path.resolve` of Pythons before 3.13 means where links lead in a circle; None for another error."""
+    found = _LOOP.fullmatch(str(error))
+    return found and OSError(errno.ELOOP, os.strerror(errno.ELOOP), found[1])
 
 
 def explain(error: OSError, failed: str | None = None) -> GgufkitError | None:
@@ -39,6 +49,10 @@ def explain(error: OSError, failed: str | None = None) -> GgufkitError | None:
     if error.errno in (errno.EEXIST, errno.ENOTDIR):
         message = f"{what}{_in_the_way(named)} is a file where a directory is needed."
         return InputError(message, hint="Move it away, or choose another --out.")
+    if error.errno == errno.ELOOP:
+        return InputError(
+            f"{what}{named} is a link that leads back to itself.", hint="Remove it, or give another name."
+        )
     if error.errno == errno.EISDIR:
         message = f"{what}{named} is a directory where a file is needed."
         return InputError(message, hint="Move it away, or give another name.")

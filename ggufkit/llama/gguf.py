@@ -22,6 +22,12 @@ from ggufkit.llama.gguf_reader import HINT, Damaged, RawHeader, mapped, parse
 FLOAT_TYPES = ("F32", "F16", "BF16", "F64")
 _INTEGER_TYPES = ("I8", "I16", "I32", "I64")
 MAGIC = b"GGUF"
+_BESIDE_A_MODEL = {
+    "adapter": "a LoRA adapter",
+    "mmproj": "the part of one that reads images or sound",
+    "imatrix": "an importance matrix",
+}
+"""What `general.type` says of files that no text is computed with alone."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +96,7 @@ def _read(path: Path, size: int, _state: tuple[int, int, int]) -> GgufHeader:
 
 
 def read_gguf(path: Path, sha256: str | None = None) -> GgufFile:
-    """Read a GGUF into a record. Raises GgufError as `read_header` does, for a part of a split one, and without weights."""
+    """Read a GGUF into a record. Raises GgufError as `read_header` does, and where it is no whole model."""
     header = read_header(path)
     if header.n_parts > 1:
         message = f"{path} is one of {header.n_parts} parts of a split GGUF."
@@ -98,6 +104,8 @@ def read_gguf(path: Path, sha256: str | None = None) -> GgufFile:
             "Merge them first: llama-gguf-split --merge FIRST-PART WHOLE.gguf. It comes with llama.cpp's releases."
         )
         raise GgufError(message, hint=hint)
+    if (what := _BESIDE_A_MODEL.get(str(header.metadata.get("general.type")))) is not None:
+        raise GgufError(f"{path} is no model, but {what}.", hint="Give the GGUF of the model that it belongs to.")
     if not header.tensors:
         raise GgufError(f"{path} holds no weights, but a vocabulary at most.", hint="Give the model's own GGUF.")
     return summarize(header, sha256)
@@ -144,7 +152,8 @@ def quantized_tensors(header: GgufHeader) -> list[Tensor]:
 
 def _size(path: Path) -> int:
     if not path.is_file():
-        raise GgufError(f"{path} is not there.", hint="Give the path of a .gguf file.")
+        why = "is no regular file" if path.exists() else "is not there"
+        raise GgufError(f"{path} {why}.", hint="Give the path of a .gguf file.")
     size = path.stat().st_size
     if size == 0:
         raise GgufError(f"{path} is empty.", hint=HINT)

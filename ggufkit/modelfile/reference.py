@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import date
@@ -18,8 +19,14 @@ from ggufkit.core.errors import InputError
 from ggufkit.modelfile.conversation import Conversation, Message, hf_messages, tool_schema
 from ggufkit.modelfile.metadata import ChatMeta
 
+_OF_THE_AUTHOR = "Take the template of the model's author."
 FOLD_SEPARATOR = "\n"
 """What llama.cpp puts between a system message and the message it folds it into (`common/chat.cpp`)."""
+
+
+_SLOW_S, _LONG = 2.0, 1 << 20
+"""Seconds and characters of one prompt that no template takes for a few messages: they take milliseconds, and there are
+hundreds to render."""
 
 
 class ChatTemplateError(InputError):
@@ -48,7 +55,7 @@ class Reference:
         self.meta = meta
         self.today = today or date.today()
         self.variables = dict(variables or {})
-        what, hint = f"The chat template of {meta.name}", "Take the template of the model's author."
+        what, hint = f"The chat template of {meta.name}", _OF_THE_AUTHOR
         with _refusals() as refused:
             self._template = _environment().from_string(meta.chat_template)
         if refused:
@@ -100,7 +107,8 @@ class Reference:
         strftime: Callable[[str], str] | None = None,
     ) -> str:
         options: dict[str, Any] = {} if conversation.think is None else {"enable_thinking": conversation.think}
-        return self._template.render(
+        begun = time.process_time()
+        prompt = self._template.render(
             messages=hf_messages(conversation),
             tools=[tool_schema(t) for t in conversation.tools] or None,
             documents=None,
@@ -111,6 +119,10 @@ class Reference:
             **self.variables,
             **options,
         )
+        if time.process_time() - begun > _SLOW_S or len(prompt) > _LONG:
+            much = "takes seconds, or makes a million characters, for a few messages"
+            raise ChatTemplateError(f"The chat template of {self.meta.name} {much}.", hint=_OF_THE_AUTHOR)
+        return prompt
 
 
 def fold_system(conversation: Conversation) -> Conversation:
@@ -126,13 +138,13 @@ def fold_system(conversation: Conversation) -> Conversation:
 def _refusals() -> Iterator[list[str]]:
     """Keep the reason why a template refuses: by raise_exception, or by tripping over what it does not expect.
 
-    Memory that a template takes without end is no refusal.
+    What a template takes of time and memory without end is no refusal.
     """
     reasons: list[str] = []
     limits.renew()
     try:
         yield reasons
-    except MemoryError:
+    except (MemoryError, ChatTemplateError):
         raise
     except Exception as error:
         reasons.append(str(error) or type(error).__name__)

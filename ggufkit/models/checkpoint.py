@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ggufkit.core.errors import CheckpointError
-from ggufkit.core.jsonfile import read_json
+from ggufkit.core.jsonfile import is_of, read_json
 from ggufkit.core.progress import Progress, end_if
 from ggufkit.core.records import Checkpoint
 from ggufkit.models.files import INDEX, require_readable, weight_files
@@ -54,6 +54,8 @@ def _no_config(path: Path) -> CheckpointError:
         message = f"{path} is an adapter, not a model: it has {_ADAPTER} and no config.json."
         return CheckpointError(message, hint=f"Give the model that it changes: build {base} --lora {path}")
     hint = "Give the directory of a Hugging Face checkpoint: config.json, tokenizer and *.safetensors."
+    if (inside := next(path.glob("*.gguf"), None)) is not None:
+        hint = f"If you mean a GGUF in it, give that: {inside}"
     return CheckpointError(f"{path} has no config.json.", hint=hint)
 
 
@@ -68,7 +70,7 @@ def open_checkpoint(
     config = read_config(path)
     require_readable(path)
     architectures = config.get("architectures")
-    if not isinstance(architectures, list) or not architectures:
+    if not is_of(architectures, list[str]) or not architectures:
         raise CheckpointError(f"{path / 'config.json'} names no architecture.", hint='It needs "architectures".')
     require_sane(path / "config.json", config)
     tensors = list(stored_tensors(path))

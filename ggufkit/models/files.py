@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from ggufkit.core.errors import CheckpointError
 from ggufkit.core.hashing import sha256_files
@@ -25,6 +26,8 @@ _READ = re.compile(
     r"(config|generation_config|tokenizer.*|vocab|merges|added_tokens|special_tokens_map|chat_template.*|tekken|modules"
     r"|hf_quant_config|preprocessor_config|processor_config)\.(json|txt)|.*\.(model|tiktoken|jinja|safetensors|index\.json)"
 )
+_SETTINGS = re.compile(r"(generation_config|tokenizer_config|special_tokens_map|added_tokens|vocab)\.json")
+_SETTINGS_BYTES = 64 << 20
 _POINTER = b"version https://git-lfs"
 _INDEX_BYTES = 100_000_000
 _LONGEST_NAME, _DEEPEST = 255, 16
@@ -63,17 +66,22 @@ def require_readable(path: Path) -> None:
         CheckpointError: one is a pointer of Git LFS, is empty, or lies outside of the directory.
     """
     root = path.resolve()
-    blobs = (root.parent.parent / "blobs").resolve()
-    homes = [root, blobs] if root.parent.name == "snapshots" else [root]
     for file in files_of(path):
         target = file.resolve()
-        if not any(target.is_relative_to(home) for home in homes):
+        if not (target.is_relative_to(root) or _is_of_a_hub(target, root)):
             message = f"{file} leads to {target}, which is outside of the checkpoint."
             raise CheckpointError(
                 message, hint="Put the file itself there: a checkpoint is read as one directory."
             )
         if _READ.fullmatch(file.name):
             _require_content(file)
+
+
+def _is_of_a_hub(target: Path, root: Path) -> bool:
+    """Whether a file is in a hub's cache: snapshots link to it, and so do the directories of older downloads."""
+    if root.parent.name == "snapshots" and target.is_relative_to((root.parent.parent / "blobs").resolve()):
+        return True
+    return target.parent.name == "blobs" and target.parent.parent.name.startswith("models--")
 
 
 def _require_content(file: Path) -> None:
@@ -88,6 +96,8 @@ def _require_content(file: Path) -> None:
         raise CheckpointError(message, hint=f"Fetch the files: `git lfs pull`, in {file.parent}.")
     if not start and file.suffix in (".json", ".model"):
         raise CheckpointError(f"{file} is empty.", hint="Download it again; in a git repository: `git lfs pull`.")
+    if _SETTINGS.fullmatch(file.name):
+        read_json(file, dict[str, Any], CheckpointError, limit=_SETTINGS_BYTES)
 
 
 def weight_files(path: Path) -> tuple[list[Path], frozenset[str]]:

@@ -75,8 +75,8 @@ def _entries(file: Path, header: bytes) -> dict[str, _Entry]:
     import msgspec
 
     fields = parse_json(header, dict[str, Any], f"The header of {file}", CheckpointError, hint=_AGAIN)
-    fields.pop("__metadata__", None)
     try:
+        msgspec.convert(fields.pop("__metadata__", {}), dict[str, str])
         return msgspec.convert(fields, dict[str, _Entry])
     except msgspec.ValidationError as error:
         raise _damaged(file, str(error)) from error

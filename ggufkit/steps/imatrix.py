@@ -32,7 +32,8 @@ STEP, VERSION = "imatrix", 1
 VAIN, WITHOUT = "llama-imatrix computes no importance matrix of it", "Quantize it without a matrix."
 """What is said of encoders."""
 _SUMS, _COUNTS = ".in_sum2", ".counts"
-_MAX_EXPERTS, _MAX_NAME = 1 << 16, 1 << 12
+_MAX_EXPERTS, _MAX_NAME, _MAX_VALUES = 1 << 16, 1 << 12, 1 << 26
+_ANEW = "Compute it again with `ggufkit imatrix`."
 _COLLECTED = re.compile(r"(?:blk\.\d+\.\w+|output)\.weight$")
 
 
@@ -258,8 +259,9 @@ def read_imatrix(path: Path) -> Mapping[str, Entry]:
     try:
         entries = dict(_gguf_entries(path) if magic == b"GGUF" else _legacy_entries(path))
     except (GgufError, struct.error, UnicodeDecodeError, ValueError) as error:
-        hint = "Compute it again with `ggufkit imatrix`."
-        raise InputError(f"{path} is not an importance matrix: {error}", hint=hint) from error
+        raise InputError(f"{path} is not an importance matrix: {str(error).rstrip('.')}.", hint=_ANEW) from error
+    if not entries:
+        raise InputError(f"{path} is not an importance matrix: it holds no sums of squares.", hint=_ANEW)
     return entries
 
 
@@ -274,6 +276,8 @@ def _gguf_entries(path: Path) -> Iterator[tuple[str, Entry]]:
                     raise ValueError(f"{name} has no counts")
                 file.seek(counts.offset)
                 values = struct.unpack(f"<{counts.n_elements}f", file.read(4 * counts.n_elements))
+                file.seek(tensor.offset)
+                _require_sums(name, file, tensor.n_elements)
                 yield name, Entry(next(iter(tensor.shape), 1), values)
 
 
@@ -287,9 +291,21 @@ def _legacy_entries(path: Path) -> Iterator[tuple[str, Entry]]:
         for _ in range(count):
             name = file.read(_length(file, _MAX_NAME)).decode()
             n_calls, n_values = _int(file), _length(file, size // 4)
-            if file.seek(4 * n_values, 1) > size:
+            if file.tell() + 4 * n_values > size:
                 raise ValueError("it is truncated")
+            _require_sums(name, file, n_values)
             yield name, Entry(n_values, (float(n_calls),))
+
+
+def _require_sums(name: str, file: BinaryIO, n_values: int) -> None:
+    """Raise ValueError where one of the next values is no sum of squares: llama-quantize takes a negative one as it is."""
+    import numpy as np
+
+    if n_values > _MAX_VALUES:
+        raise ValueError(f"{name} claims {n_values:,} values")
+    values = np.frombuffer(file.read(4 * n_values), "<f4")
+    if not ((values >= 0) & np.isfinite(values)).all():
+        raise ValueError(f"{name} holds values that are negative, NaN or infinite")
 
 
 def _int(file: BinaryIO) -> int:

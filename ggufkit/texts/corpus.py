@@ -20,6 +20,14 @@ _WIKITEXT2_TEST_BYTES = 1_290_590
 WIKITEXT2_TEST_SHA256 = wikitext.TEXTS["wikitext2"].sha256
 
 _TABLE = re.compile(r"(?P<path>.+\.(?:parquet|arrow|feather|jsonl?|ndjson))(?::(?P<column>\w+))?", re.IGNORECASE)
+_PACKED = {
+    b"\x1f\x8b": "gzip",
+    b"PK\x03\x04": "zip",
+    b"BZh": "bzip2",
+    b"\xfd7zXZ\0": "xz",
+    b"\x28\xb5\x2f\xfd": "zstandard",
+}
+"""How files begin whose text has to be unpacked first."""
 _NAMES = ", ".join(wikitext.TEXTS)
 _FILES = "a text file, a .parquet, .arrow, .json or .jsonl file"
 _HINT = f"Give {_FILES}, a data set (OWNER/NAME:SPLIT:COLUMN), or one of {_NAMES}."
@@ -95,6 +103,7 @@ def open_text(path: Path, name: str | None = None) -> Corpus:
     if path.stat().st_size == 0:
         raise CorpusError(f"The text {path} is empty.", hint="Give a text file with --corpus.")
     _refuse_table(path)
+    _refuse_packed(path)
     _require_utf8(path)
     digest = sha256_file(path)
     return Corpus(path, digest, path.stat().st_size, name or KNOWN.get(digest, path.name))
@@ -108,6 +117,14 @@ def _refuse_table(path: Path) -> None:
             f"{path} is {what}: llama-perplexity would read its binary framing as text and print a wrong number.",
             hint="Give it to --corpus of ggufkit under its own name (.parquet, .arrow): its text column is extracted.",
         )
+
+
+def _refuse_packed(path: Path) -> None:
+    with path.open("rb") as file:
+        start = file.read(max(map(len, _PACKED)))
+    kind = next((name for mark, name in _PACKED.items() if start.startswith(mark)), None)
+    if kind is not None:
+        raise CorpusError(f"{path} is compressed ({kind}), not text.", hint="Unpack it, and give what is in it.")
 
 
 def _require_utf8(path: Path) -> None:

@@ -49,6 +49,7 @@ HOSTILE = {
         "{% set n = namespace(s='ab') %}{% for i in range(60) %}{% set n.s = n.s ~ n.s %}{% endfor %}",
         MEMORY,
     ),
+    "long": ("{{ 'x' * 2000000 }}", "takes seconds, or makes a million characters, for a few messages"),
     "power": ("{{ 9 ** (9 ** 9) }}", TIME),
     "width": ("{{ '%0999999999d'|format(1) }}", MEMORY),
     "slow filters": ("{{ ('<a' * 200000)|striptags|urlize }}", TIME),

@@ -48,6 +48,13 @@ def test_an_empty_file(checkpoint: Path, name: str) -> None:
     assert f"{checkpoint / name} is empty" in refused(checkpoint).message
 
 
+@pytest.mark.parametrize("content", ["{}".encode("utf-16"), b"[]", b'{"a":'])
+@pytest.mark.parametrize("name", ["generation_config.json", "special_tokens_map.json"])
+def test_settings_that_are_none(checkpoint: Path, name: str, content: bytes) -> None:
+    (checkpoint / name).write_bytes(content)
+    assert str(checkpoint / name) in refused(checkpoint).message
+
+
 def test_what_nobody_reads_may_be_anything(checkpoint: Path) -> None:
     (checkpoint / "trainer_state.json").write_text(POINTER)
     (checkpoint / "README.md").write_text("")
@@ -158,6 +165,16 @@ def test_a_link_leads_outside_unless_the_cache_of_a_hub_made_it(tmp_path: Path) 
             (path / file.name).symlink_to(blob)
     assert open_checkpoint(tmp_path / "hub" / "models--a--b" / "snapshots" / ("c" * 40)).n_params
     assert "which is outside of the checkpoint" in refused(tmp_path / "git" / "a").message
+    downloaded = tmp_path / "downloaded"  # as `huggingface-cli download --local-dir` once made it
+    downloaded.mkdir()
+    for blob in (tmp_path / "hub" / "models--a--b" / "blobs").iterdir():
+        (downloaded / blob.name).symlink_to(blob)
+    assert open_checkpoint(downloaded).n_params
+
+
+def test_a_directory_of_ggufs(tmp_path: Path) -> None:
+    (tmp_path / "m-F16.gguf").write_bytes(b"GGUF")
+    assert refused(tmp_path).hint == f"If you mean a GGUF in it, give that: {tmp_path / 'm-F16.gguf'}"
 
 
 def test_an_adapter_is_no_model(tmp_path: Path) -> None:

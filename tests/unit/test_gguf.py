@@ -135,6 +135,20 @@ def test_missing_file_and_unknown_type(tmp_path: Path) -> None:
         ggml_type_by_name("Q9_Z")
 
 
+def test_a_directory_is_no_file(tmp_path: Path) -> None:
+    with pytest.raises(GgufError, match="is no regular file"):
+        read_header(tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["adapter", "mmproj", "imatrix"])
+def test_what_belongs_to_a_model_is_none(tmp_path: Path, kind: str) -> None:
+    file = write(tmp_path / "a.gguf", {"general.type": kind})
+    assert read_header(file).metadata["general.type"] == kind
+    with pytest.raises(GgufError, match="is no model, but ") as caught:
+        read_gguf(file)
+    assert caught.value.hint == "Give the GGUF of the model that it belongs to."
+
+
 def test_a_part_of_a_split_model_is_no_model(tmp_path: Path) -> None:
     part = write(tmp_path / "m-00001-of-00003.gguf", {"split.no": 0, "split.count": 3})
     assert read_header(part).n_parts == 3

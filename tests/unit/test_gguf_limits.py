@@ -129,6 +129,11 @@ MATRICES: dict[str, bytes] = {
     "cut": old((b"a", 8, bytes(8))),
     "no text": old((b"\xff\xfe", 1, bytes(4))),
     "counts": header(b"", 0, info("a.in_sum2", 8) + info("a.counts", 1 << 20, offset=32), 2) + bytes(5 << 20),
+    "a model": header(ARCH, 1, info("token_embd.weight", 8), 1) + bytes(512),
+    "NaN": old((b"a", 2, struct.pack("<2f", 1.0, float("nan")))),
+    "negative": header(b"", 0, info("a.in_sum2", 1) + info("a.counts", 1, offset=32), 2).ljust(128, b"\0")
+    + struct.pack("<f", -1.0)
+    + bytes(64),
     "another type": header(b"", 0, info("a.in_sum2", 8) + info("a.counts", 8, kind=1, offset=32), 2) + bytes(512),
     "no dimensions": header(b"", 0, info("a.in_sum2") + info("b.counts", 8, offset=32), 2) + bytes(512),
 }

@@ -43,6 +43,7 @@ def os_error(code: int, name: object = None) -> OSError:
         (os_error(errno.ENAMETOOLONG, "x" * 300), 3, "The name xxx", "a shorter name"),
         (os_error(errno.EISDIR, "/out/m.gguf"), 3, "/out/m.gguf is a directory where a file", "another name"),
         (os_error(errno.EACCES, "/cache"), 6, "/cache cannot be used: Permission denied", "permissions"),
+        (RuntimeError("Symlink loop from '/out/x'"), 3, "/out/x is a link that leads back to itself", "Remove it"),
         (MemoryError(), 6, "The memory ran out", "smaller model"),
     ],
 )

@@ -57,6 +57,8 @@ def test_a_tensor_against_the_rules(tmp_path: Path, change: dict[str, object], r
     ("header", "data", "reason"),
     [
         ({"a": GOOD}, 7, "is truncated"),
+        ({"a": GOOD, "__metadata__": ["x"]}, 8, "Expected `object`"),
+        ({"a": GOOD, "__metadata__": {"x": 1}}, 8, "Expected `str`"),
         ({"a": GOOD}, 9, "1 bytes after its last tensor"),
         ({"a": GOOD, "b": GOOD}, 8, "does not follow"),
         ([], 0, "Expected `object`"),
