@@ -46,7 +46,8 @@ def test_letters_stay(text: str) -> None:
 
 
 @pytest.mark.parametrize("stderr", [True, False])
-def test_all_ways_to_print(stderr: bool) -> None:
+def test_all_ways_to_print(stderr: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
     screen = terminal.console(stderr=stderr)
     table = Table(HOSTILE, box=None)
     table.add_row(HOSTILE)
