@@ -22,9 +22,9 @@ from ggufkit.llama import argv, cuda, launcher, losses, pretokenizers, reference
 from ggufkit.llama.argv import Quantization
 from ggufkit.llama.gguf import read_gguf, read_header
 from ggufkit.llama.progress_lines import percent_written
-from ggufkit.models import rope, token_ids
+from ggufkit.models import token_ids
 from ggufkit.models.agreement import ids_of_images, require_agreement
-from ggufkit.models.checkpoint import read_config, scan_weights, stored_tensors
+from ggufkit.models.checkpoint import scan_weights, stored_tensors
 from ggufkit.models.files import files_of, fingerprint
 from ggufkit.models.token_ids import TokenComparison
 from ggufkit.steps import function_check, load_check, offload, whole
@@ -186,8 +186,7 @@ def _convert(work: _Conversion, partial: Path) -> Made:
         raise GgufError(f"The converter wrote {made.type} where {options.out_type.upper()} was asked for.")
     whole.require_layers(checkpoint, read_header(partial))
     said = losses.losses(run.stderr, unneeded=ids_of_images(checkpoint.path))
-    lost = [*said, *rope.unheeded(read_config(checkpoint.path), read_header(partial))]
-    whole.refuse_losses(checkpoint, lost, session.reporter, accepted=options.allow_losses)
+    whole.refuse_losses(checkpoint, read_header(partial), said, session.reporter, accepted=options.allow_losses)
     difference, tokens = run_both(
         lambda stop: _check(work, partial, stop, compared=compared), lambda stop: _settle(work, partial, stop)
     )

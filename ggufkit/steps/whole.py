@@ -8,10 +8,24 @@ from ggufkit.core.errors import CheckpointError
 from ggufkit.core.progress import Reporter
 from ggufkit.core.records import Checkpoint
 from ggufkit.llama.gguf import GgufHeader
+from ggufkit.models import rope
+from ggufkit.models.checkpoint import read_config
 
 
-def refuse_losses(checkpoint: Checkpoint, lost: Sequence[str], reporter: Reporter, *, accepted: bool) -> None:
-    """Raise CheckpointError for what a GGUF lacks of its checkpoint, unless that is accepted."""
+def refuse_losses(
+    checkpoint: Checkpoint, made: GgufHeader, said: Sequence[str], reporter: Reporter, *, accepted: bool
+) -> None:
+    """Raise CheckpointError for what a GGUF lacks of its checkpoint, unless that is accepted.
+
+    What matters in long texts only is a warning.
+
+    Args:
+        said: what the converter said that it leaves out.
+    """
+    config = read_config(checkpoint.path)
+    for setting in rope.unheeded_in_long_texts(config, made):
+        reporter.warn(f"llama.cpp does not heed {setting}: there it computes something else than the checkpoint.")
+    lost = [*said, *rope.unheeded(config, made)]
     if not lost:
         return
     message = f"The conversion of {checkpoint.path} loses {'; '.join(lost)}."

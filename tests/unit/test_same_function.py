@@ -147,6 +147,30 @@ def test_rope_settings_that_a_gguf_does_not_hold(settings: object, lost: list[st
 
 
 @pytest.mark.parametrize(
+    ("config", "more", "told"),
+    [
+        ({"sliding_window": 4096}, {}, ["sliding_window, which matters beyond 4,096 tokens"]),
+        ({"sliding_window": 4096}, {"llama.attention.sliding_window": 4096}, []),
+        ({"sliding_window": 4096, "use_sliding_window": False}, {}, []),
+        ({"sliding_window": 4096, "layer_types": ["full_attention"]}, {}, []),
+        ({"sliding_window": 32768}, {}, []),
+        ({"sliding_window": None}, {}, []),
+        ({"rope_scaling": {"type": "dynamic"}}, {}, ["the rope type dynamic, which matters beyond 32,768 tokens"]),
+        ({"rope_scaling": {"type": "dynamic"}}, {"llama.rope.freq_base": 11158840.0}, []),  # scaled, as HunYuan's
+        ({"rope_scaling": {"type": "dynamic"}}, {"llama.rope.scaling.type": "linear"}, []),
+        ({"rope_scaling": 3, "layer_types": 3}, {}, []),
+    ],
+)
+def test_settings_that_matter_in_long_texts_only(
+    config: dict[str, Any], more: dict[str, Any], told: list[str]
+) -> None:
+    metadata = {"general.architecture": "llama", "llama.rope.freq_base": 10000.0, **more}
+    header = GgufHeader(Path("x.gguf"), 3, metadata, (), 0, 32, 0)
+    whole = {"max_position_embeddings": 32768, "rope_theta": 10000.0, **config}
+    assert list(rope.unheeded_in_long_texts(whole, header)) == told
+
+
+@pytest.mark.parametrize(
     ("config", "n"),
     [({}, 128), ({"max_position_embeddings": 4096}, 128), ({"n_positions": 64}, 64), ({"n_ctx": 2}, 8)],
 )
