@@ -277,7 +277,7 @@ def _gguf_entries(path: Path) -> Iterator[tuple[str, Entry]]:
                 file.seek(counts.offset)
                 values = struct.unpack(f"<{counts.n_elements}f", file.read(4 * counts.n_elements))
                 file.seek(tensor.offset)
-                _require_sums(name, file, tensor.n_elements)
+                _require_sums(name, file, tensor.n_elements, values)
                 yield name, Entry(next(iter(tensor.shape), 1), values)
 
 
@@ -293,12 +293,17 @@ def _legacy_entries(path: Path) -> Iterator[tuple[str, Entry]]:
             n_calls, n_values = _int(file), _length(file, size // 4)
             if file.tell() + 4 * n_values > size:
                 raise ValueError("it is truncated")
-            _require_sums(name, file, n_values)
-            yield name, Entry(n_values, (float(n_calls),))
+            counts = (float(n_calls),)
+            _require_sums(name, file, n_values, counts)
+            yield name, Entry(n_values, counts)
 
 
-def _require_sums(name: str, file: BinaryIO, n_values: int) -> None:
-    """Raise ValueError where one of the next values is no sum of squares: llama-quantize takes a negative one as it is."""
+def _require_sums(name: str, file: BinaryIO, n_values: int, counts: Sequence[float]) -> None:
+    """Raise ValueError where one of the next values is no sum of squares: llama-quantize takes a negative one as it is.
+
+    The values are a row for each count. By a row of zeros that tokens were counted for, llama-quantize makes zeros of
+    all weights, and says nothing.
+    """
     import numpy as np
 
     if n_values > _MAX_VALUES:
@@ -306,6 +311,10 @@ def _require_sums(name: str, file: BinaryIO, n_values: int) -> None:
     values = np.frombuffer(file.read(4 * n_values), "<f4")
     if not ((values >= 0) & np.isfinite(values)).all():
         raise ValueError(f"{name} holds values that are negative, NaN or infinite")
+    if counts and len(values) % len(counts) == 0:
+        rows = values.reshape(len(counts), -1)[np.asarray(counts) > 0]
+        if not rows.any(axis=1).all():
+            raise ValueError(f"{name} holds zeros alone, which would make zeros of its weights")
 
 
 def _int(file: BinaryIO) -> int:
