@@ -41,6 +41,8 @@ _NOT_RESIZED = (
     "Tokens were added and the embedding was not resized: call resize_token_embeddings and save the model again, or take "
     "the base model's tokenizer."
 )
+_QUANTIZED = ("quantization_config", "quantization")  # of transformers, and of MLX
+_ORIGINAL = "Start from the original checkpoint in F32, F16 or BF16."
 _OF_THE_MACHINE = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ENOMEM)
 
 
@@ -138,14 +140,16 @@ def _explaining(checkpoint: Path, work: Callable[[], None]) -> None:
 def not_convertible(checkpoint: Path, error: Exception) -> GgufkitError:
     """What an exception of the converter says of the checkpoint; its traceback is in the log."""
     if isinstance(error, NotImplementedError) and "quant method" in str(error).lower():
-        message = f"{checkpoint} is quantized already: {error}."
-        return CheckpointError(message, hint="Start from the original checkpoint in F32, F16 or BF16.")
+        return CheckpointError(f"{checkpoint} is quantized already: {error}.", hint=_ORIGINAL)
     if str(error).startswith("Can not map tensor"):
-        message = (
-            f"llama.cpp's converter knows no {str(error).removeprefix('Can not map tensor ')} of {checkpoint}."
-        )
+        name = str(error).removeprefix("Can not map tensor ")
+        config = read_json(checkpoint / "config.json", dict[str, Any], CheckpointError)
+        if any(config.get(key) for key in _QUANTIZED):
+            message = f"{checkpoint} is quantized already: llama.cpp's converter knows no {name} of it."
+            return CheckpointError(message, hint=_ORIGINAL)
         return CheckpointError(
-            message, hint="A tensor was renamed, or the architecture has variants that llama.cpp lacks."
+            f"llama.cpp's converter knows no {name} of {checkpoint}.",
+            hint="A tensor was renamed, or the architecture has variants that llama.cpp lacks.",
         )
     stopped_at = [str(frame.line) for frame in traceback.extract_tb(error.__traceback__)][-1:]
     if isinstance(error, AssertionError) and "max(" in "".join(stopped_at):

@@ -69,6 +69,8 @@ def identify(tokenizer_json: Path) -> str:
         TokenizerError: tokenizer.json cannot be read, or its splitting is none of the table's; the closest are
             named.
     """
+    if not tokenizer_json.is_file():
+        raise _no_tokenizer_json(tokenizer_json)
     tokenizer = _read(tokenizer_json)
     if tokenizer.model.type == WORDPIECE:
         return _NAME_OF_WORDPIECE
@@ -82,6 +84,15 @@ def identify(tokenizer_json: Path) -> str:
         f"llama.cpp does not know the tokenizer {tokenizer_json}, and its way of splitting text is none that "
         f"ggufkit can name for certain.",
         hint=f"The closest families are {near}: try --pre NAME; the ids are compared and a mismatch is an error.",
+    )
+
+
+def _no_tokenizer_json(file: Path) -> TokenizerError:
+    message = f"{file.parent} has no {file.name}, which tells how text is split into tokens."
+    here = file.parent.absolute()
+    write = f"from transformers import AutoTokenizer as A; A.from_pretrained('{here}').save_pretrained('{here}')"
+    return TokenizerError(
+        message, hint=f'Take it from the base model, or let transformers write it: python -c "{write}"'
     )
 
 

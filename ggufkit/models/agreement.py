@@ -58,14 +58,14 @@ def require_agreement(path: Path, *, allow_losses: bool = False) -> Shapes:
     """Compare what a checkpoint says of itself in several places.
 
     Args:
-        allow_losses: accept tokens without a row in the embedding.
+        allow_losses: accept tokens without a row in the embedding, and another chat template than transformers'.
 
     Returns:
         The shapes of its tensors by name.
 
     Raises:
         CheckpointError: a layer is missing, or rows of the embedding.
-        TokenizerError: there are tokens without a row in the embedding.
+        TokenizerError: there are tokens without a row in the embedding, or two chat templates.
     """
     config = read_config(path)
     shapes = {tensor.name: tensor.shape for tensor in stored_tensors(path)}
@@ -75,6 +75,8 @@ def require_agreement(path: Path, *, allow_losses: bool = False) -> Shapes:
         _require_rows(path, rows, shapes)
         if not allow_losses:
             _require_tokens_below(path, rows)
+    if not allow_losses:
+        _require_one_template(path)
     return shapes
 
 
@@ -110,6 +112,37 @@ def _require_tokens_below(path: Path, rows: int) -> None:
             f"{path / file} has the token {token!r} with the id {i:,}; the vocab_size in config.json is {rows:,}."
         )
         raise TokenizerError(message, hint=_NOT_RESIZED)
+
+
+def _require_one_template(path: Path) -> None:
+    """Of two chat templates transformers takes the file, llama.cpp's converter what tokenizer_config.json has."""
+    file, config = path / "chat_template.jinja", path / "tokenizer_config.json"
+    settings = read_json(config, dict[str, Any], TokenizerError) if config.is_file() else {}
+    if "chat_template" not in settings or not file.is_file():
+        return
+    files = {"default": file, **{f.stem: f for f in sorted((path / "additional_chat_templates").glob("*.jinja"))}}
+    there = _named(settings["chat_template"])
+    other = [f for name, f in files.items() if there.get(name, "").strip() != _text_of(f).strip()]
+    if other:
+        message = (
+            f"{other[0]} is not the chat template that {config.name} has: transformers takes the one, llama.cpp's "
+            "converter the other."
+        )
+        hint = f'Keep the one that is right: take "chat_template" out of {config.name}, or remove the file.'
+        raise TokenizerError(message, hint=f"{hint} With --allow-losses the GGUF gets that of {config.name}.")
+
+
+def _named(templates: object) -> dict[str, str]:
+    """The chat templates of a tokenizer_config.json by name: one, or a list of named ones."""
+    rows = templates if isinstance(templates, list) else [{"name": "default", "template": templates}]
+    return {str(row.get("name")): str(row.get("template") or "") for row in rows if isinstance(row, dict)}
+
+
+def _text_of(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise TokenizerError(f"{file} is not UTF-8.", hint="Download it again.") from error
 
 
 def _last_tokens(path: Path) -> Iterator[tuple[int, str, str]]:

@@ -63,8 +63,12 @@ def require_readable(path: Path) -> None:
     """Look at every file that will be read before anything runs.
 
     Raises:
-        CheckpointError: one is a pointer of Git LFS, is empty, or lies outside of the directory.
+        CheckpointError: one is a pointer of Git LFS, a link to nothing, empty, or lies outside of the directory.
     """
+    for file in sorted(path.iterdir()):
+        if file.is_symlink() and not file.exists() and _READ.fullmatch(file.name):
+            message = f"{file} is a link to {file.readlink()}, which is not there."
+            raise CheckpointError(message, hint="Its download did not end: download the checkpoint again.")
     root = path.resolve()
     for file in files_of(path):
         target = file.resolve()

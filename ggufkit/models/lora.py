@@ -120,7 +120,7 @@ def _run(reads: Sequence[Input], name: str, target: Path, reporter: Reporter) ->
         if output.returncode != 0:
             shutil.rmtree(partial, ignore_errors=True)
             reason = (output.stderr.strip().splitlines() or ["peft said nothing"])[-1]
-            message = f"{adapter} cannot be merged into {name}: {reason}"
+            message = f"{adapter} cannot be merged into {name}: {reason.rstrip('.')}."
             raise InputError(message, hint="Is it an adapter of this base?", log=output.log)
     partial.rename(target)
 
@@ -129,6 +129,10 @@ def _copy_rest(base: Path, adapter: Path, target: Path) -> None:
     """The base's other files, where merging did not change them; the tokenizer that the adapter brings wins."""
     tokenizer = {f.name: f for f in _adapter_files(adapter) if _TOKENIZER.fullmatch(f.name)}
     others = {str(f.relative_to(base)): f for f in files_of(base) if f.suffix != ".safetensors"}
+    config = tokenizer.get("tokenizer_config.json")
+    if config is not None and "chat_template" in read_json(config, dict[str, Any]):
+        # A file of the base would win over the template that the adapter was trained with.
+        others = {name: file for name, file in others.items() if "chat_template" not in name}
     for name, file in (others | tokenizer).items():
         if not (target / name).exists():
             (target / name).parent.mkdir(parents=True, exist_ok=True)

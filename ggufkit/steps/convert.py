@@ -271,7 +271,7 @@ def _check_weights(checkpoint: Checkpoint, out_type: str, reporter: Reporter, st
     if out_type == "f16" and widest.largest > _F16_MAX:
         raise CheckpointError(
             f"{widest.tensor} holds {widest.largest:.3g}, which F16 cannot: it would become infinite.",
-            hint="Use --base-type bf16.",
+            hint="Use BF16: --base-type bf16 of `build`, --type bf16 of `convert`.",
         )
 
 

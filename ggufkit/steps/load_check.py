@@ -57,7 +57,7 @@ def require_computes(
         _require_runs(file, session, stop)
     elif not logits.is_finite:
         message = f"llama.cpp computes no finite logits with {called(file)}."
-        hint = "Its weights hold NaN or infinite values, or its sums exceed F16: try a base in BF16 (--base-type bf16)."
+        hint = "Its weights hold NaN or infinite values, or its sums exceed F16: try BF16 (--base-type or --type bf16)."
         raise GgufError(message, hint=hint)
     return logits
 
@@ -133,6 +133,8 @@ def _failure(run: ToolOutput, file: Path) -> Exception:
         return failures.explain(run, f"loading {called(file)}", why)
     message = f"llama.cpp cannot load {called(file)}: {why}."
     hint = "What it was made from does not fit together: tensors and configuration are of different models."
+    if "tokenizer merges" in why:
+        hint = "The checkpoint's tokenizer has no merges: take tokenizer.json from the base model."
     if why.startswith("unknown"):
         hint = "A newer llama.cpp may know it: set GGUFKIT_LLAMA_CPP to its build directory."
     return GgufError(message, hint=hint, log=run.log)

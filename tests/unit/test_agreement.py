@@ -88,6 +88,47 @@ def test_added_tokens_beyond_the_rows_of_a_sentencepiece_model(checkpoint: Path,
     assert require_agreement(checkpoint, allow_losses=True)
 
 
+def template(path: Path, told: object, **files: str) -> None:
+    """The chat template of tokenizer_config.json, and those in files by name."""
+    config = path / "tokenizer_config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"chat_template": told}))
+    (path / "additional_chat_templates").mkdir(exist_ok=True)
+    for name, text in files.items():
+        where = "chat_template.jinja" if name == "default" else f"additional_chat_templates/{name}.jinja"
+        (path / where).write_text(text)
+
+
+def test_one_chat_template_in_two_places(checkpoint: Path) -> None:
+    template(checkpoint, "A\n")
+    assert require_agreement(checkpoint)
+    template(checkpoint, "A\n", default="A")
+    assert require_agreement(checkpoint)
+    template(checkpoint, [{"name": "default", "template": "A"}, {"name": "rag", "template": "B"}], rag="B")
+    assert require_agreement(checkpoint)
+
+
+@pytest.mark.parametrize("told", ["OLD", None, [{"name": "rag", "template": "A"}], [3], {"default": "A"}], ids=str)
+def test_two_chat_templates(checkpoint: Path, told: object) -> None:
+    """transformers takes the file; the converter whatever tokenizer_config.json has, and be it nothing."""
+    template(checkpoint, told, default="A")
+    with pytest.raises(TokenizerError, match=r"chat_template\.jinja is not the chat template that") as caught:
+        require_agreement(checkpoint)
+    assert caught.value.exit_code == 3
+    assert 'take "chat_template" out of tokenizer_config.json' in str(caught.value.hint)
+    assert require_agreement(checkpoint, allow_losses=True)
+
+
+def test_a_further_chat_template_that_would_be_lost(checkpoint: Path) -> None:
+    template(checkpoint, "A", default="A", tool_use="B")
+    with pytest.raises(
+        TokenizerError, match=r"tool_use\.jinja is not the chat template that tokenizer_config\.json has"
+    ):
+        require_agreement(checkpoint)
+    (checkpoint / "chat_template.jinja").write_bytes(b"\xff")
+    with pytest.raises(TokenizerError, match=r"chat_template\.jinja is not UTF-8\."):
+        require_agreement(checkpoint)
+
+
 @needs_shared
 def test_pieces_beyond_the_rows(checkpoint: Path) -> None:
     (checkpoint / "tokenizer.json").unlink()

@@ -177,6 +177,18 @@ def test_a_directory_of_ggufs(tmp_path: Path) -> None:
     assert refused(tmp_path).hint == f"If you mean a GGUF in it, give that: {tmp_path / 'm-F16.gguf'}"
 
 
+@pytest.mark.parametrize("name", ["model.safetensors", "tokenizer_config.json", "chat_template.jinja"])
+def test_a_link_to_what_was_not_downloaded(checkpoint: Path, name: str) -> None:
+    (checkpoint / name).unlink(missing_ok=True)
+    (checkpoint / name).symlink_to("../../blobs/0f")
+    error = refused(checkpoint)
+    assert error.message == f"{checkpoint / name} is a link to ../../blobs/0f, which is not there."
+    assert error.hint == "Its download did not end: download the checkpoint again."
+    (checkpoint / name).rename(checkpoint / "notes.txt")
+    if name != "model.safetensors":
+        assert open_checkpoint(checkpoint).n_params
+
+
 def test_an_adapter_is_no_model(tmp_path: Path) -> None:
     (tmp_path / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": "acme/tiny"}))
     with pytest.raises(CheckpointError, match="is an adapter, not a model") as caught:

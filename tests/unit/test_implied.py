@@ -166,6 +166,19 @@ def test_what_the_converter_stumbles_over() -> None:
     assert isinstance(not_convertible(path, caught.value), TokenizerError)
 
 
+@pytest.mark.parametrize("key", ["quantization_config", "quantization"])
+def test_a_tensor_of_a_quantized_checkpoint(llama: tuple[Path, dict[str, Shape]], key: str) -> None:
+    """As compressed-tensors and MLX write them; an empty setting says nothing."""
+    path, error = llama[0], ValueError("Can not map tensor 'lm_head.scales'")
+    settings(path, **{key: None})
+    assert not_convertible(path, error).message == f"llama.cpp's converter knows no 'lm_head.scales' of {path}."
+    settings(path, **{key: {"bits": 4}})
+    told = not_convertible(path, error)
+    assert told.message == f"{path} is quantized already: llama.cpp's converter knows no 'lm_head.scales' of it."
+    assert told.hint == "Start from the original checkpoint in F32, F16 or BF16."
+    assert told.exit_code == 3
+
+
 def test_code_of_a_checkpoint_is_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Some of the converter's classes ask for it."""
     path, ran = tiny.write_llama(tmp_path / "llama"), tmp_path / "ran"

@@ -30,6 +30,14 @@ def test_unknown_splitting_is_refused_with_the_closest(tmp_path: Path) -> None:
     assert any(f.name in str(caught.value.hint) for f in FAMILIES)
 
 
+def test_a_vocabulary_without_its_splitting(tmp_path: Path) -> None:
+    """As vocab.json and merges.txt are, which tokenizers in Python alone wrote."""
+    with pytest.raises(TokenizerError, match=r"has no tokenizer\.json, which tells how text is split") as caught:
+        identify(tmp_path / "tokenizer.json")
+    assert f"from_pretrained('{tmp_path}').save_pretrained('{tmp_path}')" in str(caught.value.hint)
+    assert caught.value.exit_code == 3
+
+
 def test_a_prefix_space_is_another_splitting(tmp_path: Path) -> None:
     path = saved(tmp_path, "gpt-2")
     content = json.loads(path.read_text())
