@@ -16,7 +16,7 @@ from ggufkit.core.records import GgufFile, Measurement
 from ggufkit.llama import evaluates
 from ggufkit.measure import bench, divergence, measurements, perplexity
 from ggufkit.measure.bench import BenchOptions
-from ggufkit.measure.evaluation import EvalOptions, Evaluation, warn_of_context
+from ggufkit.measure.evaluation import EvalOptions, Evaluation, warn_of_context, warn_of_guess
 from ggufkit.measure.logits.strategy import Transport
 from ggufkit.models import sources
 from ggufkit.request import EvaluationOptions, RunOptions
@@ -66,6 +66,7 @@ def perplexity_command(
         files = [sources.open_gguf(path, reporter) for path in ([base] if base else []) + paths]
         for path in (file.path for file in files):
             evaluates.require_generates(path, "has no perplexity", _ENCODER)
+            warn_of_guess(path, reporter)
         warn_of_context(files[0].path, evaluation.ctx, reporter)
         text = corpus.resolve(evaluation.corpus, reporter)
         session = run.session(out or options.beside(ggufs[0]), reporter)

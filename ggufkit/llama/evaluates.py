@@ -11,6 +11,8 @@ _ENCODERS = ("clip", "gemma-embedding", "t5", "t5encoder", "wavtokenizer-dec")
 """Architectures that predict no next token by themselves, without a key that says so."""
 
 
+PRE = "tokenizer.ggml.pre"
+_ADD_EOS = "tokenizer.ggml.add_eos_token"
 _POOLED = (1, 2, 3)
 """llama.cpp's numbers for mean, CLS and last token: one embedding for a text. 0 is one for each token, 4 is a rank."""
 
@@ -53,6 +55,19 @@ def require_generates(file: Path, vain: str, hint: str, *, name: str | None = No
 
 
 def reads_text(header: GgufHeader) -> bool:
-    """Whether a file has a vocabulary that text can be tokenized with, as llama-perplexity does: without EOS behind."""
-    kind = header.metadata.get("tokenizer.ggml.model", "none")
-    return kind not in ("none", "no_vocab") and header.metadata.get("tokenizer.ggml.add_eos_token") is not True
+    """Whether a file has a vocabulary that text can be tokenized with."""
+    return header.metadata.get("tokenizer.ggml.model", "none") not in ("none", "no_vocab")
+
+
+def guesses_splitting(header: GgufHeader) -> bool:
+    """Whether llama.cpp has to guess how a BPE's text is split: files of before May 2024 do not say it."""
+    return header.metadata.get("tokenizer.ggml.model") == "gpt2" and PRE not in header.metadata
+
+
+def overrides(file: Path) -> list[str]:
+    """What llama-perplexity and llama-imatrix are told of a file whose tokenizer ends each text with EOS.
+
+    They give up on it; a text is one from its start to its end, and is cut into chunks.
+    """
+    ends = read_header(file).metadata.get(_ADD_EOS) is True
+    return ["--override-kv", f"{_ADD_EOS}=bool:false"] if ends else []

@@ -10,7 +10,7 @@ from ggufkit.core.manifest import Notes, Params
 from ggufkit.core.process import ToolOutput
 from ggufkit.core.progress import Reporter
 from ggufkit.core.records import Conditions, Json
-from ggufkit.llama import logs
+from ggufkit.llama import evaluates, logs
 from ggufkit.llama.argv import Compute, Excerpt
 from ggufkit.llama.gguf import read_header
 from ggufkit.llama.kld import Divergence
@@ -133,6 +133,15 @@ class Evaluation:
             n_ctx=figures.n_ctx,
             n_chunks=figures.n_chunks,
             base_sha256=base_sha256,
+        )
+
+
+def warn_of_guess(gguf: Path, reporter: Reporter) -> None:
+    """Where llama.cpp guesses how text is split, figures are those of its guess."""
+    if evaluates.guesses_splitting(read_header(gguf)):
+        reporter.warn(
+            f"{gguf.name} does not say how its text is split into tokens ({evaluates.PRE}): llama.cpp guesses, and its "
+            "figures may be worse than those of the model."
         )
 
 

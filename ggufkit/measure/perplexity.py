@@ -11,7 +11,7 @@ from ggufkit.core.concurrency import run_in_slots
 from ggufkit.core.errors import ToolOutputError
 from ggufkit.core.process import ToolOutput
 from ggufkit.core.records import GgufFile
-from ggufkit.llama import argv, logs
+from ggufkit.llama import argv, evaluates, logs
 from ggufkit.llama.logs import Estimate
 from ggufkit.measure import shares
 from ggufkit.measure.evaluation import EvalNotes, Evaluation
@@ -108,7 +108,7 @@ def _attempt(gguf: GgufFile, evaluation: Evaluation, share: Share) -> tuple[Tool
     for attempt in range(1, ATTEMPTS + 1):
         compute = evaluation.compute(share.threads)
         command = argv.perplexity(session.tools, gguf.path, evaluation.excerpt, compute)
-        run = run_tool(command, title, log, session, share)
+        run = run_tool([*command, *evaluates.overrides(gguf.path)], title, log, session, share)
         refuse_short(run, evaluation.text)
         failures.require_success(run, f"evaluating {gguf.path.name}")
         try:

@@ -171,7 +171,7 @@ def _run_part(
         compute = Compute(session.tools.backend, ngl, session.threads)
         files = (base.path.resolve(), partial.resolve())
         command = argv.imatrix(session.tools, *files, excerpt, compute, earlier)
-        return _run(command, base, text, options, session, part)
+        return _run([*command, *evaluates.overrides(base.path)], base, text, options, session, part)
 
     try:
         return offload.with_fewer(run_with, options.ngl, base, session)

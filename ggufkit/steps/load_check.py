@@ -79,7 +79,7 @@ def _evaluate(file: Path, session: Session, stop: threading.Event | None, n_ctx:
     command = argv.first_logits(session.tools, file, saved, excerpt, compute)
     try:
         with _told(file, session):
-            run = _run(command, file, session, stop)
+            run = _run([*command, *evaluates.overrides(file)], file, session, stop)
         try:
             return read_logits(saved)
         except ToolOutputError as error:

@@ -13,7 +13,7 @@ from ggufkit.core.hashing import Key, key, sha256_file
 from ggufkit.core.inputs import Input
 from ggufkit.core.manifest import PARTIAL, Params
 from ggufkit.core.records import GgufFile, QuantType, Toolchain
-from ggufkit.llama import argv, cuda, logs, quants
+from ggufkit.llama import argv, cuda, evaluates, logs, quants
 from ggufkit.llama.argv import Quantization
 from ggufkit.llama.cached_output import cached_output
 from ggufkit.llama.gguf import GgufHeader, quantized_tensors, read_header
@@ -60,17 +60,28 @@ class QuantizeOptions:
     name: str = ""
 
 
+_NAME_IT = (
+    "Convert its checkpoint again. Or name the family, where it is known: python "
+    "$(ggufkit toolchain path --source)/gguf-py/gguf/scripts/gguf_new_metadata.py --pre-tokenizer NAME OLD.gguf NEW.gguf"
+)
+
+
 def known_types(tools: Toolchain) -> tuple[QuantType, ...]:
     """The types that this toolchain's llama-quantize lists. Raises ToolOutputError if it lists none."""
     return logs.parse_types(cached_output(argv.list_types(tools)))
 
 
 def require_base(header: GgufHeader, *, allow_requantize: bool = False) -> None:
-    """Refuse to quantize what is quantized already.
+    """Refuse to quantize what is quantized already, or what llama.cpp reads text with by a guess.
 
     Raises:
-        GgufError: the file holds quantized tensors.
+        GgufError: the file holds quantized tensors, or does not say how its text is split.
     """
+    if evaluates.guesses_splitting(header):
+        message = (
+            f"{header.path} does not say how its text is split into tokens ({evaluates.PRE}): llama.cpp guesses."
+        )
+        raise GgufError(message, hint=_NAME_IT)
     done = quantized_tensors(header)
     if done and not allow_requantize:
         raise GgufError(

@@ -63,7 +63,9 @@ def resolve(given: str, reporter: Reporter | None = None) -> Corpus:
         source = user_path(rows["path"])
         return open_text(wikitext.table(source, rows["column"], teller), source.name)
     if path.is_file():
-        return open_text(path)
+        text = open_text(path)
+        _warn_of_marks(path, teller)
+        return text
     if wikitext.is_dataset(given):
         return open_text(wikitext.dataset(given, teller), given)
     raise CorpusError(f"There is no text {given}.", hint=_HINT)
@@ -107,6 +109,15 @@ def open_text(path: Path, name: str | None = None) -> Corpus:
     _require_utf8(path)
     digest = sha256_file(path)
     return Corpus(path, digest, path.stat().st_size, name or KNOWN.get(digest, path.name))
+
+
+def _warn_of_marks(path: Path, reporter: Reporter) -> None:
+    """Bytes that other systems put into a text become tokens of their own: the figures are another text's."""
+    with path.open("rb") as file:
+        start = file.read(1 << 20)
+    marks = {"a byte order mark": start.startswith(codecs.BOM_UTF8), "Windows line ends (CRLF)": b"\r\n" in start}
+    if found := " and ".join(mark for mark, there in marks.items() if there):
+        reporter.warn(f"{path} has {found}: what is measured on it is not comparable with the same text without.")
 
 
 def _refuse_table(path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -13,12 +14,14 @@ from ggufkit.core.errors import CheckpointError, GgufError, TokenizerError
 from ggufkit.core.hashing import sha256_file
 from ggufkit.core.manifest import read_manifest
 from ggufkit.llama.gguf import read_gguf, read_header
+from ggufkit.llama.gguf_reader import mapped, parse
 from ggufkit.models.checkpoint import open_checkpoint
 from ggufkit.steps import convert, load_check
 from ggufkit.steps.convert import ConvertNotes, ConvertOptions
 from ggufkit.steps.import_gguf import import_gguf
 from ggufkit.steps.session import Session
-from tests.integration.run_cli import fails
+from tests import tiny
+from tests.integration.run_cli import fails, ggufkit
 
 INPUT = 3
 
@@ -122,3 +125,33 @@ def test_added_tokens_without_rows_are_not_lost_silently(
             open_checkpoint(checkpoint), session.workspace.root / "m-F16.gguf", ConvertOptions(), session
         )
     assert "resize_token_embeddings" in str(raised.value.hint)
+
+
+def test_a_vocabulary_without_merges(base: Path) -> None:
+    base.write_bytes(base.read_bytes().replace(b"tokenizer.ggml.merges", b"tokenizer.ggml.mergez", 1))
+    message = fails(INPUT, "quantize", base, "--types", "q8_0")
+    assert "llama.cpp cannot load tiny-llama-Q8_0.gguf: cannot find tokenizer merges in model file." in message
+    assert "The checkpoint's tokenizer has no merges: take tokenizer.json from the base model." in message
+
+
+def ending_with_eos(path: Path, output: Path) -> Path:
+    """The same GGUF with `tokenizer.ggml.add_eos_token`, before its other keys."""
+    with mapped(path) as data:
+        end, content = parse(path, data).end, data[:]
+    key, first = b"tokenizer.ggml.add_eos_token", 24
+    header = content[:first] + struct.pack("<Q", len(key)) + key + struct.pack("<IB", 7, 1) + content[first:end]
+    header = header[:16] + struct.pack("<Q", struct.unpack_from("<Q", header, 16)[0] + 1) + header[first:]
+    output.write_bytes(header + b"\0" * (-len(header) % 32) + content[end + -end % 32 :])
+    return output
+
+
+def test_a_tokenizer_that_ends_texts_with_eos(base: Path, tmp_path: Path, session: Session) -> None:
+    """llama-perplexity and llama-imatrix give up on it; it is evaluated as without."""
+    eos, text = ending_with_eos(base, tmp_path / "eos.gguf"), tiny.text_file(tmp_path / "text.txt")
+    assert load_check.require_computes(eos, session) is not None
+    asked = ("--corpus", text, "--ctx", 64, "--chunks", 4, "--out", tmp_path / "out", "--json")
+    rows = json.loads(ggufkit("perplexity", eos, "--base", base, *asked).out)["eos.gguf"]
+    assert {row["metric"]: row["value"] for row in rows}["kld_mean"] == pytest.approx(0, abs=1e-5)
+    assert ggufkit("perplexity", eos, *asked, "--force").code == 0
+    made = ggufkit("imatrix", eos, "--calibration", text, "--calibration-samples", 2, "--out", tmp_path)
+    assert made.code == 0, made.err

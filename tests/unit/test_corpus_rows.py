@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ggufkit.core.errors import CorpusError, InputError
+from ggufkit.core.progress import SilentReporter
 from ggufkit.texts import corpus, dataset_rows, wikitext
 from ggufkit.texts.calibration import read_texts
 from tests.shared import WIKI_TEST, needs_shared
@@ -234,3 +235,21 @@ def test_a_table_that_changes_while_it_is_read(tmp_path: Path, monkeypatch: pyte
     assert not list(home.glob("*.txt"))
     monkeypatch.setattr(dataset_rows, "read_field", read)
     assert corpus.resolve(str(table)).path.read_text() == "new\n"
+
+
+def test_marks_of_other_systems_are_told(tmp_path: Path) -> None:
+    """They are tokens, too: the perplexity is another one."""
+    told: list[str] = []
+
+    class Listener(SilentReporter):
+        def warn(self, message: str) -> None:
+            told.append(message)
+
+    file = tmp_path / "text.txt"
+    for content in (b"a\nb\n", b"a\r\nb\r\n", codecs.BOM_UTF8 + b"a\r\n"):
+        file.write_bytes(content)
+        assert corpus.resolve(str(file), Listener()).n_bytes == len(content)
+    assert [message.partition(":")[0] for message in told] == [
+        f"{file} has Windows line ends (CRLF)",
+        f"{file} has a byte order mark and Windows line ends (CRLF)",
+    ]

@@ -47,7 +47,10 @@ def test_the_older_format_holds_all_experts_in_one_row(moe: GgufHeader, tmp_path
         require_fits(write_dat(tmp_path / "other.dat", "blk.9.ffn_up.weight", N_COLUMNS), moe)
 
 
-IMPOSSIBLE, ZEROS = "values that are negative, NaN or infinite", "zeros alone, which would make zeros of its weights"
+IMPOSSIBLE, ZEROS = (
+    "values that are negative, NaN or infinite",
+    "zeros alone, which would make zeros of its weights",
+)
 SPOILT = [(np.nan, 1.0, IMPOSSIBLE), (np.inf, 1.0, IMPOSSIBLE), (-1.0, 1.0, IMPOSSIBLE), (0.0, 0.0, ZEROS)]
 
 

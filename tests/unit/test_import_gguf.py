@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,9 +13,9 @@ from ggufkit.core import machine
 from ggufkit.core.errors import GgufError, InputError, ResourceError
 from ggufkit.core.manifest import read_manifest
 from ggufkit.core.records import GgufFile, Toolchain
-from ggufkit.llama.gguf import read_gguf
+from ggufkit.llama.gguf import read_gguf, read_header
 from ggufkit.models.sources import open_gguf
-from ggufkit.steps import import_gguf
+from ggufkit.steps import import_gguf, quantize
 from ggufkit.steps.session import Session
 from ggufkit.steps.step import Workspace
 from tests.unit.test_gguf import write
@@ -108,3 +109,16 @@ def test_a_copy_that_is_not_equal(own: GgufFile, session: Session, monkeypatch: 
     monkeypatch.setattr("ggufkit.steps.import_gguf.shutil.copyfile", lambda _, target: target.write_bytes(b"GGUF"))
     with pytest.raises(GgufError, match="is not equal to it"):
         import_gguf.import_gguf(own, "m", session.workspace.root / "m-F16.gguf", session)
+
+
+def test_a_file_that_does_not_say_how_text_is_split(own: GgufFile) -> None:
+    """As those of before May 2024: llama.cpp splits their text by a guess, and says so in its log only."""
+    header, bpe = read_header(own.path), {"tokenizer.ggml.model": "gpt2"}
+    quantize.require_base(replace(header, metadata=bpe | {"tokenizer.ggml.pre": "qwen2"}))
+    quantize.require_base(replace(header, metadata={"tokenizer.ggml.model": "llama"}))
+    with pytest.raises(
+        GgufError, match=r"does not say how its text is split into tokens \(tokenizer\.ggml\.pre\)"
+    ) as caught:
+        quantize.require_base(replace(header, metadata=bpe))
+    assert "--pre-tokenizer NAME" in str(caught.value.hint)
+    assert caught.value.exit_code == 3

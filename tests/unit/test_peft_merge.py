@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from ggufkit.models import lora as models_lora
 from ggufkit.models import peft_merge
 from ggufkit.models.checkpoint import read_config, stored_tensors
 from ggufkit.models.peft_merge import Refused
@@ -264,3 +265,19 @@ def test_an_adapter_that_changes_nothing(bases: Path, tmp_path: Path) -> None:
     peft.get_peft_model(load(bases / "tied"), CONFIGS["plain"]).save_pretrained(tmp_path / "adapter")
     with pytest.raises(Refused, match="changes no weight"):
         merged(bases / "tied", tmp_path / "adapter", tmp_path / "merged")
+
+
+@pytest.mark.parametrize(("own", "kept"), [({"chat_template": "B"}, False), ({}, True)])
+def test_the_chat_template_that_an_adapter_was_trained_with(
+    tmp_path: Path, own: dict[str, str], kept: bool
+) -> None:
+    """In tokenizer_config.json; of two, transformers would take the base's file."""
+    base, adapter, out = tiny.write_llama(tmp_path / "base", width=64), tmp_path / "adapter", tmp_path / "out"
+    (base / "chat_template.jinja").write_text("A")
+    for path in (adapter, out):
+        path.mkdir()
+    (adapter / "tokenizer_config.json").write_text(json.dumps(own))
+    models_lora._copy_rest(base, adapter, out)
+    assert json.loads((out / "tokenizer_config.json").read_text()) == own
+    assert (out / "chat_template.jinja").exists() == kept
+    assert (out / "tokenizer.json").read_bytes() == (base / "tokenizer.json").read_bytes()

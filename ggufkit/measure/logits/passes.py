@@ -16,7 +16,7 @@ from ggufkit.core.concurrency import Job, Task, run_processes
 from ggufkit.core.errors import ToolError, ToolOutputError
 from ggufkit.core.process import ToolOutput
 from ggufkit.core.records import GgufFile
-from ggufkit.llama import argv, kld, logs
+from ggufkit.llama import argv, evaluates, kld, logs
 from ggufkit.llama.kld import Divergence
 from ggufkit.llama.logs import Estimate
 from ggufkit.measure import shares
@@ -162,7 +162,7 @@ def _run_base(
     session, compute = evaluation.session, evaluation.compute(share.threads)
     command = argv.base_logits(session.tools, base.path, logits, evaluation.excerpt, compute)
     title, log = f"Base pass of {base.path.name}", f"perplexity-{base.path.stem}"
-    return run_tool(command, title, log, session, share, stop)
+    return run_tool([*command, *evaluates.overrides(base.path)], title, log, session, share, stop)
 
 
 def _run_file(
@@ -171,7 +171,7 @@ def _run_file(
     session, compute = evaluation.session, evaluation.compute(share.threads)
     command = argv.divergence(session.tools, file.path, logits, evaluation.options.n_ctx, compute)
     title, log = f"KL divergence of {file.path.name}", f"divergence-{file.path.stem}"
-    return run_tool(command, title, log, session, share, stop)
+    return run_tool([*command, *evaluates.overrides(file.path)], title, log, session, share, stop)
 
 
 def _read_base(base: GgufFile, run: ToolOutput) -> Iterator[BasePass]:
