@@ -15,8 +15,8 @@ from ggufkit.core.limits import Limits
 from ggufkit.core.records import Toolchain
 from ggufkit.modelfile.grammar import Modelfile
 
-_LIMITS = Limits(cpu_s=60, memory_bytes=1 << 30, turn_s=10)
-"""A turn is one conversation, which takes milliseconds; all together take a few seconds."""
+_LIMITS = Limits(cpu_s=30, memory_bytes=1 << 30, turn_s=3)
+"""A turn is one conversation, which takes milliseconds; all together take three seconds, and ten on a slow machine."""
 
 
 @dataclass(frozen=True)
