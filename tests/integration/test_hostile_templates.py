@@ -42,7 +42,7 @@ TIME, MEMORY = (
 HOSTILE = {
     "loops": ("{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}", TIME),
     "output": (
-        "{% for a in range(99999) %}{% for b in range(999) %}{{ 'x' * 99 }}{% endfor %}{% endfor %}",
+        "{% for a in range(99999) %}{% for b in range(999) %}{{ 'x' * 9999 }}{% endfor %}{% endfor %}",
         MEMORY,
     ),
     "doubled": (
