@@ -43,6 +43,7 @@ _NOT_RESIZED = (
 )
 _QUANTIZED = ("quantization_config", "quantization")  # of transformers, and of MLX
 _ORIGINAL = "Start from the original checkpoint in F32, F16 or BF16."
+_TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "tekken.json")
 _OF_THE_MACHINE = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ENOMEM)
 
 
@@ -150,6 +151,15 @@ def not_convertible(checkpoint: Path, error: Exception) -> GgufkitError:
         return CheckpointError(
             f"llama.cpp's converter knows no {name} of {checkpoint}.",
             hint="A tensor was renamed, or the architecture has variants that llama.cpp lacks.",
+        )
+    if (
+        "tokenizer" in str(error)
+        and checkpoint.is_dir()
+        and not any((checkpoint / f).is_file() for f in _TOKENIZERS)
+    ):
+        message = f"{checkpoint} has no tokenizer: neither tokenizer.json nor tokenizer.model."
+        return TokenizerError(
+            message, hint="Take the tokenizer's files from the model that this one was made from."
         )
     stopped_at = [str(frame.line) for frame in traceback.extract_tb(error.__traceback__)][-1:]
     if isinstance(error, AssertionError) and "max(" in "".join(stopped_at):

@@ -179,6 +179,16 @@ def test_a_tensor_of_a_quantized_checkpoint(llama: tuple[Path, dict[str, Shape]]
     assert told.exit_code == 3
 
 
+def test_a_checkpoint_without_a_tokenizer(tmp_path: Path) -> None:
+    """As trainers save it that know of the model only."""
+    error = ValueError("Couldn't instantiate the backend tokenizer from one of: (1) a `tokenizers` library file")
+    told = not_convertible(tmp_path, error)
+    assert isinstance(told, TokenizerError)
+    assert told.message == f"{tmp_path} has no tokenizer: neither tokenizer.json nor tokenizer.model."
+    (tmp_path / "vocab.json").write_text("{}")
+    assert "converter cannot convert" in not_convertible(tmp_path, error).message
+
+
 def test_code_of_a_checkpoint_is_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Some of the converter's classes ask for it."""
     path, ran = tiny.write_llama(tmp_path / "llama"), tmp_path / "ran"
