@@ -305,7 +305,7 @@ def parse_bench(output: ToolOutput) -> tuple[Speed, ...]:
         parse_json(line, _BenchLine, "A line of llama-bench", refusal, hint="Repeat the command.")
         for line in lines
     ]
-    if not rows or not all(math.isfinite(r.avg_ts + r.stddev_ts) and r.avg_ts > 0 for r in rows):
+    if not rows or not all(_is_sound(row) for row in rows):
         raise refusal(f"llama-bench gave no speeds: {explain_missing(output.text)}")
     return tuple(
         Speed(
@@ -321,6 +321,12 @@ def parse_bench(output: ToolOutput) -> tuple[Speed, ...]:
         )
         for r in rows
     )
+
+
+def _is_sound(row: _BenchLine) -> bool:
+    counts = (row.n_prompt, row.n_gen, row.n_threads)
+    speeds = math.isfinite(row.avg_ts + row.stddev_ts) and row.avg_ts > 0 and row.stddev_ts >= 0
+    return speeds and all(0 <= count < 1 << 31 for count in counts)
 
 
 @dataclass(frozen=True)

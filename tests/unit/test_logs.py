@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from pathlib import Path
 
 import pytest
@@ -156,6 +157,13 @@ def test_bench_reads_both_tests() -> None:
 @pytest.mark.parametrize("text", ["", '{"avg_ts": 1', '{"avg_ts": 0, "n_prompt": 1}\n', '{"n_prompt": null}\n'])
 def test_bench_without_speeds(text: str) -> None:
     with pytest.raises(ToolOutputError):
+        logs.parse_bench(output(text))
+
+
+@pytest.mark.parametrize(("key", "value"), [("stddev_ts", "-5.0"), ("n_threads", "9" * 18), ("n_prompt", "-1")])
+def test_bench_of_numbers_that_cannot_be(key: str, value: str) -> None:
+    text = re.sub(rf'"{key}": [\d.]+', f'"{key}": {value}', (LOGS / "bench-cpu.jsonl").read_text(encoding="utf-8"))
+    with pytest.raises(ToolOutputError, match="gave no speeds"):
         logs.parse_bench(output(text))
 
 
