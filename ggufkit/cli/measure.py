@@ -16,7 +16,13 @@ from ggufkit.core.records import GgufFile, Measurement
 from ggufkit.llama import evaluates
 from ggufkit.measure import bench, divergence, measurements, perplexity
 from ggufkit.measure.bench import BenchOptions
-from ggufkit.measure.evaluation import EvalOptions, Evaluation, warn_of_context, warn_of_guess
+from ggufkit.measure.evaluation import (
+    EvalOptions,
+    Evaluation,
+    warn_of_context,
+    warn_of_guess,
+    warn_of_special_tokens,
+)
 from ggufkit.measure.logits.strategy import Transport
 from ggufkit.models import sources
 from ggufkit.request import EvaluationOptions, RunOptions
@@ -69,6 +75,7 @@ def perplexity_command(
             warn_of_guess(path, reporter)
         warn_of_context(files[0].path, evaluation.ctx, reporter)
         text = corpus.resolve(evaluation.corpus, reporter)
+        warn_of_special_tokens(files[0].path, text, reporter)
         session = run.session(out or options.beside(ggufs[0]), reporter)
         with session.workspace.locked():
             how = EvalOptions(evaluation.ctx, evaluation.chunks, run.ngl, evaluation.precision)

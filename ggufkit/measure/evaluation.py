@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -18,6 +19,10 @@ from ggufkit.llama.logs import Estimate
 from ggufkit.steps import offload
 from ggufkit.steps.session import Session
 from ggufkit.texts.corpus import Corpus
+
+_MARK = re.compile(r"<[^<>\s]{1,40}>|\[/?[A-Z_]{2,20}\]")
+_START, _SHOWN = 1 << 20, 3
+_CONTROL = 3  # llama.cpp's number of the tokens that text is not split into
 
 
 @dataclass(frozen=True)
@@ -142,6 +147,27 @@ def warn_of_guess(gguf: Path, reporter: Reporter) -> None:
         reporter.warn(
             f"{gguf.name} does not say how its text is split into tokens ({evaluates.PRE}): llama.cpp guesses, and its "
             "figures may be worse than those of the model."
+        )
+
+
+def warn_of_special_tokens(gguf: Path, text: Corpus, reporter: Reporter) -> None:
+    """llama-perplexity reads a chat's special tokens as plain text: the model meets what it never does in a chat."""
+    if not text.path.is_file():  # planned only
+        return
+    with text.path.open(encoding="utf-8", errors="replace") as file:
+        marks = set(_MARK.findall(file.read(_START)))
+    if not marks:
+        return
+    metadata = read_header(gguf).metadata
+    tokens, kinds = metadata.get("tokenizer.ggml.tokens"), metadata.get("tokenizer.ggml.token_type")
+    if not isinstance(tokens, list) or not isinstance(kinds, list):
+        return
+    special = sorted(str(t) for t, kind in zip(tokens, kinds, strict=False) if kind == _CONTROL and t in marks)
+    if special:
+        shown = ", ".join(special[:_SHOWN]) + (" …" if len(special) > _SHOWN else "")
+        reporter.warn(
+            f"{text.name} holds special tokens of {gguf.name} ({shown}): llama-perplexity reads them as plain text, so "
+            "its figures are not those of chats."
         )
 
 

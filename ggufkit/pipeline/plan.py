@@ -159,9 +159,11 @@ def _warn_of_paging(job: Job, base: Path, free: int) -> None:
 
 
 def warn_of_context(job: Job, base: Path) -> None:
-    """Whether the evaluation goes beyond the context that the model was trained on."""
+    """Whether the evaluation goes beyond the context that the model was trained on, or its text is one of chats."""
     if job.request.evaluation.quality and not evaluates.embeds(read_header(base)):
         evaluation.warn_of_context(base, job.request.evaluation.ctx, job.reporter)
+        if job.text is not None:
+            evaluation.warn_of_special_tokens(base, job.text, job.reporter)
 
 
 def _out_of_sight(job: Job, base: Path) -> int:

@@ -7,12 +7,15 @@ import hashlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import gguf
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from ggufkit.core.errors import CorpusError, InputError
 from ggufkit.core.progress import SilentReporter
+from ggufkit.measure.evaluation import warn_of_special_tokens
 from ggufkit.texts import corpus, dataset_rows, wikitext
 from ggufkit.texts.calibration import read_texts
 from tests.shared import WIKI_TEST, needs_shared
@@ -235,6 +238,33 @@ def test_a_table_that_changes_while_it_is_read(tmp_path: Path, monkeypatch: pyte
     assert not list(home.glob("*.txt"))
     monkeypatch.setattr(dataset_rows, "read_field", read)
     assert corpus.resolve(str(table)).path.read_text() == "new\n"
+
+
+def test_special_tokens_in_a_text_are_told(tmp_path: Path) -> None:
+    """llama-perplexity takes `<|im_end|>` for ten characters."""
+    told: list[str] = []
+
+    class Listener(SilentReporter):
+        def warn(self, message: str) -> None:
+            told.append(message)
+
+    writer = gguf.GGUFWriter(tmp_path / "m.gguf", "llama")
+    writer.add_token_list(["<|im_end|>", "<b>", "a"])
+    writer.add_token_types([gguf.TokenType.CONTROL, gguf.TokenType.NORMAL, gguf.TokenType.NORMAL])
+    writer.add_tensor("t", np.zeros(32, np.float32))
+    for write in (
+        writer.write_header_to_file,
+        writer.write_kv_data_to_file,
+        writer.write_tensors_to_file,
+        writer.close,
+    ):
+        write()
+    for content in ("a <b> <c> [INST]", "a<|im_end|>\n"):
+        (tmp_path / "text.txt").write_text(content)
+        warn_of_special_tokens(tmp_path / "m.gguf", corpus.open_text(tmp_path / "text.txt"), Listener())
+    assert [message.partition(":")[0] for message in told] == [
+        "text.txt holds special tokens of m.gguf (<|im_end|>)"
+    ]
 
 
 def test_marks_of_other_systems_are_told(tmp_path: Path) -> None:
