@@ -33,7 +33,7 @@ VAIN, WITHOUT = "llama-imatrix computes no importance matrix of it", "Quantize i
 """What is said of encoders."""
 _SUMS, _COUNTS = ".in_sum2", ".counts"
 _MAX_EXPERTS, _MAX_NAME, _MAX_VALUES = 1 << 16, 1 << 12, 1 << 26
-_ANEW = "Compute it again with `ggufkit imatrix`."
+_ANEW = "Compute it again with `ggufkit imatrix`, on other text, or quantize without a matrix."
 _COLLECTED = re.compile(r"(?:blk\.\d+\.\w+|output)\.weight$")
 
 
