@@ -24,6 +24,7 @@ from ggufkit.core.records import Checkpoint
 from ggufkit.models.checkpoint import open_checkpoint
 from ggufkit.models.files import files_of, fingerprint
 from ggufkit.models.peft_merge import WEIGHTS, load_dtype
+from ggufkit.models.tensor_headers import read_tensors
 
 _VERSION = 2
 """Raised when merging makes other weights: those in the cache are then made again."""
@@ -84,6 +85,7 @@ def _read_config(adapter: Path) -> dict[str, Any]:
         pickled = (adapter / _PICKLED).is_file()
         what = f", only {_PICKLED}, and a pickle can hold any program" if pickled else ""
         raise InputError(f"{adapter} has no {WEIGHTS}{what}.", hint=_REWRITE if pickled else hint)
+    read_tensors(adapter / WEIGHTS)
     return config
 
 

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from ggufkit.core.errors import CheckpointError
-from ggufkit.models import sources
+from ggufkit.core.progress import SilentReporter
+from ggufkit.models import lora, sources
 from ggufkit.models.checkpoint import open_checkpoint, stored_tensors
 from ggufkit.models.files import INDEX, files_of, fingerprint
 from tests import tiny
@@ -170,6 +171,17 @@ def test_a_link_leads_outside_unless_the_cache_of_a_hub_made_it(tmp_path: Path) 
     for blob in (tmp_path / "hub" / "models--a--b" / "blobs").iterdir():
         (downloaded / blob.name).symlink_to(blob)
     assert open_checkpoint(downloaded).n_params
+
+
+def test_an_adapter_that_is_cut(checkpoint: Path, tmp_path: Path) -> None:
+    adapter = tmp_path / "adapter"
+    adapter.mkdir()
+    (adapter / "adapter_config.json").write_text("{}")
+    weights = (checkpoint / "model.safetensors").read_bytes()
+    (adapter / "adapter_model.safetensors").write_bytes(weights[:-9])
+    with pytest.raises(CheckpointError, match=r"adapter_model.safetensors is truncated") as caught:
+        lora.merge(open_checkpoint(checkpoint), adapter, SilentReporter())
+    assert caught.value.hint
 
 
 def test_a_directory_of_ggufs(tmp_path: Path) -> None:
