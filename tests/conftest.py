@@ -33,6 +33,13 @@ settings.load_profile("ggufkit")
 
 # Tests run side by side: threads that spin while they wait would take the processors from each other.
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+
+if "PYTEST_XDIST_WORKER" in os.environ and hasattr(os, "sched_setaffinity"):
+    # Each worker, and all that it starts, on one processor: tools for tiny models spend more time on waiting for the
+    # other's threads than on computing.
+    _cpus = sorted(os.sched_getaffinity(0))
+    os.sched_setaffinity(0, {_cpus[int(os.environ["PYTEST_XDIST_WORKER"].removeprefix("gw")) % len(_cpus)]})
+
 # A tiny model has nothing that two threads of torch would share: they would wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 

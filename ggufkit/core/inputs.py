@@ -10,8 +10,8 @@ from pathlib import Path
 from ggufkit.core.errors import GgufkitError, InputError, Interrupted
 from ggufkit.core.hashing import Key, key, sha256_file, sha256_files
 
-State = Sequence[Key]
-"""The files of an input as they were at some moment; none where one was gone."""
+State = Sequence[tuple[Key, int]]
+"""The files of an input as they were at some moment, each with its number of links; none where one was gone."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Input:
     def state(self) -> State:
         """The files as they are now."""
         try:
-            return [key(file) for file in self._files()]
+            return [(key(file), file.stat().st_nlink) for file in self._files()]
         except OSError:
             return []
 
@@ -47,11 +47,13 @@ class Input:
     def is_as(self, before: State) -> bool:
         """Whether nobody has changed it since `before`.
 
-        Links that come and go, and inodes that a network file system numbers anew, are no change: the hash decides.
+        Links that are made or removed, and inodes that a network file system numbers anew, are no change: the hash decides.
+        What was moved away, replaced and moved back has its content again, but was another while it was read.
         """
         now = self.state
-        same_age = [seen[:3] for seen in now] == [seen[:3] for seen in before]
-        return bool(now) and same_age and (now == before or self.has_its_content())
+        if len(now) != len(before) or not now or any(map(_was_touched, before, now)):
+            return False
+        return now == before or self.has_its_content()
 
     def _files(self) -> Sequence[Path]:
         return [self.path] if self.parts is None else self.parts(self.path)
@@ -85,6 +87,13 @@ def unchanged(inputs: Sequence[Input]) -> Iterator[Callable[[], None]]:
         require()  # who stumbles over a change does not know of it
         raise
     require()
+
+
+def _was_touched(before: tuple[Key, int], now: tuple[Key, int]) -> bool:
+    """Whether a file is of another size or age; or the same one and changed otherwise than by a link to it."""
+    (*named, inode, changed), links = before
+    (*named_now, inode_now, changed_now), links_now = now
+    return named_now != named or (inode_now == inode and changed_now != changed and links_now == links)
 
 
 def _changed(one: Input) -> InputError:

@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     import pyarrow
 
 _GIB = 1 << 30
-_ROWS_AT_ONCE = 1024
+_ALWAYS = 64 << 20
+"""Bytes of text that a table of any size may hold."""
+_ROWS_AT_ONCE = 128
 _AGAIN = "Download it again."
 
 
@@ -49,7 +51,7 @@ def _limits(files: Sequence[Path]) -> Limits:
     """Several times what tables of texts take; what is compressed a hundredfold is no text."""
     n_bytes = sum(file.stat().st_size for file in files)
     memory = max(2 * _GIB, machine.total_memory() // 2)
-    return Limits(60 + 3 * (n_bytes >> 20), memory, _GIB + 100 * n_bytes)
+    return Limits(60 + 3 * (n_bytes >> 20), memory, _ALWAYS + 100 * n_bytes)
 
 
 def _write(request: dict[str, Any]) -> None:

@@ -170,6 +170,18 @@ def test_what_is_no_change(file: Path) -> None:
         require()
 
 
+def test_what_was_another_file_for_a_while(file: Path) -> None:
+    """Its content is back at the end; what the tool has read is not known."""
+
+    def moved_away_and_back() -> None:
+        own = file.rename(file.with_name("away"))
+        file.write_bytes(b"another text")
+        own.replace(file)
+
+    with pytest.raises(InputError, match="changed while"), unchanged([Input(file, sha256_file(file))]):
+        moved_away_and_back()
+
+
 def test_a_tool_that_stumbled_over_a_change(file: Path) -> None:
     def run(change: Callable[[], None]) -> None:
         with unchanged([Input(file, sha256_file(file))]):
