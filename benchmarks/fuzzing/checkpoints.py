@@ -48,7 +48,7 @@ def readers(home: Path) -> list[Reader]:
 
 
 def _adapter(file: Path) -> None:
-    (file.parent / WEIGHTS).touch()
+    (file.parent / WEIGHTS).write_bytes((2).to_bytes(8, "little") + b"{}")
     try:
         lora._read_config(file.parent)
     finally:
