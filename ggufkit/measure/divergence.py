@@ -246,7 +246,7 @@ def _more_needed(results: Sequence[Divergence], evaluation: Evaluation) -> int |
 
 def _write(partial: Path, one: FilePass, base: GgufFile, evaluation: Evaluation) -> Made:
     offload.tell(one.file, logs.parse_placement(one.run), evaluation.session)
-    where = evaluation.conditions(one.run, one.result, str(base.sha256))
+    where = evaluation.conditions(one.run, one.result.n_ctx, one.result.n_chunks, str(base.sha256))
     save(partial, measured(str(one.file.sha256), _values(one.result, one.run.duration_s), where))
     number = next_number(result_path(one.file, evaluation.session))
     notes = DivergenceNotes(

@@ -14,8 +14,6 @@ from ggufkit.core.records import Conditions, Json
 from ggufkit.llama import evaluates, logs
 from ggufkit.llama.argv import Compute, Excerpt
 from ggufkit.llama.gguf import read_header
-from ggufkit.llama.kld import Divergence
-from ggufkit.llama.logs import Estimate
 from ggufkit.steps import offload
 from ggufkit.steps.session import Session
 from ggufkit.texts.corpus import Corpus
@@ -123,9 +121,9 @@ class Evaluation:
         return replace(self, options=replace(self.options, n_chunks=n_chunks))
 
     def conditions(
-        self, run: ToolOutput, figures: Estimate | Divergence, base_sha256: str | None = None
+        self, run: ToolOutput, n_ctx: int | None, n_chunks: int | None, base_sha256: str | None = None
     ) -> Conditions:
-        """What a measurement of quality depends on, as the tool reported it."""
+        """What a measurement of quality depends on, as the tool reported it; `n_ctx` and `n_chunks` as evaluated."""
         placement, session = logs.parse_placement(run), self.session
         return Conditions(
             backend=session.tools.backend if placement.layers_on_gpu else "cpu",
@@ -135,8 +133,8 @@ class Evaluation:
             machine=machine.describe(),
             llama_cpp_commit=session.tools.commit,
             corpus_sha256=self.text.sha256,
-            n_ctx=figures.n_ctx,
-            n_chunks=figures.n_chunks,
+            n_ctx=n_ctx,
+            n_chunks=n_chunks,
             base_sha256=base_sha256,
         )
 

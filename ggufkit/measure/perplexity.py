@@ -84,7 +84,7 @@ def write(
         "ppl": (estimate.ppl, estimate.stderr),
         "eval_tps": (estimate.n_chunks * estimate.n_ctx / run.duration_s, None),
     }
-    where = evaluation.conditions(run, estimate, base_sha256)
+    where = evaluation.conditions(run, estimate.n_ctx, estimate.n_chunks, base_sha256)
     save(partial_path, measured(str(gguf.sha256), values, where))
     number = next_number(result_path(gguf, evaluation.session))
     return Made([run], EvalNotes(round(run.duration_s, 3), evaluation.text.name, number=number).to_notes())

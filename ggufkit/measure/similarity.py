@@ -8,12 +8,12 @@ from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 
-from ggufkit.core import failures, machine, process
+from ggufkit.core import failures, process
 from ggufkit.core.errors import CorpusError, ToolOutputError
 from ggufkit.core.manifest import Params
 from ggufkit.core.process import Surroundings, ToolOutput
-from ggufkit.core.records import Conditions, GgufFile
-from ggufkit.llama import argv, embedding_tool, evaluates, logs
+from ggufkit.core.records import GgufFile
+from ggufkit.llama import argv, embedding_tool, evaluates
 from ggufkit.llama.argv import Compute
 from ggufkit.llama.embeddings import ROOM, Vector, cosine, require_finite
 from ggufkit.llama.gguf import read_header
@@ -129,24 +129,9 @@ def _measure(gguf: GgufFile, compared: _Compared) -> Result:
             "cosine_mean": (statistics.fmean(found), error),
             "cosine_min": (min(found), None),
         }
-        save(partial, measured(str(gguf.sha256), values, _conditions(run, compared)))
+        where = evaluation.conditions(run, ROOM, len(compared.texts), base.sha256)
+        save(partial, measured(str(gguf.sha256), values, where))
         notes = EvalNotes(round(run.duration_s, 3), corpus.name, number=next_number(output))
         return Made([run], notes.to_notes())
 
     return session.ensure(recipe, output, make)
-
-
-def _conditions(run: ToolOutput, compared: _Compared) -> Conditions:
-    placement, session = logs.parse_placement(run), compared.evaluation.session
-    return Conditions(
-        backend=session.tools.backend if placement.layers_on_gpu else "cpu",
-        device=placement.device or machine.cpu_name(),
-        ngl=placement.layers_on_gpu,
-        threads=session.threads,
-        machine=machine.describe(),
-        llama_cpp_commit=session.tools.commit,
-        corpus_sha256=compared.evaluation.corpus.sha256,
-        n_ctx=ROOM,
-        n_chunks=len(compared.texts),
-        base_sha256=compared.base.sha256,
-    )
