@@ -101,9 +101,12 @@ def _parse(argv: list[str]) -> argparse.Namespace:
 
 def _run(converter: ModuleType, args: argparse.Namespace) -> None:
     refuse_own_code(args.checkpoint)
-    if args.shapes is not None:
-        implied.require_implied(args.checkpoint, json.loads(args.shapes.read_text(encoding="utf-8")))
-    with reference.beside(args.checkpoint, args.logits, lambda: _rows(args.checkpoint)):
+
+    def check() -> None:
+        if args.shapes is not None:
+            implied.require_implied(args.checkpoint, json.loads(args.shapes.read_text(encoding="utf-8")))
+
+    with reference.beside(args.checkpoint, args.logits, lambda: _rows(args.checkpoint), check):
         _convert(converter, args)
     if args.probes is not None:
         texts = json.loads(args.probes.read_text(encoding="utf-8"))

@@ -18,6 +18,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from ggufkit.core.errors import CheckpointError
+
 PROBE = Path(__file__).with_name("probe.txt")
 """A text of more than 256 tokens in any vocabulary."""
 
@@ -38,12 +40,14 @@ class Evaluated:
         missing: weights that the model needs and the checkpoint does not have.
         mismatched: weights of other sizes than the model needs, each with both in words.
         why_not: why transformers could not evaluate it.
+        refused: message and hint of a CheckpointError that was raised before it was evaluated.
     """
 
     rows: Rows = ()
     missing: Sequence[str] = ()
     mismatched: Sequence[str] = ()
     why_not: str | None = None
+    refused: tuple[str, str] | None = None
 
 
 def n_tokens(config: Mapping[str, Any]) -> int:
@@ -53,41 +57,60 @@ def n_tokens(config: Mapping[str, Any]) -> int:
 
 
 @contextlib.contextmanager
-def beside(checkpoint: Path, output: Path | None, rows: Callable[[], Rows]) -> Iterator[None]:
+def beside(
+    checkpoint: Path, output: Path | None, rows: Callable[[], Rows], first: Callable[[], None]
+) -> Iterator[None]:
     """Evaluate while the context's work is done, in a fork of this process; after it where a process cannot be forked.
 
     Args:
         output: where the logits go, None to compute none.
         rows: gives the tokens to evaluate.
+        first: a check of the checkpoint that raises CheckpointError. It is done before the evaluation, where that is done
+            beside the work, too: what it finds then stops the work at its end, whatever became of that.
     """
     if output is None:
+        first()
         yield
     elif sys.platform != "linux":
+        first()
         yield
         evaluate(checkpoint, rows, output)
     else:
-        with _fork(lambda: evaluate(checkpoint, rows, output), checkpoint):
+        with _fork(lambda passed: evaluate(checkpoint, rows, output, passed), first, checkpoint, output):
             yield
 
 
 @contextlib.contextmanager
-def _fork(work: Callable[[], object], checkpoint: Path) -> Iterator[None]:
+def _fork(
+    work: Callable[[Callable[[], None]], object], first: Callable[[], None], checkpoint: Path, output: Path
+) -> Iterator[None]:
+    """Work in a fork, which is given `first` so that work which fails here need not wait for more than that."""
     _import_its_config(checkpoint)  # both need it
-    parent = os.getpid()
+    parent, (checked, passed) = os.getpid(), os.pipe()
+
+    def check() -> None:
+        first()
+        os.write(passed, b".")
+
     with warnings.catch_warnings():
         warnings.simplefilter(
             "ignore", DeprecationWarning
         )  # none of the threads that libraries have begun holds a lock
         child = os.fork()
     if child == 0:
-        _work_and_exit(work, parent)
+        _work_and_exit(lambda: work(check), parent)
+    os.close(passed)
     try:
         yield
     except BaseException:
-        os.kill(child, signal.SIGKILL)
+        if os.read(checked, 1):
+            os.kill(child, signal.SIGKILL)
         raise
     finally:
+        os.close(checked)
         os.waitpid(child, 0)
+        if (refused := read_evaluated(output).refused) is not None:
+            raise CheckpointError(refused[0], hint=refused[1])
 
 
 def _work_and_exit(work: Callable[[], object], parent: int) -> None:
@@ -111,13 +134,18 @@ def _import_its_config(checkpoint: Path) -> None:
         AutoConfig.from_pretrained(checkpoint, trust_remote_code=False, local_files_only=True)
 
 
-def evaluate(checkpoint: Path, rows: Callable[[], Rows], output: Path) -> None:
+def evaluate(
+    checkpoint: Path, rows: Callable[[], Rows], output: Path, first: Callable[[], None] = lambda: None
+) -> None:
     """Write logits (rows, tokens, vocabulary) in float32 as .npy, of the second half of the tokens but the last.
 
     What happened is written beside them, as `output` with the suffix .json.
     """
     try:
+        first()
         ended = _evaluate(checkpoint, rows(), output)
+    except CheckpointError as error:
+        ended = Evaluated(refused=(error.message, error.hint or ""))
     except Exception as error:  # whatever transformers meets in a checkpoint
         first_line = (str(error).strip().splitlines() or ["no reason given"])[0]
         ended = Evaluated(why_not=f"{type(error).__name__}: {first_line}"[:300])
