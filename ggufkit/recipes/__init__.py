@@ -1,0 +1,1 @@
+"""Recipes: which type each tensor of a GGUF gets."""
