@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import os
-import re
 from pathlib import Path
 from typing import Any
 
 import click
 
 from ggufkit.core.paths import user_path
+from ggufkit.core.units import MOST_BYTES, parse_size
 
 MOST = (1 << 31) - 1
 """llama.cpp's tools read no larger numbers."""
-_SIZE = re.compile(r"([0-9]+(?:\.[0-9]*)?|\.[0-9]+)\s*([KMGT]?)(i?)B?", re.IGNORECASE)
-_MOST_BYTES = 1 << 60
-_UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 
 
 class NameList(click.ParamType[tuple[str, ...]]):
@@ -50,14 +47,12 @@ class Size(click.ParamType[int]):
         """Read a number with a unit; GB and GiB differ as they should."""
         if isinstance(value, int):
             return value
-        match = _SIZE.fullmatch(str(value).strip())
-        if match is None:
+        n_bytes = parse_size(str(value))
+        if n_bytes is None:
             self.fail(f"{value!r} is not a size; write 8GiB or 100MB", param, ctx)
-        number, unit, binary = float(match[1]), match[2].upper(), match[3]
-        factor = _UNITS[unit] if binary else 1000 ** "KMGT".find(unit) * 1000 if unit else 1
-        if number * factor > _MOST_BYTES:
+        if n_bytes > MOST_BYTES:
             self.fail(f"{value!r} is more than any disk or memory holds", param, ctx)
-        return int(number * factor)
+        return n_bytes
 
 
 class Count(click.ParamType[int | None]):

@@ -69,11 +69,40 @@ class GgufFile:
 
 
 @dataclass(frozen=True)
+class Target:
+    """What the types of a file's tensors are chosen for, where llama-quantize does not choose them alone.
+
+    Args:
+        kind: "bpw", "size", "like", "kld", "recipe", or "mixed": a preset of which some tensors differ.
+        label: the one that all writings of the same have: "4.50bpw", "like-Q4_K_M", "recipe-other".
+        spec: how it is typed: "4.5bpw", "like:q4_k_m", "recipe:other.gguf".
+        number: at most so many bits per weight, bytes or nats of mean KL divergence, of the first, second and fourth kind.
+        preset: the type of llama-quantize, of "like" and "mixed".
+        file: of "recipe": a recipe, or a GGUF whose types are copied.
+        tensor_types: of "mixed": regular expressions of tensors' names and their types; the first that fits counts.
+    """
+
+    kind: str
+    label: str
+    spec: str
+    number: float = 0
+    preset: str = ""
+    file: Path | None = None
+    tensor_types: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def is_measured(self) -> bool:
+        """Whether types are chosen by measurement; else they are known beforehand."""
+        return self.kind not in ("recipe", "mixed")
+
+
+@dataclass(frozen=True)
 class QuantType:
-    """A type that llama-quantize knows: its name, and its own description."""
+    """A type of a file: one that llama-quantize knows, with its own description; or, by its label, a `target`."""
 
     name: str
     description: str
+    target: Target | None = None
 
 
 @dataclass(frozen=True)

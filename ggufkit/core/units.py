@@ -1,6 +1,26 @@
-"""Numbers for people."""
+"""Numbers for people, and sizes as people write them."""
 
 from __future__ import annotations
+
+import re
+
+SIZES = {
+    "TiB": 1 << 40, "TB": 10**12, "GiB": 1 << 30, "GB": 10**9, "MiB": 1 << 20, "MB": 10**6, "KiB": 1 << 10, "kB": 10**3,
+    "B": 1,
+}  # fmt: skip
+"""Bytes of each unit of a size, the largest first."""
+MOST_BYTES = 1 << 60
+"""More than any disk or memory holds."""
+_SIZE = re.compile(r"([0-9]+(?:\.[0-9]*)?|\.[0-9]+)\s*([KMGT]?)(i?)B?", re.IGNORECASE)
+
+
+def parse_size(text: str) -> int | None:
+    """The bytes of `8GiB`, `100MB`, `1.5g`, `1500000`; GB and GiB differ as they should. None for what is no size."""
+    match = _SIZE.fullmatch(text.strip())
+    if match is None:
+        return None
+    binary = 1024 if match[3] else 1000
+    return int(float(match[1]) * binary ** ("KMGT".find(match[2].upper()) + 1 if match[2] else 0))
 
 
 def size(n_bytes: float) -> str:

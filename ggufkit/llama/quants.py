@@ -9,12 +9,11 @@ import difflib
 import re
 from collections.abc import Iterable, Sequence
 
-from ggufkit.core.errors import UnknownType
+from ggufkit.core.errors import UnknownType, UsageError
 from ggufkit.core.records import QuantType
 from ggufkit.core.variants import Variant
-
-FLOAT_TYPES = ("F32", "F16", "BF16")
-"""Conversions rather than quantizations: an importance matrix changes nothing in them."""
+from ggufkit.llama import targets
+from ggufkit.llama.targets import FLOAT_TYPES
 
 NEEDS_IMATRIX = frozenset({"IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ2_M", "Q2_K_S", "IQ3_XXS", "IQ3_XS"})
 """Types that llama-quantize refuses, or warns of, without an importance matrix."""
@@ -32,25 +31,36 @@ def usable(types: Iterable[QuantType]) -> tuple[QuantType, ...]:
 
 
 def resolve(names: Sequence[str], known: Sequence[QuantType]) -> tuple[QuantType, ...]:
-    """The toolchain's types for the names a user typed: any case, aliases resolved, duplicates dropped.
+    """The types for the names a user typed: any case, aliases resolved, duplicates dropped; targets by their labels.
 
     Raises:
         UnknownType: a name that the toolchain does not know, with the nearest that it does.
+        UsageError: what has the form of a target, and is none; or two files would have one name.
     """
-    return tuple(dict.fromkeys(_resolve_one(name, known) for name in names))
+    found = tuple(dict.fromkeys(_resolve_one(name, known) for name in names))
+    by_label: dict[str, QuantType] = {}
+    for kind in found:
+        other = by_label.setdefault(kind.name.casefold(), kind)
+        if other != kind:
+            message = f"The files of two of --types would have one name, {kind.name}."
+            raise UsageError(message, hint="Rename one of the recipes, or make them in two commands.")
+    return found
 
 
 def _resolve_one(name: str, known: Sequence[QuantType]) -> QuantType:
     by_name = {t.name: t for t in usable(known)}
+    target = targets.parse(name, {n: _meant(t, by_name).name for n, t in by_name.items()})
+    if target is not None:
+        return QuantType(target.label, "", target)
     wanted = name.strip().upper().replace("-", "_")
     if wanted in by_name:
-        return _target(by_name[wanted], by_name)
+        return _meant(by_name[wanted], by_name)
     near = difflib.get_close_matches(wanted, by_name, n=3, cutoff=0.5)
-    hint = f"Did you mean {', '.join(near)}?" if near else f"Known: {', '.join(by_name)}."
+    hint = f"Did you mean {', '.join(near)}?" if near else f"Known: {', '.join(by_name)}; or {targets.FORMS}."
     raise UnknownType(f"This llama-quantize knows no type {name.strip()!r}.", hint=hint)
 
 
-def _target(found: QuantType, by_name: dict[str, QuantType]) -> QuantType:
+def _meant(found: QuantType, by_name: dict[str, QuantType]) -> QuantType:
     alias = re.match(r"alias for (\w+)", found.description)
     return by_name.get(alias[1], found) if alias else found
 
