@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -55,6 +56,62 @@ class Excerpt:
 
 
 @dataclass(frozen=True)
+class Overrides:
+    """What llama-quantize is told besides the type of a whole file.
+
+    A tensor's type is the one given for the output or the token embedding, else that of the first pattern found in its
+    name, else the one that the file's type mixes in. For a float type of the file, patterns have no effect.
+
+    Args:
+        tensor_types: regular expressions and types of tensors: ("attn_v", "Q8_0").
+        output: the type of `output.weight`; of the token embedding where that is the output, too.
+        token_embedding: the type of the token embedding.
+        leave_output: `output.weight` is not quantized.
+        pure: no mix, but one type for all.
+        kv: metadata to set, as the tool reads it: "llama.context_length=int:4096".
+        prune_layers: numbers of layers that are left out.
+    """
+
+    tensor_types: tuple[tuple[str, str], ...] = ()
+    output: str | None = None
+    token_embedding: str | None = None
+    leave_output: bool = False
+    pure: bool = False
+    kv: tuple[str, ...] = ()
+    prune_layers: tuple[int, ...] = ()
+
+    def options(self) -> Argv:
+        """The options of llama-quantize."""
+        argv = [
+            word for pattern, kind in self.tensor_types for word in ("--tensor-type", f"{pattern}={kind.lower()}")
+        ]
+        argv += ["--output-tensor-type", self.output.lower()] if self.output is not None else []
+        argv += (
+            ["--token-embedding-type", self.token_embedding.lower()] if self.token_embedding is not None else []
+        )
+        argv += ["--leave-output-tensor"] if self.leave_output else []
+        argv += ["--pure"] if self.pure else []
+        argv += [word for pair in self.kv for word in ("--override-kv", pair)]
+        argv += ["--prune-layers", ",".join(map(str, self.prune_layers))] if self.prune_layers else []
+        return argv
+
+
+def exactly(types: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
+    """Patterns of llama-quantize that give each tensor its type: each is found in one name alone.
+
+    The tool writes patterns in lower case and splits them from the type at "=": what it would change matches anything.
+    """
+    return tuple((f"^{''.join(map(_literal, name))}$", kind) for name, kind in types.items())
+
+
+def _literal(character: str) -> str:
+    if character == ".":
+        return r"\."
+    plain = character.isascii() and (character.islower() or character.isdecimal() or character in "_-")
+    return character if plain else "." * len(character.encode())
+
+
+@dataclass(frozen=True)
 class Quantization:
     """Which GGUF is quantized to which type, and how: weighed by an importance matrix, or although it is quantized."""
 
@@ -62,11 +119,13 @@ class Quantization:
     type_name: str
     imatrix: Path | None = None
     allow_requantize: bool = False
+    overrides: Overrides = Overrides()
 
     def options(self) -> Argv:
         """The options of llama-quantize."""
         argv = ["--imatrix", str(self.imatrix)] if self.imatrix is not None else []
-        return [*argv, "--allow-requantize"] if self.allow_requantize else argv
+        argv += ["--allow-requantize"] if self.allow_requantize else []
+        return [*argv, *self.overrides.options()]
 
 
 def quantize(tools: Toolchain, wanted: Quantization, output: Path, threads: int) -> Argv:

@@ -189,8 +189,11 @@ _QUANT_SIZE = re.compile(r"quant size\s+=\s+[\d.]+ MiB \((\d+(?:\.\d+)?) BPW\)")
 _N_FALLBACK = re.compile(rf"WARNING: {_COUNT} of \d+ tensor\(s\) required fallback quantization")
 
 
-def parse_quantize(output: ToolOutput) -> QuantizePlan:
+def parse_quantize(output: ToolOutput, n_pruned: int = 0) -> QuantizePlan:
     """Read what llama-quantize printed, of a dry run or a real one.
+
+    Args:
+        n_pruned: tensors that were left out: the tool numbers and counts as if they were there.
 
     Raises:
         ToolOutputError: the closing size line is missing, or the lines contradict each other.
@@ -201,7 +204,7 @@ def parse_quantize(output: ToolOutput) -> QuantizePlan:
     if not sizes:
         raise ToolOutputError(f"llama-quantize printed no size: {explain_missing(text)}", log=output.log)
     fallbacks = tuple(dict.fromkeys(_FALLBACK.findall(text)))
-    n_fallback, tensors = int(count[1]) if count else 0, _tensor_plans(text)
+    n_fallback, tensors = int(count[1]) if count else 0, _tensor_plans(text, n_pruned)
     known = {tensor.name for tensor in tensors or ()}
     # Older builds count the fallbacks without listing them in this form.
     listed = not fallbacks or (len(fallbacks) == n_fallback and known.issuperset(name for name, _, _ in fallbacks))
@@ -220,12 +223,12 @@ def invalid_tensor(output: ToolOutput) -> str | None:
     return found[1] if found else None
 
 
-def _tensor_plans(text: str) -> tuple[TensorPlan, ...] | None:
+def _tensor_plans(text: str, n_pruned: int) -> tuple[TensorPlan, ...] | None:
     """The plan of each tensor, or None when a line is broken or missing."""
     _, *parts = _TENSOR.split(text)
     plans = [_tensor_plan(part) for part in parts[2::3]]
     numbers = [(int(i), int(n)) for i, n in zip(parts[0::3], parts[1::3], strict=True)]
-    if numbers != [(i, len(plans)) for i in range(1, len(plans) + 1)]:
+    if numbers != [(i, len(plans) + n_pruned) for i in range(1, len(plans) + 1)]:
         return None
     whole = [plan for plan in plans if plan is not None]
     return tuple(whole) if len(whole) == len(plans) else None

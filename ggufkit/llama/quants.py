@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from ggufkit.core.errors import UnknownType, UsageError
 from ggufkit.core.records import QuantType
@@ -18,7 +18,22 @@ from ggufkit.llama.targets import FLOAT_TYPES
 NEEDS_IMATRIX = frozenset({"IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ2_M", "Q2_K_S", "IQ3_XXS", "IQ3_XS"})
 """Types that llama-quantize refuses, or warns of, without an importance matrix."""
 
+TENSOR_TYPES = (
+    "Q1_0", "Q2_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "MXFP4", "NVFP4", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K",
+    "TQ1_0", "TQ2_0", "IQ2_XXS", "IQ2_XS", "IQ3_XXS", "IQ3_S", "IQ2_S", "IQ1_S", "IQ1_M", "IQ4_NL", "IQ4_XS",
+    "F16", "BF16", "F32",
+)  # fmt: skip
+"""What one tensor may be made: llama-quantize takes other names, too, and ends in a crash or in nothing.
+Source: `ggml_quantize_chunk` in `ggml/src/ggml.c`."""
+
+_FILE_TYPES = {
+    "Q3_K": "Q3_K_M", "Q4_K": "Q4_K_M", "Q5_K": "Q5_K_M", "IQ2_S": "IQ2_M", "MXFP4": "MXFP4_MOE",
+}  # fmt: skip
+"""Types of llama-quantize by the type that most of their tensors get, where that has another name.
+Source: `llama_ftype_get_default_type` in `src/llama-quant.cpp`."""
+
 _NEED_DATA = frozenset({"IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS"})
+_CANNOT_WITHOUT = frozenset({"IQ1_S", "IQ2_XXS", "IQ2_XS"})
 _NEED_NONE = frozenset({"token_embd.weight", "per_layer_token_embd.weight", "output.weight"})
 _PSEUDO = frozenset({"COPY"})
 _REFERENCE_PARAMS = {"Llama-3-8B": 8.03e9, "Mistral-7B": 7.24e9, "7B": 6.74e9}
@@ -82,9 +97,44 @@ def nominal_bpw(kind: QuantType) -> float | None:
 def needs_data(tensor: str, after: str, kind: str) -> bool:
     """Whether a tensor that becomes `after` in a file of type `kind` must be in the importance matrix.
 
-    Source: `tensor_requires_imatrix` in `src/llama-quant.cpp`.
+    Source: `tensor_requires_imatrix` in `src/llama-quant.cpp`, `ggml_quantize_requires_imatrix` in `ggml/src/ggml.c`.
     """
-    return tensor not in _NEED_NONE and (after in _NEED_DATA or (after, kind) == ("Q2_K", "Q2_K_S"))
+    wanted = after in _NEED_DATA or (after, kind) == ("Q2_K", "Q2_K_S")
+    return after in _CANNOT_WITHOUT or (wanted and tensor not in _NEED_NONE)
+
+
+def tensor_type(name: str) -> str:
+    """The type of a tensor that a user named, in any case: "Q4_K".
+
+    Raises:
+        UnknownType: there is none, with the nearest that there is.
+    """
+    wanted = name.strip().upper().replace("-", "_")
+    if wanted in TENSOR_TYPES:
+        return wanted
+    mix = (
+        f" {wanted} is a type of files."
+        if wanted in _FILE_TYPES.values() or re.fullmatch(r"Q\d_K_[SML]", wanted)
+        else ""
+    )
+    near = difflib.get_close_matches(wanted, TENSOR_TYPES, n=3, cutoff=0.5)
+    hint = f"Did you mean {', '.join(near)}?" if near else f"Known: {', '.join(TENSOR_TYPES)}."
+    raise UnknownType(f"There is no type {name.strip()!r} of tensors.{mix}", hint=hint)
+
+
+def file_type(n_bytes: Mapping[str, int], known: Sequence[QuantType]) -> str | None:
+    """The type of llama-quantize for a file whose tensors are of several types: the one that most bytes are in.
+
+    Args:
+        n_bytes: bytes by type of tensor.
+        known: the toolchain's types.
+
+    Returns:
+        None where no tensor is quantized: the tool heeds what it is told of tensors in files of a quantized type only.
+    """
+    names = {t.name for t in usable(known)}
+    ranked = sorted((t for t in n_bytes if not is_float(t)), key=lambda t: -n_bytes[t])
+    return next((name for t in ranked if (name := _FILE_TYPES.get(t, t)) in names), None)
 
 
 def is_float(name: str) -> bool:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -12,13 +14,15 @@ from ggufkit.core.errors import GgufError, InputError, ToolOutputError
 from ggufkit.core.hashing import Key, key, sha256_file
 from ggufkit.core.inputs import Input
 from ggufkit.core.manifest import PARTIAL, Params
-from ggufkit.core.records import GgufFile, QuantType, Toolchain
+from ggufkit.core.records import GgufFile, Json, QuantType, Toolchain
 from ggufkit.llama import argv, cuda, evaluates, logs, quants
-from ggufkit.llama.argv import Quantization
+from ggufkit.llama.argv import Overrides, Quantization
 from ggufkit.llama.cached_output import cached_output
 from ggufkit.llama.gguf import GgufHeader, quantized_tensors, read_header
 from ggufkit.llama.logs import QuantizePlan
 from ggufkit.llama.progress_lines import steps_done
+from ggufkit.recipes.type_recipe import TypeRecipe
+from ggufkit.steps import tensor_types
 from ggufkit.steps.imatrix import read_imatrix
 from ggufkit.steps.load_check import settle_and_require_computes
 from ggufkit.steps.notes import GgufNotes
@@ -31,10 +35,25 @@ _HOW = "Compute one with `ggufkit imatrix`, and give it with --imatrix."
 
 @dataclass(frozen=True)
 class QuantizeParams(Params):
-    """What decides a quantized file besides its inputs."""
+    """What decides a quantized file besides its inputs.
+
+    Args:
+        overrides: what departs from the type's own mix, by the names of `Overrides`; left out where nothing does.
+        recipe: SHA-256 of the types of a recipe; left out where there is none.
+    """
 
     type: str = ""
     allow_requantize: bool = False
+    overrides: Mapping[str, Json] = field(default_factory=dict)
+    recipe: str = ""
+
+    def to_params(self) -> dict[str, Json]:
+        """What goes into the recipe of the step: as it was before there were overrides, where there are none."""
+        return {
+            name: value
+            for name, value in super().to_params().items()
+            if value or name not in ("overrides", "recipe")
+        }
 
 
 @dataclass(frozen=True)
@@ -52,12 +71,25 @@ class QuantizeNotes(GgufNotes):
 
 @dataclass(frozen=True)
 class QuantizeOptions:
-    """How to quantize. `variant` is what the result is called by: "plain", "imatrix", "awq"…"""
+    """How to quantize.
+
+    Args:
+        variant: what the result is called by: "plain", "imatrix", "awq"…
+        overrides: what llama-quantize is told besides the type.
+        recipe: the type of each tensor; its type of files is given to the tool then, instead of the one asked for.
+    """
 
     imatrix: Path | None = None
     allow_requantize: bool = False
     variant: str = "plain"
     name: str = ""
+    overrides: Overrides = field(default_factory=Overrides)
+    recipe: TypeRecipe | None = None
+
+    @property
+    def chooses_types(self) -> bool:
+        """Whether tensors get other types than those that the type of the file mixes."""
+        return self.recipe is not None or self.overrides != Overrides()
 
 
 _NAME_IT = (
@@ -108,18 +140,17 @@ def require_matrix(
     Raises:
         InputError: so it is.
     """
-    if kind.name not in quants.NEEDS_IMATRIX:
+    if kind.name not in quants.NEEDS_IMATRIX and not options.chooses_types:
         return
-    wanted = plan(tools, base, kind, imatrix=options.imatrix, allow_requantize=options.allow_requantize)
+    wanted = plan(tools, base, kind, options)
+    type_name = _quantization(tools, base, kind, options).type_name
+    needing = [t.name for t in wanted.tensors if quants.needs_data(t.name, t.after, type_name)]
     if options.imatrix is None:
-        if wanted.needs_imatrix:
+        if wanted.needs_imatrix or needing:
             raise needs_imatrix(kind, hint)
         return
     there = read_imatrix(options.imatrix)
-    lacking = [
-        t.name for t in wanted.tensors if quants.needs_data(t.name, t.after, kind.name) and t.name not in there
-    ]
-    if lacking:
+    if lacking := [name for name in needing if name not in there]:
         of_all = f" and {len(lacking) - 1} more tensors" if len(lacking) > 1 else ""
         message = (
             f"The importance matrix {options.imatrix} has no data for {lacking[0]}{of_all}: {kind.name} needs it."
@@ -128,20 +159,52 @@ def require_matrix(
         raise InputError(message, hint=hint)
 
 
-def plan(
-    tools: Toolchain, base: Path, kind: QuantType, *, imatrix: Path | None = None, allow_requantize: bool = False
-) -> QuantizePlan:
-    """What llama-quantize would make of `base`: every tensor's type, in milliseconds."""
-    wanted = Quantization(base, kind.name, imatrix, allow_requantize)
-    return _plan(tools, wanted, key(base))
+def plan(tools: Toolchain, base: Path, kind: QuantType, options: QuantizeOptions | None = None) -> QuantizePlan:
+    """What llama-quantize would make of `base`: every tensor's type, in milliseconds.
+
+    Raises:
+        UsageError: overrides that contradict each other.
+        InputError: overrides or a recipe that do not fit the base.
+    """
+    how = options or QuantizeOptions()
+    wanted = _quantization(tools, base, kind, how)
+    tensor_types.require_possible(read_header(base), wanted.type_name, how.overrides, how.recipe)
+    planned = _plan(tools, wanted, key(base))
+    tensor_types.require_heeded(planned, how.overrides, how.recipe)
+    return planned
+
+
+def _quantization(tools: Toolchain, base: Path, kind: QuantType, options: QuantizeOptions) -> Quantization:
+    recipe, overrides = options.recipe, tensor_types.told(options.overrides, options.recipe)
+    if recipe is not None:
+        kind = tensor_types.file_type(recipe, read_header(base), known_types(tools))
+    return Quantization(base, kind.name, options.imatrix, options.allow_requantize, overrides)
 
 
 @lru_cache
 def _plan(tools: Toolchain, wanted: Quantization, _state: Key) -> QuantizePlan:
     """What `plan` returns, asked once: the size that a type promises is looked for among types near it."""
     output = process.run(argv.quantize_plan(tools, wanted), surroundings=cuda.HIDDEN)
+    if output.returncode != 0 and wanted.overrides.tensor_types:
+        _blame_patterns(tools, wanted)
     failures.require_success(output, f"planning {wanted.type_name} of {wanted.base.name}")
-    return logs.parse_quantize(output)
+    return _read(output, wanted)
+
+
+def _blame_patterns(tools: Toolchain, wanted: Quantization) -> None:
+    """Raise InputError where llama-quantize fails for a pattern: not all that Python takes is one of C++."""
+    for pattern in wanted.overrides.tensor_types:
+        alone = replace(wanted, overrides=Overrides(tensor_types=(pattern,)))
+        output = process.run(argv.quantize_plan(tools, alone), surroundings=cuda.HIDDEN)
+        if output.returncode != 0:
+            message = f"llama-quantize does not take --tensor-type {'='.join(pattern)}: {logs.explain_missing(output.text)}"
+            raise InputError(message, hint=tensor_types.PATTERN_HINT)
+
+
+def _read(output: process.ToolOutput, wanted: Quantization) -> QuantizePlan:
+    pruned = tensor_types.n_pruned(read_header(wanted.base), wanted.overrides)
+    planned = logs.parse_quantize(output, pruned)
+    return replace(planned, bpw=tensor_types.bpw(planned)) if pruned else planned
 
 
 def quantize(base: GgufFile, output: Path, kind: QuantType, options: QuantizeOptions, session: Session) -> Result:
@@ -161,7 +224,9 @@ def quantize(base: GgufFile, output: Path, kind: QuantType, options: QuantizeOpt
     if options.imatrix is not None:
         files["imatrix"] = Input(options.imatrix, sha256_file(options.imatrix))
     inputs = {role: file.sha256 for role, file in files.items()}
-    params = QuantizeParams(kind.name, options.allow_requantize)
+    params = QuantizeParams(
+        kind.name, options.allow_requantize, _departures(options.overrides), _digest(options.recipe)
+    )
     recipe = Recipe(STEP, VERSION, inputs, params.to_params(), session.tools.identity, tuple(files.values()))
     return session.ensure(
         recipe,
@@ -170,8 +235,25 @@ def quantize(base: GgufFile, output: Path, kind: QuantType, options: QuantizeOpt
     )
 
 
+def _departures(overrides: Overrides) -> dict[str, Json]:
+    """What of it is no default, as a manifest holds it."""
+    given = {f.name: value for f in fields(overrides) if (value := getattr(overrides, f.name)) != f.default}
+    departures: dict[str, Json] = json.loads(json.dumps(given))
+    return departures
+
+
+def _digest(recipe: TypeRecipe | None) -> str:
+    """SHA-256 of what of a recipe decides the file."""
+    if recipe is None:
+        return ""
+    decisive = json.dumps([recipe.file_type, sorted(recipe.types.items())])
+    return hashlib.sha256(decisive.encode()).hexdigest()
+
+
 def _quantize(base: GgufFile, partial: Path, kind: QuantType, options: QuantizeOptions, session: Session) -> Made:
-    wanted = Quantization(base.path, kind.name, options.imatrix, options.allow_requantize)
+    if options.chooses_types:
+        plan(session.tools, base.path, kind, options)
+    wanted = _quantization(session.tools, base.path, kind, options)
     command = argv.quantize(session.tools, wanted, partial, session.threads)
     doing = f"quantizing {base.path.name} to {kind.name}"
     with session.reporter.step(f"Quantizing to {_label(options.variant, kind.name)}") as progress:
@@ -184,8 +266,10 @@ def _quantize(base: GgufFile, partial: Path, kind: QuantType, options: QuantizeO
         run = process.run(command, log=log, on_text=watch, surroundings=cuda.HIDDEN)
         _require_valid(run, base)
         failures.require_success(run, doing)
-    done = logs.parse_quantize(run)
-    _require_result(partial, read_header(base.path), done, run, doing)
+    done = _read(run, wanted)
+    header = read_header(base.path)
+    n_kept = len(header.tensors) - tensor_types.n_pruned(header, options.overrides)
+    _require_result(partial, n_kept, done, run, doing)
     settle_and_require_computes(partial, session)
     notes = QuantizeNotes(options.name, options.variant, kind.name, done.n_fallback, done.fallbacks)
     return Made([run], notes.to_notes())
@@ -207,13 +291,13 @@ def _label(variant: str, kind: str) -> str:
 
 
 def _require_result(
-    partial: Path, base: GgufHeader, plan: QuantizePlan, run: process.ToolOutput, doing: str
+    partial: Path, n_tensors: int, plan: QuantizePlan, run: process.ToolOutput, doing: str
 ) -> None:
     """A quantized file holds the base's tensors, whole, in the types that the tool said."""
     if not partial.is_file():
         raise failures.explain(run, doing, "it wrote no file")
     made = read_header(partial)
-    if [t.name for t in made.tensors] != [t.name for t in plan.tensors] or len(made.tensors) != len(base.tensors):
+    if [t.name for t in made.tensors] != [t.name for t in plan.tensors] or len(made.tensors) != n_tensors:
         raise ToolOutputError(f"{doing}: the file does not hold the tensors that the tool listed.", log=run.log)
     wrong = [t.name for t, p in zip(made.tensors, plan.tensors, strict=True) if t.type != p.after]
     if wrong:
