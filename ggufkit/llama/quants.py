@@ -97,10 +97,17 @@ def nominal_bpw(kind: QuantType) -> float | None:
 def needs_data(tensor: str, after: str, kind: str) -> bool:
     """Whether a tensor that becomes `after` in a file of type `kind` must be in the importance matrix.
 
-    Source: `tensor_requires_imatrix` in `src/llama-quant.cpp`, `ggml_quantize_requires_imatrix` in `ggml/src/ggml.c`.
+    Source: `tensor_requires_imatrix` in `src/llama-quant.cpp`.
     """
-    wanted = after in _NEED_DATA or (after, kind) == ("Q2_K", "Q2_K_S")
-    return after in _CANNOT_WITHOUT or (wanted and tensor not in _NEED_NONE)
+    return tensor not in _NEED_NONE and (after in _NEED_DATA or (after, kind) == ("Q2_K", "Q2_K_S"))
+
+
+def cannot_without(after: str) -> bool:
+    """Whether llama-quantize would crash of a tensor of this type that is not in the importance matrix.
+
+    Source: `ggml_quantize_requires_imatrix` in `ggml/src/ggml.c`.
+    """
+    return after in _CANNOT_WITHOUT
 
 
 def tensor_type(name: str) -> str:

@@ -144,7 +144,11 @@ def require_matrix(
         return
     wanted = plan(tools, base, kind, options)
     type_name = _quantization(tools, base, kind, options).type_name
-    needing = [t.name for t in wanted.tensors if quants.needs_data(t.name, t.after, type_name)]
+    needing = [
+        t.name
+        for t in wanted.tensors
+        if quants.cannot_without(t.after) or quants.needs_data(t.name, t.after, type_name)
+    ]
     if options.imatrix is None:
         if wanted.needs_imatrix or needing:
             raise needs_imatrix(kind, hint)
