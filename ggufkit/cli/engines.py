@@ -20,7 +20,7 @@ from ggufkit.core.paths import cache_dir
 from ggufkit.core.progress import Reporter
 from ggufkit.core.records import Checkpoint, GgufFile, QuantType
 from ggufkit.core.variants import Scaling
-from ggufkit.llama import quants
+from ggufkit.llama import targets
 from ggufkit.models import sources
 from ggufkit.models.lora import merge
 from ggufkit.pipeline.lookup import refuse_inside, require_folds
@@ -84,7 +84,7 @@ def awq_command(
         text = calibration_text.resolve(calibration.text, calibration.field, reporter)
         private_dir = cache_dir() / "work" / hashlib.sha256(str(output.resolve()).encode()).hexdigest()[:16]
         session = run.session(private_dir, reporter)
-        kinds = quants.resolve(target.types, quantize.known_types(session.tools))
+        kinds = targets.resolve(target.types, quantize.known_types(session.tools))
         with session.workspace.locked():
             types = _planned_types(checkpoint, kinds, session)
             wanted = _wanted(output, types, target.for_imatrix, per_type=scaling.per_type)

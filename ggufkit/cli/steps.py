@@ -11,7 +11,7 @@ from ggufkit.cli.terminal import emit_path, reporting
 from ggufkit.core import extras, variants
 from ggufkit.core.errors import InputError
 from ggufkit.core.records import GgufFile
-from ggufkit.llama import quants
+from ggufkit.llama import targets
 from ggufkit.llama.gguf import read_header
 from ggufkit.models import sources
 from ggufkit.models.lora import merge
@@ -112,7 +112,7 @@ def quantize_command(
     with reporting() as reporter:
         name_missing(missing, reporter)
         session = run.session(where, reporter)
-        kinds = quants.resolve(types, quantize.known_types(session.tools))
+        kinds = targets.resolve(types, quantize.known_types(session.tools))
         for kind in kinds:
             quantize.require_matrix(session.tools, gguf, kind, how)
         with session.workspace.locked():

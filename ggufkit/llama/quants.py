@@ -9,11 +9,12 @@ import difflib
 import re
 from collections.abc import Iterable, Mapping, Sequence
 
-from ggufkit.core.errors import UnknownType, UsageError
+from ggufkit.core.errors import UnknownType
 from ggufkit.core.records import QuantType
 from ggufkit.core.variants import Variant
-from ggufkit.llama import targets
-from ggufkit.llama.targets import FLOAT_TYPES
+
+FLOAT_TYPES = ("F32", "F16", "BF16")
+"""Conversions rather than quantizations: an importance matrix changes nothing in them."""
 
 NEEDS_IMATRIX = frozenset({"IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ2_M", "Q2_K_S", "IQ3_XXS", "IQ3_XS"})
 """Types that llama-quantize refuses, or warns of, without an importance matrix."""
@@ -46,36 +47,25 @@ def usable(types: Iterable[QuantType]) -> tuple[QuantType, ...]:
 
 
 def resolve(names: Sequence[str], known: Sequence[QuantType]) -> tuple[QuantType, ...]:
-    """The types for the names a user typed: any case, aliases resolved, duplicates dropped; targets by their labels.
+    """The toolchain's types for the names a user typed: any case, aliases resolved, duplicates dropped.
 
     Raises:
         UnknownType: a name that the toolchain does not know, with the nearest that it does.
-        UsageError: what has the form of a target, and is none; or two files would have one name.
     """
-    found = tuple(dict.fromkeys(_resolve_one(name, known) for name in names))
-    by_label: dict[str, QuantType] = {}
-    for kind in found:
-        other = by_label.setdefault(kind.name.casefold(), kind)
-        if other != kind:
-            message = f"The files of two of --types would have one name, {kind.name}."
-            raise UsageError(message, hint="Rename one of the recipes, or make them in two commands.")
-    return found
+    return tuple(dict.fromkeys(_resolve_one(name, known) for name in names))
 
 
 def _resolve_one(name: str, known: Sequence[QuantType]) -> QuantType:
     by_name = {t.name: t for t in usable(known)}
-    target = targets.parse(name, {n: _meant(t, by_name).name for n, t in by_name.items()})
-    if target is not None:
-        return QuantType(target.label, "", target)
     wanted = name.strip().upper().replace("-", "_")
     if wanted in by_name:
-        return _meant(by_name[wanted], by_name)
+        return _target(by_name[wanted], by_name)
     near = difflib.get_close_matches(wanted, by_name, n=3, cutoff=0.5)
-    hint = f"Did you mean {', '.join(near)}?" if near else f"Known: {', '.join(by_name)}; or {targets.FORMS}."
+    hint = f"Did you mean {', '.join(near)}?" if near else f"Known: {', '.join(by_name)}."
     raise UnknownType(f"This llama-quantize knows no type {name.strip()!r}.", hint=hint)
 
 
-def _meant(found: QuantType, by_name: dict[str, QuantType]) -> QuantType:
+def _target(found: QuantType, by_name: dict[str, QuantType]) -> QuantType:
     alias = re.match(r"alias for (\w+)", found.description)
     return by_name.get(alias[1], found) if alias else found
 
@@ -83,8 +73,11 @@ def _meant(found: QuantType, by_name: dict[str, QuantType]) -> QuantType:
 def nominal_bpw(kind: QuantType) -> float | None:
     """Bits per weight that a type's name promises: what its own description says, on the model it names.
 
-    "2.06 bpw quantization" says it; "4.58G, +0.1754 ppl @ Llama-3-8B" gives the size in GiB of a known model.
+    "2.06 bpw quantization" says it; "4.58G, +0.1754 ppl @ Llama-3-8B" gives the size in GiB of a known model; of targets,
+    "4.50bpw" says it, and "like-Q4_K_M" as that type.
     """
+    if kind.target is not None and kind.target.kind == "bpw":
+        return kind.target.number
     said = re.search(r"([\d.]+)\s+bpw", kind.description)
     if said:
         return float(said[1])
@@ -142,6 +135,13 @@ def file_type(n_bytes: Mapping[str, int], known: Sequence[QuantType]) -> str | N
     names = {t.name for t in usable(known)}
     ranked = sorted((t for t in n_bytes if not is_float(t)), key=lambda t: -n_bytes[t])
     return next((name for t in ranked if (name := _FILE_TYPES.get(t, t)) in names), None)
+
+
+def needs_imatrix(kind: QuantType) -> bool:
+    """Whether a file of a type is useless without an importance matrix, or llama-quantize refuses to make it."""
+    if kind.target is None or kind.target.is_measured:
+        return kind.name in NEEDS_IMATRIX
+    return kind.target.preset in NEEDS_IMATRIX
 
 
 def is_float(name: str) -> bool:

@@ -8,26 +8,19 @@ follow, so that two never share a name.
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Sequence
 from decimal import Decimal
+from pathlib import Path
 
-from ggufkit.core.errors import UsageError
+from ggufkit.core.errors import UnknownType, UsageError
 from ggufkit.core.paths import user_path
-from ggufkit.core.records import Target
+from ggufkit.core.records import QuantType, Target
 from ggufkit.core.units import MOST_BYTES, SIZES, parse_size
+from ggufkit.llama import quants
 
-FLOAT_TYPES = ("F32", "F16", "BF16")
-"""Conversions rather than quantizations: an importance matrix changes nothing in them."""
-
-TENSOR_TYPES = (
-    "F32", "F16", "BF16", "Q8_0", "Q6_K", "Q5_K", "Q5_1", "Q5_0", "Q4_K", "Q4_1", "Q4_0", "IQ4_NL", "IQ4_XS", "MXFP4",
-    "NVFP4", "Q3_K", "IQ3_S", "IQ3_XXS", "Q2_K", "IQ2_S", "IQ2_XS", "IQ2_XXS", "TQ2_0", "TQ1_0", "IQ1_M", "IQ1_S", "Q1_0",
-)  # fmt: skip
-"""Types that a tensor of a file can have; the names of ggml, which are not those of llama-quantize's files."""
 FORMS = "4.5bpw, 6GiB, like:q4_k_m, kld:0.02, recipe:FILE, q4_k_m+attn_v=q8_0"
 """An example of each kind, for messages."""
 _MOST_BPW, _MOST_NATS, _MOST_DECIMALS = 32, 100, 6
@@ -41,12 +34,51 @@ _OVERRIDE = re.compile(r"([^=]+)=([A-Za-z0-9_]+)(?:\+|$)")
 _UNSAFE = re.compile(r"[^A-Za-z0-9._-]+")
 
 
-def parse(text: str, presets: Mapping[str, str]) -> Target | None:
-    """The target that a text means, None where it has the form of none and so should be one of `presets`.
+def is_measured(text: str) -> bool:
+    """Whether what is typed has the form of a target whose types are chosen by measurement."""
+    said = text.strip()
+    word = _WITH_WORD.fullmatch(said)
+    return bool(
+        _BPW.fullmatch(said) or _UNIT_NEEDED.fullmatch(said) or (word is not None and word[1].lower() != "recipe")
+    )
+
+
+def recipe_file(text: str) -> Path | None:
+    """The file that `recipe:FILE` names, None of another type."""
+    word = _WITH_WORD.fullmatch(text.strip())
+    named = word is not None and word[1].lower() == "recipe" and word[2].strip()
+    return user_path(named) if named else None
+
+
+def resolve(names: Sequence[str], known: Sequence[QuantType]) -> tuple[QuantType, ...]:
+    """The types that a user typed, of llama-quantize or targets by their labels: any case, duplicates dropped.
 
     Args:
-        text: as it is typed, any case.
-        presets: what each name of llama-quantize's types stands for: itself, or of an alias another.
+        known: the toolchain's types.
+
+    Raises:
+        UnknownType: a name that the toolchain does not know, with the nearest that it does.
+        UsageError: what has the form of a target, and is none; or two files would have one name.
+    """
+    found = tuple(dict.fromkeys(_resolve_one(name, known) for name in names))
+    by_label: dict[str, QuantType] = {}
+    for kind in found:
+        if by_label.setdefault(kind.name.casefold(), kind) != kind:
+            message = f"The files of two of --types would have one name, {kind.name}."
+            raise UsageError(message, hint="Rename one of the recipes, or make them in two commands.")
+    return found
+
+
+def _resolve_one(name: str, known: Sequence[QuantType]) -> QuantType:
+    target = parse(name, known)
+    if target is None:
+        return quants.resolve([name], known)[0]
+    like = _preset(name, target.preset, known).description if target.kind == "like" else ""
+    return QuantType(target.label, like, target)
+
+
+def parse(text: str, known: Sequence[QuantType]) -> Target | None:
+    """The target that a text means, None where it has the form of none and so should be one of the `known` types.
 
     Raises:
         UsageError: it has the form of a target, and is none.
@@ -57,10 +89,9 @@ def parse(text: str, presets: Mapping[str, str]) -> Target | None:
     if _UNIT_NEEDED.fullmatch(said) is not None:
         return _size(said)
     if (word := _WITH_WORD.fullmatch(said)) is not None:
-        what = word[2].strip()
-        return {"like": _like, "kld": _divergence, "recipe": _recipe}[word[1].lower()](said, what, presets)
+        return {"like": _like, "kld": _divergence, "recipe": _recipe}[word[1].lower()](said, word[2].strip(), known)
     if "+" in said or "=" in said:
-        return _mixed(said, presets)
+        return _mixed(said, known)
     if _NO_NAME.match(said) is not None:
         raise _wrong(said, f"Write the name of a type, or what it is for: {FORMS}.")
     return None
@@ -115,27 +146,27 @@ def _size_label(n_bytes: int) -> str:
     return min(shown, key=len)
 
 
-def _preset(said: str, name: str, presets: Mapping[str, str]) -> str:
-    wanted = name.strip().upper().replace("-", "_")
-    if presets.get(wanted) in FLOAT_TYPES:
-        raise _wrong(said, f"{wanted} rounds no tensor to a smaller type: name a quantized type, e.g. q4_k_m.")
-    if wanted in presets:
-        return presets[wanted]
-    near = difflib.get_close_matches(wanted, presets, n=3, cutoff=0.5)
-    raise _wrong(said, f"Did you mean {', '.join(near)}?" if near else f"Known presets: {', '.join(presets)}.")
+def _preset(said: str, name: str, known: Sequence[QuantType]) -> QuantType:
+    try:
+        (preset,) = quants.resolve([name], known)
+    except UnknownType as error:
+        raise _wrong(said, str(error.hint)) from None
+    if quants.is_float(preset.name):
+        raise _wrong(said, f"{preset.name} rounds no tensor to a smaller type: name a quantized one, e.g. q4_k_m.")
+    return preset
 
 
-def _like(said: str, name: str, presets: Mapping[str, str]) -> Target:
-    preset = _preset(said, name, presets)
+def _like(said: str, name: str, known: Sequence[QuantType]) -> Target:
+    preset = _preset(said, name, known).name
     return Target("like", f"like-{preset}", f"like:{preset.lower()}", preset=preset)
 
 
-def _divergence(said: str, number: str, _presets: Mapping[str, str]) -> Target:
+def _divergence(said: str, number: str, _known: Sequence[QuantType]) -> Target:
     value = _decimal(said, number, _MOST_NATS, "Mean KL divergence is a number of nats above 0, e.g. kld:0.02.")
     return Target("kld", f"kld-{_plain(value)}", f"kld:{_plain(value)}", number=float(value))
 
 
-def _recipe(said: str, name: str, _presets: Mapping[str, str]) -> Target:
+def _recipe(said: str, name: str, _known: Sequence[QuantType]) -> Target:
     if not name:
         raise _wrong(said, "Name a recipe, or a GGUF whose types are copied, e.g. recipe:other-Q4_K_M.gguf.")
     file = user_path(name)
@@ -143,7 +174,7 @@ def _recipe(said: str, name: str, _presets: Mapping[str, str]) -> Target:
     return Target("recipe", f"recipe-{_safe(stem)}", f"recipe:{file.name}", file=file)
 
 
-def _mixed(said: str, presets: Mapping[str, str]) -> Target:
+def _mixed(said: str, known: Sequence[QuantType]) -> Target:
     name, _, rest = said.partition("+")
     right = "Write a preset and the tensors that differ, e.g. q4_k_m+attn_v=q8_0+ffn_down=q6_k."
     found, end = [], 0
@@ -156,18 +187,17 @@ def _mixed(said: str, presets: Mapping[str, str]) -> Target:
         raise _wrong(said, right)
     for pattern, _ in found:
         _require_pattern(said, pattern)
-    preset = _preset(said, name, presets)
+    preset = _preset(said, name, known).name
     label = "+".join([preset, *(f"{_safe(pattern)}={kind}" for pattern, kind in found)])
     spec = "+".join([preset.lower(), *(f"{pattern}={kind.lower()}" for pattern, kind in found)])
     return Target("mixed", _short(label, label), spec, preset=preset, tensor_types=tuple(found))
 
 
 def _tensor_type(said: str, name: str) -> str:
-    wanted = name.upper()
-    if wanted not in TENSOR_TYPES:
-        near = difflib.get_close_matches(wanted, TENSOR_TYPES, n=3, cutoff=0.5) or TENSOR_TYPES
-        raise _wrong(said, f"No tensor has the type {name}; one of a tensor is {', '.join(near)}.")
-    return wanted
+    try:
+        return quants.tensor_type(name)
+    except UnknownType as error:
+        raise _wrong(said, f"{error.message} {error.hint}") from None
 
 
 def _require_pattern(said: str, pattern: str) -> None:

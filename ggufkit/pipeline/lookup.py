@@ -13,7 +13,7 @@ from ggufkit.core.manifest import read_manifest
 from ggufkit.core.progress import Reporter
 from ggufkit.core.records import Checkpoint, GgufFile, QuantType, Toolchain
 from ggufkit.core.variants import Variant
-from ggufkit.llama import quants, toolchain
+from ggufkit.llama import targets, toolchain
 from ggufkit.models import lora, sources
 from ggufkit.pipeline.job import Job
 from ggufkit.request import BuildRequest, CalibrationOptions
@@ -67,7 +67,7 @@ def prepare(request: BuildRequest, reporter: Reporter, outlines: Path | None = N
 def _types(request: BuildRequest, tools: Toolchain) -> tuple[tuple[QuantType, ...], tuple[QuantType, ...]]:
     """All types of the toolchain, and those that are asked for."""
     known = quantize.known_types(tools)
-    return known, quants.resolve(request.types, known)
+    return known, targets.resolve(request.types, known)
 
 
 def _tell_left_out(job: Job) -> None:

@@ -8,12 +8,12 @@ import pytest
 
 from ggufkit.core.errors import UsageError
 from ggufkit.core.records import Target
-from ggufkit.llama import quants
+from ggufkit.llama import targets
 from tests.unit.test_quants import KNOWN
 
 
 def target(text: str) -> Target:
-    (kind,) = quants.resolve((text,), KNOWN)
+    (kind,) = targets.resolve((text,), KNOWN)
     assert kind.target is not None
     assert kind.name == kind.target.label
     return kind.target
@@ -59,7 +59,7 @@ def test_what_a_target_holds() -> None:
         ((r"blk\.[0-3]+\.attn_v", "Q8_0"), ("ffn", "F16")),
     )
     assert [target(t).is_measured for t in ("4.5bpw", "like:q8_0", "recipe:a.yaml")] == [True, True, False]
-    assert quants.resolve(("q8_0",), KNOWN)[0].target is None
+    assert targets.resolve(("q8_0",), KNOWN)[0].target is None
 
 
 def test_labels_are_safe_and_differ_where_their_originals_do() -> None:
@@ -83,9 +83,9 @@ def test_labels_are_safe_and_differ_where_their_originals_do() -> None:
         ("9000000TiB", "6GiB"),
         ("4.5", "4.5bpw"),
         ("800", "800MB|6GiB"),
-        ("like:", "Known presets"),
+        ("like:", "Known: "),
         ("like:q4km", "Q4_K_M"),
-        ("like:f16", "quantized type"),
+        ("like:f16", "quantized one"),
         ("kld:0", "kld:0.02"),
         ("kld:nan", "kld:0.02"),
         ("recipe:", "recipe:other"),
@@ -96,16 +96,16 @@ def test_labels_are_safe_and_differ_where_their_originals_do() -> None:
         ("q4_k_m+attn_v=q8_0+", "attn_v=q8_0"),
         ("q4_k_m+=q8_0", "attn_v=q8_0"),
         ("attn_v=q8_0", "attn_v=q8_0"),
-        ("f16+attn_v=q8_0", "quantized type"),
+        ("f16+attn_v=q8_0", "quantized one"),
     ],
 )
 def test_bad_values_are_told_what_is_right(typed: str, right: str) -> None:
     with pytest.raises(UsageError) as caught:
-        quants.resolve((typed,), KNOWN)
+        targets.resolve((typed,), KNOWN)
     assert any(part in str(caught.value.hint) for part in right.split("|"))
 
 
 def test_two_of_the_same_are_one_and_two_of_one_name_are_refused() -> None:
-    assert len(quants.resolve(("4.5bpw", "4.50bpw", "6GiB", "6144MiB"), KNOWN)) == 2
+    assert len(targets.resolve(("4.5bpw", "4.50bpw", "6GiB", "6144MiB"), KNOWN)) == 2
     with pytest.raises(UsageError, match="recipe-A"):
-        quants.resolve(("recipe:x/a.yaml", "recipe:y/A.yaml"), KNOWN)
+        targets.resolve(("recipe:x/a.yaml", "recipe:y/A.yaml"), KNOWN)
