@@ -39,6 +39,11 @@ def read_json(
     limit: int = LIMIT_BYTES,
 ) -> T:
     """The content of a JSON file; arguments and errors are those of `parse_json`, which also tell of a file not read."""
+    return parse_json(read_within(path, limit, error, hint=hint), shape, str(path), error, hint=hint)
+
+
+def read_within(path: Path, limit: int, error: Refusal = InputError, *, hint: str) -> bytes:
+    """The bytes of a file that somebody else wrote. Raises `error` where it cannot be read or has more than `limit`."""
     try:
         with path.open("rb") as file:
             data = file.read(limit + 1)
@@ -47,7 +52,7 @@ def read_json(
         raise error(message, hint="Check its path and its permissions.") from failure
     if len(data) > limit:
         raise error(f"{path} is larger than such a file may be: {size(limit)}.", hint=hint)
-    return parse_json(data, shape, str(path), error, hint=hint)
+    return data
 
 
 def parse_json(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -94,21 +93,6 @@ class Overrides:
         argv += [word for pair in self.kv for word in ("--override-kv", pair)]
         argv += ["--prune-layers", ",".join(map(str, self.prune_layers))] if self.prune_layers else []
         return argv
-
-
-def exactly(types: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
-    """Patterns of llama-quantize that give each tensor its type: each is found in one name alone.
-
-    The tool writes patterns in lower case and splits them from the type at "=": what it would change matches anything.
-    """
-    return tuple((f"^{''.join(map(_literal, name))}$", kind) for name, kind in types.items())
-
-
-def _literal(character: str) -> str:
-    if character == ".":
-        return r"\."
-    plain = character.isascii() and (character.islower() or character.isdecimal() or character in "_-")
-    return character if plain else "." * len(character.encode())
 
 
 @dataclass(frozen=True)

@@ -89,7 +89,9 @@ def parse(text: str, known: Sequence[QuantType]) -> Target | None:
     if _UNIT_NEEDED.fullmatch(said) is not None:
         return _size(said)
     if (word := _WITH_WORD.fullmatch(said)) is not None:
-        return {"like": _like, "kld": _divergence, "recipe": _recipe}[word[1].lower()](said, word[2].strip(), known)
+        return {"like": _like, "kld": _divergence, "recipe": _recipe}[word[1].lower()](
+            said, word[2].strip(), known
+        )
     if "+" in said or "=" in said:
         return _mixed(said, known)
     if _NO_NAME.match(said) is not None:

@@ -15,7 +15,7 @@ from ggufkit.core.hashing import Key, key, sha256_file
 from ggufkit.core.inputs import Input
 from ggufkit.core.manifest import PARTIAL, Params
 from ggufkit.core.records import GgufFile, Json, QuantType, Toolchain
-from ggufkit.llama import argv, cuda, evaluates, logs, quants
+from ggufkit.llama import argv, cuda, evaluates, logs, patterns, quants
 from ggufkit.llama.argv import Overrides, Quantization
 from ggufkit.llama.cached_output import cached_output
 from ggufkit.llama.gguf import GgufHeader, quantized_tensors, read_header
@@ -202,7 +202,7 @@ def _blame_patterns(tools: Toolchain, wanted: Quantization) -> None:
         output = process.run(argv.quantize_plan(tools, alone), surroundings=cuda.HIDDEN)
         if output.returncode != 0:
             message = f"llama-quantize does not take --tensor-type {'='.join(pattern)}: {logs.explain_missing(output.text)}"
-            raise InputError(message, hint=tensor_types.PATTERN_HINT)
+            raise InputError(message, hint=patterns.HINT)
 
 
 def _read(output: process.ToolOutput, wanted: Quantization) -> QuantizePlan:
@@ -256,7 +256,7 @@ def _digest(recipe: TypeRecipe | None) -> str:
 
 def _quantize(base: GgufFile, partial: Path, kind: QuantType, options: QuantizeOptions, session: Session) -> Made:
     if options.chooses_types:
-        plan(session.tools, base.path, kind, options)
+        _tell_left(plan(session.tools, base.path, kind, options), options.recipe, session)
     wanted = _quantization(session.tools, base.path, kind, options)
     command = argv.quantize(session.tools, wanted, partial, session.threads)
     doing = f"quantizing {base.path.name} to {kind.name}"
@@ -277,6 +277,13 @@ def _quantize(base: GgufFile, partial: Path, kind: QuantType, options: QuantizeO
     settle_and_require_computes(partial, session)
     notes = QuantizeNotes(options.name, options.variant, kind.name, done.n_fallback, done.fallbacks)
     return Made([run], notes.to_notes())
+
+
+def _tell_left(planned: QuantizePlan, recipe: TypeRecipe | None, session: Session) -> None:
+    left = tensor_types.left_as_they_are(planned, recipe) if recipe is not None else []
+    if left:
+        shown = ", ".join(left[:3]) + (" …" if len(left) > 3 else "")
+        session.reporter.warn(f"llama-quantize leaves {len(left)} tensors in the base's float type: {shown}.")
 
 
 def _require_valid(run: process.ToolOutput, base: GgufFile) -> None:

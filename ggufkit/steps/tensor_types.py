@@ -10,15 +10,14 @@ from math import prod
 
 from ggufkit.core.errors import InputError, UsageError
 from ggufkit.core.records import QuantType, Tensor
-from ggufkit.llama import quants
-from ggufkit.llama.argv import Overrides, exactly
+from ggufkit.llama import patterns, quants
+from ggufkit.llama.argv import Overrides
 from ggufkit.llama.gguf import GgufHeader, ggml_type_by_name
-from ggufkit.llama.logs import QuantizePlan
+from ggufkit.llama.logs import QuantizePlan, TensorPlan
 from ggufkit.recipes.type_recipe import TypeRecipe
 
 _OUTPUT, _EMBEDDINGS = "output.weight", ("token_embd.weight", "per_layer_token_embd.weight")
 _LAYER = re.compile(r"blk\.(\d+)\.")
-PATTERN_HINT = "A part of a tensor's name is a pattern: attn_v, or blk\\.[0-3]\\.ffn_down."
 _ANOTHER = "It was made for another model: make one for this model with `ggufkit recipe`."
 
 
@@ -26,7 +25,7 @@ def told(overrides: Overrides, recipe: TypeRecipe | None) -> Overrides:
     """The overrides that say the same as both; a user's own patterns come first."""
     if recipe is None:
         return overrides
-    return replace(overrides, tensor_types=(*overrides.tensor_types, *exactly(recipe.types)))
+    return replace(overrides, tensor_types=(*overrides.tensor_types, *patterns.exactly(recipe.types)))
 
 
 def file_type(recipe: TypeRecipe, base: GgufHeader, known: Sequence[QuantType]) -> QuantType:
@@ -80,7 +79,7 @@ def require_possible(base: GgufHeader, kind: str, overrides: Overrides, recipe: 
         message = f"llama-quantize does not heed --tensor-type in a file of type {kind}."
         raise InputError(message, hint="Choose a quantized type, and give tensors a float type where you want it.")
     for pattern, wanted in overrides.tensor_types:
-        _require_pattern(pattern)
+        patterns.require_pattern(pattern, "--tensor-type")
         quants.tensor_type(wanted)
     for pair in overrides.kv:
         require_pair(pair)
@@ -99,21 +98,6 @@ def _require_shape(tensor: Tensor | None, kind: str, who: str) -> None:
         raise InputError(
             message, hint="Choose a type with blocks of 32, such as Q8_0, Q5_1, Q5_0, Q4_0 or IQ4_NL."
         )
-
-
-def _require_pattern(pattern: str) -> None:
-    try:
-        re.compile(pattern.lower())
-    except re.error as error:
-        message = f"--tensor-type {pattern} is no regular expression: {error}."
-        raise InputError(
-            message, hint="A part of a tensor's name is one: attn_v, or blk\\.[0-3]\\.ffn_down."
-        ) from error
-    changed = re.search(r"\\[A-Z]", pattern)
-    if changed is not None or "[:" in pattern:
-        what = changed[0] if changed is not None else "[:…:]"
-        message = f"--tensor-type {pattern}: {what} means something else to llama-quantize, which writes it in lower case."
-        raise InputError(message, hint="Write out which characters you mean: [^0-9].")
 
 
 def require_pair(pair: str) -> None:
@@ -182,16 +166,40 @@ def require_heeded(plan: QuantizePlan, overrides: Overrides, recipe: TypeRecipe 
         InputError: so it is not.
     """
     for pattern, kind in overrides.tensor_types:
-        if not any(re.search(pattern.lower(), tensor.name) for tensor in plan.tensors):
+        if not any(patterns.is_found(pattern, tensor.name) for tensor in plan.tensors):
             message = f"--tensor-type {pattern}={kind} matches no tensor."
             kinds = dict.fromkeys(_LAYER.sub("", t.name).removesuffix(".weight") for t in plan.tensors)
             raise InputError(message, hint=f"Parts of the names of its tensors: {', '.join(kinds)}.")
-    if recipe is None:
-        return
+    if recipe is not None:
+        _require_recipe(plan, recipe)
+
+
+def _require_recipe(plan: QuantizePlan, recipe: TypeRecipe) -> None:
     planned = {tensor.name: tensor for tensor in plan.tensors}
+    left = [t.name for t in plan.tensors if t.after != t.before and t.name not in recipe.types]
+    if left and not recipe.file_type:
+        message = f"The recipe has no type for {left[0]}, and names no type of the file whose mix the rest gets."
+        raise InputError(
+            message, hint="Give it a file_type, e.g. Q4_K_M. A list of patterns: use --tensor-type-file."
+        )
+    if absent := [name for name in recipe.types if name not in planned]:
+        raise InputError(f"The recipe names {absent[0]}, which the model lacks.", hint=_ANOTHER)
     for name, kind in recipe.types.items():
-        if name not in planned:
-            raise InputError(f"The recipe names {name}, which the model lacks.", hint=_ANOTHER)
-        if planned[name].after != kind.upper():
+        if planned[name].after != kind and not _is_left(planned[name], kind):
             message = f"The recipe makes {name} {kind}, llama-quantize {planned[name].after}."
             raise InputError(message, hint="It never quantizes some tensors: leave this one out of the recipe.")
+
+
+def _is_left(tensor: TensorPlan, kind: str) -> bool:
+    """Whether llama-quantize leaves a tensor in a float type, where another one was wanted: as it always does."""
+    return tensor.before == tensor.after and quants.is_float(tensor.after) and quants.is_float(kind)
+
+
+def left_as_they_are(plan: QuantizePlan, recipe: TypeRecipe) -> list[str]:
+    """Tensors that the recipe has in another float type than llama-quantize leaves them in."""
+    wanted = recipe.types
+    return [
+        t.name
+        for t in plan.tensors
+        if t.name in wanted and wanted[t.name] != t.after and _is_left(t, wanted[t.name])
+    ]
