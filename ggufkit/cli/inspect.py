@@ -11,9 +11,11 @@ import click
 
 from ggufkit.cli import options, parameter_types
 from ggufkit.cli.terminal import console, emit, reporting
+from ggufkit.cli.types_table import types_table
 from ggufkit.core.units import size
 from ggufkit.llama.gguf import GgufHeader, named_type, read_header, summarize
 from ggufkit.llama.memory import n_vocab
+from ggufkit.recipes.type_map import matrices
 
 
 @click.command("inspect")
@@ -23,7 +25,7 @@ from ggufkit.llama.memory import n_vocab
 )
 @options.json_option
 def inspect_command(gguf: Path, against: Path | None, as_json: bool) -> None:
-    """Architecture, parameters, bits per weight, tensors per type, tokenizer and template of GGUF.
+    """Architecture, parameters, bits per weight, tokenizer, template and the types of the tensors of GGUF.
 
     With --against, how far each tensor is from the original's, worst first.
 
@@ -44,6 +46,8 @@ def inspect_command(gguf: Path, against: Path | None, as_json: bool) -> None:
     for key, value in facts.items():
         shown = ", ".join(f"{n}× {t}" for t, n in value.items()) if isinstance(value, dict) else value
         screen.print(f"{key:<18} {shown}")
+    screen.print()
+    screen.print(types_table(matrices(header.tensors)))
 
 
 def _inspect_against(header: GgufHeader, reference: GgufHeader, as_json: bool) -> None:
