@@ -5,11 +5,12 @@ Colours are written as placeholders, `#0a00NN` for series NN, and replaced by CS
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import html
 import io
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, ParamSpec
 
 INK, MUTED, GRID, ON_BAR = "#010203", "#010204", "#010205", "#010207"
@@ -18,16 +19,23 @@ _SIZE = (4.4, 3.2)
 _P = ParamSpec("_P")
 
 
+@contextlib.contextmanager
+def plain_text() -> Iterator[None]:
+    """Settings that hold for one drawing: text that stays text, letters of one size, nothing that is random."""
+    import matplotlib as mpl
+
+    with mpl.rc_context(
+        {"svg.fonttype": "none", "svg.hashsalt": "ggufkit", "font.size": 8.6, "text.parse_math": False}
+    ):
+        yield
+
+
 def styled(draw: Callable[_P, str | None]) -> Callable[_P, str | None]:
     """Draw with settings that hold for this drawing alone."""
 
     @functools.wraps(draw)
     def drawn(*args: _P.args, **kwargs: _P.kwargs) -> str | None:
-        import matplotlib as mpl
-
-        with mpl.rc_context(
-            {"svg.fonttype": "none", "svg.hashsalt": "ggufkit", "font.size": 8.6, "text.parse_math": False}
-        ):
+        with plain_text():
             return draw(*args, **kwargs)
 
     return drawn
