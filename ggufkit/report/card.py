@@ -24,6 +24,7 @@ from ggufkit.models.lora import split_source
 from ggufkit.report import choose, guard
 from ggufkit.report.choose import MemoryBudget
 from ggufkit.report.data import Entry, load_entries
+from ggufkit.report.labels import Label, place
 from ggufkit.report.markdown import render_markdown
 from ggufkit.report.summary import Summary, summarize
 from ggufkit.version import __version__
@@ -197,16 +198,8 @@ def _draw(summary: Summary, target: Path) -> bool:
     with_kld = shown[0][0].row.kld_mean is not None
     for entry, loss in shown:
         row, error = entry.row, entry.row.kld_stderr if with_kld else entry.row.ppl_stderr
-        axes.errorbar(row.size_bytes / 1e6, loss, yerr=error, fmt="o", capsize=3)
-        axes.annotate(
-            entry.label,
-            (row.size_bytes / 1e6, loss),
-            xytext=(6, 5),
-            textcoords="offset points",
-            fontsize=9,
-            parse_math=False,
-        )
-    front = [(e.row.size_bytes / 1e6, loss) for e, loss in shown if e.row.file in summary.front]
+        axes.errorbar(row.size_bytes / 1e6, loss, yerr=error, fmt="o" if entry.recipe is None else "*", capsize=3)
+    front = sorted((e.row.size_bytes / 1e6, loss) for e, loss in shown if e.row.file in summary.front)
     axes.plot(*zip(*front, strict=True), linewidth=0.8, zorder=0) if front else None
     axes.set_xlabel("file size (MB)")
     with_cosine = shown[0][0].row.cosine_mean is not None
@@ -216,5 +209,7 @@ def _draw(summary: Summary, target: Path) -> bool:
     axes.grid(alpha=0.3)
     if with_kld:
         axes.set_yscale("log")
+    points = [(e.row.size_bytes / 1e6, loss) for e, loss in shown]
+    place(axes, [Label(e.label, *at) for (e, _), at in zip(shown, points, strict=True)], points, fontsize=9)
     figure.savefig(target, dpi=_DPI, metadata={"Software": None})
     return True

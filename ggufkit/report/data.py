@@ -7,18 +7,20 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ggufkit.core import escape
-from ggufkit.core.errors import GgufError
+from ggufkit.core.errors import GgufError, InputError
 from ggufkit.core.manifest import read_manifest
 from ggufkit.core.records import Conditions, Measurement, ResultRow
 from ggufkit.llama import memory
 from ggufkit.llama.gguf import GgufHeader, ggml_type_by_name, read_header
 from ggufkit.measure import divergence, perplexity, similarity
 from ggufkit.measure.evaluation import EvalParams
+from ggufkit.recipes.type_recipe import TypeRecipe
 from ggufkit.report import commands
 from ggufkit.report.lineage import Archive, is_start
-from ggufkit.report.results import measurements_of
+from ggufkit.report.results import measurements_of, recipe_of
 from ggufkit.report.settings import Settings, calibrated, settings
 from ggufkit.steps.step import Workspace
+from ggufkit.texts.corpus import WIKITEXT2_TEST_SHA256
 
 PERCENTILES = {
     "kld_p10": 0.1, "kld_median": 0.5, "kld_p90": 0.9, "kld_p95": 0.95, "kld_p99": 0.99, "kld_p999": 0.999,
@@ -77,6 +79,8 @@ class Entry:
         calibration: what of it was calibrated on which text, as label and value.
         is_start: whether it is what a build starts from: a converted checkpoint, or the user's own file.
         is_reference: whether the embeddings of others are compared with its own.
+        types: of its tensors, by name.
+        recipe: which types it was to have, and why; None for a preset of llama-quantize.
     """
 
     row: ResultRow
@@ -93,6 +97,8 @@ class Entry:
     calibration: Sequence[tuple[str, str]] = ()
     is_start: bool = False
     is_reference: bool = False
+    types: Mapping[str, str] = field(default_factory=dict)
+    recipe: TypeRecipe | None = None
 
     @property
     def label(self) -> str:
@@ -135,7 +141,25 @@ def _entry(row: ResultRow, archive: Archive) -> Entry:
         settings=settings(row, lineage, measured),
         calibration=calibrated(lineage),
         is_start=is_start(row, lineage),
+        types={tensor.name: tensor.type for tensor in header.tensors},
+        recipe=_recipe(path),
     )
+
+
+def _recipe(path: Path) -> TypeRecipe | None:
+    """The recipe beside a file, if there is one that can be read: `results.collect` warns of others."""
+    try:
+        return recipe_of(path)
+    except InputError:
+        return None
+
+
+def text_of(entry: Entry) -> str:
+    """What a file was evaluated on: a name and a hash."""
+    digest, name = entry.extent.corpus_sha256, entry.settings.options.get("--corpus")
+    if digest == WIKITEXT2_TEST_SHA256:
+        name = "WikiText-2 raw, test split"
+    return f"{name}, sha256 {str(digest)[:16]}…" if name else f"sha256 {str(digest)[:16]}…"
 
 
 def _conditions(found: Sequence[Measurement], *metrics: str) -> Conditions | None:

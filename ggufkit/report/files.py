@@ -14,6 +14,7 @@ from ggufkit.core.records import ResultRow
 from ggufkit.report import guard
 from ggufkit.report.choose import MemoryBudget, answer
 from ggufkit.report.data import load_entries
+from ggufkit.report.results import recipe_path
 from ggufkit.report.timeline import spans
 from ggufkit.report.verdict import verdicts
 from ggufkit.steps.step import Workspace
@@ -98,6 +99,7 @@ def _state(rows: Sequence[ResultRow], root: Path, budget: MemoryBudget) -> dict[
     said = json.dumps([VERSION, __version__, _noted(budget), [asdict(row) for row in rows]])
     beside = [
         *(manifest_path(root / row.file) for row in rows),
+        *(recipe_path(root / row.file) for row in rows),
         *sorted(Workspace(root).measurements.glob("*.json")),
     ]
     inputs = hashlib.sha256(said.encode())

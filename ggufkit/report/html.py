@@ -9,7 +9,7 @@ from functools import cache
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from ggufkit.core import escape
-from ggufkit.report import plots
+from ggufkit.report import maps, plots
 from ggufkit.report.choose import amount, loss
 from ggufkit.report.data import Entry
 from ggufkit.report.markdown import MISSING
@@ -47,12 +47,15 @@ def render_html(summary: Summary) -> str:
     table = [(entry, _cells(entry, summary.budget.n_ctx)) for entry in summary.entries]
     columns = [(key, head) for key, head in COLUMNS if any(cells[key].text != MISSING for _, cells in table)]
     rows = [(entry, [cells[key] for key, _ in columns]) for entry, cells in table]
+    legend = maps.legend(summary.recipes)
     template = _environment().get_template("report.html.j2")
     return template.render(
         s=summary,
         columns=columns,
         rows=rows,
         figures=_figures(summary),
+        legend=legend,
+        recipes=[maps.shown(told, legend) for told in summary.recipes],
         choices=_choices(summary),
         missing=MISSING,
     )
@@ -106,7 +109,7 @@ def _percentage(value: float | None, error: float | None) -> Cell:
 
 def _figures(summary: Summary) -> list[Figure]:
     drawn = (
-        ("Quality against size", "Lower and further left is better; the error bars are one standard error.",
+        ("Quality against size", _about_quality(summary),
          plots.quality_by_size(summary.quality, summary.known)),
         ("Quality against speed", "Lower and further right is better.",
          plots.quality_by_speed([e for e in summary.speed if e in summary.quality])),
@@ -117,6 +120,12 @@ def _figures(summary: Summary) -> list[Figure]:
         ("Where the time went", "The steps of the last build, from the start of the first.", plots.timeline(summary.spans)),
     )  # fmt: skip
     return [Figure(title, caption, svg) for title, caption, svg in drawn if svg is not None]
+
+
+def _about_quality(summary: Summary) -> str:
+    said = "Lower and further left is better; the error bars are one standard error."
+    lines = " Lines are Pareto fronts: of recipes drawn through, of presets of the same variant dotted."
+    return said + lines if summary.recipes else said
 
 
 def _choices(summary: Summary) -> str:

@@ -8,6 +8,7 @@ from tabulate import tabulate
 
 from ggufkit.core.escape import markdown, markdown_block, markdown_code, terminal
 from ggufkit.report.data import Entry
+from ggufkit.report.recipes import Told
 from ggufkit.report.summary import Summary
 
 MISSING = "–"
@@ -23,6 +24,7 @@ def render_markdown(summary: Summary) -> str:
         _notes(summary),
         "## What each type really holds",
         composition_table(summary.entries),
+        *(_recipe(told) for told in summary.recipes),
         "## How it was measured",
         "\n".join(f"- {markdown(label)}: {markdown(value)}" for label, value in summary.facts),
         "## Reproduce",
@@ -64,6 +66,21 @@ def composition_table(entries: Sequence[Entry]) -> str:
         held = ", ".join(f"{kind} {100 * size / total:.1f} %" for kind, size in entry.composition.items())
         rows.append([markdown(entry.label), markdown(held)])
     return tabulate(rows, ["Type", "Tensor types, by bytes"], tablefmt="github", disable_numparse=True)
+
+
+def _recipe(told: Told) -> str:
+    """A recipe's file: what was asked for, what came of it, and its types, beside those of a preset."""
+    facts = [f"- {markdown(label)}: {markdown(value)}" for label, value in told.facts]
+    facts += [f"- {markdown(remark)}" for remark in told.remarks]
+    beside = {row.kind: row.runs for row in told.preset_rows}
+    table = [
+        [markdown(row.kind), markdown(row.runs), markdown(beside.get(row.kind, MISSING))] for row in told.rows
+    ]
+    heads = ["Tensors", markdown(told.entry.label), markdown(told.preset.label if told.preset else "")]
+    width = 3 if told.preset is not None else 2
+    types = tabulate([line[:width] for line in table], heads[:width], tablefmt="github", disable_numparse=True)
+    listing = f"<details><summary>Type of each tensor, by layer</summary>\n\n{types}\n\n</details>"
+    return "\n\n".join([f"### Recipe of {markdown_code(told.entry.row.file)}", "\n".join(facts), listing])
 
 
 def _file(entry: Entry, summary: Summary) -> str:

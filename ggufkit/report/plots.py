@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,10 +11,11 @@ from ggufkit.report import svg
 from ggufkit.report.anchors import Anchor, Published, anchor_for
 from ggufkit.report.choose import pareto
 from ggufkit.report.data import Entry, bits
+from ggufkit.report.labels import Label, place
 from ggufkit.report.svg import GRID, INK, MUTED, ON_BAR
 from ggufkit.report.timeline import Span
 
-_MARKERS = "osD^vP"
+_MARKERS, _RECIPE = "osD^vP", "*"
 _ORDER = tuple(variants.BY_NAME)
 _MB = 1e6
 
@@ -139,12 +140,11 @@ def _scatter(
         return None
     figure, axes = svg.figure()
     if front:
-        _draw_front(axes, [e for e in pareto(entries) if e in shown], axis, with_kld)
+        _draw_fronts(axes, entries, axis, with_kld)
     for entry in shown:
         _draw_point(axes, entry, axis, with_kld)
     if known is not None:
         _draw_anchors(axes, shown, known, axis, with_kld)
-    _label_types(axes, shown, axis, with_kld)
     if with_kld:
         axes.set_yscale("log")
         svg.plain_ticks(axes.yaxis)
@@ -155,7 +155,8 @@ def _scatter(
     axes.set_xlabel(axis.label)
     axes.set_ylabel("mean KL divergence (nats)" if with_kld else "perplexity")
     svg.style(axes, "both")
-    svg.legend(axes, 3)
+    svg.legend(axes, 2 if any(e.recipe for e in shown) else 3)
+    _label_types(axes, shown, axis, with_kld)
     return svg.svg(figure, title)
 
 
@@ -173,9 +174,32 @@ def _y(entry: Entry, with_kld: bool) -> float | None:
     return entry.row.ppl
 
 
-def _draw_front(axes: Any, front: Sequence[Entry], axis: _Axis, with_kld: bool) -> None:
-    xs, ys = [axis.value(e) for e in front], [_y(e, with_kld) for e in front]
-    axes.plot(xs, ys, color=MUTED, linewidth=1.4, linestyle=(0, (4, 3)), label="Pareto front", zorder=1)
+def _draw_fronts(axes: Any, entries: Sequence[Entry], axis: _Axis, with_kld: bool) -> None:
+    """The Pareto front; with recipes, that of the recipes and that of the presets for each variant that has both."""
+    for line in _fronts(entries):
+        points = [(axis.value(e), y) for e in line.files if (y := _y(e, with_kld)) is not None]
+        if len(points) > 1:
+            axes.plot(*zip(*points, strict=True), color=line.colour, linewidth=1.4, linestyle=line.dashes,
+                      label=line.label, zorder=1)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _Front:
+    files: Sequence[Entry]
+    colour: str = MUTED
+    dashes: tuple[int, tuple[int, ...]] = (0, (4, 3))
+    label: str | None = "Pareto front"
+
+
+def _fronts(entries: Sequence[Entry]) -> Iterator[_Front]:
+    variants_of_recipes = dict.fromkeys(e.row.variant for e in entries if e.recipe is not None)
+    if not variants_of_recipes:
+        yield _Front(pareto(entries))
+    for variant in variants_of_recipes:
+        family = [e for e in entries if e.row.variant == variant]
+        colour = _colour(family[0])
+        yield _Front(pareto([e for e in family if e.recipe is None]), colour, (0, (2, 3)), None)
+        yield _Front(pareto([e for e in family if e.recipe is not None]), colour, (0, ()), None)
 
 
 def _draw_point(axes: Any, entry: Entry, axis: _Axis, with_kld: bool) -> None:
@@ -185,9 +209,12 @@ def _draw_point(axes: Any, entry: Entry, axis: _Axis, with_kld: bool) -> None:
     marker = _MARKERS[_ORDER.index(variant) % len(_MARKERS)] if variant in _ORDER else "o"
     used = set(axes.get_legend_handles_labels()[1])
     label = variant_title(variant)
+    size = 7.5
+    if entry.recipe is not None:
+        marker, label, size = _RECIPE, f"{label}, by recipe", 12
     container = axes.errorbar(
         [x], [y], yerr=[error] if error else None, xerr=[across] if across else None, fmt=marker,
-        color=_colour(entry), markersize=7.5, markeredgecolor=GRID, elinewidth=1.3, capsize=3,
+        color=_colour(entry), markersize=size, markeredgecolor=GRID, elinewidth=1.3, capsize=3,
         label=None if label in used else label, zorder=3,
     )  # fmt: skip
     shown = f"{y:.5g}" + (f" ± {error:.2g}" if error else "")
@@ -216,11 +243,10 @@ def _label_types(axes: Any, shown: Sequence[Entry], axis: _Axis, with_kld: bool)
         other = best.get(entry.row.type)
         if other is None or (_y(entry, with_kld) or 0) < (_y(other, with_kld) or 0):
             best[entry.row.type] = entry
-    for kind, entry in best.items():
-        axes.annotate(
-            escape.terminal(kind), (axis.value(entry), _y(entry, with_kld)), xytext=(7, 5),
-            textcoords="offset points", fontsize=8.5, color=INK,
-        )  # fmt: skip
+    named = [(kind, axis.value(e) or 0.0, _y(e, with_kld) or 0.0) for kind, e in best.items()]
+    points = [(axis.value(e) or 0.0, _y(e, with_kld) or 0.0) for e in shown]
+    labels = [Label(escape.terminal(kind), x, y) for kind, x, y in named]
+    place(axes, labels, points, fontsize=8.5, color=INK)
 
 
 def _colour(entry: Entry) -> str:

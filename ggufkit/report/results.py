@@ -10,14 +10,18 @@ from typing import Any
 
 from ggufkit.core.errors import GgufError, InputError
 from ggufkit.core.hashing import sha256_file
+from ggufkit.core.jsonfile import read_within
 from ggufkit.core.manifest import SUFFIX, manifest_path, open_manifest, read_manifest, write_manifest
 from ggufkit.core.progress import Reporter, SilentReporter
 from ggufkit.core.records import Manifest, Measurement, ResultRow
 from ggufkit.core.variants import VARIANTS
+from ggufkit.core.yamlfile import LIMIT_BYTES
 from ggufkit.llama.gguf import read_gguf
 from ggufkit.measure import bench, divergence, perplexity, similarity
 from ggufkit.measure.measurements import load, order_of
 from ggufkit.measure.metrics import BY_NAME
+from ggufkit.recipes import recipe_file
+from ggufkit.recipes.type_recipe import TypeRecipe
 from ggufkit.steps.notes import GgufNotes
 from ggufkit.steps.quantize import QuantizeNotes
 from ggufkit.steps.step import Result, Workspace
@@ -60,6 +64,24 @@ def measurements_of(path: Path, digest: str, workspace: Workspace) -> list[Measu
     return [m for file in found for m in _readable(file) if m.file_sha256 == digest]
 
 
+def recipe_path(gguf: Path) -> Path:
+    """Where the recipe of a file's types is, if it has one."""
+    return gguf.with_name(gguf.name + recipe_file.SUFFIX)
+
+
+def recipe_of(gguf: Path) -> TypeRecipe | None:
+    """The recipe beside a file; None for one without.
+
+    Raises:
+        InputError: there is one that cannot be read.
+    """
+    beside = recipe_path(gguf)
+    if not beside.exists():
+        return None
+    hint = "Make its file again, or remove the recipe."
+    return recipe_file.parse_recipe(read_within(beside, LIMIT_BYTES, hint=hint), str(beside))
+
+
 def _complaints(workspace: Workspace) -> Iterator[str]:
     """What is wrong with manifests and measurements that cannot be read, each in a sentence."""
     places = (workspace.root, workspace.private, workspace.measurements)
@@ -68,6 +90,7 @@ def _complaints(workspace: Workspace) -> Iterator[str]:
     readings: list[Callable[[], object]] = [
         *(partial(open_manifest, file.with_name(file.name.removesuffix(SUFFIX))) for file in manifests),
         *(partial(load, file) for file in measured),
+        *(partial(recipe_of, file) for file in sorted(workspace.root.glob("*.gguf"))),
     ]
     for read in readings:
         try:

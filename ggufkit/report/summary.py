@@ -9,11 +9,11 @@ from ggufkit.report import anchors, choose, compare
 from ggufkit.report.anchors import Published
 from ggufkit.report.choose import MemoryBudget
 from ggufkit.report.compare import Group, Sample
-from ggufkit.report.data import Entry
+from ggufkit.report.data import Entry, text_of
+from ggufkit.report.recipes import Told, told
 from ggufkit.report.reproduce import commands
 from ggufkit.report.timeline import Span
 from ggufkit.report.verdict import Verdict, verdicts
-from ggufkit.texts.corpus import WIKITEXT2_TEST_SHA256
 from ggufkit.version import __version__
 
 
@@ -29,6 +29,7 @@ class Summary:
         answer: «which one should I take?».
         facts: conditions of the measurements, as label and value.
         spans: the steps of the last build, for its timeline.
+        recipes: the files whose tensors have types by a recipe.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Summary:
     facts: tuple[tuple[str, str], ...]
     command: str
     spans: tuple[Span, ...] = ()
+    recipes: tuple[Told, ...] = ()
 
 
 def summarize(entries: Sequence[Entry], budget: MemoryBudget, spans: Sequence[Span] = ()) -> Summary:
@@ -68,6 +70,7 @@ def summarize(entries: Sequence[Entry], budget: MemoryBudget, spans: Sequence[Sp
         facts=tuple(_facts(entries, together, _first(speed))),
         command=commands(entries),
         spans=tuple(spans),
+        recipes=told(entries, together),
     )
 
 
@@ -88,7 +91,7 @@ def _facts(entries: Sequence[Entry], quality: Sequence[Entry], speed: Sequence[E
     measured = next((e for e in quality if e.quality is not None), None)
     if measured is not None and measured.quality is not None:
         q = measured.quality
-        facts += [("Text", _text(measured)), ("Evaluated", _evaluated(measured))]
+        facts += [("Text", text_of(measured)), ("Evaluated", _evaluated(measured))]
         facts += [("Quality on", f"{q.device} ({q.backend})")]
     base = next((e for e in entries if e.is_base), None)
     if base is not None:
@@ -106,13 +109,6 @@ def _calibration(entries: Sequence[Entry]) -> list[tuple[str, str]]:
     found = dict.fromkeys(fact for e in entries for fact in e.calibration)
     labels = dict.fromkeys(label for label, _ in found)
     return [(label, "; ".join(value for name, value in found if name == label)) for label in labels]
-
-
-def _text(entry: Entry) -> str:
-    digest, name = entry.extent.corpus_sha256, entry.settings.options.get("--corpus")
-    if digest == WIKITEXT2_TEST_SHA256:
-        name = "WikiText-2 raw, test split"
-    return f"{name}, sha256 {str(digest)[:16]}…" if name else f"sha256 {str(digest)[:16]}…"
 
 
 def _evaluated(entry: Entry) -> str:
