@@ -15,11 +15,13 @@ from ggufkit.core import machine
 from ggufkit.core.paths import user_path
 from ggufkit.core.progress import Reporter
 from ggufkit.core.records import Toolchain
-from ggufkit.llama import toolchain
+from ggufkit.llama import patterns, quants, toolchain
+from ggufkit.llama.argv import Overrides
 from ggufkit.measure.bench import BenchOptions
 from ggufkit.measure.evaluation import EvalOptions
 from ggufkit.models.sources import SourceOptions
 from ggufkit.refine.options import RefineOptions
+from ggufkit.steps import tensor_types
 from ggufkit.steps.awq import ScalingOptions
 from ggufkit.steps.convert import ConvertOptions
 from ggufkit.steps.session import Session
@@ -46,6 +48,56 @@ class Source(SourceOptions):
     def __post_init__(self) -> None:
         """A path may be given as a string."""
         _as_path(self, "lora")
+
+
+@dataclass(frozen=True)
+class OverrideOptions:
+    """What llama-quantize is told besides a type, of every quantized type; as it is typed, see `llama.argv.Overrides`.
+
+    Args:
+        tensor_type: patterns of tensors' names and types, "attn_v=q8_0"; those of the file come after them.
+        tensor_type_file: more of them, between white space.
+        override_kv: metadata to set, "llama.context_length=int:4096".
+        prune_layers: numbers of layers that are left out.
+    """
+
+    tensor_type: tuple[str, ...] = ()
+    tensor_type_file: Path | None = None
+    output_tensor_type: str | None = None
+    token_embedding_type: str | None = None
+    leave_output_tensor: bool = False
+    pure: bool = False
+    override_kv: tuple[str, ...] = ()
+    prune_layers: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        """A path may be given as a string."""
+        _as_path(self, "tensor_type_file")
+
+    def resolve(self) -> Overrides:
+        """All of it, with the file read.
+
+        Raises:
+            InputError: a pattern, a type or a pair of metadata is none, or the file cannot be read.
+        """
+        pairs = [patterns.pair(word, "--tensor-type") for word in self.tensor_type]
+        if self.tensor_type_file is not None:
+            pairs += patterns.read_pairs(self.tensor_type_file)
+        for pair in self.override_kv:
+            tensor_types.require_pair(pair)
+        return Overrides(
+            tuple(pairs),
+            _tensor_type(self.output_tensor_type),
+            _tensor_type(self.token_embedding_type),
+            self.leave_output_tensor,
+            self.pure,
+            self.override_kv,
+            tuple(sorted(set(self.prune_layers))),
+        )
+
+
+def _tensor_type(name: str | None) -> str | None:
+    return None if name is None else quants.tensor_type(name)
 
 
 @dataclass(frozen=True)
@@ -138,8 +190,9 @@ class ReportOptions:
 
 
 GROUPS: Mapping[str, type] = {
-    "source": Source, "conversion": ConvertOptions, "calibration": CalibrationOptions, "scaling": ScalingOptions,
-    "refinement": RefineOptions, "evaluation": EvaluationOptions, "run": RunOptions, "report": ReportOptions,
+    "source": Source, "conversion": ConvertOptions, "overrides": OverrideOptions, "calibration": CalibrationOptions,
+    "scaling": ScalingOptions, "refinement": RefineOptions, "evaluation": EvaluationOptions, "run": RunOptions,
+    "report": ReportOptions,
 }  # fmt: skip
 
 OPTIONS: Mapping[str, tuple[str, str]] = {
@@ -153,6 +206,14 @@ OPTIONS: Mapping[str, tuple[str, str]] = {
     "allow_losses": ("conversion", "allow_losses"),
     "check_function": ("conversion", "check_function"),
     "force_toolchain": ("conversion", "force_toolchain"),
+    "tensor_type": ("overrides", "tensor_type"),
+    "tensor_type_file": ("overrides", "tensor_type_file"),
+    "output_tensor_type": ("overrides", "output_tensor_type"),
+    "token_embedding_type": ("overrides", "token_embedding_type"),
+    "leave_output_tensor": ("overrides", "leave_output_tensor"),
+    "pure": ("overrides", "pure"),
+    "override_kv": ("overrides", "override_kv"),
+    "prune_layers": ("overrides", "prune_layers"),
     "calibration": ("calibration", "text"),
     "calibration_samples": ("calibration", "samples"),
     "calibration_field": ("calibration", "field"),
@@ -209,6 +270,7 @@ class BuildRequest:
     variants: tuple[str, ...]
     source: Source
     conversion: ConvertOptions
+    overrides: OverrideOptions
     calibration: CalibrationOptions
     scaling: ScalingOptions
     refinement: RefineOptions

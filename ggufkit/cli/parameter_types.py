@@ -30,6 +30,21 @@ class NameList(click.ParamType[tuple[str, ...]]):
         return names
 
 
+class NumberList(click.ParamType[tuple[int, ...]]):
+    """A comma-separated list of numbers from 0: `3,4,5`."""
+
+    name = "numbers"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
+        """Split at commas."""
+        if isinstance(value, tuple):
+            return value
+        words = [part.strip() for part in str(value).split(",")]
+        if odd := [word for word in words if not (word.isascii() and word.isdecimal()) or len(word) > 4]:
+            self.fail(f"{odd[0]!r} is no number of a layer; write e.g. 20,21", param, ctx)
+        return tuple(map(int, words))
+
+
 class UserPath(click.Path):
     """A path; `~` is the home also where the shell leaves it, as in `--out=~/models`."""
 
@@ -93,6 +108,7 @@ class Fraction(click.ParamType[float]):
 
 
 NAMES = NameList()
+NUMBERS = NumberList()
 SIZE = Size()
 PATH = UserPath(path_type=Path)
 FILE = UserPath(path_type=Path, dir_okay=False)

@@ -10,14 +10,14 @@ import click
 
 from ggufkit import request
 from ggufkit.cli.options import Decorator, grouped
-from ggufkit.cli.parameter_types import FILE, MOST, NAMES, PATH, SIZE, Count, Fraction, UserPath
+from ggufkit.cli.parameter_types import FILE, MOST, NAMES, NUMBERS, PATH, SIZE, Count, Fraction, UserPath
 from ggufkit.cli.terminal import say
 from ggufkit.core import machine, variants
 from ggufkit.llama import backends
 from ggufkit.measure.logits import strategy
 from ggufkit.refine.options import RefineOptions
 from ggufkit.report.choose import MemoryBudget
-from ggufkit.request import CalibrationOptions, EvaluationOptions, RunOptions, Source
+from ggufkit.request import CalibrationOptions, EvaluationOptions, OverrideOptions, RunOptions, Source
 from ggufkit.steps.awq import ScalingOptions
 from ggufkit.steps.convert import ConvertOptions
 
@@ -69,6 +69,19 @@ CONVERSION = (
     ),
     _option("force_toolchain", help="Accept a converter of another commit than the tools."),
 )
+
+OVERRIDES = (
+    _option("tensor_type", multiple=True, show_default=False, metavar="PATTERN=TYPE",
+            help="Type of the tensors in whose names the expression is found, e.g. attn_v=q8_0; repeatable."),
+    _option("tensor_type_file", type=FILE, metavar="FILE", help="The same from a file, as llama-quantize has it."),
+    _option("output_tensor_type", metavar="TYPE", help="Type of the output matrix."),
+    _option("token_embedding_type", metavar="TYPE", help="Type of the token embedding."),
+    _option("leave_output_tensor", help="Do not quantize the output matrix."),
+    _option("pure", help="One type for all tensors, no mix."),
+    _option("override_kv", multiple=True, show_default=False, metavar="KEY=TYPE:VALUE",
+            help="Metadata to set: int, float, bool or str; repeatable."),
+    _option("prune_layers", type=NUMBERS, show_default=False, metavar="LIST", help="Layers to leave out, e.g. 20,21."),
+)  # fmt: skip
 
 TEXT = _option("calibration", metavar="PATH|NAME",
                help="Text for importance matrices, AWQ and GPTQ: like the use, unlike the corpus.")  # fmt: skip
@@ -137,6 +150,8 @@ conversion_options = _group(
     *CONVERSION,
 )  # fmt: skip
 """What a conversion may be told."""
+override_options = _group("overrides", OverrideOptions, *OVERRIDES)
+"""--tensor-type and what else llama-quantize is told besides a type."""
 calibration_options = _group("calibration", CalibrationOptions, *CALIBRATION)
 """--calibration and what belongs to it."""
 text_options = grouped(
@@ -196,6 +211,7 @@ build_options: Callable[[Any], Any] = grouped(
                  help=f"Any of {', '.join(variants.BY_NAME)}."),
     click.option("--out", type=PATH, help="Output directory.  [default: ./<name>; ./<name>-gguf where ./<name> is MODEL]"),
     BASE_TYPE,
+    *OVERRIDES,
     *CALIBRATION,
     IMATRIX,
     *SCALING,

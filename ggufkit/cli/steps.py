@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import click
@@ -9,14 +10,15 @@ import click
 from ggufkit.cli import options, parameter_types, request_options
 from ggufkit.cli.terminal import emit_path, reporting
 from ggufkit.core import extras, variants
-from ggufkit.core.errors import InputError
-from ggufkit.core.records import GgufFile
+from ggufkit.core.errors import InputError, UsageError
+from ggufkit.core.records import GgufFile, QuantType
 from ggufkit.llama import targets
-from ggufkit.llama.gguf import read_header
+from ggufkit.llama.gguf import GgufHeader, read_header
 from ggufkit.models import sources
 from ggufkit.models.lora import merge
 from ggufkit.pipeline.lookup import refuse_inside
-from ggufkit.request import CalibrationOptions, RunOptions, Source
+from ggufkit.recipes.recipe_file import read_recipe
+from ggufkit.request import CalibrationOptions, OverrideOptions, RunOptions, Source
 from ggufkit.steps import convert, quantize
 from ggufkit.steps.convert import ConvertOptions
 from ggufkit.steps.imatrix import ImatrixOptions, make_imatrix, name_missing, require_fits
@@ -81,42 +83,80 @@ def imatrix_command(gguf: Path, calibration: CalibrationOptions, out: Path | Non
     emit_path(made.path)
 
 
+@dataclass(frozen=True)
+class _Wanted:
+    """Which files are quantized from a GGUF, and with which importance matrix.
+
+    Args:
+        types: as they are typed; none where a recipe says all.
+        recipe: a recipe of types, or what serves as one.
+    """
+
+    types: tuple[str, ...] | None
+    recipe: Path | None
+    imatrix: Path | None
+    allow_requantize: bool
+
+    @property
+    def all_types(self) -> tuple[str, ...]:
+        """With the recipe's. Raises UsageError where there are none."""
+        found = (*(self.types or ()), *([f"recipe:{self.recipe}"] if self.recipe is not None else []))
+        if not found:
+            raise UsageError("Nothing to make is named.", hint="Give --types, e.g. q4_k_m,q8_0, or --recipe FILE.")
+        return found
+
+
 @click.command("quantize")
 @click.argument("gguf", type=parameter_types.FILE)
-@click.option(
-    "--types",
-    type=parameter_types.NAMES,
-    required=True,
-    metavar="LIST",
-    help="Comma-separated, e.g. q4_k_m,q8_0.",
-)
+@options.grouped(
+    "wanted",
+    lambda given: _Wanted(**given),
+    click.option("--types", type=parameter_types.NAMES, metavar="LIST", help="Comma-separated, e.g. q4_k_m,q8_0."),
+    click.option("--recipe", type=parameter_types.FILE,
+                 help="A type for each tensor: a recipe, a GGUF to copy, or llama.cpp's list of patterns."),
+    click.option("--imatrix", type=parameter_types.FILE, help="An importance matrix."),
+    request_options.ALLOW_REQUANTIZE,
+)  # fmt: skip
 @BESIDE
-@request_options.ALLOW_REQUANTIZE
-@click.option("--imatrix", type=parameter_types.FILE, help="An importance matrix.")
+@request_options.override_options
 @request_options.cpu_options
 def quantize_command(
-    gguf: Path, types: tuple[str, ...], out: Path | None, allow_requantize: bool, imatrix: Path | None, run: RunOptions
-) -> None:  # fmt: skip
+    gguf: Path, wanted: _Wanted, out: Path | None, overrides: OverrideOptions, run: RunOptions
+) -> None:
     """Quantize GGUF to one file per type.
 
     \b
-    Example:
+    Examples:
         ggufkit quantize model-F16.gguf --types q4_k_m,q8_0
+        ggufkit quantize model-F16.gguf --types q4_k_m --tensor-type attn_v=q8_0
+        ggufkit quantize model-F16.gguf --recipe model-4.50bpw.gguf.recipe.yaml
     """
+    types, told = wanted.all_types, overrides.resolve()
     base, header = sources.open_gguf(gguf), read_header(gguf)
-    quantize.require_base(header, allow_requantize=allow_requantize)
-    missing = require_fits(imatrix, header) if imatrix is not None else ()
-    variant = variants.BY_NAME["plain" if imatrix is None else "imatrix"]
+    quantize.require_base(header, allow_requantize=wanted.allow_requantize)
+    missing = require_fits(wanted.imatrix, header) if wanted.imatrix is not None else ()
+    variant = variants.BY_NAME["plain" if wanted.imatrix is None else "imatrix"]
     where, name = out or options.beside(gguf), sources.name_of(gguf)
-    how = QuantizeOptions(imatrix, allow_requantize, variant.name, name)
+    plainly = QuantizeOptions(wanted.imatrix, wanted.allow_requantize, variant.name, name, told)
     with reporting() as reporter:
         name_missing(missing, reporter)
         session = run.session(where, reporter)
         kinds = targets.resolve(types, quantize.known_types(session.tools))
-        for kind in kinds:
+        hows = {kind: _as_asked(header, kind, plainly) for kind in kinds}
+        for kind, how in hows.items():
             quantize.require_matrix(session.tools, gguf, kind, how)
         with session.workspace.locked():
-            for kind in kinds:
+            for kind, how in hows.items():
                 output = where / variants.file_name(name, variant, kind.name)
                 quantize.quantize(base, output, kind, how, session)
                 emit_path(output)
+
+
+def _as_asked(base: GgufHeader, kind: QuantType, how: QuantizeOptions) -> QuantizeOptions:
+    """How to quantize to a type. Raises UsageError for one whose tensors' types are measured first."""
+    if kind.target is not None and kind.target.is_measured:
+        hint = "Make a recipe with `ggufkit recipe`, and give it with --recipe; or use `ggufkit build`."
+        raise UsageError(f"The types of {kind.target.spec} are chosen by measurement.", hint=hint)
+    if kind.target is not None and kind.target.file is not None:
+        return replace(how, recipe=read_recipe(kind.target.file, base))
+    return how

@@ -184,7 +184,9 @@ _TENSOR = re.compile(rf"(?m)^\[ *{_COUNT}/ *{_COUNT}\] +")
 _TENSOR_HEAD = re.compile(r"(\S+) +- \[ *(\d{1,12}(?:, *\d{1,12})*)\], type = +(\w+), ")
 _UNCHANGED = re.compile(r"size = +[\d.]+ MiB\n")
 _CHANGED = re.compile(r"converting to (\w+) \.\. .*-> +[\d.]+ MiB\n|-> +[\d.]+ MiB \((\w+)\)\n")
-_FALLBACK = re.compile(r"(?m)(?<!\S)(\S+)\s+- ncols.*required for type\s+(\w+)\) -> falling back to\s+(\w+)")
+_FALLBACK = re.compile(
+    r"(?m)(?<!\S)(\S+)\s+- ncols.*required for type\s+(\w+)\) (?:\([^()\n]*\) )?-> falling back to\s+(\w+)"
+)
 _QUANT_SIZE = re.compile(r"quant size\s+=\s+[\d.]+ MiB \((\d+(?:\.\d+)?) BPW\)")
 _N_FALLBACK = re.compile(rf"WARNING: {_COUNT} of \d+ tensor\(s\) required fallback quantization")
 

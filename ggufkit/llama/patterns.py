@@ -8,11 +8,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from pathlib import Path
 
 from ggufkit.core.errors import InputError, UnknownType
+from ggufkit.core.jsonfile import read_within
 from ggufkit.llama import quants
 
 HINT = "A part of a tensor's name is a pattern: attn_v, or blk\\.[0-3]\\.ffn_down."
+FORM = "PATTERN=TYPE, e.g. attn_v=q8_0"
+LIMIT_BYTES = 1 << 20
+"""Of a list: room for each tensor of any model."""
 Pair = tuple[str, str]
 """A pattern and a type of tensors: ("attn_v", "Q8_0")."""
 
@@ -43,7 +48,7 @@ def pair(word: str, what: str) -> Pair:
     """
     pattern, equals, kind = word.partition("=")
     if not pattern or not equals or not kind:
-        hint = "Write PATTERN=TYPE, e.g. attn_v=q8_0; a pattern has no '=' in it."
+        hint = f"Write {FORM}; a pattern has no '=' in it."
         raise InputError(f"{what}: {word!r} gives no tensor a type.", hint=hint)
     require_pattern(pattern, what)
     try:
@@ -55,6 +60,15 @@ def pair(word: str, what: str) -> Pair:
 def pairs(text: str, what: str) -> tuple[Pair, ...]:
     """The pairs of llama.cpp's own list, between white space. Arguments and errors are those of `pair`."""
     return tuple(pair(word, what) for word in text.split())
+
+
+def read_pairs(file: Path) -> tuple[Pair, ...]:
+    """The pairs of a file that holds llama.cpp's own list. Errors are those of `pair`, and of a file not read."""
+    text = read_within(file, LIMIT_BYTES, hint="Give the file that llama-quantize has for --tensor-type-file.")
+    found = pairs(text.decode("utf-8", "replace"), str(file))
+    if not found:
+        raise InputError(f"{file} is empty.", hint=f"Write {FORM} for each pattern.")
+    return found
 
 
 def require_pattern(pattern: str, what: str) -> None:

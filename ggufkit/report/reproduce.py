@@ -15,7 +15,8 @@ from ggufkit.models.lora import split_source
 from ggufkit.report.data import Entry
 
 _DECIDING = (
-    "base_type", "lora", "pre", "calibration", "calibration_samples", "seed", "imatrix", "awq_engine", "awq_objective",
+    "base_type", "lora", "pre", "tensor_type", "output_tensor_type", "token_embedding_type", "leave_output_tensor", "pure",
+    "override_kv", "prune_layers", "calibration", "calibration_samples", "seed", "imatrix", "awq_engine", "awq_objective",
     "awq_dtype", "awq_per_type", "allow_requantize", "corpus", "ctx", "chunks", "precision", "eval", "kld", "bench",
     "bench_reps", "ngl",
 )  # fmt: skip
@@ -24,7 +25,7 @@ _DECIDING = (
 def _spelt(name: str) -> tuple[str, Json]:
     """An option as it is typed to depart from its default, and that."""
     default, words = request.default(name), name.replace("_", "-")
-    return (f"--no-{words}", False) if default is True else (f"--{words}", default)
+    return (f"--no-{words}", False) if default is True else (f"--{words}", None if default == () else default)
 
 
 DEFAULTS: Mapping[str, Json] = dict(map(_spelt, _DECIDING))
@@ -118,8 +119,15 @@ def _command(model: str, group: _Group) -> str:
     for option, default in DEFAULTS.items():
         value = group.options.get(option, default)
         if value is not None and value != default:
-            words += [option] if value is True else [option, _shown(option, value)]
+            words += [option] if value is True else _spelt_out(option, value)
     return shlex.join(words)
+
+
+def _spelt_out(option: str, value: Json) -> list[str]:
+    """An option with its value; one that takes several of them once for each."""
+    return [
+        word for one in (value if isinstance(value, list) else [value]) for word in (option, _shown(option, one))
+    ]
 
 
 def _shown(option: str, value: Json) -> str:

@@ -21,7 +21,7 @@ from ggufkit.steps import awq, convert, imatrix, quantize, refine
 from ggufkit.steps.awq import AwqNotes, AwqParams
 from ggufkit.steps.convert import ConvertNotes, ConvertParams
 from ggufkit.steps.imatrix import ImatrixNotes, ImatrixParams
-from ggufkit.steps.quantize import QuantizeParams
+from ggufkit.steps.quantize import QuantizeNotes, QuantizeParams
 from ggufkit.texts.calibration import CalibrationNotes
 from ggufkit.texts.wikitext import TEXTS
 
@@ -83,7 +83,8 @@ def _of_step(made: Manifest, row: ResultRow) -> Settings:
         _, adapter = split_source(ConvertNotes.from_manifest(made).source)
         return Settings({"--base-type": params.out_type, "--pre": params.pre, "--lora": adapter})
     if made.step == quantize.STEP:
-        return Settings({"--allow-requantize": QuantizeParams.from_manifest(made).allow_requantize})
+        requantized = QuantizeParams.from_manifest(made).allow_requantize
+        return Settings({"--allow-requantize": requantized, **_of_overrides(made)})
     if made.step in _CALIBRATED:
         scaled = _of_scaling(made, row) if made.step == awq.STEP else {}
         return Settings({**scaled, **_of_calibration(made)}, _calibration_text(made).hashes)
@@ -93,6 +94,34 @@ def _of_step(made: Manifest, row: ResultRow) -> Settings:
         speed = BenchParams.from_manifest(made)
         return Settings({"--bench-reps": speed.repetitions, "--ngl": speed.ngl})
     return Settings()
+
+
+def _of_overrides(made: Manifest) -> dict[str, Json]:
+    """What llama-quantize was told besides the type, by the names of the options; they have no part in float types."""
+    params, spec = QuantizeParams.from_manifest(made), QuantizeNotes.from_manifest(made).target
+    if quants.is_float(params.type):
+        return {}
+    told = params.overrides
+    pairs = [f"{pattern}={str(kind).lower()}" for pattern, kind in _pairs(told.get("tensor_types"))]
+    found: dict[str, Json] = {
+        "--tensor-type": [pair for pair in pairs if f"+{pair}+" not in f"{spec}+"],
+        "--output-tensor-type": str(told.get("output") or "").lower(),
+        "--token-embedding-type": str(told.get("token_embedding") or "").lower(),
+        "--leave-output-tensor": told.get("leave_output"),
+        "--pure": told.get("pure"),
+        "--override-kv": told.get("kv"),
+        "--prune-layers": ",".join(map(str, _items(told.get("prune_layers")))),
+    }
+    return {option: value or None for option, value in found.items()}
+
+
+def _pairs(value: Json) -> list[tuple[Json, Json]]:
+    """Patterns and types as a manifest holds them."""
+    return [(pair[0], pair[1]) for pair in map(_items, _items(value)) if len(pair) == 2]
+
+
+def _items(value: Json) -> list[Json]:
+    return value if isinstance(value, list) else []
 
 
 def _of_evaluation(made: Manifest) -> Settings:

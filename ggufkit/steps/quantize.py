@@ -63,10 +63,12 @@ class QuantizeNotes(GgufNotes):
     Args:
         n_fallback: tensors that have another type than was planned, for their shapes do not allow it.
         fallbacks: of each its name, the planned type and its own.
+        target: how its type is typed, where that is no name of llama-quantize: "like:q4_k_m".
     """
 
     n_fallback: int | None = None
     fallbacks: Sequence[Sequence[str]] = ()
+    target: str = ""
 
 
 @dataclass(frozen=True)

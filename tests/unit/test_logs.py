@@ -179,3 +179,22 @@ def test_what_a_tool_says_of_its_input() -> None:
     assert logs.not_loaded("main: error: failed to load model 'x.gguf'")
     assert logs.not_loaded("main: error: failed to create context with model 'x.gguf'")
     assert not logs.not_loaded("llama_model_loader: loaded meta data")
+
+
+def test_a_fallback_to_f16_is_one_like_others() -> None:
+    remark = "warning: a.weight - ncols     80 not divisible by 256 (required for type    q4_K) "
+    printed = f"""{remark}(WARNING: must use F16 due to unusual shape) -> falling back to     f16
+[   1/   1] a.weight - [    80,     4,     1,     1], type =    f32, size =     0.00 MiB ->     0.00 MiB (f16)
+llama_model_quantize_impl: quant size  =     0.00 MiB (16.00 BPW)
+llama_model_quantize_impl: WARNING: 1 of 1 tensor(s) required fallback quantization
+"""
+    assert logs.parse_quantize(output(printed)).fallbacks == (("a.weight", "Q4_K", "F16"),)
+
+
+def test_what_is_pruned_is_counted_by_the_tool() -> None:
+    printed = """[   1/   3] a.weight - [    64,     4,     1,     1], type =    f16, size =    0.000 MiB
+llama_model_quantize_impl: quant size  =     0.00 MiB (16.00 BPW)
+"""
+    assert [t.name for t in logs.parse_quantize(output(printed), n_pruned=2).tensors] == ["a.weight"]
+    with pytest.raises(ToolOutputError, match="incomplete"):
+        logs.parse_quantize(output(printed))
