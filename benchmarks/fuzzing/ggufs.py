@@ -1,4 +1,4 @@
-"""GGUF files and importance matrices."""
+"""GGUF files, importance matrices, and recipes for the types of a GGUF."""
 
 from __future__ import annotations
 
@@ -7,11 +7,14 @@ import os
 import struct
 from pathlib import Path
 
+from benchmarks.fuzzing.mutate import mutate_lines
 from benchmarks.fuzzing.reader import Reader, of_file
 from ggufkit.cli import inspect
 from ggufkit.core.errors import GgufError
-from ggufkit.llama.gguf import read_gguf, read_header
+from ggufkit.llama.gguf import GgufHeader, read_gguf, read_header
 from ggufkit.modelfile.metadata import read_meta
+from ggufkit.recipes.recipe_file import as_yaml, parse_recipe, read_recipe
+from ggufkit.recipes.type_recipe import Choice, TypeRecipe
 from ggufkit.report.data import footprint
 from ggufkit.steps.imatrix import read_imatrix, require_fits
 from tests.fake_results import FAKES, write_results
@@ -31,10 +34,24 @@ def readers(home: Path) -> list[Reader]:
         read_imatrix(file)
         require_fits(file, base)
 
+    def recipe(file: Path) -> None:
+        found = read_recipe(file, base)
+        assert parse_recipe(as_yaml(found).encode(), "what was written") == found
+
+    written = [as_yaml(_recipe(base)).encode(), b"version: 1\ntensors: {token_embd.weight: q8_0}\n"]
     return [
+        Reader("recipe", written, of_file(recipe, "a.recipe.yaml"), mutate_lines),
+        Reader(
+            "recipe as others have it", [b"embd=q8_0\n.*weight=Q4_0 ", files[0]], of_file(recipe, "a"), weight=0.5
+        ),
         Reader("gguf", [*files, *heads, _vocabulary()], of_file(_look, "a.gguf"), weight=4),
         Reader("imatrix", [_matrix(), _old_matrix()], of_file(matrix, "a.imatrix"), weight=2),
     ]
+
+
+def _recipe(base: GgufHeader) -> TypeRecipe:
+    choices = [Choice(t.name, "Q8_0", t.n_bytes, 1e-7, 'it: pays, "here" # so') for t in base.tensors]
+    return TypeRecipe(tuple(choices), "Q8_0", "like:q8_0", 12345, 0.01, {"base": "ab" * 32}, ("A remark.",))
 
 
 def _sometimes_sparse(file: Path) -> None:

@@ -18,6 +18,8 @@ HINT = "A part of a tensor's name is a pattern: attn_v, or blk\\.[0-3]\\.ffn_dow
 FORM = "PATTERN=TYPE, e.g. attn_v=q8_0"
 LIMIT_BYTES = 1 << 20
 """Of a list: room for each tensor of any model."""
+_OTHERWISE = re.compile(r"\\[A-Z]|\(\?(?![:!])|\[\^?\]|\[[^\]]*?(?:\[|--|&&|~~|\|\|)|[*+?}]\+")
+"""What is another expression in lower case, or one in Python and another in C++, or will be."""
 Pair = tuple[str, str]
 """A pattern and a type of tensors: ("attn_v", "Q8_0")."""
 
@@ -73,7 +75,7 @@ def read_pairs(file: Path) -> tuple[Pair, ...]:
 
 def require_pattern(pattern: str, what: str) -> None:
     """Raise InputError where a pattern is no regular expression, or means something else to llama-quantize."""
-    changed = re.search(r"\\[A-Z]|\[:|\(\?(?![:!])", pattern)
+    changed = _OTHERWISE.search(pattern)
     if changed is not None:
         message = f"{what}: {changed[0]!r} in {pattern!r} means something else to llama-quantize, or nothing."
         raise InputError(message, hint="It knows the expressions of C++, in lower case: write [^0-9] for \\D.")
