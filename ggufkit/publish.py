@@ -19,6 +19,7 @@ from ggufkit.hub import failures, huggingface, modelscope
 from ggufkit.hub.listing import HubUnreachable, RemoteFile, Repo, RepoAbsent, defect
 from ggufkit.hub.obtain import offline
 from ggufkit.modelfile import grammar
+from ggufkit.recipes.type_recipe import recipe_path
 from ggufkit.report import results
 from ggufkit.report.card import CARD, PLOT, is_edited, write_card
 from ggufkit.steps.step import Workspace
@@ -86,7 +87,8 @@ def pack(
     modelfiles, others = _modelfiles(root, {file.name for file in complete})
     left_out += others
     there, unreached = _look(repo, look_only=look_only)
-    files = [*complete, *modelfiles, *sorted(root / name for name in _BESIDE if (root / name).is_file())]
+    recipes = [recipe for file in complete if (recipe := recipe_path(file)).is_file()]
+    files = [*complete, *recipes, *modelfiles, *sorted(root / name for name in _BESIDE if (root / name).is_file())]
     if not replace_card and _edited_there(root, repo, (there or {}).get(CARD)):
         files.remove(root / CARD)
         left_out.append(

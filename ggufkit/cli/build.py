@@ -58,6 +58,8 @@ def _show_plan(plan: Plan, as_json: bool) -> None:
     for file in plan.files:
         if file.note:
             screen.print(words((file.type, "yellow"), f": {file.note}."))
+    if measured := ", ".join(dict.fromkeys(file.type for file in plan.files if file.at_most)):
+        screen.print(f"Types are chosen by measurement, within these sizes: {measured}.", soft_wrap=True)
 
 
 def _show_results(result: BuildResult, as_json: bool, budget: MemoryBudget | None = None) -> None:

@@ -23,6 +23,7 @@ from ggufkit.core.variants import Scaling
 from ggufkit.llama import targets
 from ggufkit.models import sources
 from ggufkit.models.lora import merge
+from ggufkit.pipeline.foreseen import planned_types
 from ggufkit.pipeline.lookup import refuse_inside, require_folds
 from ggufkit.refine.options import RefineOptions
 from ggufkit.request import CalibrationOptions, RunOptions, Source
@@ -84,9 +85,10 @@ def awq_command(
         text = calibration_text.resolve(calibration.text, calibration.field, reporter)
         private_dir = cache_dir() / "work" / hashlib.sha256(str(output.resolve()).encode()).hexdigest()[:16]
         session = run.session(private_dir, reporter)
-        kinds = targets.resolve(target.types, quantize.known_types(session.tools))
+        known = quantize.known_types(session.tools)
+        kinds = targets.resolve(target.types, known)
         with session.workspace.locked():
-            types = _planned_types(checkpoint, kinds, session)
+            types = _planned_types(checkpoint, kinds, known, session)
             wanted = _wanted(output, types, target.for_imatrix, per_type=scaling.per_type)
             made = awq.scale(checkpoint, wanted, _draw(checkpoint, text, calibration), scaling, session)
     for result in made:
@@ -113,12 +115,12 @@ def _scaled_path(model: str, checkpoint: Checkpoint, out: Path | None) -> Path:
 
 
 def _planned_types(
-    checkpoint: Checkpoint, kinds: tuple[QuantType, ...], session: Session
+    checkpoint: Checkpoint, kinds: tuple[QuantType, ...], known: tuple[QuantType, ...], session: Session
 ) -> dict[str, dict[str, str]]:
     """The type that each tensor will get, for each type that the checkpoint will be quantized to."""
     with TemporaryDirectory(prefix="ggufkit-plan-") as temporary:
         empty = convert.skeleton(checkpoint, Path(temporary) / "plan.gguf", ConvertOptions(), session)
-        return {kind.name: awq.planned_types(session.tools, empty, kind) for kind in kinds}
+        return {kind.name: planned_types(session.tools, empty, kind, known) for kind in kinds}
 
 
 def _wanted(output: Path, types: dict[str, dict[str, str]], importance: bool, *, per_type: bool) -> list[Wanted]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import click
@@ -16,8 +16,8 @@ from ggufkit.llama import targets
 from ggufkit.llama.gguf import GgufHeader, read_header
 from ggufkit.models import sources
 from ggufkit.models.lora import merge
+from ggufkit.pipeline.foreseen import given
 from ggufkit.pipeline.lookup import refuse_inside
-from ggufkit.recipes.recipe_file import read_recipe
 from ggufkit.request import CalibrationOptions, OverrideOptions, RunOptions, Source
 from ggufkit.steps import convert, quantize
 from ggufkit.steps.convert import ConvertOptions
@@ -157,6 +157,4 @@ def _as_asked(base: GgufHeader, kind: QuantType, how: QuantizeOptions) -> Quanti
     if kind.target is not None and kind.target.is_measured:
         hint = "Make a recipe with `ggufkit recipe`, and give it with --recipe; or use `ggufkit build`."
         raise UsageError(f"The types of {kind.target.spec} are chosen by measurement.", hint=hint)
-    if kind.target is not None and kind.target.file is not None:
-        return replace(how, recipe=read_recipe(kind.target.file, base))
-    return how
+    return given(base, kind, how)

@@ -47,10 +47,11 @@ def plan_table(plan: Plan) -> Table:
     for file in plan.files:
         nominal = "–" if file.nominal_bpw is None else f"{file.nominal_bpw:.2f}"
         swaps = ", ".join(f"{count}× {swap}" for swap, count in file.fallbacks.items())
-        bpw = words((f"{file.bpw:.2f}", "yellow" if file.oversized else ""))
+        most = "≤ " if file.at_most else ""
+        bpw = words((f"{most}{file.bpw:.2f}", "yellow" if file.oversized else ""))
         table.add_row(
             file.file.removesuffix(".gguf"),
-            size(file.size_bytes),
+            f"{most}{size(file.size_bytes)}",
             bpw,
             nominal,
             size(file.ram_bytes),

@@ -1,9 +1,9 @@
 """Types that llama-quantize does not choose alone: `4.5bpw`, `6GiB`, `like:q4_k_m`, `kld:0.02`, `recipe:FILE`,
 `q4_k_m+attn_v=q8_0`. Typed text -> `Target`, with the one label that all writings of the same have.
 
-A label is part of a file's name: of what a recipe's name or a pattern has, only letters, digits and `._-` stay; any
-other run of characters becomes `_`, more than 60 characters are cut, and then eight digits of the hash of the original
-follow, so that two never share a name.
+A label is part of a file's name: of what a recipe's name or a pattern has, only letters, digits and `._-` stay, of a
+recipe's `+=`, too; any other run of characters becomes `_`, more than 60 characters are cut, and then eight digits of the
+hash of the original follow, so that two never share a name.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _UNIT_NEEDED = re.compile(r"[0-9.]+\s*(?:[KMGT]i?B?|B)", re.IGNORECASE)
 _NUMBER = re.compile(r"[0-9]+(?:\.[0-9]*)?|\.[0-9]+")
 _NO_NAME = re.compile(r"[-.0-9]|.*:", re.DOTALL)
 _OVERRIDE = re.compile(r"([^=]+)=([A-Za-z0-9_]+)(?:\+|$)")
-_UNSAFE = re.compile(r"[^A-Za-z0-9._-]+")
+_UNSAFE, _UNSAFE_IN_PATTERN = re.compile(r"[^A-Za-z0-9._+=-]+"), re.compile(r"[^A-Za-z0-9._-]+")
 
 
 def is_measured(text: str) -> bool:
@@ -173,7 +173,7 @@ def _recipe(said: str, name: str, _known: Sequence[QuantType]) -> Target:
         raise _wrong(said, "Name a recipe, or a GGUF whose types are copied, e.g. recipe:other-Q4_K_M.gguf.")
     file = user_path(name)
     stem = file.name.removesuffix(".yaml").removesuffix(".yml").removesuffix(".recipe").removesuffix(".gguf")
-    return Target("recipe", f"recipe-{_safe(stem)}", f"recipe:{file.name}", file=file)
+    return Target("recipe", f"recipe-{_safe(stem, _UNSAFE)}", f"recipe:{file.name}", file=file)
 
 
 def _mixed(said: str, known: Sequence[QuantType]) -> Target:
@@ -190,7 +190,7 @@ def _mixed(said: str, known: Sequence[QuantType]) -> Target:
     for pattern, _ in found:
         _require_pattern(said, pattern)
     preset = _preset(said, name, known).name
-    label = "+".join([preset, *(f"{_safe(pattern)}={kind}" for pattern, kind in found)])
+    label = "+".join([preset, *(f"{_safe(pattern, _UNSAFE_IN_PATTERN)}={kind}" for pattern, kind in found)])
     spec = "+".join([preset.lower(), *(f"{pattern}={kind.lower()}" for pattern, kind in found)])
     return Target("mixed", _short(label, label), spec, preset=preset, tensor_types=tuple(found))
 
@@ -209,9 +209,9 @@ def _require_pattern(said: str, pattern: str) -> None:
         raise _wrong(said, f"{pattern!r} is no regular expression: {error}.") from None
 
 
-def _safe(text: str) -> str:
+def _safe(text: str, unsafe: re.Pattern[str]) -> str:
     """What may stand in a file's name; see the module's own words."""
-    kept = _UNSAFE.sub("_", text).strip("_")
+    kept = unsafe.sub("_", text).strip("_")
     return _short(kept, text) if kept == text else f"{kept[:_LONGEST]}-{_digits(text)}"
 
 

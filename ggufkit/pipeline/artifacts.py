@@ -13,6 +13,8 @@ from ggufkit.core.records import Checkpoint, GgufFile, QuantType
 from ggufkit.core.variants import Scaling, Variant
 from ggufkit.llama import quants
 from ggufkit.llama.gguf import read_gguf, read_header
+from ggufkit.pipeline import chosen
+from ggufkit.pipeline.foreseen import planned_types
 from ggufkit.pipeline.job import Job
 from ggufkit.steps import awq, convert, quantize, refine
 from ggufkit.steps.awq import Wanted
@@ -52,11 +54,13 @@ class Artifacts:
         return self._once(("base file", scaling), lambda: read_gguf(made.path, made.sha256))
 
     def prepare(self, variant: Variant, kind: QuantType) -> None:
-        """Make what a result needs and may share with others: its base, its importance matrix."""
+        """Make what a result needs and may share with others: its base, its importance matrix, its types."""
         scaling = self.job.scaling_of(variant, kind)
         self.base_file(scaling)
         if variant.imatrix and not quants.is_float(kind.name):
             self.imatrix(scaling)
+        if not variant.refined:
+            self._how(variant, kind, self.job.output(variant, kind.name))
 
     def quantized(self, variant: Variant, kind: QuantType) -> Result:
         """One result: a type of a variant."""
@@ -89,7 +93,7 @@ class Artifacts:
     def _types(self, scaling: Scaling) -> tuple[dict[str, str], ...]:
         base = self.base_file().path
         kinds = self.job.types_of_scaling(scaling)
-        return tuple(awq.planned_types(self.job.session.tools, base, kind) for kind in kinds)
+        return tuple(planned_types(self.job.tools, base, kind, self.job.known_types) for kind in kinds)
 
     def _checkpoint(self) -> Checkpoint:
         model = self.job.model
@@ -127,9 +131,23 @@ class Artifacts:
             return self.base(scaling)
         if variant.refined:
             return self._refined(variant, kind, output)
+        return self._rounded(variant, kind, output)
+
+    def _rounded(self, variant: Variant, kind: QuantType, output: Path) -> Result:
+        """A file as llama-quantize makes it."""
+        base = self.base_file(self.job.scaling_of(variant, kind))
+        return quantize.quantize(base, output, kind, self._how(variant, kind, output), self.job.session)
+
+    def _how(self, variant: Variant, kind: QuantType, output: Path) -> QuantizeOptions:
+        """How a file is quantized; the recipe of its types, where it has one, is made beside it."""
+        return self._once(("how", variant, kind), lambda: self._choose(variant, kind, output))
+
+    def _choose(self, variant: Variant, kind: QuantType, output: Path) -> QuantizeOptions:
+        job, scaling = self.job, self.job.scaling_of(variant, kind)
+        requantize = job.request.source.allow_requantize and output == job.output(variant, kind.name)
         matrix = self.imatrix(scaling) if variant.imatrix and not quants.is_float(kind.name) else None
-        options = QuantizeOptions(matrix, job.request.source.allow_requantize, variant.name, job.name)
-        return quantize.quantize(self.base_file(scaling), output, kind, options, self.job.session)
+        how = QuantizeOptions(matrix, requantize, variant.name, job.name)
+        return chosen.settle(self.base_file(scaling), kind, output, how, job.session)
 
     def _refined(self, variant: Variant, kind: QuantType, output: Path) -> Result:
         job, scaling = self.job, self.job.scaling_of(variant, kind)
@@ -138,6 +156,8 @@ class Artifacts:
         checkpoint = self._checkpoint() if scaling is None else self._scaled(scaling)
         quantized = read_gguf(rounded.path, rounded.sha256)
         source = Refinable(quantized, self.base_file(scaling), checkpoint, self.calibration())
+        if kind.target is not None:
+            chosen.copy_recipe(rounded.path, output, job.session)
         return refine.refine(source, output, options, self.job.session)
 
     def _unrefined(self, variant: Variant, kind: QuantType) -> Result:
@@ -145,10 +165,8 @@ class Artifacts:
         plainer = variants.unrefined(variant)
         if (plainer, kind) in self.job.targets:
             return self.quantized(plainer, kind)
-        scaling = self.job.scaling_of(variant, kind)
         output = self.job.session.workspace.private / variants.file_name(self.job.name, plainer, kind.name)
-        options = QuantizeOptions(self.imatrix(scaling), False, plainer.name, self.job.name)
-        return quantize.quantize(self.base_file(scaling), output, kind, options, self.job.session)
+        return self._rounded(plainer, kind, output)
 
 
 def outputs(job: Job) -> list[tuple[Variant, QuantType, Path]]:

@@ -54,6 +54,7 @@ def build(request: BuildRequest, reporter: Reporter | None = None) -> BuildResul
     """
     job = prepare(request, reporter or SilentReporter())
     with job.session.workspace.locked():
+        job = plan.with_fitting(job)
         artifacts = Artifacts(job)
         plan.require_disk_for_base(job)
         plan.require_matrices(job)
@@ -77,7 +78,8 @@ def _warn_of_overlap(job: Job, artifacts: Artifacts) -> None:
     if job.calibration is None or job.text is None:
         return
     drawn = artifacts.calibration() if any(v.awq or v.refined for v in job.variants) else None
-    n_tokens = 512 * job.request.calibration.samples if any(v.imatrix for v in job.variants) else 0
+    from_start = job.measures or any(v.imatrix for v in job.variants)
+    n_tokens = 512 * job.request.calibration.samples if from_start else 0
     warn_of_overlap(job.calibration, job.text, job.model, n_tokens, drawn, job.reporter)
 
 

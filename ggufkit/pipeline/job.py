@@ -11,6 +11,7 @@ from ggufkit.core.progress import Reporter
 from ggufkit.core.records import Checkpoint, GgufFile, QuantType, Toolchain
 from ggufkit.core.variants import Scaling, Variant
 from ggufkit.llama import quants
+from ggufkit.pipeline.foreseen import is_measured
 from ggufkit.request import BuildRequest
 from ggufkit.steps.session import Session
 from ggufkit.texts.corpus import Corpus
@@ -60,7 +61,12 @@ class Job:
     def for_matrices_only(self) -> list[QuantType]:
         """Types that are useless without a matrix, where one of the variants has one: the others leave them out."""
         with_matrix = any(v.imatrix for v in self.variants)
-        return [t for t in self.types if with_matrix and t.name in quants.NEEDS_IMATRIX]
+        return [t for t in self.types if with_matrix and quants.needs_imatrix(t)]
+
+    @property
+    def measures(self) -> bool:
+        """Whether types of any file are chosen by measurement."""
+        return any(is_measured(t) for t in self.types)
 
     def output(self, variant: Variant, type_name: str) -> Path:
         """Where a result goes."""

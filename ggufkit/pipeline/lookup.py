@@ -94,8 +94,11 @@ def _require_possible(request: BuildRequest, chosen: tuple[Variant, ...]) -> _Pl
     extras.require(*_extras_of(request, chosen, place.out))
     if evaluation.quality:
         corpus.require_readable(evaluation.corpus)
-    if _calibrated(chosen, request):
+    if _calibrated(chosen, request) or _may_measure(request):
         corpus.require_readable(request.calibration.text)
+    for file in filter(None, map(targets.recipe_file, request.types)):
+        if not file.is_file():
+            raise InputError(f"{file} is not there.", hint="Give a recipe, or a GGUF whose types are copied.")
     if place.out is not None:
         _require_writable(place.out)
     place.require_free(_Place(), force=request.run.force)
@@ -156,12 +159,14 @@ def _texts(
 def unused_option(request: BuildRequest, chosen: tuple[Variant, ...]) -> UsageError | None:
     """The error for a matrix or a calibration text that none of the variants uses.
 
-    A user's own matrix serves the unscaled weights only: for scaled ones it is always computed.
+    A user's own matrix serves the unscaled weights only: for scaled ones it is always computed. Both have a part in types
+    that are chosen by measurement, whatever the variant.
     """
     names, given = ", ".join(v.name for v in chosen), request.calibration
-    if given.imatrix is not None and not any(v.imatrix and not v.awq for v in chosen):
+    measured = _measures(request) or request.report.fits is not None
+    if given.imatrix is not None and not any((v.imatrix or measured) and not v.awq for v in chosen):
         return UsageError(f"--imatrix is not used by --variants {names}.", hint="Use --variants imatrix.")
-    if given.text == CalibrationOptions.text or _calibrated(chosen, request):
+    if given.text == CalibrationOptions.text or measured or _calibrated(chosen, request):
         return None
     hint = "Use --variants imatrix." if given.imatrix is None else "Leave one of --calibration and --imatrix out."
     return UsageError(f"--calibration is not used by --variants {names}.", hint=hint)
@@ -194,8 +199,19 @@ def _model(request: BuildRequest, reporter: Reporter, outlines: Path | None) -> 
 
 
 def _calibrated(chosen: tuple[Variant, ...], request: BuildRequest) -> bool:
-    """Whether any variant needs calibration text: all do but plain, and an importance matrix that is given."""
-    return any(v.awq or v.refined or (v.imatrix and request.calibration.imatrix is None) for v in chosen)
+    """Whether calibration text is needed: for all variants but plain, unless an importance matrix is given; and for types
+    that are chosen by measurement."""
+    own = request.calibration.imatrix is not None
+    return _measures(request) or any(v.awq or v.refined or (v.imatrix and not own) for v in chosen)
+
+
+def _measures(request: BuildRequest) -> bool:
+    return any(map(targets.is_measured, request.types))
+
+
+def _may_measure(request: BuildRequest) -> bool:
+    """Whether --fits will ask for a text that the user named; it needs none where all fits, or the model is an encoder."""
+    return request.report.fits is not None and request.calibration.text != CalibrationOptions.text
 
 
 def _require_checkpoint(chosen: tuple[Variant, ...], model: Checkpoint | GgufFile) -> None:

@@ -16,8 +16,9 @@ from ggufkit.core.variants import Variant
 from ggufkit.llama import evaluates, memory, quants
 from ggufkit.llama.gguf import GgufHeader, read_header
 from ggufkit.measure import evaluation
-from ggufkit.pipeline import resources
+from ggufkit.pipeline import fitting, resources
 from ggufkit.pipeline.artifacts import outputs
+from ggufkit.pipeline.foreseen import given, is_measured
 from ggufkit.pipeline.job import Job
 from ggufkit.pipeline.lookup import prepare
 from ggufkit.pipeline.resources import Plan, PlannedFile, PlannedStep, Planner
@@ -25,6 +26,10 @@ from ggufkit.request import BuildRequest
 from ggufkit.steps import convert, imatrix, import_gguf, offload, quantize
 from ggufkit.steps.imatrix import require_fits
 from ggufkit.steps.quantize import QuantizeOptions
+from ggufkit.texts import calibration_text
+
+_VAIN, _WITHOUT = "KL divergence cannot be measured of it", "Name types of llama-quantize, a recipe or a GGUF."
+"""What is said of encoders."""
 
 
 def plan(request: BuildRequest, reporter: Reporter | None = None) -> Plan:
@@ -34,6 +39,7 @@ def plan(request: BuildRequest, reporter: Reporter | None = None) -> Plan:
         outlines.mkdir()
         job = prepare(request, reporter or SilentReporter(), outlines)
         base = _skeleton(job, Path(temporary))
+        job = fitting.add(job, read_header(base))
         extra = read_header(base).size_bytes + _out_of_sight(job, base)
         _warn_of_paging(job, base, machine.free_memory())
         warn_of_context(job, base)
@@ -51,8 +57,13 @@ def _steps(job: Job, base: GgufHeader) -> list[PlannedStep]:
         steps.append(
             PlannedStep(f"AWQ scales: {', '.join(s.label for s in job.scalings)}", "CPU or GPU", "one run for all")
         )
-    if any(v.imatrix for v, _ in job.targets):
+    if job.measures or any(v.imatrix for v, _ in job.targets):
         steps.append(PlannedStep("importance matrix of each base", device))
+    if job.measures:
+        measured = ", ".join(t.name for t in job.types if is_measured(t))
+        steps.append(
+            PlannedStep(f"types by measurement: {measured}", device, "for each base; kept for other sizes")
+        )
     rounded = [t.name for v, t in job.targets if not v.refined]
     if rounded:
         uses = "CPU" if makers == 1 else f"CPU, {makers} at once"
@@ -90,8 +101,27 @@ def require_disk_for_base(job: Job) -> None:
         n_bytes = job.model.n_params * (4 if job.base_type == "F32" else 2)
     else:
         n_bytes = 0 if import_gguf.can_clone(job.model, job.session) else job.model.size_bytes
-    bits = sum(quants.nominal_bpw(kind) or 0 for _, kind in job.targets)
-    Plan((), n_bytes + int(job.model.n_params * bits / 8), machine.free_disk(job.out), 0, 1).require(job.out)
+    outputs = sum(_promised_bytes(job, kind) for _, kind in job.targets)
+    Plan((), n_bytes + outputs, machine.free_disk(job.out), 0, 1).require(job.out)
+
+
+def _promised_bytes(job: Job, kind: QuantType) -> int:
+    """The size of an output as its name says it; 0 where it says none."""
+    if kind.target is not None and kind.target.kind == "size":
+        return int(kind.target.number)
+    return int(job.model.n_params * (quants.nominal_bpw(kind) or 0) / 8)
+
+
+def with_fitting(job: Job) -> Job:
+    """The job with the type that --fits asks for; its size follows from the shape of the base, made or not."""
+    if job.request.report.fits is None:
+        return job
+    with tempfile.TemporaryDirectory(prefix="ggufkit-plan-") as temporary:
+        whole = fitting.add(job, read_header(_skeleton(job, Path(temporary))))
+    if not whole.measures or whole.calibration is not None:
+        return whole
+    how = job.request.calibration
+    return replace(whole, calibration=calibration_text.resolve(how.text, how.field, job.reporter))
 
 
 def require_matrices(job: Job) -> None:
@@ -102,19 +132,29 @@ def require_matrices(job: Job) -> None:
         InputError: there is none, or it is another's.
     """
     own = job.request.calibration.imatrix
-    without = [t for v, t in job.targets if not v.imatrix and t.name in quants.NEEDS_IMATRIX]
+    without = [t for v, t in job.targets if not v.imatrix and _may_need_matrix(t, job.output(v, t.name))]
     if own is None and not without:
         return
     with tempfile.TemporaryDirectory(prefix="ggufkit-plan-") as temporary:
         base = _skeleton(job, Path(temporary))
+        header = read_header(base)
         requantize = job.request.source.allow_requantize
         for kind in without:
-            how = QuantizeOptions(None, requantize)
+            how = given(header, kind, QuantizeOptions(None, requantize))
             quantize.require_matrix(job.tools, base, kind, how, _way_to_matrix(job))
         if own is not None:
-            require_fits(own, read_header(base))
-            for kind in dict.fromkeys(t for v, t in job.targets if v.imatrix and not v.awq):
-                quantize.require_matrix(job.tools, base, kind, QuantizeOptions(own, requantize))
+            require_fits(own, header)
+            weighed = [t for v, t in job.targets if v.imatrix and not v.awq and not is_measured(t)]
+            for kind in dict.fromkeys(weighed):
+                quantize.require_matrix(
+                    job.tools, base, kind, given(header, kind, QuantizeOptions(own, requantize))
+                )
+
+
+def _may_need_matrix(kind: QuantType, output: Path) -> bool:
+    """Whether a file of a type may be impossible without a matrix, as far as its name tells."""
+    is_given = kind.target is not None and not kind.target.is_measured
+    return kind.name in quants.NEEDS_IMATRIX or (is_given and not output.exists())
 
 
 def require_layers(job: Job) -> None:
@@ -176,7 +216,8 @@ def _out_of_sight(job: Job, base: Path) -> int:
         n_bytes += sum(width for s in job.scalings if not job.scaled_checkpoint(s).exists())
     header = read_header(base)
     refined = [(v, t) for v, t in job.targets if v.refined and not job.output(v, t.name).exists()]
-    sizes = [resources.planned_bytes(header, quantize.plan(job.tools, base, kind)) for _, kind in refined]
+    planner = Planner(job.tools, header, job.known_types, job.request.evaluation.ctx)
+    sizes = [planner.file(kind, "", variant.name).size_bytes for variant, kind in refined]
     shown = [(variants.unrefined(variant), kind) in job.targets for variant, kind in refined]
     n_bytes += sum(n for n, is_result in zip(sizes, shown, strict=True) if not is_result)
     return n_bytes + max((n + _refining(job, header) for n in sizes), default=0)
@@ -192,6 +233,8 @@ def _plan(job: Job, base: Path, targets: list[tuple[Variant, QuantType, Path]], 
     header = read_header(base)
     if any(v.imatrix for v, _, _ in targets) and job.request.calibration.imatrix is None:
         evaluates.require_generates(base, imatrix.VAIN, imatrix.WITHOUT, name=job.base_output.name)
+    if any(is_measured(t) for _, t, _ in targets):
+        evaluates.require_generates(base, _VAIN, _WITHOUT, name=job.base_output.name)
     quantize.require_base(header, allow_requantize=job.request.source.allow_requantize)
     planner = Planner(job.tools, header, job.known_types, job.request.evaluation.ctx)
     with worker_pool(job.session.threads) as pool:

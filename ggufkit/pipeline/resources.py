@@ -11,9 +11,10 @@ from ggufkit.core.errors import ResourceError
 from ggufkit.core.records import QuantType, Toolchain
 from ggufkit.core.units import size
 from ggufkit.llama import quants
-from ggufkit.llama.gguf import GgufHeader, ggml_type_by_name
-from ggufkit.llama.logs import QuantizePlan
+from ggufkit.llama.gguf import GgufHeader
 from ggufkit.llama.memory import evaluation_ram
+from ggufkit.pipeline import foreseen
+from ggufkit.pipeline.foreseen import is_measured, planned_bytes
 from ggufkit.steps import quantize
 
 OVERSIZED = 1.15
@@ -25,7 +26,10 @@ _FLOAT_BITS = {"F32": 32.0, "F16": 16.0, "BF16": 16.0}
 
 @dataclass(frozen=True)
 class PlannedFile:
-    """One output: sizes in bytes, `nominal_bpw` what its name promises, `ram_bytes` to make and evaluate it."""
+    """One output: sizes in bytes, `nominal_bpw` what its name promises, `ram_bytes` to make and evaluate it.
+
+    `at_most` tells that the types are yet to be measured: then it will be no larger than this.
+    """
 
     file: str
     variant: str
@@ -38,6 +42,7 @@ class PlannedFile:
     ram_bytes: int
     needs_imatrix: bool = False
     note: str = ""
+    at_most: bool = False
 
     @property
     def oversized(self) -> bool:
@@ -80,19 +85,6 @@ class Plan:
             )
 
 
-def planned_bytes(base: GgufHeader, plan: QuantizePlan) -> int:
-    """The exact size of the file that a plan makes: the base's header, then each tensor padded."""
-    total = base.data_offset
-    for tensor in plan.tensors:
-        block, block_bytes = ggml_type_by_name(tensor.after)
-        count = 1
-        for dimension in tensor.shape:
-            count *= dimension
-        n_bytes = count // block * block_bytes
-        total += -(-n_bytes // base.alignment) * base.alignment
-    return total
-
-
 @dataclass(frozen=True)
 class Planner:
     """What is known before outputs are planned: the tools and all their types, the base, and the context in tokens."""
@@ -103,8 +95,10 @@ class Planner:
     n_ctx: int
 
     def file(self, kind: QuantType, file: str, variant: str) -> PlannedFile:
-        """What one output will be, by llama-quantize's own dry run."""
-        planned = quantize.plan(self.tools, self.base.path, kind)
+        """What one output will be, by llama-quantize's own dry run; where types are measured, what it will not exceed."""
+        if is_measured(kind):
+            return self._limit(kind, file, variant)
+        planned = foreseen.plan(self.tools, self.base.path, kind, self.known)
         counts: dict[str, int] = {}
         for _, wanted, got in planned.fallbacks:
             counts[f"{wanted} → {got}"] = counts.get(f"{wanted} → {got}", 0) + 1
@@ -116,6 +110,12 @@ class Planner:
         if result.oversized and not quants.is_float(kind.name):
             return replace(result, note=self._advice(result))
         return result
+
+    def _limit(self, kind: QuantType, file: str, variant: str) -> PlannedFile:
+        most = foreseen.bytes_at_most(self.tools, self.base.path, kind, self.known)
+        bpw = 8 * (most - self.base.data_offset) / sum(t.n_elements for t in self.base.tensors)
+        ram = evaluation_ram(self.base, most, self.n_ctx)
+        return PlannedFile(file, variant, kind.name, most, bpw, quants.nominal_bpw(kind), 0, {}, ram, at_most=True)
 
     def _advice(self, planned: PlannedFile) -> str:
         """The largest general-purpose type that keeps the promise of the one that does not fit the shape."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 
 @dataclass(frozen=True)
@@ -51,3 +52,8 @@ class TypeRecipe:
     def types(self) -> Mapping[str, str]:
         """The type of each tensor, by the tensor's name."""
         return {choice.tensor: choice.type for choice in self.choices}
+
+
+def recipe_path(gguf: Path) -> Path:
+    """Where the recipe of a file's types lies: beside it."""
+    return gguf.with_name(f"{gguf.name}.recipe.yaml")

@@ -39,6 +39,7 @@ _FRONT_MATTER = re.compile(r"\A---\n(.*?)^---\s*$", re.DOTALL | re.MULTILINE)
 _HF = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
 _DPI = 160
 _LONGEST_TAG = 80
+_TAG = re.compile(r"[\w.-]+", re.ASCII)
 """Characters that Ollama reads as a tag."""
 
 
@@ -181,7 +182,7 @@ def _usage(summary: Summary, repo: str, *, embeds: bool) -> str:
     on_modelscope, name, shown = repo.startswith("ms:"), repo.removeprefix("ms:"), shlex.quote(file)
     get = f"modelscope download --model {name} {shown}" if on_modelscope else f"{program} -hf {name} -hff {shown}"
     lines = [get]
-    if len(file) <= _LONGEST_TAG and not embeds:
+    if len(file) <= _LONGEST_TAG and _TAG.fullmatch(file) and not embeds:
         lines.append(f"ollama run {'modelscope.cn' if on_modelscope else 'hf.co'}/{name}:{shown}")
     return markdown_block("\n".join(lines), "sh")
 

@@ -16,9 +16,10 @@ from ggufkit.measure import divergence, perplexity, similarity
 from ggufkit.measure.evaluation import EvalParams
 from ggufkit.recipes.type_recipe import TypeRecipe
 from ggufkit.report import commands
-from ggufkit.report.lineage import Archive, is_start
+from ggufkit.report.lineage import Archive, Piece, is_start
 from ggufkit.report.results import measurements_of, recipe_of
 from ggufkit.report.settings import Settings, calibrated, settings
+from ggufkit.steps.quantize import QuantizeNotes
 from ggufkit.steps.step import Workspace
 from ggufkit.texts.corpus import WIKITEXT2_TEST_SHA256
 
@@ -77,6 +78,7 @@ class Entry:
         source, revision: what its base was converted from, "" if that is not known.
         settings: the options of `ggufkit build` that decided it.
         calibration: what of it was calibrated on which text, as label and value.
+        spec: how its type is typed: "q4_k_m", "like:q4_k_m".
         is_start: whether it is what a build starts from: a converted checkpoint, or the user's own file.
         is_reference: whether the embeddings of others are compared with its own.
         types: of its tensors, by name.
@@ -95,6 +97,7 @@ class Entry:
     revision: str = ""
     settings: Settings = field(default_factory=Settings)
     calibration: Sequence[tuple[str, str]] = ()
+    spec: str = ""
     is_start: bool = False
     is_reference: bool = False
     types: Mapping[str, str] = field(default_factory=dict)
@@ -140,6 +143,7 @@ def _entry(row: ResultRow, archive: Archive) -> Entry:
         revision=revision,
         settings=settings(row, lineage, measured),
         calibration=calibrated(lineage),
+        spec=_spec(row, lineage),
         is_start=is_start(row, lineage),
         types={tensor.name: tensor.type for tensor in header.tensors},
         recipe=_recipe(path),
@@ -160,6 +164,11 @@ def text_of(entry: Entry) -> str:
     if digest == WIKITEXT2_TEST_SHA256:
         name = "WikiText-2 raw, test split"
     return f"{name}, sha256 {str(digest)[:16]}…" if name else f"sha256 {str(digest)[:16]}…"
+
+
+def _spec(row: ResultRow, lineage: Sequence[Piece]) -> str:
+    target = QuantizeNotes.from_manifest(lineage[-1].made).target if lineage else ""
+    return target or row.type.lower()
 
 
 def _conditions(found: Sequence[Measurement], *metrics: str) -> Conditions | None:

@@ -11,10 +11,10 @@ from typing import Any
 
 from ggufkit.core.manifest import manifest_path, write_atomically
 from ggufkit.core.records import ResultRow
+from ggufkit.recipes.type_recipe import recipe_path
 from ggufkit.report import guard
 from ggufkit.report.choose import MemoryBudget, answer
 from ggufkit.report.data import load_entries
-from ggufkit.report.results import recipe_path
 from ggufkit.report.timeline import spans
 from ggufkit.report.verdict import verdicts
 from ggufkit.steps.step import Workspace

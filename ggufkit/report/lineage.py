@@ -10,6 +10,7 @@ from ggufkit.core import variants
 from ggufkit.core.manifest import SUFFIX, read_manifest
 from ggufkit.core.records import Manifest, ResultRow
 from ggufkit.measure import bench, divergence, perplexity, similarity
+from ggufkit.recipes.type_recipe import recipe_path
 from ggufkit.steps import awq, convert, imatrix, import_gguf
 from ggufkit.steps.convert import ConvertNotes, ConvertParams
 from ggufkit.steps.step import Workspace
@@ -50,7 +51,7 @@ class Archive:
         seen.add(piece.path)
         hashes = [piece.made.inputs.get(role) for role in _INPUTS]
         parents = [self._by_sha256[digest] for digest in hashes if digest in self._by_sha256]
-        for parent in [*parents, *self._scaled(piece)]:
+        for parent in [*parents, *self._scaled(piece), *_recipe(piece)]:
             self._collect(parent, found, seen)
         found[piece.path] = piece
 
@@ -70,6 +71,13 @@ class Archive:
         speed = bench.STEP if row.tg_tps is not None or row.pp_tps is not None else None
         files = [self.workspace.measurements / f"{path.stem}.{kind}.json" for kind in (quality, speed) if kind]
         return [Piece(file, made) for file in files if (made := read_manifest(file)) is not None]
+
+
+def _recipe(piece: Piece) -> list[Piece]:
+    """The recipe of a file's types, beside it."""
+    path = recipe_path(piece.path)
+    made = read_manifest(path)
+    return [Piece(path, made)] if made is not None else []
 
 
 def is_start(row: ResultRow, lineage: Sequence[Piece]) -> bool:

@@ -51,8 +51,8 @@ def commands(entries: Sequence[Entry]) -> str:
     groups = _merged(_by_variant(made))
     hashes = {name: digest for group in groups for name, digest in group.hashes.items()}
     notes = [" ".join(f"# {name}: sha256 {digest}".split()) for name, digest in hashes.items()]
-    model = _model(entries)
-    return "\n".join([*notes, *(_command(model, group) for group in groups)])
+    model, specs = _model(entries), {e.row.type: e.spec for e in entries}
+    return "\n".join([*notes, *(_command(model, group, specs) for group in groups)])
 
 
 def _model(entries: Sequence[Entry]) -> str:
@@ -112,8 +112,8 @@ def _is_made(variant: str, kind: str, base: str) -> bool:
     return known is None or quants.is_made(kind, known, base)
 
 
-def _command(model: str, group: _Group) -> str:
-    types = dict.fromkeys(kind.lower() for kinds in group.types.values() for kind in kinds)
+def _command(model: str, group: _Group, specs: Mapping[str, str]) -> str:
+    types = dict.fromkeys(specs[kind] for kinds in group.types.values() for kind in kinds)
     words = ["ggufkit", "build", model, "--types", ",".join(types)]
     words += [] if list(group.types) == ["plain"] else ["--variants", ",".join(group.types)]
     for option, default in DEFAULTS.items():

@@ -21,7 +21,7 @@ from ggufkit.measure import bench, divergence, perplexity, similarity
 from ggufkit.measure.measurements import load, order_of
 from ggufkit.measure.metrics import BY_NAME
 from ggufkit.recipes import recipe_file
-from ggufkit.recipes.type_recipe import TypeRecipe
+from ggufkit.recipes.type_recipe import TypeRecipe, recipe_path
 from ggufkit.steps.notes import GgufNotes
 from ggufkit.steps.quantize import QuantizeNotes
 from ggufkit.steps.step import Result, Workspace
@@ -62,11 +62,6 @@ def measurements_of(path: Path, digest: str, workspace: Workspace) -> list[Measu
     latest = [max(made)[1]] if made else []
     found = [*latest, workspace.measurements / f"{path.stem}.{bench.STEP}.json"]
     return [m for file in found for m in _readable(file) if m.file_sha256 == digest]
-
-
-def recipe_path(gguf: Path) -> Path:
-    """Where the recipe of a file's types is, if it has one."""
-    return gguf.with_name(gguf.name + recipe_file.SUFFIX)
 
 
 def recipe_of(gguf: Path) -> TypeRecipe | None:

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING
 from ggufkit.core.errors import UsageError
 from ggufkit.core.inputs import Input, unchanged
 from ggufkit.core.manifest import Notes, Params
-from ggufkit.core.records import Checkpoint, QuantType, Toolchain
+from ggufkit.core.records import Checkpoint
 from ggufkit.core.variants import Scaling
 from ggufkit.models.checkpoint import open_checkpoint
 from ggufkit.models.files import files_of, fingerprint
-from ggufkit.steps import offload, quantize
+from ggufkit.steps import offload
 from ggufkit.steps.session import Session
 from ggufkit.steps.step import Made, Recipe, Result, staleness
 from ggufkit.texts.calibration import Calibration
@@ -106,11 +106,6 @@ class Wanted:
         from ggufkit.awq.search import QuantizationScheme
 
         return QuantizationScheme(self.scaling.label, self.types, self.scaling.importance)
-
-
-def planned_types(tools: Toolchain, base: Path, kind: QuantType) -> dict[str, str]:
-    """The type that llama-quantize will give each tensor of `base`; a GGUF without its weights is enough."""
-    return {t.name: t.after for t in quantize.plan(tools, base, kind).tensors}
 
 
 def scale(

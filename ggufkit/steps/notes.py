@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ggufkit.core.manifest import Notes, Params
-from ggufkit.core.records import Manifest
+from ggufkit.core.records import Json, Manifest
 
 
 @dataclass(frozen=True)
@@ -21,6 +21,20 @@ class GgufNotes(Notes):
     name: str = ""
     variant: str = ""
     type: str = ""
+
+
+@dataclass(frozen=True)
+class TypedNotes(GgufNotes):
+    """The same of a file whose type may be none of llama-quantize's.
+
+    `target` is how its type is typed, "like:q4_k_m"; "", and missing in the manifest, for a name of llama-quantize.
+    """
+
+    target: str = field(default="", kw_only=True)
+
+    def to_notes(self) -> dict[str, Json]:
+        """What is there of it."""
+        return {key: value for key, value in super().to_notes().items() if key != "target" or value}
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ from ggufkit.recipes.type_recipe import TypeRecipe
 from ggufkit.steps import tensor_types
 from ggufkit.steps.imatrix import read_imatrix
 from ggufkit.steps.load_check import settle_and_require_computes
-from ggufkit.steps.notes import GgufNotes
+from ggufkit.steps.notes import TypedNotes
 from ggufkit.steps.session import Session
 from ggufkit.steps.step import Made, Recipe, Result
 
@@ -57,18 +57,16 @@ class QuantizeParams(Params):
 
 
 @dataclass(frozen=True)
-class QuantizeNotes(GgufNotes):
+class QuantizeNotes(TypedNotes):
     """What is known of a quantized file, refined or not.
 
     Args:
         n_fallback: tensors that have another type than was planned, for their shapes do not allow it.
         fallbacks: of each its name, the planned type and its own.
-        target: how its type is typed, where that is no name of llama-quantize: "like:q4_k_m".
     """
 
     n_fallback: int | None = None
     fallbacks: Sequence[Sequence[str]] = ()
-    target: str = ""
 
 
 @dataclass(frozen=True)
@@ -181,10 +179,19 @@ def plan(tools: Toolchain, base: Path, kind: QuantType, options: QuantizeOptions
 
 
 def _quantization(tools: Toolchain, base: Path, kind: QuantType, options: QuantizeOptions) -> Quantization:
-    recipe, overrides = options.recipe, tensor_types.told(options.overrides, options.recipe)
-    if recipe is not None:
-        kind = tensor_types.file_type(recipe, read_header(base), known_types(tools))
-    return Quantization(base, kind.name, options.imatrix, options.allow_requantize, overrides)
+    overrides, name = tensor_types.told(options.overrides, options.recipe), file_type(tools, base, kind, options)
+    return Quantization(base, name, options.imatrix, options.allow_requantize, overrides)
+
+
+def file_type(tools: Toolchain, base: Path, kind: QuantType, options: QuantizeOptions) -> str:
+    """The type of llama-quantize that a file is made as, and has in its metadata.
+
+    Raises:
+        InputError: a recipe for which there is none.
+    """
+    if options.recipe is not None:
+        return tensor_types.file_type(options.recipe, read_header(base), known_types(tools)).name
+    return kind.target.preset if kind.target is not None else kind.name
 
 
 @lru_cache
@@ -230,15 +237,19 @@ def quantize(base: GgufFile, output: Path, kind: QuantType, options: QuantizeOpt
     if options.imatrix is not None:
         files["imatrix"] = Input(options.imatrix, sha256_file(options.imatrix))
     inputs = {role: file.sha256 for role, file in files.items()}
-    params = QuantizeParams(
-        kind.name, options.allow_requantize, _departures(options.overrides), _digest(options.recipe)
-    )
-    recipe = Recipe(STEP, VERSION, inputs, params.to_params(), session.tools.identity, tuple(files.values()))
+    params = params_of(kind, options).to_params()
+    recipe = Recipe(STEP, VERSION, inputs, params, session.tools.identity, tuple(files.values()))
     return session.ensure(
         recipe,
         output,
         lambda partial: _quantize(base, partial, kind, options, session),
     )
+
+
+def params_of(kind: QuantType, options: QuantizeOptions) -> QuantizeParams:
+    """What decides a file of a type besides its inputs."""
+    departures, recipe = _departures(options.overrides), _digest(options.recipe)
+    return QuantizeParams(kind.name, options.allow_requantize, departures, recipe)
 
 
 def _departures(overrides: Overrides) -> dict[str, Json]:
@@ -277,7 +288,8 @@ def _quantize(base: GgufFile, partial: Path, kind: QuantType, options: QuantizeO
     n_kept = len(header.tensors) - tensor_types.n_pruned(header, options.overrides)
     _require_result(partial, n_kept, done, run, doing)
     settle_and_require_computes(partial, session)
-    notes = QuantizeNotes(options.name, options.variant, kind.name, done.n_fallback, done.fallbacks)
+    spec = kind.target.spec if kind.target is not None else ""
+    notes = QuantizeNotes(options.name, options.variant, kind.name, done.n_fallback, done.fallbacks, target=spec)
     return Made([run], notes.to_notes())
 
 

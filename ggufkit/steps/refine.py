@@ -16,7 +16,7 @@ from ggufkit.models.files import files_of, fingerprint
 from ggufkit.refine.options import RefineOptions
 from ggufkit.steps import offload
 from ggufkit.steps.load_check import settle_and_require_computes
-from ggufkit.steps.notes import GgufNotes
+from ggufkit.steps.notes import TypedNotes
 from ggufkit.steps.quantize import QuantizeNotes
 from ggufkit.steps.session import Session
 from ggufkit.steps.step import Made, Recipe, Result
@@ -29,11 +29,11 @@ STEP, VERSION = "refine", 1
 
 
 @dataclass(frozen=True)
-class RefineNotes(GgufNotes):
+class RefineNotes(TypedNotes):
     """What is known of a refined file; of its calibration see `CalibrationNotes`.
 
     Args:
-        n_fallback: as the unrefined file has it.
+        n_fallback: as the unrefined file has it, and its target.
         refined: how many tensors were.
         untouched: why others were not, or not as a whole, by tensor.
         device: "cpu" or "cuda".
@@ -117,16 +117,18 @@ def _refine(file: Refinable, partial: Path, options: RefiningOptions, session: S
     report = offload.else_on_cpu(run, options.how.device, session)
     _tell(report, session)
     settle_and_require_computes(partial, session)
-    unrefined = read_manifest(file.quantized.path)
+    found = read_manifest(file.quantized.path)
+    unrefined = QuantizeNotes.from_manifest(found) if found is not None else QuantizeNotes()
     notes = RefineNotes(
         options.name,
         options.variant,
         options.type,
-        n_fallback=QuantizeNotes.from_manifest(unrefined).n_fallback if unrefined is not None else None,
+        n_fallback=unrefined.n_fallback,
         refined=report.n_refined,
         untouched=dict(report.untouched),
         device=report.device,
         peak_ram_bytes=report.peak_ram_bytes,
+        target=unrefined.target,
     )
     return Made(notes=notes.to_notes() | file.calibration.notes.to_notes())
 
@@ -139,9 +141,12 @@ def _tell(report: RefineResult, session: Session) -> None:
 
 
 def type_of(path: Path) -> str:
-    """The quantization type that a file was made as, by its own metadata ("Q4_K_M"), else by its tensors."""
+    """What a file was made as, by its manifest ("like-Q4_K_M"), else by its own metadata ("Q4_K_M"), else by its tensors."""
     from gguf.constants import LlamaFileType
 
+    made = read_manifest(path)
+    if made is not None and (label := QuantizeNotes.from_manifest(made).type):
+        return label
     header = read_header(path)
     value = header.metadata.get("general.file_type")
     try:

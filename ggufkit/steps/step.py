@@ -29,7 +29,7 @@ from ggufkit.core.units import size
 PRIVATE = ".ggufkit"
 _NEXT_TO_NOTHING = 8 << 20
 _OUT = "Choose a directory that you can write with --out."
-_IN_THE_OPEN = ("*.gguf", "*.imatrix", "Modelfile.*", "*.manifest.json", "results.*", "report.*")
+_IN_THE_OPEN = ("*.gguf", "*.recipe.yaml", "*.imatrix", "Modelfile.*", "*.manifest.json", "results.*", "report.*")
 """What steps put among the user's own files."""
 
 

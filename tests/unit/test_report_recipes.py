@@ -17,12 +17,11 @@ from ggufkit import report
 from ggufkit.cli.inspect import inspect_command
 from ggufkit.core.progress import SilentReporter
 from ggufkit.recipes.recipe_file import write_recipe
-from ggufkit.recipes.type_recipe import Choice, TypeRecipe
+from ggufkit.recipes.type_recipe import Choice, TypeRecipe, recipe_path
 from ggufkit.report import plots, results
 from ggufkit.report.data import Entry, load_entries
 from ggufkit.report.labels import Label, place
 from ggufkit.report.recipes import nearest_preset, told
-from ggufkit.report.results import recipe_path
 from ggufkit.report.type_colours import swatches
 from tests.fake_results import Fake, write_results
 

@@ -1,0 +1,89 @@
+"""What is known of files before they are made: sizes and types; of types that are measured first, what comes near."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from math import prod
+from pathlib import Path
+
+from ggufkit.core.records import QuantType, Toolchain
+from ggufkit.llama import quants
+from ggufkit.llama.gguf import GgufHeader, ggml_type_by_name, read_header
+from ggufkit.llama.logs import QuantizePlan, TensorPlan
+from ggufkit.recipes.recipe_file import read_recipe
+from ggufkit.steps import quantize
+from ggufkit.steps.quantize import QuantizeOptions
+
+_USUAL, _LARGEST = "Q4_K_M", "Q8_0"
+"""What is planned with where only a loss is asked for, and what such a file is no larger than."""
+_ANY_BPW = 32.0
+
+
+def n_bytes(tensor: TensorPlan) -> int:
+    """The size of a tensor once it is quantized."""
+    block, block_bytes = ggml_type_by_name(tensor.after)
+    return prod(tensor.shape) // block * block_bytes
+
+
+def planned_bytes(base: GgufHeader, plan: QuantizePlan) -> int:
+    """The exact size of the file that a plan makes: the base's header, then each tensor padded."""
+    return base.data_offset + sum(-(-n_bytes(t) // base.alignment) * base.alignment for t in plan.tensors)
+
+
+def types_of(plan: QuantizePlan) -> dict[str, str]:
+    """The type of each tensor of a plan, by its name."""
+    return {t.name: t.after for t in plan.tensors}
+
+
+def is_measured(kind: QuantType) -> bool:
+    """Whether the types of a file's tensors are chosen by measurement."""
+    return kind.target is not None and kind.target.is_measured
+
+
+def given(base: GgufHeader, kind: QuantType, how: QuantizeOptions) -> QuantizeOptions:
+    """How to quantize to a type whose tensors' types are known beforehand; those that are measured stay open."""
+    target = kind.target
+    if target is None or target.is_measured:
+        return how
+    if target.file is not None:
+        return replace(how, recipe=read_recipe(target.file, base))
+    patterns = (*target.tensor_types, *how.overrides.tensor_types)
+    return replace(how, overrides=replace(how.overrides, tensor_types=patterns))
+
+
+def plan(tools: Toolchain, base: Path, kind: QuantType, known: Sequence[QuantType]) -> QuantizePlan:
+    """What llama-quantize would make; where types are measured, of the largest type of its own within the target."""
+    if not is_measured(kind):
+        return quantize.plan(tools, base, kind, given(read_header(base), kind, QuantizeOptions()))
+    return quantize.plan(tools, base, preset_near(tools, base, kind, known))
+
+
+def planned_types(tools: Toolchain, base: Path, kind: QuantType, known: Sequence[QuantType]) -> dict[str, str]:
+    """The type that each tensor will get, or one like it where it is measured; a GGUF without its weights is enough."""
+    return types_of(plan(tools, base, kind, known))
+
+
+def preset_near(tools: Toolchain, base: Path, kind: QuantType, known: Sequence[QuantType]) -> QuantType:
+    """The largest type of llama-quantize within a target, the smallest where none is."""
+    by_name, target = {t.name: t for t in known}, kind.target
+    if target is None or target.kind == "kld":
+        return by_name[_USUAL]
+    if target.preset:
+        return by_name[target.preset]
+    most, types = bytes_at_most(tools, base, kind, known), quants.smaller_types(known, _ANY_BPW)
+    header = read_header(base)
+    fitting = (t for t in types if planned_bytes(header, quantize.plan(tools, base, t)) <= most)
+    return next(fitting, types[-1])
+
+
+def bytes_at_most(tools: Toolchain, base: Path, kind: QuantType, known: Sequence[QuantType]) -> int:
+    """The size that a file with measured types does not exceed; where only a loss is asked for, that of the largest type."""
+    header, target = read_header(base), kind.target
+    if target is not None and target.kind == "size":
+        return int(min(target.number, header.size_bytes))
+    if target is not None and target.kind == "bpw":
+        n_bytes = sum(t.n_elements for t in header.tensors) * target.number / 8
+        return min(header.data_offset + int(n_bytes), header.size_bytes)
+    largest = {t.name: t for t in known}[target.preset if target is not None and target.preset else _LARGEST]
+    return planned_bytes(header, quantize.plan(tools, base, largest))
