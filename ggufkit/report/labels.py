@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -34,17 +35,29 @@ def place(axes: Any, labels: Sequence[Label], points: Sequence[tuple[float, floa
     """
     axes.figure.draw_without_rendering()
     pixels = axes.figure.dpi / 72
-    taken = [_box(axes.transData.transform(point), _MARKER * pixels) for point in points]
-    drawn = [line for line in axes.lines if line.get_linestyle() != "None"]
-    lines = [box for line in drawn for box in _along(line.get_transform().transform(line.get_xydata()))]
+    places = axes.transData.transform(points)
+    taken = [_box(place, _MARKER * pixels) for place in places]
+    lines = [box for corners in _lines(axes) for box in _along(corners)]
     written: list[Any] = []
     for label in labels:
-        sheet = _Sheet(axes, label, style)
+        sheet = _Sheet(axes, label, places, style)
         found = sheet.free_place([*taken, *lines], written) or sheet.free_place(taken, written)
         if found is not None:
             sheet.write(found)
             written.append(found.box.padded(_GAP * pixels))
             taken += found.leader
+
+
+def _lines(axes: Any) -> Iterator[Any]:
+    """The corners of all lines of a drawing and of its error bars, in pixels."""
+    from matplotlib.collections import LineCollection
+
+    for line in axes.lines:
+        if line.get_linestyle() != "None":
+            yield line.get_transform().transform(line.get_xydata())
+    for bars in axes.collections:
+        if isinstance(bars, LineCollection):
+            yield from (bars.get_transform().transform(segment) for segment in bars.get_segments())
 
 
 @dataclass(frozen=True)
@@ -59,8 +72,8 @@ class _Place:
 class _Sheet:
     """Where one label could stand."""
 
-    def __init__(self, axes: Any, label: Label, style: dict[str, Any]) -> None:
-        self.axes, self.label, self.style = axes, label, style
+    def __init__(self, axes: Any, label: Label, points: Any, style: dict[str, Any]) -> None:
+        self.axes, self.label, self.points, self.style = axes, label, points, style
         probe = axes.text(0, 0, label.text, parse_math=False, **style)
         box = probe.get_window_extent()
         probe.remove()
@@ -68,14 +81,22 @@ class _Sheet:
         self.at = axes.transData.transform((label.x, label.y))
 
     def free_place(self, others: Sequence[Any], labels: Sequence[Any]) -> _Place | None:
-        """The first place that covers nothing of `others` and `labels`, and whose line crosses no label."""
+        """The first place that covers nothing of `others` and `labels`.
+
+        Its line crosses no label; without a line it is nearer to its own point than to any other.
+        """
         for factor, (dx, dy) in itertools.product(_FURTHER, _AROUND):
             box = self._box(dx * factor, dy * factor)
             leader = list(_along([self.at, _nearest(box, *self.at)])) if factor > 1 else []
             free = not _overlap([box], [*others, *labels]) and not _overlap(leader, labels)
-            if free and _is_inside(self.axes.bbox, box):
+            if free and _is_inside(self.axes.bbox, box) and (leader or self._is_own(box)):
                 return _Place((dx * factor, dy * factor), box, leader)
         return None
+
+    def _is_own(self, box: Any) -> bool:
+        """Whether nobody would take it for the label of another point."""
+        own = _distance(box, *self.at)
+        return all(_distance(box, *point) >= own for point in self.points)
 
     def _box(self, dx: float, dy: float) -> Any:
         from matplotlib.transforms import Bbox
@@ -91,9 +112,9 @@ class _Sheet:
         line = {
             "arrowstyle": "-",
             "linewidth": 0.5,
-            "color": self.style.get("color"),
             "shrinkA": 0,
             "shrinkB": _MARKER,
+            "color": self.style.get("color"),
         }
         text = self.axes.annotate(
             self.label.text, (self.label.x, self.label.y), xytext=place.offset, textcoords="offset points",
@@ -114,6 +135,11 @@ def _overlap(boxes: Sequence[Any], others: Sequence[Any]) -> bool:
 def _nearest(box: Any, x: float, y: float) -> tuple[float, float]:
     """The point of a box that is nearest to a place."""
     return min(max(x, box.x0), box.x1), min(max(y, box.y0), box.y1)
+
+
+def _distance(box: Any, x: float, y: float) -> float:
+    near = _nearest(box, x, y)
+    return math.hypot(near[0] - x, near[1] - y)
 
 
 def _along(corners: Sequence[Any]) -> Iterator[Any]:

@@ -172,6 +172,23 @@ def test_no_label_covers_another() -> None:
     assert all(axes.bbox.x0 <= box.x0 and box.x1 <= axes.bbox.x1 for box in boxes)
 
 
+def test_a_label_is_nearest_to_its_own_point() -> None:
+    figure = Figure(figsize=(4.4, 3.2), layout="constrained")
+    axes = figure.subplots()
+    points = [(8.0, 2.4), (9.57, 1.42), (9.81, 1.35)]
+    axes.errorbar([x for x, _ in points], [y for _, y in points], yerr=0.4, fmt="o")
+    place(
+        axes, [Label(name, *at) for name, at in zip(("Q3_K_M", "4.90bpw", "Q4_K_M"), points, strict=True)], points
+    )
+    figure.draw_without_rendering()
+    where = axes.transData.transform(points)
+    for i, text in enumerate(axes.texts):
+        box = Text.get_window_extent(text)
+        near = [(min(max(x, box.x0), box.x1) - x) ** 2 + (min(max(y, box.y0), box.y1) - y) ** 2 for x, y in where]
+        assert near[i] == min(near) or getattr(text, "arrow_patch", None) is not None
+    assert len(axes.texts) == 3
+
+
 def test_colours_follow_the_bits_and_can_be_read() -> None:
     found = swatches(["Q8_0", "Q4_K", "F16", "Q2_K", "Q4_K, Q6_K", "type99"])
     assert [s.label for s in found] == ["type99", "Q2_K", "Q4_K", "Q4_K, Q6_K", "Q8_0", "F16"]
