@@ -92,6 +92,26 @@ def test_what_differs_from_the_defaults_is_printed(tmp_path: Path) -> None:
     assert "/home" not in render_markdown(summary(root))
 
 
+def test_types_of_single_tensors_are_printed(tmp_path: Path) -> None:
+    root = write_results(
+        tmp_path / "out",
+        [BASE, Fake("plain", "Q4_0", 0.03), Fake("plain", "Q5_0", 0.02), Fake("plain", "BF16", 0.0)],
+    )
+    told: dict[str, Json] = {
+        "tensor_types": [["attn_v", "Q8_0"], [r"blk\.\d", "IQ4_XS"]], "output": "F16", "pure": True, "kv": ["a.b=str:c d"],
+        "prune_layers": [1, 3],
+    }  # fmt: skip
+    for kind in ("Q4_0", "Q5_0", "BF16"):
+        edit(root / f"tiny-{kind}.gguf", params={"type": kind, **({} if kind == "BF16" else {"overrides": told})})
+    (command,) = (re.sub(r" --corpus tales.txt --chunks 60", "", line) for line in commands(root))
+    assert command.split(" --types ")[1] == (
+        "bf16,q5_0,q4_0 --tensor-type attn_v=q8_0 --tensor-type 'blk\\.\\d=iq4_xs' --output-tensor-type f16 --pure "
+        "--override-kv 'a.b=str:c d' --prune-layers 1,3"
+    )
+    edit(root / "tiny-Q5_0.gguf", params={"overrides": {**told, "pure": False}})
+    assert len(commands(root)) == 2
+
+
 def test_what_was_not_measured(tmp_path: Path) -> None:
     root = write_results(tmp_path / "out", [BASE, Fake("plain", "Q4_0", None, tg=None)])
     assert "--no-kld --no-bench" in commands(root)[0]
