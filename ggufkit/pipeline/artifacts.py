@@ -13,7 +13,7 @@ from ggufkit.core.records import Checkpoint, GgufFile, QuantType
 from ggufkit.core.variants import Scaling, Variant
 from ggufkit.llama import quants
 from ggufkit.llama.gguf import read_gguf, read_header
-from ggufkit.pipeline import chosen
+from ggufkit.pipeline import chosen, overridden
 from ggufkit.pipeline.foreseen import planned_types
 from ggufkit.pipeline.job import Job
 from ggufkit.steps import awq, convert, quantize, refine
@@ -93,7 +93,9 @@ class Artifacts:
     def _types(self, scaling: Scaling) -> tuple[dict[str, str], ...]:
         base = self.base_file().path
         kinds = self.job.types_of_scaling(scaling)
-        return tuple(planned_types(self.job.tools, base, kind, self.job.known_types) for kind in kinds)
+        return tuple(
+            planned_types(self.job.tools, base, kind, self.job.known_types, self.job.overrides) for kind in kinds
+        )
 
     def _checkpoint(self) -> Checkpoint:
         model = self.job.model
@@ -146,7 +148,8 @@ class Artifacts:
         job, scaling = self.job, self.job.scaling_of(variant, kind)
         requantize = job.request.source.allow_requantize and output == job.output(variant, kind.name)
         matrix = self.imatrix(scaling) if variant.imatrix and not quants.is_float(kind.name) else None
-        how = QuantizeOptions(matrix, requantize, variant.name, job.name)
+        told = overridden.of_kind(job.overrides, kind)
+        how = QuantizeOptions(matrix, requantize, variant.name, job.name, told)
         return chosen.settle(self.base_file(scaling), kind, output, how, job.session)
 
     def _refined(self, variant: Variant, kind: QuantType, output: Path) -> Result:

@@ -7,10 +7,12 @@ from dataclasses import replace
 from math import prod
 from pathlib import Path
 
-from ggufkit.core.records import QuantType, Toolchain
+from ggufkit.core.records import QuantType, Tensor, Toolchain
 from ggufkit.llama import quants
+from ggufkit.llama.argv import Overrides
 from ggufkit.llama.gguf import GgufHeader, ggml_type_by_name, read_header
 from ggufkit.llama.logs import QuantizePlan, TensorPlan
+from ggufkit.pipeline import overridden
 from ggufkit.recipes.recipe_file import read_recipe
 from ggufkit.steps import quantize
 from ggufkit.steps.quantize import QuantizeOptions
@@ -28,7 +30,14 @@ def n_bytes(tensor: TensorPlan) -> int:
 
 def planned_bytes(base: GgufHeader, plan: QuantizePlan) -> int:
     """The exact size of the file that a plan makes: the base's header, then each tensor padded."""
-    return base.data_offset + sum(-(-n_bytes(t) // base.alignment) * base.alignment for t in plan.tensors)
+    saved = _listing(base.tensors) - _listing(plan.tensors)  # of layers that are left out
+    offset = -(-(base.data_offset - saved) // base.alignment) * base.alignment
+    return offset + sum(-(-n_bytes(t) // base.alignment) * base.alignment for t in plan.tensors)
+
+
+def _listing(tensors: Sequence[Tensor | TensorPlan]) -> int:
+    """Bytes in a header that list tensors: of each the length of its name and that, dimensions, type, offset."""
+    return sum(8 + len(t.name.encode()) + 4 + 8 * len(t.shape) + 4 + 8 for t in tensors)
 
 
 def types_of(plan: QuantizePlan) -> dict[str, str]:
@@ -52,16 +61,29 @@ def given(base: GgufHeader, kind: QuantType, how: QuantizeOptions) -> QuantizeOp
     return replace(how, overrides=replace(how.overrides, tensor_types=patterns))
 
 
-def plan(tools: Toolchain, base: Path, kind: QuantType, known: Sequence[QuantType]) -> QuantizePlan:
+def plan(
+    tools: Toolchain,
+    base: Path,
+    kind: QuantType,
+    known: Sequence[QuantType],
+    overrides: Overrides = overridden.NONE,
+) -> QuantizePlan:
     """What llama-quantize would make; where types are measured, of the largest type of its own within the target."""
     if not is_measured(kind):
-        return quantize.plan(tools, base, kind, given(read_header(base), kind, QuantizeOptions()))
+        how = QuantizeOptions(overrides=overridden.of_kind(overrides, kind))
+        return quantize.plan(tools, base, kind, given(read_header(base), kind, how))
     return quantize.plan(tools, base, preset_near(tools, base, kind, known))
 
 
-def planned_types(tools: Toolchain, base: Path, kind: QuantType, known: Sequence[QuantType]) -> dict[str, str]:
+def planned_types(
+    tools: Toolchain,
+    base: Path,
+    kind: QuantType,
+    known: Sequence[QuantType],
+    overrides: Overrides = overridden.NONE,
+) -> dict[str, str]:
     """The type that each tensor will get, or one like it where it is measured; a GGUF without its weights is enough."""
-    return types_of(plan(tools, base, kind, known))
+    return types_of(plan(tools, base, kind, known, overridden.of_whole_model(overrides)))
 
 
 def preset_near(tools: Toolchain, base: Path, kind: QuantType, known: Sequence[QuantType]) -> QuantType:

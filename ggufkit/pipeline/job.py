@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from ggufkit.core import variants
@@ -11,6 +11,7 @@ from ggufkit.core.progress import Reporter
 from ggufkit.core.records import Checkpoint, GgufFile, QuantType, Toolchain
 from ggufkit.core.variants import Scaling, Variant
 from ggufkit.llama import quants
+from ggufkit.llama.argv import Overrides
 from ggufkit.pipeline.foreseen import is_measured
 from ggufkit.request import BuildRequest
 from ggufkit.steps.session import Session
@@ -30,6 +31,7 @@ class Job:
     text: Corpus | None
     calibration: Corpus | None
     session: Session
+    overrides: Overrides = field(default_factory=Overrides)
 
     @property
     def out(self) -> Path:

@@ -15,6 +15,7 @@ from ggufkit.core.records import Checkpoint, GgufFile, QuantType, Toolchain
 from ggufkit.core.variants import Variant
 from ggufkit.llama import targets, toolchain
 from ggufkit.models import lora, sources
+from ggufkit.pipeline import overridden
 from ggufkit.pipeline.job import Job
 from ggufkit.request import BuildRequest, CalibrationOptions
 from ggufkit.steps import convert, import_gguf, quantize
@@ -59,7 +60,8 @@ def prepare(request: BuildRequest, reporter: Reporter, outlines: Path | None = N
     _require_checkpoint(chosen, model)
     session = request.run.session(out, reporter, tools)
     known, kinds = types or _types(request, session.tools)
-    job = Job(request, model, name, kinds, known, chosen, text, calibration, session)
+    told = request.overrides.resolve()
+    job = Job(request, model, name, kinds, known, chosen, text, calibration, session, told)
     _tell_left_out(job)
     return job
 
@@ -84,6 +86,7 @@ def _require_possible(request: BuildRequest, chosen: tuple[Variant, ...]) -> _Pl
         raise UsageError("--precision is about KL divergence.", hint="Leave out --no-kld and --no-eval.")
     if (unused := unused_option(request, chosen)) is not None:
         raise unused
+    overridden.require_used(request, chosen)
     if any(v.awq for v in chosen):
         request.scaling.require_possible()
     if request.calibration.imatrix is not None:

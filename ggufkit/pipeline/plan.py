@@ -16,7 +16,7 @@ from ggufkit.core.variants import Variant
 from ggufkit.llama import evaluates, memory, quants
 from ggufkit.llama.gguf import GgufHeader, read_header
 from ggufkit.measure import evaluation
-from ggufkit.pipeline import fitting, resources
+from ggufkit.pipeline import fitting, overridden, resources
 from ggufkit.pipeline.artifacts import outputs
 from ggufkit.pipeline.foreseen import given, is_measured
 from ggufkit.pipeline.job import Job
@@ -67,7 +67,9 @@ def _steps(job: Job, base: GgufHeader) -> list[PlannedStep]:
     rounded = [t.name for v, t in job.targets if not v.refined]
     if rounded:
         uses = "CPU" if makers == 1 else f"CPU, {makers} at once"
-        steps.append(PlannedStep(f"quantize: {', '.join(dict.fromkeys(rounded))}", uses))
+        steps.append(
+            PlannedStep(f"quantize: {', '.join(dict.fromkeys(rounded))}", uses, overridden.shown(job.overrides))
+        )
     if any(v.refined for v, _ in job.targets):
         steps.append(PlannedStep("refine", "GPU or CPU", "one file after the other"))
     if job.text is not None:
@@ -125,36 +127,41 @@ def with_fitting(job: Job) -> Job:
 
 
 def require_matrices(job: Job) -> None:
-    """Before hours are spent on a conversion: a matrix for each type that this model's shape cannot have without; and
-    the user's own is this model's.
+    """Before hours are spent on a conversion: a matrix for each type that this model's shape cannot have without; the
+    user's own is this model's; and what the tools are told besides types fits it.
 
     Raises:
-        InputError: there is none, or it is another's.
+        InputError: there is none, it is another's, or it does not.
     """
     own = job.request.calibration.imatrix
-    without = [t for v, t in job.targets if not v.imatrix and _may_need_matrix(t, job.output(v, t.name))]
-    if own is None and not without:
+    without = [t for v, t in job.targets if not v.imatrix and _may_need_matrix(job, v, t)]
+    if own is None and not without and job.overrides == overridden.NONE:
         return
     with tempfile.TemporaryDirectory(prefix="ggufkit-plan-") as temporary:
         base = _skeleton(job, Path(temporary))
         header = read_header(base)
-        requantize = job.request.source.allow_requantize
+        if job.overrides != overridden.NONE:
+            for kind in dict.fromkeys(t for _, t in job.targets if not is_measured(t)):
+                quantize.plan(job.tools, base, kind, _how(job, header, kind, None))
         for kind in without:
-            how = given(header, kind, QuantizeOptions(None, requantize))
-            quantize.require_matrix(job.tools, base, kind, how, _way_to_matrix(job))
+            quantize.require_matrix(job.tools, base, kind, _how(job, header, kind, None), _way_to_matrix(job))
         if own is not None:
             require_fits(own, header)
             weighed = [t for v, t in job.targets if v.imatrix and not v.awq and not is_measured(t)]
             for kind in dict.fromkeys(weighed):
-                quantize.require_matrix(
-                    job.tools, base, kind, given(header, kind, QuantizeOptions(own, requantize))
-                )
+                quantize.require_matrix(job.tools, base, kind, _how(job, header, kind, own))
 
 
-def _may_need_matrix(kind: QuantType, output: Path) -> bool:
-    """Whether a file of a type may be impossible without a matrix, as far as its name tells."""
+def _how(job: Job, base: GgufHeader, kind: QuantType, matrix: Path | None) -> QuantizeOptions:
+    told = overridden.of_kind(job.overrides, kind)
+    return given(base, kind, QuantizeOptions(matrix, job.request.source.allow_requantize, overrides=told))
+
+
+def _may_need_matrix(job: Job, variant: Variant, kind: QuantType) -> bool:
+    """Whether a file may be impossible without a matrix, as far as is known without its plan."""
     is_given = kind.target is not None and not kind.target.is_measured
-    return kind.name in quants.NEEDS_IMATRIX or (is_given and not output.exists())
+    is_given = is_given or overridden.of_kind(job.overrides, kind) != overridden.NONE
+    return kind.name in quants.NEEDS_IMATRIX or (is_given and not job.output(variant, kind.name).exists())
 
 
 def require_layers(job: Job) -> None:
@@ -216,7 +223,7 @@ def _out_of_sight(job: Job, base: Path) -> int:
         n_bytes += sum(width for s in job.scalings if not job.scaled_checkpoint(s).exists())
     header = read_header(base)
     refined = [(v, t) for v, t in job.targets if v.refined and not job.output(v, t.name).exists()]
-    planner = Planner(job.tools, header, job.known_types, job.request.evaluation.ctx)
+    planner = Planner(job.tools, header, job.known_types, job.request.evaluation.ctx, job.overrides)
     sizes = [planner.file(kind, "", variant.name).size_bytes for variant, kind in refined]
     shown = [(variants.unrefined(variant), kind) in job.targets for variant, kind in refined]
     n_bytes += sum(n for n, is_result in zip(sizes, shown, strict=True) if not is_result)
@@ -236,7 +243,7 @@ def _plan(job: Job, base: Path, targets: list[tuple[Variant, QuantType, Path]], 
     if any(is_measured(t) for _, t, _ in targets):
         evaluates.require_generates(base, _VAIN, _WITHOUT, name=job.base_output.name)
     quantize.require_base(header, allow_requantize=job.request.source.allow_requantize)
-    planner = Planner(job.tools, header, job.known_types, job.request.evaluation.ctx)
+    planner = Planner(job.tools, header, job.known_types, job.request.evaluation.ctx, job.overrides)
     with worker_pool(job.session.threads) as pool:
         coming = [pool.submit(partial(_plan_one, job, planner, *target)) for target in targets]
         files = [future.result() for future in coming]

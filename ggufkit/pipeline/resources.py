@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ggufkit.core import machine
@@ -11,6 +11,7 @@ from ggufkit.core.errors import ResourceError
 from ggufkit.core.records import QuantType, Toolchain
 from ggufkit.core.units import size
 from ggufkit.llama import quants
+from ggufkit.llama.argv import Overrides
 from ggufkit.llama.gguf import GgufHeader
 from ggufkit.llama.memory import evaluation_ram
 from ggufkit.pipeline import foreseen
@@ -87,18 +88,20 @@ class Plan:
 
 @dataclass(frozen=True)
 class Planner:
-    """What is known before outputs are planned: the tools and all their types, the base, and the context in tokens."""
+    """What is known before outputs are planned: the tools and all their types, the base, the context in tokens, and
+    what the tools are told besides types."""
 
     tools: Toolchain
     base: GgufHeader
     known: Sequence[QuantType]
     n_ctx: int
+    overrides: Overrides = field(default_factory=Overrides)
 
     def file(self, kind: QuantType, file: str, variant: str) -> PlannedFile:
         """What one output will be, by llama-quantize's own dry run; where types are measured, what it will not exceed."""
         if is_measured(kind):
             return self._limit(kind, file, variant)
-        planned = foreseen.plan(self.tools, self.base.path, kind, self.known)
+        planned = foreseen.plan(self.tools, self.base.path, kind, self.known, self.overrides)
         counts: dict[str, int] = {}
         for _, wanted, got in planned.fallbacks:
             counts[f"{wanted} → {got}"] = counts.get(f"{wanted} → {got}", 0) + 1
@@ -107,7 +110,7 @@ class Planner:
             file, variant, kind.name, n_bytes, planned.bpw, _FLOAT_BITS.get(kind.name, nominal), planned.n_fallback,
             counts, evaluation_ram(self.base, n_bytes, self.n_ctx), planned.needs_imatrix,
         )  # fmt: skip
-        if result.oversized and not quants.is_float(kind.name):
+        if result.oversized and not quants.is_float(kind.name) and self.overrides == Overrides():
             return replace(result, note=self._advice(result))
         return result
 

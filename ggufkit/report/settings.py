@@ -22,6 +22,7 @@ from ggufkit.steps.awq import AwqNotes, AwqParams
 from ggufkit.steps.convert import ConvertNotes, ConvertParams
 from ggufkit.steps.imatrix import ImatrixNotes, ImatrixParams
 from ggufkit.steps.quantize import QuantizeNotes, QuantizeParams
+from ggufkit.steps.refine import RefineNotes
 from ggufkit.texts.calibration import CalibrationNotes
 from ggufkit.texts.wikitext import TEXTS
 
@@ -83,11 +84,14 @@ def _of_step(made: Manifest, row: ResultRow) -> Settings:
         _, adapter = split_source(ConvertNotes.from_manifest(made).source)
         return Settings({"--base-type": params.out_type, "--pre": params.pre, "--lora": adapter})
     if made.step == quantize.STEP:
-        requantized = QuantizeParams.from_manifest(made).allow_requantize
-        return Settings({"--allow-requantize": requantized, **_of_overrides(made)})
+        how, spec = QuantizeParams.from_manifest(made), QuantizeNotes.from_manifest(made).target
+        told = {} if quants.is_float(how.type) else _of_overrides(how.overrides, spec)
+        return Settings({"--allow-requantize": how.allow_requantize, **told})
     if made.step in _CALIBRATED:
         scaled = _of_scaling(made, row) if made.step == awq.STEP else {}
-        return Settings({**scaled, **_of_calibration(made)}, _calibration_text(made).hashes)
+        notes = RefineNotes.from_manifest(made)
+        told = _of_overrides(notes.overrides, notes.target) if made.step == refine.STEP else {}
+        return Settings({**scaled, **told, **_of_calibration(made)}, _calibration_text(made).hashes)
     if made.step in (divergence.STEP, perplexity.STEP, similarity.STEP):
         return _of_evaluation(made)
     if made.step == bench.STEP:
@@ -96,12 +100,12 @@ def _of_step(made: Manifest, row: ResultRow) -> Settings:
     return Settings()
 
 
-def _of_overrides(made: Manifest) -> dict[str, Json]:
-    """What llama-quantize was told besides the type, by the names of the options; they have no part in float types."""
-    params, spec = QuantizeParams.from_manifest(made), QuantizeNotes.from_manifest(made).target
-    if quants.is_float(params.type):
-        return {}
-    told = params.overrides
+def _of_overrides(told: Mapping[str, Json], spec: str) -> dict[str, Json]:
+    """What llama-quantize was told besides the type, by the names of the options.
+
+    Args:
+        spec: how the type was typed, which has some of it in it.
+    """
     pairs = [f"{pattern}={str(kind).lower()}" for pattern, kind in _pairs(told.get("tensor_types"))]
     found: dict[str, Json] = {
         "--tensor-type": [pair for pair in pairs if f"+{pair}+" not in f"{spec}+"],

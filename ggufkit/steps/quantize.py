@@ -144,21 +144,23 @@ def require_matrix(
         return
     wanted = plan(tools, base, kind, options)
     type_name = _quantization(tools, base, kind, options).type_name
-    needing = [
-        t.name
+    needing = {
+        t.name: t.after
         for t in wanted.tensors
         if quants.cannot_without(t.after) or quants.needs_data(t.name, t.after, type_name)
-    ]
+    }
     if options.imatrix is None:
-        if wanted.needs_imatrix or needing:
+        if needing and options.chooses_types:
+            name, after = next(iter(needing.items()))
+            raise InputError(f"{name} cannot be {after} without an importance matrix.", hint=hint)
+        if wanted.needs_imatrix:
             raise needs_imatrix(kind, hint)
         return
     there = read_imatrix(options.imatrix)
     if lacking := [name for name in needing if name not in there]:
         of_all = f" and {len(lacking) - 1} more tensors" if len(lacking) > 1 else ""
-        message = (
-            f"The importance matrix {options.imatrix} has no data for {lacking[0]}{of_all}: {kind.name} needs it."
-        )
+        what = needing[lacking[0]] if options.chooses_types else kind.name
+        message = f"The importance matrix {options.imatrix} has no data for {lacking[0]}{of_all}: {what} needs it."
         hint = "Compute it for this model, on more text: `ggufkit imatrix`. Or choose a larger type."
         raise InputError(message, hint=hint)
 

@@ -17,7 +17,7 @@ from ggufkit.refine.options import RefineOptions
 from ggufkit.steps import offload
 from ggufkit.steps.load_check import settle_and_require_computes
 from ggufkit.steps.notes import TypedNotes
-from ggufkit.steps.quantize import QuantizeNotes
+from ggufkit.steps.quantize import QuantizeNotes, QuantizeParams
 from ggufkit.steps.session import Session
 from ggufkit.steps.step import Made, Recipe, Result
 from ggufkit.texts.calibration import Calibration
@@ -37,6 +37,7 @@ class RefineNotes(TypedNotes):
         refined: how many tensors were.
         untouched: why others were not, or not as a whole, by tensor.
         device: "cpu" or "cuda".
+        overrides: what the unrefined file was quantized with besides its type; missing in the manifest where nothing was.
     """
 
     n_fallback: int | None = None
@@ -44,6 +45,11 @@ class RefineNotes(TypedNotes):
     untouched: Mapping[str, str] = field(default_factory=dict)
     device: str = ""
     peak_ram_bytes: int = 0
+    overrides: Mapping[str, Json] = field(default_factory=dict)
+
+    def to_notes(self) -> dict[str, Json]:
+        """What is there of it."""
+        return {key: value for key, value in super().to_notes().items() if key != "overrides" or value}
 
 
 @dataclass(frozen=True)
@@ -129,6 +135,7 @@ def _refine(file: Refinable, partial: Path, options: RefiningOptions, session: S
         device=report.device,
         peak_ram_bytes=report.peak_ram_bytes,
         target=unrefined.target,
+        overrides=QuantizeParams.from_manifest(found).overrides if found is not None else {},
     )
     return Made(notes=notes.to_notes() | file.calibration.notes.to_notes())
 

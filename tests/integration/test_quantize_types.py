@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import gguf
@@ -18,6 +19,7 @@ from ggufkit.recipes.type_recipe import Choice, TypeRecipe
 from ggufkit.steps import quantize
 from ggufkit.steps.quantize import QuantizeNotes, QuantizeOptions
 from ggufkit.steps.session import Session
+from tests import tiny
 from tests.integration.run_cli import ggufkit
 
 Q4_K_M = QuantType("Q4_K_M", "")
@@ -125,8 +127,8 @@ def test_a_copied_recipe_has_the_fallbacks_of_the_file(tools: Toolchain, tmp_pat
         (INPUT, "matches no tensor", ["--types", "q4_k_m", "--tensor-type", "attn_w=q8_0"]),
         (INPUT, "llama-quantize does not take", ["--types", "q4_k_m", "--tensor-type", "attn{v=q8_0"]),
         (INPUT, "no such layer", ["--types", "q4_k_m", "--prune-layers", "7"]),
-        (INPUT, "needs an importance matrix", ["--types", "q4_k_m", "--tensor-type", "attn_v=iq2_xxs"]),
-        (INPUT, "needs an importance matrix", ["--types", "q4_k_m", "--token-embedding-type", "iq2_xs"]),
+        (INPUT, "without an importance matrix", ["--types", "q4_k_m", "--tensor-type", "attn_v=iq2_xxs"]),
+        (INPUT, "without an importance matrix", ["--types", "q4_k_m", "--token-embedding-type", "iq2_xs"]),
         (INPUT, "does not heed --tensor-type", ["--types", "f16", "--tensor-type", "attn_v=q8_0"]),
         (
             USAGE,
@@ -149,3 +151,42 @@ def test_overrides_that_the_shape_changes_are_counted(tools: Toolchain, tmp_path
         tools, base, QuantType("Q8_0", ""), QuantizeOptions(overrides=Overrides((("attn_v", "Q4_K"),)))
     )
     assert ("blk.0.attn_v.weight", "Q4_K", "Q5_0") in plan.fallbacks
+
+
+def test_a_build_plans_makes_measures_and_reports_them(base: Path, tools: Toolchain, tmp_path: Path) -> None:
+    text, out = tiny.text_file(tmp_path / "text.txt"), tmp_path / "out"
+    told = ["--tensor-type", "attn_v=q8_0", "--leave-output-tensor", "--prune-layers", "1"]
+    asked = ["build", base, "--types", "q4_k_m,f16", *told, "--corpus", text, "--ctx", "64", "--chunks", "4", "--no-bench",
+             "--out", out]  # fmt: skip
+    planned = json.loads(ggufkit(*asked, "--dry-run", "--json").out)
+    assert any("--leave-output-tensor" in step["note"] for step in planned["steps"])
+    (file,) = planned["files"]
+    done = ggufkit(*asked, "--json")
+    assert done.code == 0, done.err
+    made = out / "tiny-llama-Q4_K_M.gguf"
+    assert sha256_file(made) == raw(tools, base, tmp_path / "raw.gguf", "Q4_K_M", *told)
+    assert 0 <= file["size_bytes"] - made.stat().st_size <= 32
+    (row,) = [row for row in json.loads(done.out) if row["type"] == "Q4_K_M"]
+    assert row["kld_mean"] > 0, "a pruned model has the vocabulary of the whole one"
+    assert abs(file["bpw"] - row["bpw"]) < 0.01
+    assert " ".join(["--types q4_k_m", *told]) in (out / "report.md").read_text()
+    assert "Nothing had to be done again" in ggufkit(*asked).out
+
+
+@pytest.mark.parametrize(
+    ("code", "said", "options"),
+    [
+        (USAGE, "float types are conversions", ["--types", "bf16", "--pure"]),
+        (USAGE, "only --override-kv goes with it", ["--types", "4.5bpw", "--pure", "--calibration", "x"]),
+        (USAGE, "cannot go with --variants gptq", ["--prune-layers", "0", "--variants", "gptq"]),
+        (INPUT, "Did you mean Q4_K", ["--output-tensor-type", "q4_k_m"]),
+        (INPUT, "matches no tensor", ["--types", "q4_0", "--tensor-type", "attn_w=q8_0"]),
+    ],
+)
+def test_a_build_refuses_what_cannot_be(
+    base: Path, tmp_path: Path, code: int, said: str, options: list[str]
+) -> None:
+    done = ggufkit("build", base, *options, "--no-eval", "--no-bench", "--out", tmp_path / "out")
+    assert (done.code, done.out) == (code, "")
+    assert said in " ".join(done.err.split())
+    assert not list((tmp_path / "out").glob("*.gguf"))
