@@ -20,7 +20,8 @@ def parse_size(text: str) -> int | None:
     if match is None:
         return None
     binary = 1024 if match[3] else 1000
-    return int(float(match[1]) * binary ** ("KMGT".find(match[2].upper()) + 1 if match[2] else 0))
+    n_bytes = float(match[1]) * binary ** ("KMGT".find(match[2].upper()) + 1 if match[2] else 0)
+    return int(min(n_bytes, 2 * MOST_BYTES))  # more digits than a number has are infinity
 
 
 def size(n_bytes: float) -> str:

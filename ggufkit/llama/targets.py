@@ -15,11 +15,11 @@ from collections.abc import Sequence
 from decimal import Decimal
 from pathlib import Path
 
-from ggufkit.core.errors import UnknownType, UsageError
+from ggufkit.core.errors import InputError, UnknownType, UsageError
 from ggufkit.core.paths import user_path
 from ggufkit.core.records import QuantType, Target
 from ggufkit.core.units import MOST_BYTES, SIZES, parse_size
-from ggufkit.llama import quants
+from ggufkit.llama import patterns, quants
 
 FORMS = "4.5bpw, 6GiB, like:q4_k_m, kld:0.02, recipe:FILE, q4_k_m+attn_v=q8_0"
 """An example of each kind, for messages."""
@@ -183,12 +183,11 @@ def _mixed(said: str, known: Sequence[QuantType]) -> Target:
     for match in _OVERRIDE.finditer(rest):
         if match.start() != end:
             raise _wrong(said, right)
+        _require_pattern(said, match[1].strip())
         found.append((match[1].strip().lower(), _tensor_type(said, match[2])))
         end = match.end()
     if not found or end != len(rest) or rest.endswith("+") or not all(pattern for pattern, _ in found):
         raise _wrong(said, right)
-    for pattern, _ in found:
-        _require_pattern(said, pattern)
     preset = _preset(said, name, known).name
     label = "+".join([preset, *(f"{_safe(pattern, _UNSAFE_IN_PATTERN)}={kind}" for pattern, kind in found)])
     spec = "+".join([preset.lower(), *(f"{pattern}={kind.lower()}" for pattern, kind in found)])
@@ -204,9 +203,9 @@ def _tensor_type(said: str, name: str) -> str:
 
 def _require_pattern(said: str, pattern: str) -> None:
     try:
-        re.compile(pattern)
-    except re.error as error:
-        raise _wrong(said, f"{pattern!r} is no regular expression: {error}.") from None
+        patterns.require_pattern(pattern, said)
+    except InputError as error:
+        raise _wrong(said, f"{error.message} {error.hint}") from None
 
 
 def _safe(text: str, unsafe: re.Pattern[str]) -> str:

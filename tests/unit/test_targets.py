@@ -93,6 +93,7 @@ def test_labels_are_safe_and_differ_where_their_originals_do() -> None:
         ("q4_k_m+attn_v", "attn_v=q8_0"),
         ("q4_k_m+attn_v=q4_k_m", "Q4_K"),
         ("q4_k_m+attn_(=q8_0", "regular expression"),
+        (r"q4_k_m+attn_\D=q8_0", "lower case"),
         ("q4_k_m+attn_v=q8_0+", "attn_v=q8_0"),
         ("q4_k_m+=q8_0", "attn_v=q8_0"),
         ("attn_v=q8_0", "attn_v=q8_0"),
