@@ -46,6 +46,7 @@ EXTRAS = {
         Extra("convert", "Converting a checkpoint", _CHECKPOINTS),
         Extra("awq", "AWQ", _CHECKPOINTS),
         Extra("refine", "Refining", _CHECKPOINTS),
+        Extra("recipe", "Choosing a type for each tensor", ("scipy",)),
         Extra("lora", "Merging a LoRA adapter", (*_CHECKPOINTS, "peft")),
         Extra("data", "Reading tables and data sets", ("pyarrow", "datasets")),
         Extra("modelscope", "ModelScope", ("modelscope_hub",)),

@@ -25,6 +25,7 @@ from ggufkit.layers import (
     passes,
 )
 from ggufkit.llama.gguf import quantized_tensors
+from ggufkit.llama.gguf_bytes import MetadataValue
 from ggufkit.models.files import fingerprint
 from ggufkit.refine.matrices import Owner, refine_matrices
 from ggufkit.refine.norms import Tuning, tune_norms
@@ -39,7 +40,7 @@ from ggufkit.refine.state import Outcome, State
 from ggufkit.refine.statistics import InputStatistics
 from ggufkit.refine.tensors import Pair, QuantizedRows
 from ggufkit.refine.twin import TwinHidden
-from ggufkit.refine.writer import MetadataValue, require_new, rewrite
+from ggufkit.refine.writer import require_new, rewrite
 from ggufkit.texts.calibration import Calibration, overlapping_windows
 from ggufkit.version import __version__
 

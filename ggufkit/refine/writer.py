@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import struct
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import IO
@@ -12,13 +11,7 @@ from typing import IO
 from ggufkit.core.errors import GgufError, ResourceError
 from ggufkit.core.records import Tensor
 from ggufkit.llama.gguf import GgufHeader
-
-_FIXED = struct.Struct("<4sIQQ")  # magic, version, tensors, key-value pairs
-_INFO_REST = 4 + 8  # a tensor's type and offset
-_UINT32, _FLOAT32, _STRING = 4, 6, 8
-
-MetadataValue = str | int | float
-"""What a key that is added may be set to: stored as a string, a uint32 or a float32."""
+from ggufkit.llama.gguf_bytes import FIXED, INFO_REST, MetadataValue, info, pairs
 
 
 def rewrite(
@@ -60,13 +53,13 @@ def require_new(header: GgufHeader, keys: Iterable[str]) -> None:
 
 def _new_header(header: GgufHeader, old: bytes, keys: Mapping[str, MetadataValue]) -> bytes:
     require_new(header, keys)
-    magic, version, n_tensors, n_pairs = _FIXED.unpack_from(old)
+    magic, version, n_tensors, n_pairs = FIXED.unpack_from(old)
     # What follows the pairs is copied as it is: offsets of tensors count from the start of the data.
-    at = old.rfind(_info(header.tensors[0]))
-    end = at + sum(len(_info(t)) + _INFO_REST for t in header.tensors)
-    start = _FIXED.pack(magic, version, n_tensors, n_pairs + len(keys))
-    added = b"".join(_string(key) + _value(value) for key, value in keys.items())
-    new = start + old[_FIXED.size : at] + added + old[at:end]
+    at = old.rfind(info(header.tensors[0]))
+    end = at + sum(len(info(t)) + INFO_REST for t in header.tensors)
+    start = FIXED.pack(magic, version, n_tensors, n_pairs + len(keys))
+    added = pairs(keys)
+    new = start + old[FIXED.size : at] + added + old[at:end]
     return new + bytes(-len(new) % header.alignment)
 
 
@@ -94,22 +87,3 @@ def _copy(source: IO[bytes], target: IO[bytes], n_bytes: int) -> None:
             raise GgufError("The quantized file became shorter while it was read.", hint="Quantize it again.")
         target.write(chunk)
         n_bytes -= len(chunk)
-
-
-def _string(text: str) -> bytes:
-    raw = text.encode()
-    return struct.pack("<Q", len(raw)) + raw
-
-
-def _value(value: MetadataValue) -> bytes:
-    if isinstance(value, str):
-        return struct.pack("<I", _STRING) + _string(value)
-    if isinstance(value, int):
-        return struct.pack("<II", _UINT32, value)
-    return struct.pack("<If", _FLOAT32, value)
-
-
-def _info(tensor: Tensor) -> bytes:
-    """How the entry of a tensor in the header starts: without its type and offset."""
-    n_dims = len(tensor.shape)
-    return _string(tensor.name) + struct.pack(f"<I{n_dims}Q", n_dims, *tensor.shape)

@@ -15,9 +15,10 @@ from gguf.quants import quantize
 
 from ggufkit.core.errors import GgufError, ResourceError
 from ggufkit.llama.gguf import read_header
+from ggufkit.llama.gguf_bytes import MetadataValue
 from ggufkit.refine.state import Outcome, State
 from ggufkit.refine.tensors import Pair
-from ggufkit.refine.writer import MetadataValue, rewrite
+from ggufkit.refine.writer import rewrite
 
 RNG = np.random.default_rng(0)
 WEIGHTS = {name: RNG.standard_normal((6, 64)).astype(np.float32) for name in ("a.weight", "token_embd.weight")}

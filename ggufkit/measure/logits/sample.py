@@ -42,3 +42,16 @@ def _line_start(data: bytes, at: int) -> int:
     while at < len(data) and data[at] & 0xC0 == 0x80:
         at += 1
     return at
+
+
+def halves(corpus: Corpus, directory: Path) -> tuple[Corpus, Corpus]:
+    """Write a text's two halves into a directory: one to choose by, one to judge by."""
+    data = corpus.path.read_bytes()
+    middle = _line_start(data, len(data) // 2)
+    parts = (("first-half.txt", data[:middle]), ("second-half.txt", data[middle:]))
+    for name, part in parts:
+        (directory / name).write_bytes(part)
+    first, second = (
+        Corpus(directory / name, hashlib.sha256(part).hexdigest(), len(part), corpus.name) for name, part in parts
+    )
+    return first, second

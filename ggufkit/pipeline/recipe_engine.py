@@ -1,0 +1,255 @@
+"""What a base's tensors lose in each type, by measurement, and the best types within a budget."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
+from pathlib import Path
+
+from ggufkit.core.concurrency import worker_pool
+from ggufkit.core.errors import UsageError
+from ggufkit.core.manifest import PARTIAL
+from ggufkit.core.records import GgufFile, QuantType, Tensor
+from ggufkit.llama.gguf import FLOAT_TYPES, GgufHeader, read_header
+from ggufkit.llama.gguf_bytes import padded
+from ggufkit.llama.importance import Importance, read_importance
+from ggufkit.llama.libggml import LibGgml
+from ggufkit.measure.logits import sample
+from ggufkit.pipeline.probing import Found, Probing
+from ggufkit.recipes import allowed
+from ggufkit.recipes.effort import EFFORTS, Effort
+from ggufkit.recipes.groups import Group, group
+from ggufkit.recipes.probes import ProbeKit
+from ggufkit.recipes.rounding import Rounder
+from ggufkit.recipes.sensitivity import Sensitivities, Types, sensitivities
+from ggufkit.recipes.solver import Option, Solution, solve
+from ggufkit.steps import quantize
+from ggufkit.steps.quantize import QuantizeOptions
+from ggufkit.steps.session import Session
+from ggufkit.texts.corpus import Corpus
+
+_BYTES_OF_TOKEN = 6
+"""Enough that a sample has the tokens that it is drawn for."""
+
+
+@dataclass(frozen=True)
+class RecipeSources:
+    """What a recipe is measured with.
+
+    Args:
+        imatrix: weighs the errors, and the rounding; None where there is none.
+        calibration: the text that losses are measured on, never what the files are evaluated on.
+    """
+
+    imatrix: Path | None
+    calibration: Corpus
+
+
+@dataclass(frozen=True)
+class RecipeOptions:
+    """How a recipe is made.
+
+    Args:
+        effort: one of `recipes.effort.EFFORTS`: how much is measured.
+        types_allowed: tensor types to choose from, none for those that are fast on the backend.
+        at_least: patterns of tensors' names, and the smallest type that these may get, by bytes.
+        weigh: quantize with the importance matrix, too; without, it weighs the errors alone.
+        n_ctx: context in tokens.
+    """
+
+    effort: str = "default"
+    types_allowed: tuple[str, ...] = ()
+    at_least: tuple[tuple[str, str], ...] = ()
+    weigh: bool = True
+    n_ctx: int = 512
+
+    @property
+    def measured(self) -> Effort:
+        """What the effort stands for."""
+        return EFFORTS[self.effort]
+
+
+class RecipeEngine:
+    """Looks for the types of one base's tensors. What it measures is kept in the session's private directory."""
+
+    def __init__(self, base: GgufFile, sources: RecipeSources, options: RecipeOptions, session: Session) -> None:
+        self.base, self.sources, self.options, self.session = base, sources, options, session
+        self.directory = session.workspace.private / f"recipes-{self._key}"
+        self.probing = Probing(base, self.kit, options.n_ctx, options.measured.n_chunks, session)
+
+    @property
+    def _key(self) -> str:
+        matrix = self.sources.imatrix.read_bytes() if self.sources.imatrix is not None else b""
+        said = [str(self.base.sha256), hashlib.sha256(matrix).hexdigest(), self.session.tools.identity]
+        return hashlib.sha256("\n".join([*said, str(self.options.weigh)]).encode()).hexdigest()[:16]
+
+    @cached_property
+    def header(self) -> GgufHeader:
+        """The base's header."""
+        return read_header(self.base.path)
+
+    @cached_property
+    def importance(self) -> Importance:
+        """What the matrix says of each column."""
+        return {} if self.sources.imatrix is None else read_importance(self.sources.imatrix, self.header)
+
+    @cached_property
+    def tensors(self) -> Sequence[Tensor]:
+        """Those whose type may change: what llama-quantize rounds in its finest type."""
+        return [self.header.by_name[name] for name in self.preset(_named("Q8_0"))]
+
+    @cached_property
+    def groups(self) -> Sequence[Group]:
+        """The tensors that are measured together."""
+        return group(self.tensors, self.options.measured.groups)
+
+    @cached_property
+    def kit(self) -> ProbeKit:
+        """Makes the files that are measured."""
+        return ProbeKit(self.rounder, self.groups, self.directory)
+
+    @cached_property
+    def rounder(self) -> Rounder:
+        """The real quantizer over the base's tensors."""
+        library = LibGgml(self.session.tools.dir)
+        return Rounder(self.header, library, self.importance, self.options.weigh, self.session.threads)
+
+    def preset(self, kind: QuantType) -> Types:
+        """The types that llama-quantize gives to the tensors that it rounds."""
+        matrix = self.sources.imatrix if self.options.weigh else None
+        planned = quantize.plan(self.session.tools, self.base.path, kind, QuantizeOptions(matrix))
+        return {tensor.name: tensor.after for tensor in planned.tensors if tensor.after not in FLOAT_TYPES}
+
+    def n_bytes(self, types: Types) -> int:
+        """What tensors take in a file in these types."""
+        return sum(self._padded(self.header.by_name[name], kind) for name, kind in types.items())
+
+    @cached_property
+    def fixed_bytes(self) -> int:
+        """What the other tensors take."""
+        changing = {tensor.name for tensor in self.tensors}
+        rest = [t.n_bytes for t in self.header.tensors if t.name not in changing]
+        return sum(padded(n, self.header.alignment) for n in rest)
+
+    def _padded(self, tensor: Tensor, type_name: str) -> int:
+        return padded(self.rounder.n_bytes(tensor, type_name), self.header.alignment)
+
+    @cached_property
+    def texts(self) -> tuple[Corpus, Corpus]:
+        """What losses are measured on, and what the results are compared on: of two halves of the calibration text."""
+        n_bytes = self.options.measured.n_chunks * self.options.n_ctx * _BYTES_OF_TOKEN
+        text = self.sources.calibration
+        self.directory.mkdir(parents=True, exist_ok=True)
+        if text.n_bytes < 2 * n_bytes:
+            return text, text
+        halves = sample.halves(text, self.directory)
+        return tuple(sample.spread(half, n_bytes, half.path.with_suffix(".sample")) for half in halves)  # type: ignore[return-value]
+
+    @cached_property
+    def lost(self) -> Mapping[str, Mapping[str, float]]:
+        """Of each tensor its weighed squared error in each type that any recipe or preset may give it."""
+        path = self.directory / "errors.json"
+        try:
+            kept: dict[str, dict[str, float]] = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            kept = {}
+        todo = {t.name: [k for k in self._every_type(t) if k not in kept.get(t.name, {})] for t in self.tensors}
+        if any(todo.values()):
+            kept = self._look(todo, kept)
+            unfinished = path.with_name(path.name + PARTIAL)
+            unfinished.write_text(json.dumps(kept), encoding="utf-8")
+            unfinished.replace(path)
+        return kept
+
+    def _look(
+        self, todo: Mapping[str, Sequence[str]], kept: dict[str, dict[str, float]]
+    ) -> dict[str, dict[str, float]]:
+        with (
+            self.session.reporter.step("Errors of each tensor in each type") as progress,
+            worker_pool(self.session.threads) as pool,
+        ):
+            jobs = {
+                name: pool.submit(partial(self.rounder.lost, self.header.by_name[name], types))
+                for name, types in todo.items()
+            }
+            for done, (name, job) in enumerate(jobs.items(), 1):
+                kept[name] = kept.get(name, {}) | job.result()
+                progress.update(done, len(jobs), "tensors")
+        return kept
+
+    def _every_type(self, tensor: Tensor) -> Sequence[str]:
+        known = dict.fromkeys((*allowed.FAST_ON_GPU, *self.allowed_types))
+        return allowed.possible(tensor, tuple(known), weighed=self._weighs(tensor))
+
+    def _weighs(self, tensor: Tensor) -> bool:
+        return self.options.weigh and tensor.name in self.importance
+
+    @property
+    def allowed_types(self) -> tuple[str, ...]:
+        """The types to choose from."""
+        return self.options.types_allowed or allowed.by_backend(self.session.tools.backend)
+
+    @cached_property
+    def first(self) -> Sensitivities:
+        """What each group is worth, by making one at a time coarse."""
+        probed = {g.label: {n: allowed.coarse(self.header.by_name[n]) for n in g.tensors} for g in self.groups}
+        doing = f"What {len(self.groups)} groups of {len(self.tensors)} tensors are worth"
+        found = self.probing.measure(list(probed.values()), self.texts[0], doing)
+        measured = {g.label: one.kld for g, one in zip(self.groups, found, strict=True)}
+        return sensitivities(self.groups, self.lost, probed, measured)
+
+    def candidates(self, budget: int) -> list[tuple[Solution, Sensitivities]]:
+        """The best types within so many bytes of tensors: by the first measurement, then by what corrects it."""
+        found = [(self.solve(self.first, budget), self.first)]
+        for _ in range(self.options.measured.rounds):
+            solution, worth = found[-1]
+            corrected = self._corrected(worth, solution.types)
+            found.append((self.solve(corrected, budget), corrected))
+        return found
+
+    def solve(self, worth: Sensitivities, budget: int) -> Solution:
+        """The best types within so many bytes by what is known. Raises UsageError where none are small enough."""
+        return solve({tensor.name: self._options(tensor, worth) for tensor in self.tensors}, budget)
+
+    def _options(self, tensor: Tensor, worth: Sensitivities) -> list[Option]:
+        types = self._types(tensor)
+        return [Option(k, self._padded(tensor, k), worth.of_tensor(tensor.name, k)) for k in types]
+
+    def _types(self, tensor: Tensor) -> list[str]:
+        types = allowed.possible(tensor, self.allowed_types, weighed=self._weighs(tensor))
+        wanted = [kind for pattern, kind in self.options.at_least if re.search(pattern, tensor.name)]
+        least = max((self._padded(tensor, kind) for kind in wanted), default=0)
+        kept = [kind for kind in types if self._padded(tensor, kind) >= least]
+        if not kept:
+            message = (
+                f"None of the types allowed can hold {tensor.name}, whose rows have {tensor.shape[0]} weights."
+            )
+            raise UsageError(message, hint="Allow more types with --types-allowed: q8_0 holds most shapes.")
+        return kept
+
+    def _corrected(self, worth: Sensitivities, types: Types) -> Sensitivities:
+        """What the dominating groups are worth in the midst of a choice of types."""
+        ordered = sorted(self.groups, key=lambda g: worth.of_group(g, types), reverse=True)
+        top = ordered[: self.options.measured.corrections]
+        without = [{n: k for n, k in types.items() if n not in g.tensors} for g in top]
+        whole, *rest = self.probing.measure([types, *without], self.texts[0], "What they are worth together")
+        gains = {g.label: whole.kld - one.kld for g, one in zip(top, rest, strict=True)}
+        return worth.corrected(types, whole.kld, gains)
+
+    @property
+    def ends(self) -> tuple[int, int]:
+        """Bytes of the tensors in the smallest types allowed, and in the largest."""
+        sizes = [[self._padded(tensor, kind) for kind in self._types(tensor)] for tensor in self.tensors]
+        return sum(map(min, sizes)), sum(map(max, sizes))
+
+    def compared(self, choices: Sequence[Types]) -> list[Found]:
+        """What choices lose on text that they were not chosen on."""
+        return self.probing.measure(choices, self.texts[1], "Comparing recipes and presets")
+
+
+def _named(name: str) -> QuantType:
+    return QuantType(name, "")

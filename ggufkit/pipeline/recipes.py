@@ -1,0 +1,219 @@
+"""A recipe for a target: the types that lose least within its bytes, never worse than the preset of as many."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ggufkit.core.errors import UsageError
+from ggufkit.core.hashing import sha256_file
+from ggufkit.core.inputs import Input
+from ggufkit.core.records import GgufFile, Json, QuantType, Target
+from ggufkit.core.units import size
+from ggufkit.llama import quants
+from ggufkit.pipeline.probing import Found
+from ggufkit.pipeline.recipe_engine import RecipeEngine, RecipeOptions, RecipeSources
+from ggufkit.recipes import allowed
+from ggufkit.recipes.recipe_file import write_recipe
+from ggufkit.recipes.sensitivity import Sensitivities, Types
+from ggufkit.recipes.solver import Solution
+from ggufkit.recipes.type_recipe import Choice, TypeRecipe
+from ggufkit.steps import quantize
+from ggufkit.steps.session import Session
+from ggufkit.steps.step import Made, Recipe, Result
+
+__all__ = ["RecipeOptions", "RecipeSources", "make_recipe"]
+
+STEP, VERSION = "recipe", 1
+_ADDED_BYTES = 4096
+"""What llama-quantize and a refinement add to the base's metadata: names of the matrix and its text, and counts."""
+_PRESETS_COMPARED = 2
+_SEARCH_STEPS, _CORRECTIONS, _SLACK = 40, 3, 1.02
+
+
+@dataclass(frozen=True)
+class _Candidate:
+    """Types that may be kept: a preset's, or what was solved for."""
+
+    name: str
+    types: Types
+    worth: Sensitivities
+    solution: Solution | None = None
+
+
+def make_recipe(
+    base: GgufFile, target: Target, sources: RecipeSources, output: Path, options: RecipeOptions, session: Session
+) -> Result:
+    """Make the recipe for a target unless that is done already; the result is a file of YAML.
+
+    Args:
+        target: of the kinds "bpw", "size", "like" and "kld".
+
+    Raises:
+        UsageError: no types allowed are small enough, or good enough; the nearest that can be had is named.
+        InputError, ToolError: as quantizing and measuring raise them.
+    """
+    params: dict[str, Json] = {
+        "target": target.spec, "effort": options.effort, "types_allowed": list(options.types_allowed),
+        "at_least": [list(one) for one in options.at_least], "weigh": options.weigh, "n_ctx": options.n_ctx,
+        "backend": session.tools.backend,
+    }  # fmt: skip
+    files = {"base": base.as_input(), "calibration": sources.calibration.as_input()}
+    if sources.imatrix is not None:
+        files["imatrix"] = Input(sources.imatrix, sha256_file(sources.imatrix))
+    inputs = {role: file.sha256 for role, file in files.items()}
+    recipe = Recipe(STEP, VERSION, inputs, params, session.tools.identity, tuple(files.values()))
+    return session.ensure(recipe, output, lambda partial: _make(base, target, sources, partial, options, session))
+
+
+def _make(
+    base: GgufFile, target: Target, sources: RecipeSources, partial: Path, options: RecipeOptions, session: Session
+) -> Made:
+    engine = RecipeEngine(base, sources, options, session)
+    session.reporter.info(
+        f"{target.spec}: at most {options.measured.most_evaluations} evaluations of {options.measured.n_chunks} chunks "
+        f"of {options.n_ctx} tokens; each that is done is kept."
+    )
+    recipe = _Chosen(engine, target).recipe(_measured_on(base, sources))
+    write_recipe(recipe, partial)
+    for remark in recipe.remarks:
+        session.reporter.info(remark)
+    engine.kit.clear()
+    return Made(notes={"target": target.spec, "n_evaluations": engine.probing.n_measured})
+
+
+def _measured_on(base: GgufFile, sources: RecipeSources) -> dict[str, str]:
+    said = {"base": f"{base.path.name} {base.sha256}"}
+    if sources.imatrix is not None:
+        said["imatrix"] = f"{sources.imatrix.name} {sha256_file(sources.imatrix)}"
+    return said | {"calibration": f"{sources.calibration.name} {sources.calibration.sha256}"}
+
+
+class _Chosen:
+    """The choice for one target."""
+
+    def __init__(self, engine: RecipeEngine, target: Target) -> None:
+        self.engine, self.target = engine, target
+        self.known = quantize.known_types(engine.session.tools)
+
+    def recipe(self, measured_on: Mapping[str, str]) -> TypeRecipe:
+        """The best of what was solved for and the presets that are no larger."""
+        if self.target.kind == "kld":
+            best, found, remarks = self._for_divergence()
+        else:
+            best, found, remarks = self._for_bytes(self._budget())
+        choices = tuple(self._choice(best, tensor.name) for tensor in self.engine.tensors)
+        total = self.engine.header.data_offset + self.engine.fixed_bytes + self.engine.n_bytes(best.types)
+        named = best.name if best.solution is None else self.target.preset
+        return TypeRecipe(choices, named, self.target.spec, total, found.kld, measured_on, tuple(remarks))
+
+    def _choice(self, best: _Candidate, name: str) -> Choice:
+        kind, engine = best.types[name], self.engine
+        group = next(g for g in engine.groups if name in g.tensors)
+        of_group = engine.first.of_group(
+            group, {n: allowed.coarse(engine.header.by_name[n]) for n in group.tensors}
+        )
+        coarse = allowed.coarse(engine.header.by_name[name])
+        what = "alone" if len(group.tensors) == 1 else f"with {group.label}"
+        return Choice(
+            name, kind, engine.rounder.n_bytes(engine.header.by_name[name], kind),
+            best.worth.of_tensor(name, kind), f"{what} at {coarse}: {of_group:.2g} nats",
+        )  # fmt: skip
+
+    def _budget(self) -> int:
+        """Bytes of the tensors whose type may change."""
+        engine, target = self.engine, self.target
+        if target.kind == "like":
+            return engine.n_bytes(engine.preset(QuantType(target.preset, "")))
+        if target.kind == "bpw":
+            return int(engine.base.n_params * target.number / 8) - engine.fixed_bytes
+        return int(target.number) - engine.header.data_offset - _ADDED_BYTES - engine.fixed_bytes
+
+    def _presets(self, budget: int) -> list[_Candidate]:
+        """What llama-quantize would make of at most so many bytes: the target's own, or the largest that fit."""
+        engine = self.engine
+        if self.target.kind == "like":
+            kinds = [QuantType(self.target.preset, "")]
+        else:
+            kinds = [t for t in quants.usable(self.known) if not quants.is_float(t.name)]
+            kinds = [t for t in kinds if engine.options.weigh or t.name not in quants.NEEDS_IMATRIX]
+        sized = {kind.name: engine.preset(kind) for kind in kinds}
+        fitting = {
+            name: types
+            for name, types in sized.items()
+            if engine.n_bytes(types) <= budget and all(k in engine.lost[n] for n, k in types.items())
+        }
+        largest = sorted(fitting, key=lambda name: engine.n_bytes(fitting[name]), reverse=True)
+        return [_Candidate(name, fitting[name], engine.first) for name in largest[:_PRESETS_COMPARED]]
+
+    def _for_bytes(self, budget: int) -> tuple[_Candidate, Found, list[str]]:
+        engine = self.engine
+        solved = [_Candidate("", s.types, worth, s) for s, worth in engine.candidates(budget)]
+        candidates = [*_distinct(solved), *self._presets(budget)]
+        found = engine.compared([one.types for one in candidates])
+        best = min(range(len(found)), key=lambda i: found[i].kld)
+        return candidates[best], found[best], self._remarks(candidates, found, best, budget)
+
+    def _remarks(
+        self, candidates: Sequence[_Candidate], found: Sequence[Found], best: int, budget: int
+    ) -> list[str]:
+        text, chosen = self.engine.sources.calibration.name, candidates[best]
+        presets = [(c.name, f) for c, f in zip(candidates, found, strict=True) if c.solution is None]
+        beside = ", ".join(f"{name} {f.kld:.4g}" for name, f in presets)
+        if chosen.solution is None:
+            said = f"The types of {chosen.name} were kept: on {text} no other choice of its bytes lost less."
+        else:
+            left = budget - self.engine.n_bytes(chosen.types)
+            gap = f"{left:,} bytes are left; no choice is expected to be better by more than {chosen.solution.gap:.2%}"
+            said = f"On other parts of {text} it loses {found[best].kld:.4g} nats (± {found[best].stderr:.2g}); {gap}."
+        return [said, *([f"Presets of at most as many bytes there: {beside}."] if beside else [])]
+
+    def _for_divergence(self) -> tuple[_Candidate, Found, list[str]]:
+        """The smallest file that loses no more than the target, by what is expected, put right by what is measured."""
+        engine, wanted = self.engine, self.target.number
+        aim, best = wanted, None
+        for _ in range(_CORRECTIONS):
+            solution = self._smallest(aim)
+            (found,) = engine.compared([solution.types])
+            if found.kld <= wanted and (best is None or solution.n_bytes < best[0].n_bytes):
+                best = solution, found
+            if wanted / _SLACK <= found.kld <= wanted:
+                break
+            aim *= wanted / found.kld / (1 if found.kld <= wanted else _SLACK)
+        if best is None:
+            raise UsageError(
+                f"No choice was found that loses at most {wanted:g} nats: {size(solution.n_bytes)} lose {found.kld:.3g}.",
+                hint=f"Ask for kld:{math.ceil(found.kld * 1e4) / 1e4:g}, or allow finer types with --types-allowed.",
+            )
+        solution, found = best
+        remark = (
+            f"It loses {found.kld:.4g} nats (± {found.stderr:.2g}) on parts of {engine.sources.calibration.name}."
+        )
+        return _Candidate("", solution.types, engine.first, solution), found, [remark]
+
+    def _smallest(self, loss: float) -> Solution:
+        """The smallest choice that is expected to lose so much at most; the finest there is where none does."""
+        engine = self.engine
+        low, high = engine.ends
+        finest = engine.solve(engine.first, high)
+        if finest.loss > loss:
+            return finest
+        best = finest
+        for _ in range(_SEARCH_STEPS):
+            if high - low < max(1, high // 4000):
+                break
+            middle = (low + high) // 2
+            found = engine.solve(engine.first, middle)
+            if found.loss <= loss:
+                best, high = found, min(middle, found.n_bytes)
+            else:
+                low = middle
+        return best
+
+
+def _distinct(candidates: Sequence[_Candidate]) -> list[_Candidate]:
+    """Without those of equal types; the later one knows better what it loses."""
+    by_types = {tuple(sorted(one.types.items())): one for one in candidates}
+    return list(by_types.values())

@@ -1,0 +1,84 @@
+"""From what a few measurements lost to what any choice of types is expected to lose.
+
+A weight's error costs in proportion to its square, weighed by the second moment of what it is multiplied with; how much
+that is worth in KL divergence is measured for each group of tensors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from statistics import median
+
+from ggufkit.recipes.groups import Group
+
+Types = Mapping[str, str]
+"""The types of tensors, by name."""
+_LEAST = 1e-3
+
+
+@dataclass(frozen=True)
+class Sensitivities:
+    """What the errors of each group's weights are worth.
+
+    Args:
+        groups: all tensors whose type may change.
+        lost: of each tensor its weighed squared error in each type.
+        worth: nats of mean KL divergence for a unit of it, by group.
+    """
+
+    groups: Sequence[Group]
+    lost: Mapping[str, Mapping[str, float]]
+    worth: Mapping[str, float]
+
+    def of_tensor(self, name: str, type_name: str) -> float:
+        """What a tensor is expected to add to mean KL divergence in a type, in nats."""
+        return self._worth_of[name] * self.lost[name].get(type_name, 0.0)
+
+    def of_group(self, group: Group, types: Types) -> float:
+        """The same for a group's tensors."""
+        return sum(self.of_tensor(name, types[name]) for name in group.tensors)
+
+    def expected(self, types: Types) -> float:
+        """The same for all tensors together."""
+        return sum(self.of_tensor(name, kind) for name, kind in types.items())
+
+    @property
+    def _worth_of(self) -> Mapping[str, float]:
+        return {name: self.worth[group.label] for group in self.groups for name in group.tensors}
+
+    def corrected(self, types: Types, total: float, gains: Mapping[str, float]) -> Sensitivities:
+        """The same as it is in the midst of a choice of types, where errors add to those of others.
+
+        Args:
+            types: the choice.
+            total: its measured mean KL divergence.
+            gains: by how much it falls when a group has the base's own types instead, by the group's label.
+        """
+        expected = {group.label: self.of_group(group, types) for group in self.groups}
+        ratios = {
+            label: max(gain / expected[label], _LEAST) for label, gain in gains.items() if expected[label] > 0
+        }
+        usual = median(ratios.values()) if ratios else total / max(sum(expected.values()), 1e-300)
+        return replace(self, worth={k: worth * ratios.get(k, usual) for k, worth in self.worth.items()})
+
+
+def sensitivities(
+    groups: Sequence[Group],
+    lost: Mapping[str, Mapping[str, float]],
+    probed: Mapping[str, Types],
+    measured: Mapping[str, float],
+) -> Sensitivities:
+    """What measurements of one coarse group at a time say.
+
+    Args:
+        probed: the coarse types of each group's tensors, by the group's label.
+        measured: the mean KL divergence of that.
+    """
+    worth = {}
+    largest = max(measured.values(), default=0.0)
+    for group in groups:
+        error = sum(lost[name][kind] for name, kind in probed[group.label].items())
+        # What a measurement cannot tell from nothing is not free.
+        worth[group.label] = max(measured[group.label], _LEAST * largest) / max(error, 1e-300)
+    return Sensitivities(groups, lost, worth)

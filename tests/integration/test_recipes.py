@@ -1,0 +1,126 @@
+"""Recipes of types by measurement, with the real tools on a tiny model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from ggufkit.core import failures, process
+from ggufkit.core.errors import UsageError
+from ggufkit.core.records import GgufFile, QuantType
+from ggufkit.llama import argv, targets
+from ggufkit.llama.argv import Quantization
+from ggufkit.llama.gguf import read_gguf, read_header
+from ggufkit.llama.targets import size_target
+from ggufkit.measure.evaluation import EvalOptions, Evaluation
+from ggufkit.measure.logits.evaluate import evaluate
+from ggufkit.measure.logits.passes import FilePass
+from ggufkit.measure.logits.strategy import Transport
+from ggufkit.pipeline.recipe_engine import RecipeEngine, RecipeOptions, RecipeSources
+from ggufkit.pipeline.recipes import make_recipe
+from ggufkit.recipes.recipe_file import read_recipe
+from ggufkit.steps import quantize
+from ggufkit.steps.imatrix import ImatrixOptions, make_imatrix
+from ggufkit.steps.quantize import QuantizeOptions
+from ggufkit.steps.session import Session
+from ggufkit.texts import corpus
+from ggufkit.texts.corpus import Corpus
+from tests import tiny
+
+pytest.importorskip("scipy")
+OPTIONS = RecipeOptions("quick", n_ctx=64)
+
+
+@pytest.fixture
+def text(tmp_path: Path) -> Corpus:
+    return corpus.open_text(tiny.text_file(tmp_path / "calibration.txt"))
+
+
+@pytest.fixture
+def sources(base: Path, text: Corpus, session: Session) -> RecipeSources:
+    matrix = session.workspace.root / "base.imatrix"
+    make_imatrix(read_gguf(base), text, matrix, ImatrixOptions(64, 8), session)
+    return RecipeSources(matrix, text)
+
+
+def engine_of(base: Path, sources: RecipeSources, session: Session) -> RecipeEngine:
+    return RecipeEngine(read_gguf(base), sources, OPTIONS, session)
+
+
+def divergence_of(file: Path, base: Path, text: Corpus, session: Session) -> tuple[float, float]:
+    files = [GgufFile(file, 0, "llama", "", 0, 0, {})]
+    evaluation = Evaluation(text, EvalOptions(64, OPTIONS.measured.n_chunks), session)
+    (found,) = [
+        p for p in evaluate(read_gguf(base), files, evaluation, Transport(1 << 30)) if isinstance(p, FilePass)
+    ]
+    return found.result.kld
+
+
+def test_a_probe_is_what_llama_quantize_makes(base: Path, sources: RecipeSources, session: Session) -> None:
+    engine, made = engine_of(base, sources, session), session.workspace.root / "q4.gguf"
+    wanted = Quantization(base, "Q4_K_M", sources.imatrix)
+    failures.require_success(process.run(argv.quantize(session.tools, wanted, made, 2)), "quantizing")
+    probe = engine.kit.probe(engine.preset(QuantType("Q4_K_M", "")))
+    parts = sorted(probe.parent.iterdir())
+    found = {tensor.name: tensor for part in parts for tensor in read_header(part).tensors}
+    data = {
+        t.name: part.read_bytes()[t.offset :][: t.n_bytes] for part in parts for t in read_header(part).tensors
+    }
+    for tensor in read_header(made).tensors:
+        assert found[tensor.name].type == tensor.type
+        assert data[tensor.name] == made.read_bytes()[tensor.offset :][: tensor.n_bytes]
+    text = sources.calibration
+    assert divergence_of(probe, base, text, session) == divergence_of(made, base, text, session)
+    engine.kit.clear()
+    assert not any(engine.directory.glob("**/*.gguf"))
+
+
+def test_what_was_measured_is_not_measured_again(base: Path, sources: RecipeSources, session: Session) -> None:
+    engine = engine_of(base, sources, session)
+    assert engine.first.worth == engine_of(base, sources, session).first.worth
+    again = engine_of(base, sources, session)
+    assert again.first.worth
+    assert again.probing.n_measured == 0
+    assert engine.probing.n_measured == len(engine.groups) <= OPTIONS.measured.groups
+    kept = sorted((engine.directory / "evaluations").iterdir())
+    kept[0].write_text("{")
+    third = engine_of(base, sources, session)
+    assert third.first.worth == engine.first.worth
+    assert third.probing.n_measured == 1
+
+
+def test_a_recipe_has_no_more_bytes_and_is_quantized_as_it_says(
+    base: Path, sources: RecipeSources, session: Session
+) -> None:
+    file, (kind,) = read_gguf(base), targets.resolve(["like:q4_k_m"], quantize.known_types(session.tools))
+    assert kind.target is not None
+    output = session.workspace.root / "like.recipe.yaml"
+    made = make_recipe(file, kind.target, sources, output, OPTIONS, session)
+    assert not made.fresh
+    assert make_recipe(file, kind.target, sources, output, OPTIONS, session).fresh
+    recipe = read_recipe(output, read_header(base))
+    sizes = {}
+    for name, how in {
+        "Q4_K_M": QuantizeOptions(sources.imatrix),
+        kind.name: QuantizeOptions(sources.imatrix, recipe=recipe),
+    }.items():
+        path = session.workspace.root / f"{name}.gguf"
+        quantize.quantize(file, path, QuantType(name, ""), how, session)
+        sizes[name] = path.stat().st_size
+        if how.recipe is not None:
+            types = {tensor.name: tensor.type for tensor in read_header(path).tensors}
+            assert {name: types[name] for name in recipe.types} == recipe.types
+    assert sizes[kind.name] <= sizes["Q4_K_M"]
+    assert recipe.target == "like:q4_k_m"
+    assert recipe.expected_kld is not None
+    assert "Presets of at most as many bytes there: Q4_K_M" in recipe.remarks[1]
+
+
+def test_what_is_too_small_says_what_can_be_had(base: Path, sources: RecipeSources, session: Session) -> None:
+    with pytest.raises(UsageError, match="The smallest types take") as raised:
+        make_recipe(
+            read_gguf(base), size_target(100_000), sources, session.workspace.root / "x.yaml", OPTIONS, session
+        )
+    assert raised.value.exit_code == 2
+    assert "more" in (raised.value.hint or "")
