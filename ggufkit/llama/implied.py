@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ggufkit.core.errors import CheckpointError
+from ggufkit.core.imports import uncollected
 
 Shape = tuple[int, ...]
 
@@ -73,7 +74,8 @@ def misfits(checkpoint: Path, stored: Mapping[str, Shape]) -> list[Misfit]:
 
     with _quiet():
         config = AutoConfig.from_pretrained(checkpoint, local_files_only=True, trust_remote_code=False)
-        model_class = _model_class(config)
+        with uncollected():
+            model_class = _model_class(config)
         if model_class is None or getattr(config, "quantization_config", None) is not None:
             return []
         found = _load(model_class, config, stored)

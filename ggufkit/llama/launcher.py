@@ -11,6 +11,7 @@ import argparse
 import errno
 import importlib.util
 import json
+import os
 import sys
 import traceback
 from collections.abc import Callable
@@ -28,6 +29,7 @@ from ggufkit.core.errors import (
     ToolOutputError,
     UnsupportedArchitecture,
 )
+from ggufkit.core.imports import uncollected
 from ggufkit.core.jsonfile import parse_json, read_json
 from ggufkit.core.process import ToolOutput
 from ggufkit.llama import implied, pretokenizers, reference
@@ -51,7 +53,8 @@ def main(argv: list[str]) -> int:
     """Convert; a failure that ggufkit can explain is printed as one marked JSON line, and exits with 1."""
     args = _parse(argv)
     try:
-        converter = load_converter(args.source)
+        with uncollected():
+            converter = load_converter(args.source)
         _explaining(args.checkpoint, partial(_run, converter, args))
     except GgufkitError as error:
         told = _Told(type(error).__name__, error.message, error.hint)
@@ -278,5 +281,12 @@ def _rows(checkpoint: Path) -> list[list[int]]:
     return [ids, [bos, *ids[:-1]]] if isinstance(bos, int) else [ids]
 
 
+def _end(code: int) -> None:
+    """End at once: to take torch and transformers down again costs half a second, and what was written is closed."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    _end(main(sys.argv[1:]))

@@ -21,7 +21,7 @@ from ggufkit.measure.evaluation import EvalOptions, Evaluation
 from ggufkit.measure.logits.strategy import Transport
 from ggufkit.modelfile.proven import ModelfileOptions
 from ggufkit.pipeline import plan
-from ggufkit.pipeline.artifacts import Artifacts
+from ggufkit.pipeline.artifacts import Artifacts, outputs
 from ggufkit.pipeline.job import Job
 from ggufkit.pipeline.lookup import prepare
 from ggufkit.report import results
@@ -59,19 +59,28 @@ def build(request: BuildRequest, reporter: Reporter | None = None) -> BuildResul
         plan.require_disk_for_base(job)
         plan.require_matrices(job)
         plan.require_layers(job)
-        base = artifacts.base()
+        base = _make_base(job, artifacts)
         plan.require_room(job, base.path)
         plan.warn_of_context(job, base.path)
         _warn_of_overlap(job, artifacts)
-        made, measured = _make_and_evaluate(job, artifacts)
+        modelfiles = Writer(_modelfile_options(job), job.session)
+        made, measured = _make_and_evaluate(job, artifacts, modelfiles)
         files = [read_gguf(result.path, result.sha256) for result in made]
-        written = Writer(_modelfile_options(job), job.session).write_all(made)
+        written = modelfiles.write_all(made)
         spoken = _speak_all(job, files)
         measured += _time_all(job, files)
         results.confirm(measured)
         rows = results.collect(job.out, job.reporter)
         _write_tables(job, rows)
     return BuildResult(job.out, tuple(rows), sum(not r.fresh for r in [*made, *written, *spoken, *measured]))
+
+
+def _make_base(job: Job, artifacts: Artifacts) -> Result:
+    """The base. To convert it keeps one processor busy at first: what reports are made with is imported on another."""
+    with worker_pool(1) as beside:
+        if not job.base_output.exists():
+            beside.submit(report.load)
+        return artifacts.base()
 
 
 def _warn_of_overlap(job: Job, artifacts: Artifacts) -> None:
@@ -100,14 +109,18 @@ def _speak_all(job: Job, files: Sequence[GgufFile]) -> list[Result]:
     return done
 
 
-def _make_and_evaluate(job: Job, artifacts: Artifacts) -> tuple[list[Result], list[Result]]:
+def _make_and_evaluate(job: Job, artifacts: Artifacts, modelfiles: Writer) -> tuple[list[Result], list[Result]]:
     """Make all files and measure their quality: on a GPU those that are there, while the CPU makes the next.
+
+    The chat template is proven beside it: files are read and written for much of the time that they take to be made.
 
     Returns:
         The files, the base first, and their measurements.
     """
     base = artifacts.base_file()
-    with worker_pool(makers_at_once(job.session.threads)) as pool:
+    with worker_pool(1) as beside, worker_pool(makers_at_once(job.session.threads)) as pool:
+        if any(not output.exists() for _, _, output in outputs(job)):
+            beside.submit(modelfiles.prove, artifacts.base())
         coming = _begin(job, artifacts, pool)
         if job.tools.backend == "cpu":
             _results(coming)  # the same processors cannot do both well

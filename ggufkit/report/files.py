@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -31,6 +32,12 @@ def is_current(rows: Sequence[ResultRow], root: Path, budget: MemoryBudget | Non
         return guard.read_note(root, _NOTE) == _state(rows, root, budget or MemoryBudget())
     except OSError:
         return False
+
+
+def load() -> None:
+    """Import what `write` needs, which takes longer than to write: for who has a processor to spare before."""
+    for module in ("matplotlib.figure", "ggufkit.report.html", "ggufkit.report.tables"):
+        importlib.import_module(module)
 
 
 def write(rows: Sequence[ResultRow], root: Path, budget: MemoryBudget | None = None) -> None:

@@ -30,7 +30,12 @@ class Writer:
     def __init__(self, options: ModelfileOptions, session: Session) -> None:
         self.options = options
         self.session = session
-        self._made: ProvenModelfile | None = None
+        self._proofs: dict[Path, ProvenModelfile | GgufkitError] = {}
+
+    def prove(self, largest: Result) -> None:
+        """Prove the template of what will be the largest file beside other work; `write_all` tells what became of it."""
+        if evaluates.generates(read_header(largest.path)):
+            self._proofs[largest.path] = self._proof(largest)
 
     def write_all(self, files: Sequence[Result]) -> list[Result]:
         """Write them all but those that were edited; a template that cannot be proven is told once, and fails nothing."""
@@ -47,7 +52,7 @@ class Writer:
 
     def _write(self, file: Result, largest: Result) -> Result:
         def create(partial: Path) -> Made:
-            made = self._prove(largest)
+            made = self._proven(largest)
             partial.write_text(write_text(replace(made.modelfile, base=f"./{file.path.name}")), encoding="utf-8")
             return Made(notes={"kind": made.kind, "why": made.why})
 
@@ -66,11 +71,20 @@ class Writer:
             self.session.reporter.info(f"{path.name} was edited and stays as it is; --force makes it anew.")
         return edited
 
-    def _prove(self, gguf: Result) -> ProvenModelfile:
-        if self._made is None:
-            with self.session.reporter.step("Proving the chat template"):
-                self._made = make_modelfile(gguf.path, f"./{gguf.path.name}", self.options, self.session.tools)
-        return self._made
+    def _proven(self, gguf: Result) -> ProvenModelfile:
+        if gguf.path not in self._proofs:
+            self._proofs[gguf.path] = self._proof(gguf)
+        found = self._proofs[gguf.path]
+        if isinstance(found, GgufkitError):
+            raise found
+        return found
+
+    def _proof(self, gguf: Result) -> ProvenModelfile | GgufkitError:
+        with self.session.reporter.step("Proving the chat template"):
+            try:
+                return make_modelfile(gguf.path, f"./{gguf.path.name}", self.options, self.session.tools)
+            except GgufkitError as error:
+                return error
 
 
 def _output(file: Result) -> Path:
