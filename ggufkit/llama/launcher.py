@@ -104,6 +104,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
 
 def _run(converter: ModuleType, args: argparse.Namespace) -> None:
     refuse_own_code(args.checkpoint)
+    _leave_out_scipy()
 
     def check() -> None:
         if args.shapes is not None:
@@ -221,6 +222,13 @@ def refuse_own_code(checkpoint: Path) -> None:
         raise UnsupportedArchitecture(message, hint="Give a model that transformers knows without further code.")
 
     dynamic_module_utils.get_class_in_module = get_class_in_module
+
+
+def _leave_out_scipy() -> None:
+    """transformers imports it with every model, a third of a second, for losses of object detectors alone."""
+    from transformers import utils
+
+    utils.is_scipy_available = lambda: False
 
 
 def name_pretokenizer(model_class: Any, checkpoint: Path, forced: str | None) -> None:

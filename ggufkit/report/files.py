@@ -36,8 +36,13 @@ def is_current(rows: Sequence[ResultRow], root: Path, budget: MemoryBudget | Non
 
 def load() -> None:
     """Import what `write` needs, which takes longer than to write: for who has a processor to spare before."""
-    for module in ("matplotlib.figure", "ggufkit.report.html", "ggufkit.report.tables"):
-        importlib.import_module(module)
+    for name in (
+        "matplotlib.figure",
+        "matplotlib.backends.backend_svg",
+        "ggufkit.report.html",
+        "ggufkit.report.tables",
+    ):
+        importlib.import_module(name)
 
 
 def write(rows: Sequence[ResultRow], root: Path, budget: MemoryBudget | None = None) -> None:

@@ -163,6 +163,8 @@ def test_a_gguf_as_the_model(checkpoint: Path, tmp_path: Path, tools: Toolchain)
                "--out", tmp_path / "b", "--json")  # fmt: skip
     assert done.code == 0, done.err
     assert [row["file"] for row in json.loads(done.out)] == ["tiny-llama-BF16.gguf", "tiny-llama-Q8_0.gguf"]
+    proven, evaluated = done.err.index("… Proving the chat template"), done.err.index("… Base pass")
+    assert proven < evaluated, "the template is proven beside the quantizing"
     assert (tmp_path / "b" / "tiny-llama-BF16.gguf").read_bytes() == base.read_bytes()
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from ggufkit.core import process
+from tests import fake_results
 from tests.unit.test_gguf import write
 
 HEAVY = {"torch", "transformers", "pandas", "matplotlib", "numpy", "huggingface_hub", "datasets"}
@@ -18,6 +19,31 @@ HEAVY = {"torch", "transformers", "pandas", "matplotlib", "numpy", "huggingface_
 def test_start_up_loads_nothing_heavy(code: str) -> None:
     shown = process.run([sys.executable, "-c", f"import sys\n{code}\nprint(*sorted(sys.modules))"]).stdout
     assert not {name.split(".")[0] for name in shown.splitlines()[-1].split()} & HEAVY
+
+
+def test_a_report_that_is_loaded_imports_nothing_large_to_be_written(tmp_path: Path) -> None:
+    """A build loads it while the converter keeps one processor busy."""
+    root = fake_results.write_results(tmp_path / "out")
+    code = f"""
+import sys
+from pathlib import Path
+from ggufkit import report
+from ggufkit.core.progress import SilentReporter
+from ggufkit.report.results import collect
+
+rows = collect(Path({str(root)!r}), SilentReporter())
+report.load()
+before = set(sys.modules)
+report.write(rows, Path({str(root)!r}))
+print(*{{name.split(".")[0] for name in set(sys.modules) - before}} - {{name.split(".")[0] for name in before}})
+print(len(set(sys.modules) - before))
+"""
+    shown = process.run([sys.executable, "-c", code])
+    assert shown.returncode == 0, shown.stderr
+    packages, n_modules = shown.stdout.split("\n")[:2]
+    assert packages == ""
+    assert int(n_modules) < 20
+    assert (root / "report.html").is_file()
 
 
 def seconds(*arguments: str) -> float:
