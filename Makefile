@@ -38,6 +38,7 @@ format: $(VENV)/.installed
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
+	@echo "Installing ggufkit and all its extras into $(VENV): some minutes."
 	$(PIP) install --quiet --upgrade pip
 	$(PIP) install --quiet --no-compile --constraint constraints.txt --editable '.[all,dev,docs]'
 	touch $@

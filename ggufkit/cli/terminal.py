@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
-from ggufkit.core import escape, progress
+from ggufkit.core import escape, progress, units
 
 _PLAIN_EVERY_S = 20.0
 _WIDE = 1000
@@ -105,7 +105,7 @@ class _Said:
 
     def done(self, title: str, seconds: float) -> None:
         """Print that a step ended."""
-        self.screen.print(words(("✓", "green"), f" {title} ", (f"{seconds:.1f} s", "dim")))
+        self.screen.print(words(("✓", "green"), f" {title} ", (units.duration(seconds), "dim")))
 
 
 class RichReporter(_Said):

@@ -6,6 +6,7 @@ import re
 import signal
 from pathlib import Path
 
+from ggufkit.core import oserrors
 from ggufkit.core.errors import DeviceMemoryError, GgufkitError, ResourceError, ToolError
 from ggufkit.core.process import ToolOutput
 
@@ -39,6 +40,8 @@ def explain(output: ToolOutput, doing: str, why: str | None = None) -> GgufkitEr
         return ResourceError(message, hint="Free some space and repeat the command.", log=output.log)
     if _DEVICE_MEMORY.search(text):
         return full_gpu(output, doing)
+    if output.returncode == -getattr(signal, "SIGXFSZ", 25):
+        return oserrors.too_large(f"{tool} cannot go on {doing}", output.log)
     if output.returncode < 0:
         return _killed(output, f"{tool} was killed by {_signal_name(-output.returncode)} while {doing}.")
     reason = why or _last_words(output)

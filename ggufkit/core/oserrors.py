@@ -60,6 +60,12 @@ def explain(error: OSError, failed: str | None = None) -> GgufkitError | None:
     return ResourceError(message, hint=f"Check its permissions. {_OUT}")
 
 
+def too_large(failed: str, log: Path | None) -> ResourceError:
+    """The error for a tool that was ended because a file grew beyond what is allowed (SIGXFSZ)."""
+    reason, hint = _FULL[errno.EFBIG]
+    return ResourceError(f"{failed}: {reason}.", hint=hint, log=log)
+
+
 def _in_the_way(path: Path) -> Path:
     """The part of a path that is no directory."""
     return next((p for p in (*reversed(path.parents), path) if p.exists() and not p.is_dir()), path)

@@ -36,6 +36,7 @@ _pauses: list[float] = []
 _BECOME = """
 import os, signal, sys
 parent, cpus, limits = int(sys.argv[1]), sys.argv[2], sys.argv[3]
+if hasattr(signal, "SIGXFSZ"): signal.signal(signal.SIGXFSZ, signal.SIG_DFL)  # Python ignores it: a tool would not say why
 if sys.platform == "linux":
     import ctypes
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)

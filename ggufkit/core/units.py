@@ -32,3 +32,11 @@ def size(n_bytes: float) -> str:
             break
         value, unit = value / 1000, larger
     return f"{value:.0f} {unit}" if unit == "B" else f"{value:.3g} {unit}"
+
+
+def duration(seconds: float) -> str:
+    """Seconds for people: 0.4 s, 31.1 s, 21 min 20 s, 3 h 5 min."""
+    if seconds < 120:
+        return f"{seconds:.1f} s"
+    minutes, left = divmod(round(seconds), 60)
+    return f"{minutes} min {left} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"

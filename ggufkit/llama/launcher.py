@@ -12,6 +12,7 @@ import errno
 import importlib.util
 import json
 import os
+import re
 import sys
 import traceback
 from collections.abc import Callable
@@ -43,8 +44,14 @@ _NOT_RESIZED = (
     "Tokens were added and the embedding was not resized: call resize_token_embeddings and save the model again, or take "
     "the base model's tokenizer."
 )
+_LACKING = (
+    "Take the file from the model that this one was made from. If it is as it was published, a newer llama.cpp may do "
+    "without: set GGUFKIT_LLAMA_CPP to its source directory."
+)
+_SETTING, _TENSOR = re.compile(r"\b(\w*hparams\w*|rope_parameters)\["), re.compile(r"(_experts|\w*tensors)\[")
+"""Where the converter keeps what config.json says, and what the shards hold."""
 _QUANTIZED = ("quantization_config", "quantization")  # of transformers, and of MLX
-_ORIGINAL = "Start from the original checkpoint in F32, F16 or BF16."
+ORIGINAL = "Start from the original checkpoint in F32, F16 or BF16."
 _TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "tekken.json")
 _OF_THE_MACHINE = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ENOMEM)
 
@@ -148,13 +155,13 @@ def _explaining(checkpoint: Path, work: Callable[[], None]) -> None:
 def not_convertible(checkpoint: Path, error: Exception) -> GgufkitError:
     """What an exception of the converter says of the checkpoint; its traceback is in the log."""
     if isinstance(error, NotImplementedError) and "quant method" in str(error).lower():
-        return CheckpointError(f"{checkpoint} is quantized already: {error}.", hint=_ORIGINAL)
+        return CheckpointError(f"{checkpoint} is quantized already: {error}.", hint=ORIGINAL)
     if str(error).startswith("Can not map tensor"):
         name = str(error).removeprefix("Can not map tensor ")
         config = read_json(checkpoint / "config.json", dict[str, Any], CheckpointError)
         if any(config.get(key) for key in _QUANTIZED):
             message = f"{checkpoint} is quantized already: llama.cpp's converter knows no {name} of it."
-            return CheckpointError(message, hint=_ORIGINAL)
+            return CheckpointError(message, hint=ORIGINAL)
         return CheckpointError(
             f"llama.cpp's converter knows no {name} of {checkpoint}.",
             hint="A tensor was renamed, or the architecture has variants that llama.cpp lacks.",
@@ -168,13 +175,23 @@ def not_convertible(checkpoint: Path, error: Exception) -> GgufkitError:
         return TokenizerError(
             message, hint="Take the tokenizer's files from the model that this one was made from."
         )
-    stopped_at = [str(frame.line) for frame in traceback.extract_tb(error.__traceback__)][-1:]
-    if isinstance(error, AssertionError) and "max(" in "".join(stopped_at):
+    stopped_at = "".join(str(frame.line) for frame in traceback.extract_tb(error.__traceback__)[-1:])
+    if isinstance(error, AssertionError) and "max(" in stopped_at:
         message = f"The tokenizer of {checkpoint} has ids that the model's vocabulary lacks."
         return TokenizerError(message, hint=_NOT_RESIZED)
+    if isinstance(error, KeyError) and (lacking := _lacking(error, stopped_at)) is not None:
+        return CheckpointError(f"{checkpoint} lacks {lacking}, which llama.cpp's converter needs.", hint=_LACKING)
     said = " ".join(str(error).split())[:300]
     why = f"{type(error).__name__}: {said}" if said else type(error).__name__
     return CheckpointError(f"llama.cpp's converter cannot convert {checkpoint}: {why}.", hint=_UNCONVERTIBLE)
+
+
+def _lacking(error: KeyError, stopped_at: str) -> str | None:
+    """What was looked up in vain, by the line of the converter that did so; None where that does not tell."""
+    key = str(next(iter(error.args), ""))[:200]
+    if _SETTING.search(stopped_at) and re.search(f"[\"']{re.escape(key)}[\"']", stopped_at):
+        return f'"{key}" in its config.json'
+    return f"the tensor {key}" if _TENSOR.search(stopped_at) else None
 
 
 @dataclass(frozen=True)

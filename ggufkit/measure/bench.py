@@ -124,10 +124,14 @@ def _conditions(speed: Speed, session: Session) -> Conditions:
 
 
 def _warn_if_noisy(gguf: GgufFile, speeds: tuple[Speed, ...], session: Session) -> None:
-    for speed in speeds:
-        if speed.tps_stddev > NOISY * speed.tps:
-            test = f"pp{speed.n_prompt}" if speed.n_prompt else f"tg{speed.n_gen}"
-            session.reporter.warn(
-                f"{gguf.path.name}: {test} varied by {speed.tps_stddev / speed.tps:.0%} between repetitions; "
-                "the machine is busy. Repeat on a quiet one, or raise --bench-reps."
-            )
+    noisy = {
+        f"pp{s.n_prompt}" if s.n_prompt else f"tg{s.n_gen}": s.tps_stddev / s.tps
+        for s in speeds
+        if s.tps_stddev > NOISY * s.tps
+    }
+    if noisy:
+        varied = " and ".join(f"{test} by {share:.0%}" for test, share in noisy.items())
+        session.reporter.warn(
+            f"{gguf.path.name} varied between repetitions, {varied}; the machine is busy. "
+            "Repeat on a quiet one, or raise --bench-reps."
+        )

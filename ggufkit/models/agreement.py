@@ -13,6 +13,7 @@ from typing import Any
 
 from ggufkit.core.errors import CheckpointError, TokenizerError
 from ggufkit.core.jsonfile import read_json
+from ggufkit.llama.launcher import ORIGINAL
 from ggufkit.models.checkpoint import read_config, stored_tensors
 from ggufkit.models.hyperparameters import of_text
 
@@ -28,6 +29,10 @@ _NOT_RESIZED = (
     "The embedding was not resized when tokens were added: call model.resize_token_embeddings(len(tokenizer)) and save the "
     "model again. Or it is another model's tokenizer: download it again."
 )
+
+
+_UNREADABLE = ("awq", "bitsandbytes")
+"""Quantization methods that llama.cpp's converter never unpacked. Of others it says itself which it can (GPTQ, FP8)."""
 
 
 @dataclass(frozen=True)
@@ -64,10 +69,11 @@ def require_agreement(path: Path, *, allow_losses: bool = False) -> Shapes:
         The shapes of its tensors by name.
 
     Raises:
-        CheckpointError: a layer is missing, or rows of the embedding.
+        CheckpointError: it is quantized so that no converter reads it; a layer is missing, or rows of the embedding.
         TokenizerError: there are tokens without a row in the embedding, or two chat templates.
     """
     config = read_config(path)
+    _require_unpacked(path, config)
     shapes = {tensor.name: tensor.shape for tensor in stored_tensors(path)}
     _require_layers(path, config, shapes)
     rows = of_text(config, "vocab_size")
@@ -83,6 +89,14 @@ def require_agreement(path: Path, *, allow_losses: bool = False) -> Shapes:
 def ids_of_images(path: Path) -> list[int]:
     """Tokens that a text model has from its family, and needs no rows for."""
     return [i for i, token, _ in _last_tokens(path) if token in _OF_IMAGES]
+
+
+def _require_unpacked(path: Path, config: Mapping[str, Any]) -> None:
+    settings = config.get("quantization_config")
+    method = settings.get("quant_method") if isinstance(settings, dict) else None
+    if method in _UNREADABLE:
+        message = f"{path} is quantized already: llama.cpp's converter does not read {method}."
+        raise CheckpointError(message, hint=ORIGINAL)
 
 
 def _require_layers(path: Path, config: Mapping[str, Any], shapes: Shapes) -> None:

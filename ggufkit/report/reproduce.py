@@ -15,10 +15,10 @@ from ggufkit.models.lora import split_source
 from ggufkit.report.data import Entry
 
 _DECIDING = (
-    "base_type", "lora", "pre", "tensor_type", "output_tensor_type", "token_embedding_type", "leave_output_tensor", "pure",
-    "override_kv", "prune_layers", "calibration", "calibration_samples", "seed", "imatrix", "awq_engine", "awq_objective",
-    "awq_dtype", "awq_per_type", "allow_requantize", "corpus", "ctx", "chunks", "precision", "eval", "kld", "bench",
-    "bench_reps", "ngl",
+    "base_type", "lora", "pre", "allow_token_mismatch", "allow_losses", "tensor_type", "output_tensor_type",
+    "token_embedding_type", "leave_output_tensor", "pure", "override_kv", "prune_layers", "calibration",
+    "calibration_samples", "seed", "imatrix", "awq_engine", "awq_objective", "awq_dtype", "awq_per_type",
+    "allow_requantize", "corpus", "ctx", "chunks", "precision", "eval", "kld", "bench", "bench_reps", "ngl",
 )  # fmt: skip
 
 
@@ -28,7 +28,10 @@ def _spelt(name: str) -> tuple[str, Json]:
     return (f"--no-{words}", False) if default is True else (f"--{words}", None if default == () else default)
 
 
-DEFAULTS: Mapping[str, Json] = dict(map(_spelt, _DECIDING))
+_EITHER = ("--check-function", "--no-check-function")
+"""Neither by default: the size of the model decides."""
+
+DEFAULTS: Mapping[str, Json] = {**dict(map(_spelt, _DECIDING)), **dict.fromkeys(_EITHER, False)}
 """The options of `ggufkit build` that decide its results, in the order to print them. What the machine decides is
 not among them: --backend, --threads, --scratch-limit."""
 

@@ -80,9 +80,7 @@ def _is_reference(row: ResultRow, lineage: Sequence[Piece]) -> bool:
 
 def _of_step(made: Manifest, row: ResultRow) -> Settings:
     if made.step == convert.STEP:
-        params = ConvertParams.from_manifest(made)
-        _, adapter = split_source(ConvertNotes.from_manifest(made).source)
-        return Settings({"--base-type": params.out_type, "--pre": params.pre, "--lora": adapter})
+        return Settings(_of_conversion(made))
     if made.step == quantize.STEP:
         how, spec = QuantizeParams.from_manifest(made), QuantizeNotes.from_manifest(made).target
         told = {} if quants.is_float(how.type) else _of_overrides(how.overrides, spec)
@@ -98,6 +96,20 @@ def _of_step(made: Manifest, row: ResultRow) -> Settings:
         speed = BenchParams.from_manifest(made)
         return Settings({"--bench-reps": speed.repetitions, "--ngl": speed.ngl})
     return Settings()
+
+
+def _of_conversion(made: Manifest) -> dict[str, Json]:
+    params, notes = ConvertParams.from_manifest(made), ConvertNotes.from_manifest(made)
+    _, adapter = split_source(notes.source)
+    return {
+        "--base-type": params.out_type,
+        "--pre": params.pre,
+        "--lora": adapter,
+        "--allow-token-mismatch": bool(notes.allow_token_mismatch),
+        "--allow-losses": bool(notes.allow_losses),
+        "--check-function": notes.check_function is True,
+        "--no-check-function": notes.check_function is False,
+    }
 
 
 def _of_overrides(told: Mapping[str, Json], spec: str) -> dict[str, Json]:

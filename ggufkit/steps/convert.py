@@ -37,7 +37,15 @@ STEP, VERSION = "convert", 1
 _CHECKPOINT = "checkpoint"
 _F16_MAX = 65504.0
 _LONG = 8 << 30
-_COMPARED = ("token_strings", "token_mismatches", "logit_difference")
+_SELDOM = (
+    "token_strings",
+    "token_mismatches",
+    "logit_difference",
+    "allow_token_mismatch",
+    "allow_losses",
+    "check_function",
+)
+"""Notes that are left out where there is nothing to say."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +66,7 @@ class ConvertNotes(GgufNotes):
         token_strings, token_mismatches: strings that both tokenizers were tried on, and those where they differ; None
             where the checkpoint has no tokenizer to compare with.
         logit_difference: of the file from the checkpoint under transformers, relative; None where it was not compared.
+        allow_token_mismatch, allow_losses, check_function: as in `ConvertOptions`; None where nobody asked for it.
     """
 
     source: str = ""
@@ -65,11 +74,14 @@ class ConvertNotes(GgufNotes):
     token_strings: int | None = None
     token_mismatches: int | None = None
     logit_difference: float | None = None
+    allow_token_mismatch: bool | None = None
+    allow_losses: bool | None = None
+    check_function: bool | None = None
 
     def to_notes(self) -> dict[str, Json]:
-        """Without what was not compared."""
+        """Without what was not compared and not asked for."""
         notes = super().to_notes()
-        return {key: value for key, value in notes.items() if value is not None or key not in _COMPARED}
+        return {key: value for key, value in notes.items() if value is not None or key not in _SELDOM}
 
 
 @dataclass(frozen=True)
@@ -197,6 +209,9 @@ def _convert(work: _Conversion, partial: Path) -> Made:
         checkpoint.source,
         checkpoint.revision,
         logit_difference=difference,
+        allow_token_mismatch=options.allow_token_mismatch or None,
+        allow_losses=options.allow_losses or None,
+        check_function=options.check_function,
     )
     if tokens is not None:
         notes = replace(notes, token_strings=tokens.n_strings, token_mismatches=tokens.n_mismatches)

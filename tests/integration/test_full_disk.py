@@ -55,6 +55,19 @@ def test_a_report_that_does_not_fit(tmp_path: Path) -> None:
     assert (out / "report.html").is_file()
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="limits of file sizes")
+def test_a_quantized_file_that_may_not_be_so_large(base: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    limit = str(base.stat().st_size // 4)
+    command = [sys.executable, "-c", LIMITED, limit, "quantize", str(base), "--types", "q8_0", "--out", str(out)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 6, done.stderr
+    assert "llama-quantize cannot go on quantizing tiny-llama-F16.gguf to Q8_0" in " ".join(done.stderr.split())
+    assert "ulimit -f" in done.stderr
+    assert not list(out.glob("*.gguf"))
+    assert not list(out.glob("*.partial"))
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="pipes that nobody reads")
 def test_a_build_that_nobody_listens_to_goes_on(base: Path, tmp_path: Path, tools: Toolchain) -> None:
     """`ggufkit build … 2>&1 | head -1`."""

@@ -95,6 +95,15 @@ def test_bad_ends_are_explained(tmp_path: Path, code: str, kind: type[Exception]
     assert caught.value.log == tmp_path / "x.log"  # type: ignore[attr-defined]
 
 
+@pytest.mark.skipif(not hasattr(signal, "SIGXFSZ"), reason="limits of file sizes")
+def test_a_file_that_may_not_be_so_large(tmp_path: Path) -> None:
+    """A tool is ended by the signal that Python ignores, and so ggufkit would pass on ignored."""
+    output = process.run(["sh", "-c", f"ulimit -f 1; exec head -c 100000 /dev/zero > {tmp_path}/x"])
+    with pytest.raises(ResourceError, match=r"cannot go on testing a\.gguf: a file may not be so large") as caught:
+        failures.require_success(output, "testing a.gguf")
+    assert "ulimit -f" in str(caught.value.hint)
+
+
 def test_cancel_ends_a_tool_at_once() -> None:
     cancel = threading.Event()
     threading.Timer(0.3, cancel.set).start()

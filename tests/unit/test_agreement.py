@@ -38,6 +38,20 @@ def test_what_agrees(checkpoint: Path) -> None:
     assert shapes["model.norm.weight"] == (256,)
 
 
+@pytest.mark.parametrize("method", ["awq", "bitsandbytes"])
+def test_weights_that_no_converter_unpacks(checkpoint: Path, method: str) -> None:
+    settings(checkpoint, quantization_config={"quant_method": method, "bits": 4})
+    with pytest.raises(CheckpointError, match=rf"is quantized already: .* does not read {method}\.$") as caught:
+        require_agreement(checkpoint)
+    assert caught.value.hint == "Start from the original checkpoint in F32, F16 or BF16."
+
+
+@pytest.mark.parametrize("told", [{"quant_method": "fp8"}, {"quant_method": "gptq"}, {}, None, 3])
+def test_weights_that_a_converter_may_unpack(checkpoint: Path, told: object) -> None:
+    settings(checkpoint, quantization_config=told)
+    assert require_agreement(checkpoint)
+
+
 @needs_shared
 @pytest.mark.parametrize("model", [LLAMA, QWEN2], ids=lambda path: path.name)
 def test_real_models_agree(model: Path) -> None:

@@ -9,6 +9,7 @@ from ggufkit import cli as command_line
 from ggufkit.cli.parameter_types import SIZE, Count, NameList
 from ggufkit.cli.terminal import console
 from ggufkit.core import errors
+from ggufkit.core.units import duration
 
 
 @pytest.mark.parametrize(
@@ -102,6 +103,15 @@ def test_counts_and_lists() -> None:
 def test_numbers_that_no_tool_takes(arguments: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
     assert command_line._run(list(arguments), False) == 2
     assert "Invalid value" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("seconds", "shown"),
+    [(0.04, "0.0 s"), (31.06, "31.1 s"), (120, "2 min 0 s"), (1280.1, "21 min 20 s"), (3599.6, "1 h 0 min"),
+     (11111, "3 h 5 min")],
+)  # fmt: skip
+def test_durations(seconds: float, shown: str) -> None:
+    assert duration(seconds) == shown
 
 
 def test_in_a_file_no_line_is_broken(monkeypatch: pytest.MonkeyPatch) -> None:

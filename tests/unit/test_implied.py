@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -164,6 +165,27 @@ def test_what_the_converter_stumbles_over() -> None:
     with pytest.raises(AssertionError) as caught:
         assert max([3]) < 2
     assert isinstance(not_convertible(path, caught.value), TokenizerError)
+
+
+def test_what_the_converter_looks_up_in_vain() -> None:
+    """The line that did it tells a setting from a tensor; any other table is neither."""
+    hparams, model_tensors, table = {"hidden_act": "gone"}, dict[str, int](), dict[str, int]()
+    look_ups: tuple[Callable[[], object], ...] = (
+        lambda: hparams["rms_norm_eps"],
+        lambda: model_tensors["model.layers.0.mlp.gate.g_idx"],
+        lambda: table[hparams["hidden_act"]],
+    )
+    told = []
+    for look_up in look_ups:
+        with pytest.raises(KeyError) as caught:
+            look_up()
+        told.append(not_convertible(Path("m"), caught.value))
+    assert [error.message for error in told] == [
+        'm lacks "rms_norm_eps" in its config.json, which llama.cpp\'s converter needs.',
+        "m lacks the tensor model.layers.0.mlp.gate.g_idx, which llama.cpp's converter needs.",
+        "llama.cpp's converter cannot convert m: KeyError: 'gone'.",
+    ]
+    assert {error.exit_code for error in told} == {3}
 
 
 @pytest.mark.parametrize("key", ["quantization_config", "quantization"])

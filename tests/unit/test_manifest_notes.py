@@ -34,6 +34,11 @@ NOTES: list[tuple[Notes, dict[str, Json]]] = [
          "token_strings": 12, "token_mismatches": 0},
     ),
     (
+        ConvertNotes("m", "plain", "F16", "acme/m", None, allow_losses=True, check_function=False),
+        {"name": "m", "variant": "plain", "type": "F16", "source": "acme/m", "revision": None,
+         "allow_losses": True, "check_function": False},
+    ),
+    (
         ImportNotes("m", "plain", "BF16", "/a/m.gguf"),
         {"name": "m", "variant": "plain", "type": "BF16", "source": "/a/m.gguf"},
     ),

@@ -18,7 +18,7 @@ from ggufkit.steps.session import Session
 from ggufkit.steps.step import Made, Recipe, Result, Workspace, ensure
 from tests.unit.test_gguf import write
 
-TOOLS = Toolchain(Path("/nowhere"), None, "commit", "cpu", "test")
+TOOLS = Toolchain(Path("/nowhere"), "built", "commit", "cpu", "test")
 
 
 class Listener(SilentReporter):

@@ -65,7 +65,7 @@ def test_options_are_those_of_the_build() -> None:
         assert isinstance(option, click.Option)
         given = option.get_default(click.Context(build_command))
         if option.is_flag:
-            given = bool(given) != (name in option.secondary_opts)
+            given = given is not None and bool(given) != (name in option.secondary_opts)
         known = given if isinstance(given, (int, str)) and given not in words else None
         assert known == default, name
 
@@ -90,6 +90,23 @@ def test_what_differs_from_the_defaults_is_printed(tmp_path: Path) -> None:
     ]
     assert f"# tales.txt: sha256 {'ab' * 32}" in summary(root).command
     assert "/home" not in render_markdown(summary(root))
+
+
+@pytest.mark.parametrize(
+    ("notes", "words"),
+    [
+        ({"allow_losses": True}, "--allow-losses"),
+        ({"allow_token_mismatch": True, "token_mismatches": 3}, "--allow-token-mismatch"),
+        ({"check_function": False}, "--no-check-function"),
+        ({"check_function": True}, "--check-function"),
+        ({"logit_difference": 0.001}, ""),
+    ],
+)
+def test_what_a_conversion_was_allowed_is_printed(tmp_path: Path, notes: dict[str, Json], words: str) -> None:
+    root = write_results(tmp_path / "out", [BASE, Fake("plain", "Q4_0", 0.03)])
+    edit(root / "tiny-F16.gguf", notes=notes)
+    told = commands(root)[0].replace(" --corpus tales.txt --chunks 60", "")
+    assert told.removeprefix("ggufkit build tiny --types q4_0").strip() == words
 
 
 def test_types_of_single_tensors_are_printed(tmp_path: Path) -> None:
