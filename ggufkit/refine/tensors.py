@@ -11,7 +11,7 @@ import torch
 from ggufkit.core.errors import GgufError
 from ggufkit.core.records import Tensor
 from ggufkit.layers import Shards
-from ggufkit.llama.gguf import FLOAT_TYPES, GgufHeader, read_header
+from ggufkit.llama.gguf import FLOAT_TYPES, GgufHeader, ggml_type_by_name, quantized_tensors, read_header
 from ggufkit.refine.codecs import CODECS, U8, Codec
 
 # What the output matrix is called in a checkpoint; the embedding is read whole only where it is that matrix.
@@ -22,7 +22,8 @@ class Pair:
     """A quantized GGUF and the high-precision one that it was made from.
 
     Raises:
-        GgufError: a file is damaged, or the two are not of one model, or the base is itself quantized.
+        GgufError: a file is damaged, or the two are not of one model, or the base is itself quantized, or a type of the
+            quantized one cannot be read here.
     """
 
     def __init__(self, quantized: Path, base: Path) -> None:
@@ -30,6 +31,8 @@ class Pair:
         self._maps = {h.path: _map(h.path) for h in (self.quantized, self.base)}
         for tensor in self.quantized.tensors:
             self._require_same(tensor)
+        for tensor in {t.type: t for t in quantized_tensors(self.quantized)}.values():
+            _require_readable(tensor, quantized)
 
     def _require_same(self, tensor: Tensor) -> None:
         own = self.base.by_name.get(tensor.name)
@@ -94,6 +97,16 @@ class QuantizedRows(Shards):
     def read(self, name: str) -> torch.Tensor:
         """One weight in float32."""
         return self._pair.head() if name in _HEADS else super().read(name)
+
+
+def _require_readable(tensor: Tensor, path: Path) -> None:
+    """What is not refined is read, too: layers after it see what it makes of their inputs."""
+    _, n_bytes = ggml_type_by_name(tensor.type)
+    try:
+        _dequantize(np.zeros((1, n_bytes), np.uint8), tensor.type)
+    except (NotImplementedError, KeyError):
+        message = f"{path} has {tensor.name} as {tensor.type}, which refinement cannot read."
+        raise GgufError(message, hint="Quantize it again with another type for such tensors.") from None
 
 
 def _map(path: Path) -> mmap.mmap:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from gguf import GGUFReader, GGUFWriter
-from gguf.constants import GGMLQuantizationType
+from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
 from gguf.quants import quantize
 
 from ggufkit.core.errors import GgufError, ResourceError
@@ -114,6 +114,24 @@ def test_a_base_that_does_not_fit_is_refused(tmp_path: Path) -> None:
     base.write_bytes(data)
     with pytest.raises(GgufError, match=r"has no a\.weight"):
         Pair(quantized, base)
+
+
+def test_a_type_that_cannot_be_read_is_told_before_anything_is_refined(tmp_path: Path) -> None:
+    kind, files = GGMLQuantizationType.Q1_0, []
+    width, n_bytes = GGML_QUANT_SIZES[kind]
+    for name in ("q", "base"):
+        writer = GGUFWriter(tmp_path / f"{name}.gguf", "llama")
+        if name == "q":
+            writer.add_tensor("a.weight", np.zeros((2, n_bytes), np.uint8), raw_dtype=kind)
+        else:
+            writer.add_tensor("a.weight", np.zeros((2, width), np.float16))
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+        writer.close()
+        files.append(tmp_path / f"{name}.gguf")
+    with pytest.raises(GgufError, match=r"has a\.weight as Q1_0, which refinement cannot read"):
+        Pair(*files)
 
 
 def test_state_returns_what_was_saved_for_the_same_key_only(tmp_path: Path) -> None:
