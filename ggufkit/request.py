@@ -183,7 +183,7 @@ class RunOptions:
 
 @dataclass(frozen=True)
 class ReportOptions:
-    """Bytes of memory, and tokens of context, that the report names the best file for."""
+    """Bytes of memory, and tokens of context, that a file is made for, and that the report names the best file for."""
 
     fits: int | None = None
     fits_ctx: int = 4096
@@ -260,7 +260,7 @@ class BuildRequest:
     Args:
         model: alias, hub id, checkpoint directory or .gguf file.
         out: the output directory, default `./<name>`, or `./<name>-gguf` where that is the checkpoint.
-        types: types of llama-quantize.
+        types: types of llama-quantize, or what else a type may be: see `llama.targets`.
         variants: what is done besides, of `core.variants`.
     """
 

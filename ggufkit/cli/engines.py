@@ -23,8 +23,10 @@ from ggufkit.core.variants import Scaling
 from ggufkit.llama import targets
 from ggufkit.models import sources
 from ggufkit.models.lora import merge
+from ggufkit.pipeline import chosen
 from ggufkit.pipeline.foreseen import planned_types
 from ggufkit.pipeline.lookup import refuse_inside, require_folds
+from ggufkit.recipes.type_recipe import recipe_path
 from ggufkit.refine.options import RefineOptions
 from ggufkit.request import CalibrationOptions, RunOptions, Source
 from ggufkit.steps import awq, convert, quantize, refine, step
@@ -196,5 +198,7 @@ def refine_command(
         session = run.session(output.resolve().parent, reporter)
         with session.workspace.locked():
             drawn = _draw(checkpoint, text, calibration)
+            if recipe_path(files.quantized).is_file():
+                chosen.copy_recipe(files.quantized, output, session)
             refine.refine(Refinable(rounded, original, checkpoint, drawn), output, how, session)
     emit_path(output)

@@ -13,7 +13,7 @@ from ggufkit.cli.options import Decorator, grouped
 from ggufkit.cli.parameter_types import FILE, MOST, NAMES, NUMBERS, PATH, SIZE, Count, Fraction, UserPath
 from ggufkit.cli.terminal import say
 from ggufkit.core import machine, variants
-from ggufkit.llama import backends
+from ggufkit.llama import backends, targets
 from ggufkit.measure.logits import strategy
 from ggufkit.refine.options import RefineOptions
 from ggufkit.report.choose import MemoryBudget
@@ -121,7 +121,7 @@ BENCH = _option("bench", help="Measure speed.")
 BENCH_REPS = _option("bench_reps", type=click.IntRange(1, 1000), help="Repetitions of llama-bench.")
 SMOKE = _option("smoke", help="Let each file speak; fail on garbage that the base does not speak.")
 
-FITS = _option("fits", type=SIZE, help="Memory that you have, e.g. 6GiB: name the best file.")
+FITS = _option("fits", type=SIZE, help="Memory that you have, e.g. 6GiB: the best file for it.")
 FITS_CTX = _option("fits_ctx", type=click.IntRange(1), help="Context in tokens to run with, for --fits.")
 
 THREADS = _option("threads", type=click.IntRange(1, machine.MOST_THREADS), default=machine.physical_cores,
@@ -205,7 +205,7 @@ build_options: Callable[[Any], Any] = grouped(
     lambda given: request.BuildRequest(**given),
     click.argument("model"),
     click.option("--types", type=NAMES, default=",".join(request.DEFAULT_TYPES), show_default=True,
-                 metavar="LIST", help="Types of llama-quantize, comma-separated."),
+                 metavar="LIST", help=f"Types of llama-quantize, comma-separated; or {targets.FORMS}."),
     click.option("--variants", type=NAMES, default=",".join(request.DEFAULT_VARIANTS),
                  show_default=True, metavar="LIST",
                  help=f"Any of {', '.join(variants.BY_NAME)}."),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,13 +12,16 @@ from ggufkit.cli import options, parameter_types, request_options
 from ggufkit.cli.terminal import emit_path, reporting
 from ggufkit.core import extras, variants
 from ggufkit.core.errors import InputError, UsageError
+from ggufkit.core.progress import Reporter
 from ggufkit.core.records import GgufFile, QuantType
 from ggufkit.llama import targets
-from ggufkit.llama.gguf import GgufHeader, read_header
+from ggufkit.llama.gguf import read_header
 from ggufkit.models import sources
 from ggufkit.models.lora import merge
-from ggufkit.pipeline.foreseen import given
+from ggufkit.pipeline import chosen
+from ggufkit.pipeline.foreseen import given, is_measured
 from ggufkit.pipeline.lookup import refuse_inside
+from ggufkit.pipeline.recipes import RecipeSources
 from ggufkit.request import CalibrationOptions, OverrideOptions, RunOptions, Source
 from ggufkit.steps import convert, quantize
 from ggufkit.steps.convert import ConvertOptions
@@ -90,12 +94,15 @@ class _Wanted:
     Args:
         types: as they are typed; none where a recipe says all.
         recipe: a recipe of types, or what serves as one.
+        calibration, calibration_field: the text that types are measured on, and where it is in JSON.
     """
 
     types: tuple[str, ...] | None
     recipe: Path | None
     imatrix: Path | None
     allow_requantize: bool
+    calibration: str | None
+    calibration_field: str
 
     @property
     def all_types(self) -> tuple[str, ...]:
@@ -115,6 +122,9 @@ class _Wanted:
     click.option("--recipe", type=parameter_types.FILE,
                  help="A type for each tensor: a recipe, a GGUF to copy, or llama.cpp's list of patterns."),
     click.option("--imatrix", type=parameter_types.FILE, help="An importance matrix."),
+    click.option("--calibration", metavar="PATH|NAME",
+                 help="Text to measure types on, for 4.5bpw, 6GiB, like:q4_k_m, kld:0.02."),
+    request_options.FIELD,
     request_options.ALLOW_REQUANTIZE,
 )  # fmt: skip
 @BESIDE
@@ -130,6 +140,7 @@ def quantize_command(
         ggufkit quantize model-F16.gguf --types q4_k_m,q8_0
         ggufkit quantize model-F16.gguf --types q4_k_m --tensor-type attn_v=q8_0
         ggufkit quantize model-F16.gguf --recipe model-4.50bpw.gguf.recipe.yaml
+        ggufkit quantize model-F16.gguf --types 4.5bpw --calibration mytext.txt
     """
     types, told = wanted.all_types, overrides.resolve()
     base, header = sources.open_gguf(gguf), read_header(gguf)
@@ -142,19 +153,33 @@ def quantize_command(
         name_missing(missing, reporter)
         session = run.session(where, reporter)
         kinds = targets.resolve(types, quantize.known_types(session.tools))
-        hows = {kind: _as_asked(header, kind, plainly) for kind in kinds}
-        for kind, how in hows.items():
-            quantize.require_matrix(session.tools, gguf, kind, how)
+        material = _material(wanted, kinds, gguf, reporter)
+        for kind in kinds:
+            if not is_measured(kind):
+                quantize.require_matrix(session.tools, gguf, kind, given(header, kind, plainly))
         with session.workspace.locked():
-            for kind, how in hows.items():
+            for kind in kinds:
                 output = where / variants.file_name(name, variant, kind.name)
+                how = chosen.settle(base, kind, output, plainly, material, session)
                 quantize.quantize(base, output, kind, how, session)
                 emit_path(output)
 
 
-def _as_asked(base: GgufHeader, kind: QuantType, how: QuantizeOptions) -> QuantizeOptions:
-    """How to quantize to a type. Raises UsageError for one whose tensors' types are measured first."""
-    if kind.target is not None and kind.target.is_measured:
-        hint = "Make a recipe with `ggufkit recipe`, and give it with --recipe; or use `ggufkit build`."
-        raise UsageError(f"The types of {kind.target.spec} are chosen by measurement.", hint=hint)
-    return given(base, kind, how)
+def _material(wanted: _Wanted, kinds: Sequence[QuantType], base: Path, reporter: Reporter) -> RecipeSources | None:
+    """What types are measured with; None where they are not.
+
+    Raises:
+        UsageError: the text for it is missing, or has no use.
+        InputError: it cannot be read; or the model is an encoder, of which nothing is measured.
+    """
+    measured = [kind for kind in kinds if is_measured(kind)]
+    if wanted.calibration is None:
+        if measured:
+            raise chosen.needs_text(measured[0])
+        return None
+    if not measured:
+        message = "--calibration is not used: no type of these is chosen by measurement."
+        raise UsageError(message, hint="Leave it out; an importance matrix is made with `ggufkit imatrix`.")
+    chosen.require_measurable(base)
+    text = calibration_text.resolve(wanted.calibration, wanted.calibration_field, reporter)
+    return RecipeSources(wanted.imatrix, text)

@@ -6,7 +6,6 @@ import re
 
 SIZES = {
     "TiB": 1 << 40, "TB": 10**12, "GiB": 1 << 30, "GB": 10**9, "MiB": 1 << 20, "MB": 10**6, "KiB": 1 << 10, "kB": 10**3,
-    "B": 1,
 }  # fmt: skip
 """Bytes of each unit of a size, the largest first."""
 MOST_BYTES = 1 << 60

@@ -138,14 +138,15 @@ def _size(said: str) -> Target:
 
 
 def _size_label(n_bytes: int) -> str:
-    """The shortest way to write a size: 6GiB, 800MB, 1.5GB; of equally short ones that with the largest unit."""
-    shown = []
+    """The shortest way to write a size, 6GiB, 800MB, 1.5GB; of equally short ones that with the largest unit, and bytes
+    only where they are far shorter."""
+    shown = [f"{n_bytes}B"]
     for unit, factor in SIZES.items():
         for decimals in range(4):
             number = Decimal(math.ceil(Decimal(n_bytes) / factor * 10**decimals)) / 10**decimals
             if number >= 1 and int(number * factor) == n_bytes:
                 shown.append(f"{_plain(number)}{unit}")
-    return min(shown, key=len)
+    return min(shown, key=lambda label: len(label) + 2 * label[-2].isdigit())
 
 
 def _preset(said: str, name: str, known: Sequence[QuantType]) -> QuantType:

@@ -14,8 +14,9 @@ from ggufkit.core.variants import Scaling, Variant
 from ggufkit.llama import quants
 from ggufkit.llama.gguf import read_gguf, read_header
 from ggufkit.pipeline import chosen, overridden
-from ggufkit.pipeline.foreseen import planned_types
+from ggufkit.pipeline.foreseen import is_measured, planned_types
 from ggufkit.pipeline.job import Job
+from ggufkit.pipeline.recipes import RecipeSources
 from ggufkit.steps import awq, convert, quantize, refine
 from ggufkit.steps.awq import Wanted
 from ggufkit.steps.imatrix import ImatrixOptions, make_imatrix, name_missing, require_fits
@@ -150,7 +151,10 @@ class Artifacts:
         matrix = self.imatrix(scaling) if variant.imatrix and not quants.is_float(kind.name) else None
         told = overridden.of_kind(job.overrides, kind)
         how = QuantizeOptions(matrix, requantize, variant.name, job.name, told)
-        return chosen.settle(self.base_file(scaling), kind, output, how, job.session)
+        sources = None
+        if is_measured(kind):
+            sources = RecipeSources(self.imatrix(scaling), job.calibration_text)
+        return chosen.settle(self.base_file(scaling), kind, output, how, sources, job.session)
 
     def _refined(self, variant: Variant, kind: QuantType, output: Path) -> Result:
         job, scaling = self.job, self.job.scaling_of(variant, kind)

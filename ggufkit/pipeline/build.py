@@ -22,6 +22,7 @@ from ggufkit.measure.logits.strategy import Transport
 from ggufkit.modelfile.proven import ModelfileOptions
 from ggufkit.pipeline import plan
 from ggufkit.pipeline.artifacts import Artifacts, outputs
+from ggufkit.pipeline.foreseen import is_measured
 from ggufkit.pipeline.job import Job
 from ggufkit.pipeline.lookup import prepare
 from ggufkit.report import results
@@ -87,8 +88,9 @@ def _warn_of_overlap(job: Job, artifacts: Artifacts) -> None:
     if job.calibration is None or job.text is None:
         return
     drawn = artifacts.calibration() if any(v.awq or v.refined for v in job.variants) else None
-    from_start = job.measures or any(v.imatrix for v in job.variants)
-    n_tokens = 512 * job.request.calibration.samples if from_start else 0
+    n_tokens = 512 * job.request.calibration.samples if any(v.imatrix for v in job.variants) else 0
+    if any(is_measured(t) and not job.output(v, t.name).exists() for v, t in job.targets):
+        n_tokens = job.calibration.n_bytes  # parts of all of the text; no token is shorter than a byte
     warn_of_overlap(job.calibration, job.text, job.model, n_tokens, drawn, job.reporter)
 
 

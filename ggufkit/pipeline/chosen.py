@@ -3,40 +3,69 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
+from ggufkit.core import extras
 from ggufkit.core.errors import UsageError
 from ggufkit.core.hashing import sha256_file
 from ggufkit.core.inputs import Input
 from ggufkit.core.records import GgufFile, QuantType, Toolchain
+from ggufkit.llama import evaluates
 from ggufkit.llama.gguf import read_header
-from ggufkit.pipeline.foreseen import given, n_bytes, planned_bytes, types_of
-from ggufkit.recipes.recipe_file import write_recipe
+from ggufkit.pipeline.foreseen import given, is_measured, n_bytes, planned_bytes, types_of
+from ggufkit.pipeline.recipes import RecipeOptions, RecipeSources, make_recipe
+from ggufkit.recipes.recipe_file import read_recipe, write_recipe
 from ggufkit.recipes.type_recipe import Choice, TypeRecipe, recipe_path
 from ggufkit.steps import quantize
 from ggufkit.steps.quantize import QuantizeOptions
 from ggufkit.steps.session import Session
 from ggufkit.steps.step import Made, Recipe, Result
 
+_VAIN, _WITHOUT = "KL divergence cannot be measured of it", "Name types of llama-quantize, a recipe or a GGUF."
+"""What is said of encoders."""
 GIVEN, COPY, VERSION = "recipe-given", "recipe-copy", 1
 
 
 def settle(
-    base: GgufFile, kind: QuantType, output: Path, how: QuantizeOptions, session: Session
-) -> QuantizeOptions:
+    base: GgufFile, kind: QuantType, output: Path, how: QuantizeOptions, sources: RecipeSources | None, session: Session
+) -> QuantizeOptions:  # fmt: skip
     """How to quantize to a target, with the recipe of its types beside `output`, made before it.
 
+    Args:
+        sources: what types are measured with; None where they are given.
+
     Raises:
-        UsageError: its types are measured first.
+        UsageError: no types meet the target, and the nearest that can be had is named; or `sources` is missing.
     """
     if kind.target is None:
         return how
-    if kind.target.is_measured:
-        message = f"The types of {kind.name} are chosen by measurement."
-        raise UsageError(message, hint="Make a recipe first, and give it with recipe:FILE.")
-    settled = given(read_header(base.path), kind, how)
-    _write_given(base, kind, recipe_path(output), settled, session)
-    return settled
+    header, file = read_header(base.path), recipe_path(output)
+    if not is_measured(kind):
+        settled = given(header, kind, how)
+        _write_given(base, kind, file, settled, session)
+        return settled
+    if sources is None:
+        raise needs_text(kind)
+    options = RecipeOptions(weigh=how.imatrix is not None)
+    made = make_recipe(base, kind.target, sources, file, options, session)
+    return replace(how, recipe=read_recipe(made.path, header))
+
+
+def needs_text(kind: QuantType) -> UsageError:
+    """The error for a type that is measured, where there is no text to measure on."""
+    message = f"The types of {kind.name} are chosen by measurement, on calibration text."
+    return UsageError(message, hint="Give a text with --calibration: like the use, unlike what is evaluated.")
+
+
+def require_measurable(base: Path, name: str | None = None) -> None:
+    """Raise what is missing for measuring types: packages, or a model that predicts tokens.
+
+    Args:
+        name: what the model is called, instead of its path.
+    """
+    extras.require("recipe")
+    evaluates.require_generates(base, _VAIN, _WITHOUT, name=name)
 
 
 def copy_recipe(rounded: Path, refined: Path, session: Session) -> Result:

@@ -111,8 +111,9 @@ def _require_possible(request: BuildRequest, chosen: tuple[Variant, ...]) -> _Pl
 def _extras_of(request: BuildRequest, chosen: tuple[Variant, ...], out: Path | None) -> list[str]:
     """What must be installed beyond the light core: nothing for a GGUF, whose scaling or refining is refused later."""
     path = sources.local(request.model, request.source.hub)
+    measuring = ["recipe"] if _measures(request) else []
     if path is not None and path.is_file():
-        return []
+        return measuring
     wanted = {
         "modelscope": sources.needs_modelscope(request.model, request.source.hub),
         "convert": request.run.force or not _is_converted(out or (_beside_directory(path) if path else None)),
@@ -120,7 +121,7 @@ def _extras_of(request: BuildRequest, chosen: tuple[Variant, ...], out: Path | N
         "refine": any(v.refined for v in chosen),
         "lora": request.source.lora is not None,
     }
-    return [name for name, needed in wanted.items() if needed]
+    return [*measuring, *(name for name, needed in wanted.items() if needed)]
 
 
 def _is_converted(out: Path | None) -> bool:
@@ -154,7 +155,8 @@ def _texts(
         named = request.evaluation.corpus
         text = (corpus.expected(named) if planned else None) or corpus.resolve(named, reporter)
     how = request.calibration
-    if _calibrated(chosen, request) and not (planned and how.text == CalibrationOptions.text):
+    needed = _calibrated(chosen, request) or _may_measure(request)
+    if needed and not (planned and how.text == CalibrationOptions.text):
         calibration = calibration_text.resolve(how.text, how.field, reporter)
     return text, calibration
 
@@ -213,7 +215,7 @@ def _measures(request: BuildRequest) -> bool:
 
 
 def _may_measure(request: BuildRequest) -> bool:
-    """Whether --fits will ask for a text that the user named; it needs none where all fits, or the model is an encoder."""
+    """Whether --fits may need the text that the user named: another one is looked for when it does."""
     return request.report.fits is not None and request.calibration.text != CalibrationOptions.text
 
 

@@ -16,20 +16,18 @@ from ggufkit.core.variants import Variant
 from ggufkit.llama import evaluates, memory, quants
 from ggufkit.llama.gguf import GgufHeader, read_header
 from ggufkit.measure import evaluation
-from ggufkit.pipeline import fitting, overridden, resources
+from ggufkit.pipeline import chosen, fitting, overridden, resources
 from ggufkit.pipeline.artifacts import outputs
 from ggufkit.pipeline.foreseen import given, is_measured
 from ggufkit.pipeline.job import Job
 from ggufkit.pipeline.lookup import prepare
 from ggufkit.pipeline.resources import Plan, PlannedFile, PlannedStep, Planner
+from ggufkit.recipes.effort import COMPARED
 from ggufkit.request import BuildRequest
 from ggufkit.steps import convert, imatrix, import_gguf, offload, quantize
 from ggufkit.steps.imatrix import require_fits
 from ggufkit.steps.quantize import QuantizeOptions
 from ggufkit.texts import calibration_text
-
-_VAIN, _WITHOUT = "KL divergence cannot be measured of it", "Name types of llama-quantize, a recipe or a GGUF."
-"""What is said of encoders."""
 
 
 def plan(request: BuildRequest, reporter: Reporter | None = None) -> Plan:
@@ -227,7 +225,14 @@ def _out_of_sight(job: Job, base: Path) -> int:
     sizes = [planner.file(kind, "", variant.name).size_bytes for variant, kind in refined]
     shown = [(variants.unrefined(variant), kind) in job.targets for variant, kind in refined]
     n_bytes += sum(n for n, is_result in zip(sizes, shown, strict=True) if not is_result)
-    return n_bytes + max((n + _refining(job, header) for n in sizes), default=0)
+    return n_bytes + max([_measuring(job, planner), *(n + _refining(job, header) for n in sizes)])
+
+
+def _measuring(job: Job, planner: Planner) -> int:
+    """Bytes of what types are measured with, while it lasts: the base in parts, each once coarse, and what is compared."""
+    missing = [t for v, t in job.targets if is_measured(t) and not job.output(v, t.name).exists()]
+    sizes = [planner.file(kind, "", "").size_bytes for kind in missing]
+    return 2 * planner.base.size_bytes + COMPARED * max(sizes) if sizes else 0
 
 
 def _refining(job: Job, base: GgufHeader) -> int:
@@ -241,7 +246,7 @@ def _plan(job: Job, base: Path, targets: list[tuple[Variant, QuantType, Path]], 
     if any(v.imatrix for v, _, _ in targets) and job.request.calibration.imatrix is None:
         evaluates.require_generates(base, imatrix.VAIN, imatrix.WITHOUT, name=job.base_output.name)
     if any(is_measured(t) for _, t, _ in targets):
-        evaluates.require_generates(base, _VAIN, _WITHOUT, name=job.base_output.name)
+        chosen.require_measurable(base, job.base_output.name)
     quantize.require_base(header, allow_requantize=job.request.source.allow_requantize)
     planner = Planner(job.tools, header, job.known_types, job.request.evaluation.ctx, job.overrides)
     with worker_pool(job.session.threads) as pool:

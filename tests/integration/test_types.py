@@ -5,12 +5,21 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
 import yaml
 
 from ggufkit.core import process
 from ggufkit.core.manifest import read_manifest
-from ggufkit.core.records import Toolchain
+from ggufkit.core.records import GgufFile, Target, Toolchain
 from ggufkit.llama.gguf import read_header
+from ggufkit.pipeline import build, chosen
+from ggufkit.pipeline.recipes import RecipeOptions, RecipeSources
+from ggufkit.recipes.recipe_file import write_recipe
+from ggufkit.recipes.type_recipe import Choice, TypeRecipe
+from ggufkit.report.data import footprint
+from ggufkit.request import BuildRequest
+from ggufkit.steps.session import Session
+from ggufkit.steps.step import Made, Recipe, Result
 from tests import tiny
 from tests.integration.run_cli import ggufkit as cli
 
@@ -73,3 +82,54 @@ def test_what_measuring_will_choose_is_planned_as_a_limit(base: Path, tmp_path: 
     assert files["1MiB"]["size_bytes"] == 1 << 20
     assert files["4.50bpw"]["bpw"] <= 4.5 == files["4.50bpw"]["nominal_bpw"]
     assert not (tmp_path / "out").exists()
+
+
+def test_measured_types_are_asked_for_with_what_they_need(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What stands in for the measurement gives each matrix the type that tells how it was asked."""
+    asked: list[tuple[str, str, bool]] = []
+
+    def stand_in(
+        base: GgufFile, target: Target, sources: RecipeSources, output: Path, how: RecipeOptions, session: Session
+    ) -> Result:
+        assert sources.imatrix is not None
+        asked.append((target.spec, sources.calibration.name, how.weigh))
+        kind = "Q5_0" if how.weigh else "Q4_0"
+        choices = [Choice(t.name, kind) for t in read_header(base.path).tensors if len(t.shape) > 1]
+
+        def make(partial: Path) -> Made:
+            write_recipe(TypeRecipe(tuple(choices), kind, target.spec), partial)
+            return Made()
+
+        return session.ensure(Recipe("recipe", 1, {"base": str(base.sha256)}, {"weigh": how.weigh}), output, make)
+
+    monkeypatch.setattr(chosen, "make_recipe", stand_in)
+    header, text = read_header(base), tiny.text_file(tmp_path / "text.txt")
+    beside = footprint(header).kv(64) + footprint(header).compute(64)
+    request = BuildRequest(
+        base, tmp_path / "out", ("like:q4_k_m",), ("plain", "imatrix"), fits=beside + (1 << 20), fits_ctx=64,
+        calibration=text, calibration_samples=4, eval=False, bench=False, backend="cpu", threads=1,
+    )  # fmt: skip
+    made = build.build(request)
+    assert sorted(asked) == sorted((s, "text.txt", w) for s in ("1MiB", "like:q4_k_m") for w in (False, True))
+    files = {row.file: row for row in made.rows}
+    assert set(files) == {
+        "tiny-llama-F16.gguf", "tiny-llama-like-Q4_K_M.gguf", "tiny-llama-imatrix-like-Q4_K_M.gguf",
+        "tiny-llama-1MiB.gguf", "tiny-llama-imatrix-1MiB.gguf",
+    }  # fmt: skip
+    for name, row in files.items():
+        if row.type != "F16":
+            types = {t.type for t in read_header(made.out / name).tensors if len(t.shape) > 1}
+            assert types == {"Q5_0" if row.variant == "imatrix" else "Q4_0"}
+            assert (made.out / f"{name}.recipe.yaml").is_file()
+            assert row.n_fallback == 0
+    assert build.build(request).made == 0
+
+
+def test_quantize_measures_types_where_it_has_a_text(base: Path, tmp_path: Path) -> None:
+    missing = cli("quantize", base, "--types", "q4_0,like:q4_k_m")
+    assert missing.code == 2
+    assert "--calibration" in missing.err
+    assert cli("quantize", base, "--types", "q4_0", "--calibration", tmp_path / "text.txt").code == 2
+    assert not (base.parent / "tiny-llama-Q4_0.gguf").exists()

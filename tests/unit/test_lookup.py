@@ -51,6 +51,10 @@ def no_model(monkeypatch: pytest.MonkeyPatch, private_cache: Path) -> None:
         ("imatrix", {"calibration": "my.txt"}, None),
         ("awq", {"calibration": "my.txt"}, None),
         ("plain", {}, None),
+        ("plain", {"imatrix": Path("m"), "calibration": "my.txt", "types": ("4.5bpw",)}, None),
+        ("plain", {"imatrix": Path("m"), "calibration": "my.txt", "fits": 6 << 30}, None),
+        ("awq", {"imatrix": Path("m"), "types": ("like:q4_0",)}, "--variants imatrix"),
+        ("plain", {"calibration": "my.txt", "types": ("q4_0+attn_v=q8_0",)}, "--variants imatrix"),
     ],
 )
 def test_what_no_variant_uses(asked: str, given: dict[str, Any], way_out: str | None) -> None:
@@ -91,6 +95,10 @@ def tools(monkeypatch: pytest.MonkeyPatch) -> Toolchain:
     ("given", "message"),
     [
         ({"types": ("q4_x",)}, "no type 'q4_x'"),
+        ({"types": ("like:q4_x",)}, "'like:q4_x' is no type"),
+        ({"types": ("recipe:no.yaml",)}, r"no\.yaml is not there"),
+        ({"calibration": "no.txt", "types": ("4.5bpw",)}, "There is no text no.txt"),
+        ({"calibration": "no.txt", "fits": 6 << 30}, "There is no text no.txt"),
         ({"corpus": "no.txt"}, "There is no text no.txt"),
         ({"calibration": "no.txt", "variants": ("imatrix",)}, "There is no text no.txt"),
         ({"out": Path("file") / "out"}, "cannot be written"),

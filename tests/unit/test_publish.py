@@ -55,9 +55,12 @@ def test_all_that_is_complete_is_packed(root: Path, remote: dict[str, RemoteFile
     (root / "Modelfile.Q4_0").write_text("FROM ./tiny-Q4_0.gguf\n")
     (root / "logs").mkdir()
     (root / "logs" / "x.log").write_text("private")
+    for name in ("tiny-Q4_0.gguf", "tiny-Q9.gguf"):
+        (root / f"{name}.recipe.yaml").write_text("version: 1\nfile_type: Q4_0\ntensors: {}\n")
     parcel = publish.pack(root, "me/x")
     assert not parcel.exists
     assert set(names(parcel)) == {
+        "tiny-Q4_0.gguf.recipe.yaml",
         "tiny-F16.gguf", "tiny-Q8_0.gguf", "tiny-Q5_0.gguf", "tiny-Q4_0.gguf", "Modelfile.Q4_0", "README.md", "quality.png",
     }  # fmt: skip
     assert [u.size_bytes for u in parcel.missing] == sorted(u.size_bytes for u in parcel.missing)

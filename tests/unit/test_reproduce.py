@@ -137,6 +137,12 @@ def test_what_was_not_measured(tmp_path: Path) -> None:
     assert commands(root) == ["ggufkit build tiny --types q4_0 --no-eval --no-bench"]
 
 
+def test_a_type_is_named_as_it_is_typed(tmp_path: Path) -> None:
+    root = write_results(tmp_path / "out", [BASE, Fake("plain", "Q4_0", 0.03)])
+    edit(root / "tiny-Q4_0.gguf", notes={"type": "recipe-a_b-12345678", "target": "recipe:a b.yaml"})
+    assert "--types 'recipe:a b.yaml' " in commands(root)[0]
+
+
 def test_a_base_alone_is_asked_for(tmp_path: Path) -> None:
     root = write_results(tmp_path / "out", [BASE])
     assert commands(root) == ["ggufkit build tiny --types f16 --corpus tales.txt --chunks 60"]

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from ggufkit.core.errors import UsageError
+from ggufkit.core.manifest import manifest_path, read_manifest, write_manifest
 from ggufkit.core.records import Target
 from ggufkit.llama import targets
+from ggufkit.steps import refine
+from tests.fake_results import FAKES, write_results
 from tests.unit.test_quants import KNOWN
 
 
@@ -110,3 +114,14 @@ def test_two_of_the_same_are_one_and_two_of_one_name_are_refused() -> None:
     assert len(targets.resolve(("4.5bpw", "4.50bpw", "6GiB", "6144MiB"), KNOWN)) == 2
     with pytest.raises(UsageError, match="recipe-A"):
         targets.resolve(("recipe:x/a.yaml", "recipe:y/A.yaml"), KNOWN)
+
+
+@pytest.mark.usefixtures("private_cache")
+def test_a_file_is_known_by_its_label_also_where_it_is_refined(tmp_path: Path) -> None:
+    file = write_results(tmp_path / "out", FAKES[3:4]) / "tiny-Q4_0.gguf"
+    made = read_manifest(file)
+    assert made is not None
+    write_manifest(file, replace(made, notes={**made.notes, "type": "like-Q4_0"}))
+    assert refine.type_of(file) == "like-Q4_0"
+    manifest_path(file).unlink()
+    assert refine.type_of(file) == "REFINED"
