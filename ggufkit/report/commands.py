@@ -9,8 +9,11 @@ from pathlib import Path, PurePath
 
 from ggufkit.core.manifest import PARTIAL
 from ggufkit.models.lora import split_source
+from ggufkit.recipes.type_recipe import recipe_path
 from ggufkit.report.lineage import Piece, origin_of
 from ggufkit.report.settings import in_words
+from ggufkit.steps import quantize
+from ggufkit.steps.quantize import QuantizeParams
 
 _PRIVATE = ("--probes", "--ids")
 
@@ -22,7 +25,27 @@ def lines(pieces: Sequence[Piece]) -> tuple[str, ...]:
 
 
 def _of_piece(piece: Piece) -> list[str]:
-    return [shareable(argv) for argv in piece.made.argv] or [line for line in [in_words(piece)] if line]
+    found = [_by_recipe(piece, argv) if _has_recipe(piece) else argv for argv in piece.made.argv]
+    return [shareable(argv) for argv in found] or [line for line in [in_words(piece)] if line]
+
+
+def _has_recipe(piece: Piece) -> bool:
+    """Whether a file was quantized by a recipe that lies beside it."""
+    by_recipe = piece.made.step == quantize.STEP and QuantizeParams.from_manifest(piece.made).recipe
+    return bool(by_recipe) and recipe_path(piece.path).is_file()
+
+
+def _by_recipe(piece: Piece, argv: Sequence[str]) -> list[str]:
+    """The same command of ggufkit: that of llama-quantize names the type of each tensor, of hundreds."""
+    *options, base, _output, _type, _threads = argv[1:]
+    return [
+        "ggufkit",
+        "quantize",
+        base,
+        "--recipe",
+        recipe_path(piece.path).name,
+        *_without(options, ("--tensor-type",)),
+    ]
 
 
 def source_of(lineage: Sequence[Piece]) -> tuple[str, str]:

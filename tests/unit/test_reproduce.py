@@ -188,6 +188,22 @@ def test_an_own_importance_matrix_is_named(tmp_path: Path) -> None:
     assert "/home" not in render_markdown(summary(root))
 
 
+def test_a_file_by_a_recipe_is_told_by_it(tmp_path: Path) -> None:
+    """llama-quantize's own command names the type of each tensor."""
+    root = write_results(tmp_path / "out", [BASE, Fake("imatrix", "Q4_0", 0.03)])
+    file, types = root / "tiny-imatrix-Q4_0.gguf", ["--tensor-type", "^a$=q4_0", "--tensor-type", "^b$=q8_0"]
+    options = ["--imatrix", "/home/me/own.imatrix", *types, "--override-kv", "a=int:1"]
+    argv = ["/x/llama-quantize", *options, "/y/tiny-F16.gguf", f"{file}.ggufkit.partial", "Q4_0", "2"]
+    made = read_manifest(file)
+    assert made is not None
+    write_manifest(file, replace(made, params={**made.params, "recipe": "ab" * 32}, argv=[argv]))
+    assert "--tensor-type '^b$=q8_0'" in render_markdown(summary(root))
+    (root / f"{file.name}.recipe.yaml").write_text("version: 1\ntensors: {a: Q4_0, b: Q8_0}\n")
+    said = f"ggufkit quantize tiny-F16.gguf --recipe {file.name}.recipe.yaml --imatrix own.imatrix --override-kv a=int:1"
+    assert said in render_markdown(summary(root))
+    assert "--tensor-type" not in render_markdown(summary(root))
+
+
 def test_a_computed_importance_matrix_is_told_with_its_text(tmp_path: Path) -> None:
     root = imatrix_results(tmp_path / "out")
     argv = [
