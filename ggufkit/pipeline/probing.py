@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from ggufkit.core.manifest import PARTIAL
+from ggufkit.core.manifest import write_atomically
 from ggufkit.core.progress import Progress, Reporter, SilentReporter
 from ggufkit.core.records import GgufFile
 from ggufkit.measure.evaluation import EvalOptions, Evaluation
@@ -106,9 +106,7 @@ class Probing:
     def _keep(self, name: str, text: Corpus, found: Found) -> None:
         path = self._place(name, text)
         path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = path.with_name(path.name + PARTIAL)
-        unfinished.write_text(json.dumps(asdict(found)), encoding="utf-8")
-        unfinished.replace(path)
+        write_atomically(path, json.dumps(asdict(found)))
 
 
 class _Warnings(SilentReporter):

@@ -5,14 +5,15 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
 
 from ggufkit.core.concurrency import worker_pool
 from ggufkit.core.errors import UsageError
-from ggufkit.core.manifest import PARTIAL
+from ggufkit.core.hashing import sha256_file
+from ggufkit.core.manifest import write_atomically
 from ggufkit.core.records import GgufFile, QuantType, Tensor
 from ggufkit.llama.gguf import FLOAT_TYPES, GgufHeader, read_header
 from ggufkit.llama.gguf_bytes import padded
@@ -80,11 +81,12 @@ class RecipeEngine:
         self.base, self.sources, self.options, self.session = base, sources, options, session
         self.directory = session.workspace.private / f"recipes-{self._key}"
         self.probing = Probing(base, self.kit, options.n_ctx, options.measured.n_chunks, session)
+        self.allowed_types = options.types_allowed or allowed.by_backend(session.tools.backend)
 
     @property
     def _key(self) -> str:
-        matrix = self.sources.imatrix.read_bytes() if self.sources.imatrix is not None else b""
-        said = [str(self.base.sha256), hashlib.sha256(matrix).hexdigest(), self.session.tools.identity]
+        matrix = sha256_file(self.sources.imatrix) if self.sources.imatrix is not None else ""
+        said = [self.base.as_input().sha256, matrix, self.session.tools.identity]
         return hashlib.sha256("\n".join([*said, str(self.options.weigh)]).encode()).hexdigest()[:16]
 
     @cached_property
@@ -149,49 +151,46 @@ class RecipeEngine:
         halves = sample.halves(text, self.directory)
         return tuple(sample.spread(half, n_bytes, half.path.with_suffix(".sample")) for half in halves)  # type: ignore[return-value]
 
-    @cached_property
-    def lost(self) -> Mapping[str, Mapping[str, float]]:
-        """Of each tensor its weighed squared error in each type that any recipe or preset may give it."""
-        path = self.directory / "errors.json"
-        try:
-            kept: dict[str, dict[str, float]] = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            kept = {}
-        todo = {t.name: [k for k in self._every_type(t) if k not in kept.get(t.name, {})] for t in self.tensors}
-        if any(todo.values()):
-            kept = self._look(todo, kept)
-            unfinished = path.with_name(path.name + PARTIAL)
-            unfinished.write_text(json.dumps(kept), encoding="utf-8")
-            unfinished.replace(path)
-        return kept
-
-    def _look(
-        self, todo: Mapping[str, Sequence[str]], kept: dict[str, dict[str, float]]
-    ) -> dict[str, dict[str, float]]:
+    def know(self, types: Mapping[str, Iterable[str]]) -> None:
+        """Look how far tensors are from the base in some types, unless that is known already."""
+        todo = {name: [k for k in wanted if k not in self.lost.get(name, {})] for name, wanted in types.items()}
+        todo = {name: kinds for name, kinds in todo.items() if kinds}
+        if not todo:
+            return
         with (
             self.session.reporter.step("Errors of each tensor in each type") as progress,
             worker_pool(self.session.threads) as pool,
         ):
             jobs = {
-                name: pool.submit(partial(self.rounder.lost, self.header.by_name[name], types))
-                for name, types in todo.items()
+                name: pool.submit(partial(self.rounder.lost, self.header.by_name[name], kinds))
+                for name, kinds in todo.items()
             }
             for done, (name, job) in enumerate(jobs.items(), 1):
-                kept[name] = kept.get(name, {}) | job.result()
+                self.lost.setdefault(name, {}).update(job.result())
                 progress.update(done, len(jobs), "tensors")
+        write_atomically(self._errors, json.dumps(self.lost))
+
+    @cached_property
+    def lost(self) -> dict[str, dict[str, float]]:
+        """Of each tensor its weighed squared error in each type that was looked at."""
+        try:
+            kept: dict[str, dict[str, float]] = json.loads(self._errors.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
         return kept
 
-    def _every_type(self, tensor: Tensor) -> Sequence[str]:
-        known = dict.fromkeys((*allowed.FAST_ON_GPU, *self.allowed_types))
-        return allowed.possible(tensor, tuple(known), weighed=self._weighs(tensor))
+    @property
+    def _errors(self) -> Path:
+        return self.directory / "errors.json"
 
     def _weighs(self, tensor: Tensor) -> bool:
         return self.options.weigh and tensor.name in self.importance
 
-    @property
-    def allowed_types(self) -> tuple[str, ...]:
-        """The types to choose from."""
-        return self.options.types_allowed or allowed.by_backend(self.session.tools.backend)
+    def allow(self, types: Iterable[str]) -> None:
+        """Let the types of a preset be chosen, too, where the user named none."""
+        if not self.options.types_allowed:
+            self.allowed_types = tuple(dict.fromkeys((*self.allowed_types, *types)))
+            self.__dict__.pop("first", None)  # it knows no errors of the new types
 
     @cached_property
     def first(self) -> Sensitivities:
@@ -200,6 +199,7 @@ class RecipeEngine:
         doing = f"What {len(self.groups)} groups of {len(self.tensors)} tensors are worth"
         found = self.probing.measure(list(probed.values()), self.texts[0], doing)
         measured = {g.label: one.kld for g, one in zip(self.groups, found, strict=True)}
+        self.know({t.name: (allowed.coarse(t), *self._types(t)) for t in self.tensors})
         return sensitivities(self.groups, self.lost, probed, measured)
 
     def candidates(self, budget: int) -> list[tuple[Solution, Sensitivities]]:

@@ -76,6 +76,8 @@ def _make(
         f"{target.spec}: at most {options.measured.most_evaluations} evaluations of {options.measured.n_chunks} chunks "
         f"of {options.n_ctx} tokens; each that is done is kept."
     )
+    if target.kind == "like":
+        engine.allow(engine.preset(QuantType(target.preset, "")).values())
     recipe = _Chosen(engine, target).recipe(_measured_on(base, sources))
     write_recipe(recipe, partial)
     for remark in recipe.remarks:
@@ -119,7 +121,7 @@ class _Chosen:
         what = "alone" if len(group.tensors) == 1 else f"with {group.label}"
         return Choice(
             name, kind, engine.rounder.n_bytes(engine.header.by_name[name], kind),
-            best.worth.of_tensor(name, kind), f"{what} at {coarse}: {of_group:.2g} nats",
+            float(f"{best.worth.of_tensor(name, kind):.3g}"), f"{what} at {coarse}: {of_group:.2g} nats",
         )  # fmt: skip
 
     def _budget(self) -> int:
@@ -140,13 +142,11 @@ class _Chosen:
             kinds = [t for t in quants.usable(self.known) if not quants.is_float(t.name)]
             kinds = [t for t in kinds if engine.options.weigh or t.name not in quants.NEEDS_IMATRIX]
         sized = {kind.name: engine.preset(kind) for kind in kinds}
-        fitting = {
-            name: types
-            for name, types in sized.items()
-            if engine.n_bytes(types) <= budget and all(k in engine.lost[n] for n, k in types.items())
-        }
-        largest = sorted(fitting, key=lambda name: engine.n_bytes(fitting[name]), reverse=True)
-        return [_Candidate(name, fitting[name], engine.first) for name in largest[:_PRESETS_COMPARED]]
+        fitting = {name: types for name, types in sized.items() if engine.n_bytes(types) <= budget}
+        largest = sorted(fitting, key=lambda name: engine.n_bytes(fitting[name]), reverse=True)[:_PRESETS_COMPARED]
+        for name in largest:
+            engine.know({tensor: (kind,) for tensor, kind in fitting[name].items()})
+        return [_Candidate(name, fitting[name], engine.first) for name in largest]
 
     def _for_bytes(self, budget: int) -> tuple[_Candidate, Found, list[str]]:
         engine = self.engine

@@ -60,7 +60,7 @@ class ProbeKit:
         """A part that is there, or is written now; its name says which tensors have which type in it."""
         tensors = self._tensors(number)
         chosen = {t.name: types.get(t.name, t.type) for t in tensors}
-        path = self.directory / f"part-{number}-{probe_name(chosen)}.gguf"
+        path = self.directory / f"part-{number}-of-{len(self.groups) + 1}-{probe_name(chosen)}.gguf"
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
             unfinished = path.with_name(path.name + PARTIAL)

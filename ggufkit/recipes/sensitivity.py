@@ -6,9 +6,9 @@ that is worth in KL divergence is measured for each group of tensors.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from statistics import median
 
 from ggufkit.recipes.groups import Group
 
@@ -48,7 +48,9 @@ class Sensitivities:
         return {name: self.worth[group.label] for group in self.groups for name in group.tensors}
 
     def corrected(self, types: Types, total: float, gains: Mapping[str, float]) -> Sensitivities:
-        """The same as it is in the midst of a choice of types, where errors add to those of others.
+        """The same, half way to what it is in the midst of a choice of types, where errors add to those of others.
+
+        Half way (of the logarithm), since a few differences of large figures say less than all measurements before.
 
         Args:
             types: the choice.
@@ -56,10 +58,8 @@ class Sensitivities:
             gains: by how much it falls when a group has the base's own types instead, by the group's label.
         """
         expected = {group.label: self.of_group(group, types) for group in self.groups}
-        ratios = {
-            label: max(gain / expected[label], _LEAST) for label, gain in gains.items() if expected[label] > 0
-        }
-        usual = median(ratios.values()) if ratios else total / max(sum(expected.values()), 1e-300)
+        usual = math.sqrt(max(total, 0.0) / max(sum(expected.values()), 1e-300))
+        ratios = {k: math.sqrt(max(gain / expected[k], _LEAST)) for k, gain in gains.items() if expected[k] > 0}
         return replace(self, worth={k: worth * ratios.get(k, usual) for k, worth in self.worth.items()})
 
 

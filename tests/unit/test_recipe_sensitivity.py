@@ -30,6 +30,7 @@ def test_what_cannot_be_told_from_nothing_is_not_free() -> None:
 def test_what_it_is_worth_among_others_is_put_right() -> None:
     first = sensitivities(GROUPS, LOST, PROBED, {"a": 0.02, "b": 0.05})
     types = {"a": "Q3_K", "b1": "Q4_K", "b2": "Q4_K"}
-    found = first.corrected(types, 0.05, {"a": 0.04})
-    assert found.of_tensor("a", "Q3_K") == pytest.approx(0.04)
+    assert first.expected(types) == pytest.approx(0.0325)
+    found = first.corrected(types, 4 * 0.0325, {"a": 9 * 0.02})
+    assert found.of_tensor("a", "Q3_K") == pytest.approx(3 * 0.02)  # half way
     assert found.of_tensor("b1", "Q4_K") == pytest.approx(2 * first.of_tensor("b1", "Q4_K"))
