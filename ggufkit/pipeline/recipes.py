@@ -139,7 +139,8 @@ class _Chosen:
         if self.target.kind == "like":
             kinds = [QuantType(self.target.preset, "")]
         else:
-            kinds = [t for t in quants.usable(self.known) if not quants.is_float(t.name)]
+            named = [t for t in quants.usable(self.known) if not t.description.startswith("alias for")]
+            kinds = [t for t in named if not quants.is_float(t.name)]
             kinds = [t for t in kinds if engine.options.weigh or t.name not in quants.NEEDS_IMATRIX]
         sized = {kind.name: engine.preset(kind) for kind in kinds}
         fitting = {name: types for name, types in sized.items() if engine.n_bytes(types) <= budget}
