@@ -16,9 +16,10 @@ from ggufkit.core.records import Checkpoint, GgufFile, QuantType, Target, Tensor
 from ggufkit.llama import targets
 from ggufkit.llama.gguf import read_header
 from ggufkit.models import sources
-from ggufkit.pipeline.recipe_engine import RecipeEngine, RecipeOptions, RecipeSources
+from ggufkit.pipeline.recipe_engine import RecipeEngine, RecipeSources
 from ggufkit.pipeline.recipes import make_recipe
 from ggufkit.recipes import allowed
+from ggufkit.recipes.options import RecipeOptions
 from ggufkit.recipes.recipe_file import read_recipe
 from ggufkit.recipes.type_recipe import Choice, TypeRecipe
 from ggufkit.refine.options import RefineOptions

@@ -31,8 +31,8 @@ from ggufkit.llama.targets import size_target
 from ggufkit.measure import divergence, measurements
 from ggufkit.measure.evaluation import EvalOptions, Evaluation
 from ggufkit.measure.logits.strategy import Transport
-from ggufkit.pipeline.recipe_engine import RecipeOptions
 from ggufkit.recipes.effort import EFFORTS
+from ggufkit.recipes.options import RecipeOptions
 from ggufkit.request import EvaluationOptions, RunOptions
 from ggufkit.texts import corpus
 from ggufkit.texts.corpus import Corpus

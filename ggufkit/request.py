@@ -20,6 +20,7 @@ from ggufkit.llama.argv import Overrides
 from ggufkit.measure.bench import BenchOptions
 from ggufkit.measure.evaluation import EvalOptions
 from ggufkit.models.sources import SourceOptions
+from ggufkit.recipes.options import RecipeOptions
 from ggufkit.refine.options import RefineOptions
 from ggufkit.steps import tensor_types
 from ggufkit.steps.awq import ScalingOptions
@@ -191,6 +192,7 @@ class ReportOptions:
 
 GROUPS: Mapping[str, type] = {
     "source": Source, "conversion": ConvertOptions, "overrides": OverrideOptions, "calibration": CalibrationOptions,
+    "recipes": RecipeOptions,
     "scaling": ScalingOptions, "refinement": RefineOptions, "evaluation": EvaluationOptions, "run": RunOptions,
     "report": ReportOptions,
 }  # fmt: skip
@@ -214,6 +216,8 @@ OPTIONS: Mapping[str, tuple[str, str]] = {
     "pure": ("overrides", "pure"),
     "override_kv": ("overrides", "override_kv"),
     "prune_layers": ("overrides", "prune_layers"),
+    "effort": ("recipes", "effort"),
+    "types_allowed": ("recipes", "types_allowed"),
     "calibration": ("calibration", "text"),
     "calibration_samples": ("calibration", "samples"),
     "calibration_field": ("calibration", "field"),
@@ -271,6 +275,7 @@ class BuildRequest:
     source: Source
     conversion: ConvertOptions
     overrides: OverrideOptions
+    recipes: RecipeOptions
     calibration: CalibrationOptions
     scaling: ScalingOptions
     refinement: RefineOptions

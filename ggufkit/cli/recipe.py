@@ -17,8 +17,9 @@ from ggufkit.core.records import GgufFile, Target
 from ggufkit.llama import quants, targets
 from ggufkit.llama.gguf import read_header
 from ggufkit.models import sources
-from ggufkit.pipeline.recipe_engine import RecipeOptions, RecipeSources
+from ggufkit.pipeline.recipe_engine import RecipeSources
 from ggufkit.recipes.effort import EFFORTS
+from ggufkit.recipes.options import RecipeOptions
 from ggufkit.request import CalibrationOptions, RunOptions
 from ggufkit.steps import quantize
 from ggufkit.steps.imatrix import ImatrixOptions, make_imatrix, name_missing, require_fits

@@ -15,6 +15,7 @@ from ggufkit.cli.terminal import say
 from ggufkit.core import machine, variants
 from ggufkit.llama import backends, targets
 from ggufkit.measure.logits import strategy
+from ggufkit.recipes.effort import EFFORTS
 from ggufkit.refine.options import RefineOptions
 from ggufkit.report.choose import MemoryBudget
 from ggufkit.request import CalibrationOptions, EvaluationOptions, OverrideOptions, RunOptions, Source
@@ -81,6 +82,12 @@ OVERRIDES = (
     _option("override_kv", multiple=True, show_default=False, metavar="KEY=TYPE:VALUE",
             help="Metadata to set: int, float, bool or str; repeatable."),
     _option("prune_layers", type=NUMBERS, show_default=False, metavar="LIST", help="Layers to leave out, e.g. 20,21."),
+)  # fmt: skip
+
+CHOOSING = (
+    _option("effort", type=click.Choice(list(EFFORTS)), help="How much is measured for types chosen by measurement."),
+    _option("types_allowed", type=NAMES, show_default="what is fast on the backend", metavar="LIST",
+            help="Tensor types that these are chosen from, e.g. q3_k,q4_k,q6_k."),
 )  # fmt: skip
 
 TEXT = _option("calibration", metavar="PATH|NAME",
@@ -212,6 +219,7 @@ build_options: Callable[[Any], Any] = grouped(
     click.option("--out", type=PATH, help="Output directory.  [default: ./<name>; ./<name>-gguf where ./<name> is MODEL]"),
     BASE_TYPE,
     *OVERRIDES,
+    *CHOOSING,
     *CALIBRATION,
     IMATRIX,
     *SCALING,

@@ -19,9 +19,11 @@ from ggufkit.llama.gguf import read_header
 from ggufkit.models import sources
 from ggufkit.models.lora import merge
 from ggufkit.pipeline import chosen
+from ggufkit.pipeline.chosen import Means
 from ggufkit.pipeline.foreseen import given, is_measured
 from ggufkit.pipeline.lookup import refuse_inside
 from ggufkit.pipeline.recipes import RecipeSources
+from ggufkit.recipes.options import RecipeOptions
 from ggufkit.request import CalibrationOptions, OverrideOptions, RunOptions, Source
 from ggufkit.steps import convert, quantize
 from ggufkit.steps.convert import ConvertOptions
@@ -95,6 +97,7 @@ class _Wanted:
         types: as they are typed; none where a recipe says all.
         recipe: a recipe of types, or what serves as one.
         calibration, calibration_field: the text that types are measured on, and where it is in JSON.
+        effort, types_allowed: how they are measured.
     """
 
     types: tuple[str, ...] | None
@@ -103,6 +106,13 @@ class _Wanted:
     allow_requantize: bool
     calibration: str | None
     calibration_field: str
+    effort: str
+    types_allowed: tuple[str, ...]
+
+    @property
+    def recipes(self) -> RecipeOptions:
+        """How types are measured. Raises UnknownType."""
+        return RecipeOptions(self.effort, self.types_allowed)
 
     @property
     def all_types(self) -> tuple[str, ...]:
@@ -125,6 +135,7 @@ class _Wanted:
     click.option("--calibration", metavar="PATH|NAME",
                  help="Text to measure types on, for 4.5bpw, 6GiB, like:q4_k_m, kld:0.02."),
     request_options.FIELD,
+    *request_options.CHOOSING,
     request_options.ALLOW_REQUANTIZE,
 )  # fmt: skip
 @BESIDE
@@ -165,7 +176,7 @@ def quantize_command(
                 emit_path(output)
 
 
-def _material(wanted: _Wanted, kinds: Sequence[QuantType], base: Path, reporter: Reporter) -> RecipeSources | None:
+def _material(wanted: _Wanted, kinds: Sequence[QuantType], base: Path, reporter: Reporter) -> Means | None:
     """What types are measured with; None where they are not.
 
     Raises:
@@ -182,4 +193,4 @@ def _material(wanted: _Wanted, kinds: Sequence[QuantType], base: Path, reporter:
         raise UsageError(message, hint="Leave it out; an importance matrix is made with `ggufkit imatrix`.")
     chosen.require_measurable(base)
     text = calibration_text.resolve(wanted.calibration, wanted.calibration_field, reporter)
-    return RecipeSources(wanted.imatrix, text)
+    return Means(RecipeSources(wanted.imatrix, text), wanted.recipes)

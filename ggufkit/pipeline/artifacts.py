@@ -14,6 +14,7 @@ from ggufkit.core.variants import Scaling, Variant
 from ggufkit.llama import quants
 from ggufkit.llama.gguf import read_gguf, read_header
 from ggufkit.pipeline import chosen, overridden
+from ggufkit.pipeline.chosen import Means
 from ggufkit.pipeline.foreseen import is_measured, planned_types
 from ggufkit.pipeline.job import Job
 from ggufkit.pipeline.recipes import RecipeSources
@@ -151,10 +152,10 @@ class Artifacts:
         matrix = self.imatrix(scaling) if variant.imatrix and not quants.is_float(kind.name) else None
         told = overridden.of_kind(job.overrides, kind)
         how = QuantizeOptions(matrix, requantize, variant.name, job.name, told)
-        sources = None
+        means = None
         if is_measured(kind):
-            sources = RecipeSources(self.imatrix(scaling), job.calibration_text)
-        return chosen.settle(self.base_file(scaling), kind, output, how, sources, job.session)
+            means = Means(RecipeSources(self.imatrix(scaling), job.calibration_text), job.request.recipes)
+        return chosen.settle(self.base_file(scaling), kind, output, how, means, job.session)
 
     def _refined(self, variant: Variant, kind: QuantType, output: Path) -> Result:
         job, scaling = self.job, self.job.scaling_of(variant, kind)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ggufkit.core import extras
@@ -14,7 +14,8 @@ from ggufkit.core.records import GgufFile, QuantType, Toolchain
 from ggufkit.llama import evaluates
 from ggufkit.llama.gguf import read_header
 from ggufkit.pipeline.foreseen import given, is_measured, n_bytes, planned_bytes, types_of
-from ggufkit.pipeline.recipes import RecipeOptions, RecipeSources, make_recipe
+from ggufkit.pipeline.recipes import RecipeSources, make_recipe
+from ggufkit.recipes.options import RecipeOptions
 from ggufkit.recipes.recipe_file import read_recipe, write_recipe
 from ggufkit.recipes.type_recipe import Choice, TypeRecipe, recipe_path
 from ggufkit.steps import quantize
@@ -27,16 +28,24 @@ _VAIN, _WITHOUT = "KL divergence cannot be measured of it", "Name types of llama
 GIVEN, COPY, VERSION = "recipe-given", "recipe-copy", 1
 
 
+@dataclass(frozen=True)
+class Means:
+    """What types are measured with, and how; whether the matrix weighs the rounding is the file's own matter."""
+
+    sources: RecipeSources
+    options: RecipeOptions
+
+
 def settle(
-    base: GgufFile, kind: QuantType, output: Path, how: QuantizeOptions, sources: RecipeSources | None, session: Session
-) -> QuantizeOptions:  # fmt: skip
+    base: GgufFile, kind: QuantType, output: Path, how: QuantizeOptions, means: Means | None, session: Session
+) -> QuantizeOptions:
     """How to quantize to a target, with the recipe of its types beside `output`, made before it.
 
     Args:
-        sources: what types are measured with; None where they are given.
+        means: to measure types; None where they are given.
 
     Raises:
-        UsageError: no types meet the target, and the nearest that can be had is named; or `sources` is missing.
+        UsageError: no types meet the target, and the nearest that can be had is named; or the means are missing.
     """
     if kind.target is None:
         return how
@@ -45,10 +54,10 @@ def settle(
         settled = given(header, kind, how)
         _write_given(base, kind, file, settled, session)
         return settled
-    if sources is None:
+    if means is None:
         raise needs_text(kind)
-    options = RecipeOptions(weigh=how.imatrix is not None)
-    made = make_recipe(base, kind.target, sources, file, options, session)
+    options = replace(means.options, weigh=how.imatrix is not None)
+    made = make_recipe(base, kind.target, means.sources, file, options, session)
     return replace(how, recipe=read_recipe(made.path, header))
 
 

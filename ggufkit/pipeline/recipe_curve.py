@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from ggufkit.core.records import GgufFile, QuantType
-from ggufkit.pipeline.recipe_engine import RecipeEngine, RecipeOptions, RecipeSources
+from ggufkit.pipeline.recipe_engine import RecipeEngine, RecipeSources
 from ggufkit.recipes.curve import Curve, Predicted, Preset, Verified
+from ggufkit.recipes.options import RecipeOptions
 from ggufkit.steps.session import Session
 
 _POINTS, _VERIFIED_AT = 24, (0.2, 0.5, 0.8)

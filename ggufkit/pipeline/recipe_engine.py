@@ -22,8 +22,8 @@ from ggufkit.llama.libggml import LibGgml
 from ggufkit.measure.logits import sample
 from ggufkit.pipeline.probing import Found, Probing
 from ggufkit.recipes import allowed
-from ggufkit.recipes.effort import EFFORTS, Effort
 from ggufkit.recipes.groups import Group, group
+from ggufkit.recipes.options import RecipeOptions
 from ggufkit.recipes.probes import ProbeKit
 from ggufkit.recipes.rounding import Rounder
 from ggufkit.recipes.sensitivity import Sensitivities, Types, sensitivities
@@ -48,30 +48,6 @@ class RecipeSources:
 
     imatrix: Path | None
     calibration: Corpus
-
-
-@dataclass(frozen=True)
-class RecipeOptions:
-    """How a recipe is made.
-
-    Args:
-        effort: one of `recipes.effort.EFFORTS`: how much is measured.
-        types_allowed: tensor types to choose from, none for those that are fast on the backend.
-        at_least: patterns of tensors' names, and the smallest type that these may get, by bytes.
-        weigh: quantize with the importance matrix, too; without, it weighs the errors alone.
-        n_ctx: context in tokens.
-    """
-
-    effort: str = "default"
-    types_allowed: tuple[str, ...] = ()
-    at_least: tuple[tuple[str, str], ...] = ()
-    weigh: bool = True
-    n_ctx: int = 512
-
-    @property
-    def measured(self) -> Effort:
-        """What the effort stands for."""
-        return EFFORTS[self.effort]
 
 
 class RecipeEngine:

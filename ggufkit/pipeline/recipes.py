@@ -14,8 +14,9 @@ from ggufkit.core.records import GgufFile, Json, QuantType, Target
 from ggufkit.core.units import size
 from ggufkit.llama import quants
 from ggufkit.pipeline.probing import Found
-from ggufkit.pipeline.recipe_engine import RecipeEngine, RecipeOptions, RecipeSources
+from ggufkit.pipeline.recipe_engine import RecipeEngine, RecipeSources
 from ggufkit.recipes import allowed
+from ggufkit.recipes.options import STEP, RecipeNotes, RecipeOptions
 from ggufkit.recipes.recipe_file import write_recipe
 from ggufkit.recipes.sensitivity import Sensitivities, Types
 from ggufkit.recipes.solver import Solution
@@ -24,9 +25,9 @@ from ggufkit.steps import quantize
 from ggufkit.steps.session import Session
 from ggufkit.steps.step import Made, Recipe, Result
 
-__all__ = ["RecipeOptions", "RecipeSources", "make_recipe"]
+__all__ = ["RecipeSources", "make_recipe"]
 
-STEP, VERSION = "recipe", 1
+VERSION = 1
 _ADDED_BYTES = 4096
 """What llama-quantize and a refinement add to the base's metadata: names of the matrix and its text, and counts."""
 _PRESETS_COMPARED = 2
@@ -83,7 +84,9 @@ def _make(
     for remark in recipe.remarks:
         session.reporter.info(remark)
     engine.kit.clear()
-    return Made(notes={"target": target.spec, "n_evaluations": engine.probing.n_measured})
+    matrix = sources.imatrix.name if sources.imatrix is not None else ""
+    notes = RecipeNotes(target.spec, engine.probing.n_measured, sources.calibration.name, matrix)
+    return Made(notes=notes.to_notes())
 
 
 def _measured_on(base: GgufFile, sources: RecipeSources) -> dict[str, str]:

@@ -10,6 +10,7 @@ from ggufkit.core import variants
 from ggufkit.core.manifest import SUFFIX, read_manifest
 from ggufkit.core.records import Manifest, ResultRow
 from ggufkit.measure import bench, divergence, perplexity, similarity
+from ggufkit.recipes.options import RecipeNotes
 from ggufkit.recipes.type_recipe import recipe_path
 from ggufkit.steps import awq, convert, imatrix, import_gguf
 from ggufkit.steps.convert import ConvertNotes, ConvertParams
@@ -101,5 +102,6 @@ def own_imatrix(lineage: Sequence[Piece]) -> tuple[str, str] | None:
     if made is None or any(p.made.step == imatrix.STEP for p in lineage):
         return None if made is None else ("", "")
     words = next((argv for argv in made.argv if "--imatrix" in argv[:-1]), [])
-    name = PurePath(words[words.index("--imatrix") + 1]).name if words else "FILE.imatrix"
+    noted = RecipeNotes.from_manifest(made).imatrix_source or "FILE.imatrix"
+    name = PurePath(words[words.index("--imatrix") + 1]).name if words else noted
     return name, made.inputs["imatrix"]

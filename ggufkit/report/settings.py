@@ -15,6 +15,7 @@ from ggufkit.measure import bench, divergence, perplexity, similarity
 from ggufkit.measure.bench import BenchParams
 from ggufkit.measure.evaluation import EvalNotes, EvalParams
 from ggufkit.models.lora import split_source
+from ggufkit.recipes.options import STEP, RecipeNotes, RecipeParams
 from ggufkit.refine.options import RefineOptions
 from ggufkit.report.lineage import Piece, is_start, own_imatrix
 from ggufkit.steps import awq, convert, imatrix, quantize, refine
@@ -90,12 +91,27 @@ def _of_step(made: Manifest, row: ResultRow) -> Settings:
         notes = RefineNotes.from_manifest(made)
         told = _of_overrides(notes.overrides, notes.target) if made.step == refine.STEP else {}
         return Settings({**scaled, **told, **_of_calibration(made)}, _calibration_text(made).hashes)
+    if made.step == STEP:
+        return _of_recipe(made)
     if made.step in (divergence.STEP, perplexity.STEP, similarity.STEP):
         return _of_evaluation(made)
     if made.step == bench.STEP:
         speed = BenchParams.from_manifest(made)
         return Settings({"--bench-reps": speed.repetitions, "--ngl": speed.ngl})
     return Settings()
+
+
+def _of_recipe(made: Manifest) -> Settings:
+    params, text = RecipeParams.from_manifest(made), _measured_on(made)
+    allowed = ",".join(params.types_allowed).lower() or None
+    return Settings(
+        {"--calibration": text.name, "--effort": params.effort, "--types-allowed": allowed}, text.hashes
+    )
+
+
+def _measured_on(made: Manifest) -> _Text:
+    """The text that types were measured on."""
+    return _text_of(RecipeNotes.from_manifest(made).calibration_source, made.inputs.get("calibration"))
 
 
 def _of_conversion(made: Manifest) -> dict[str, Json]:
@@ -191,7 +207,8 @@ def calibrated(lineage: Sequence[Piece]) -> list[tuple[str, str]]:
     found = [_calibrated(p.made) for p in lineage if p.made.step in _CALIBRATED]
     name, digest = own_imatrix(lineage) or ("", "")
     own = [("Importance matrix", str(_Text(name, digest)))] if digest else []
-    return list(dict.fromkeys([*own, *found]))
+    types = [("Types of tensors from", str(_measured_on(p.made))) for p in lineage if p.made.step == STEP]
+    return list(dict.fromkeys([*own, *found, *types]))
 
 
 def _calibrated(made: Manifest) -> tuple[str, str]:

@@ -11,6 +11,7 @@ from ggufkit.core import escape
 from ggufkit.core.manifest import SUFFIX, read_manifest
 from ggufkit.core.records import Manifest
 from ggufkit.measure import bench, divergence, perplexity, similarity
+from ggufkit.recipes.options import STEP
 from ggufkit.steps import awq, convert, imatrix, import_gguf, quantize, refine
 from ggufkit.steps.notes import backend_of, seconds_of
 from ggufkit.steps.step import Workspace
@@ -22,6 +23,7 @@ _TITLES = {
     awq.STEP: "AWQ scales",
     imatrix.STEP: "importance matrix",
     quantize.STEP: "quantize",
+    STEP: "types by measurement",
     refine.STEP: "refine",
     perplexity.STEP: "perplexity",
     divergence.STEP: "KL divergence",
@@ -70,7 +72,9 @@ def _span(made: Manifest, name: str) -> tuple[float, float, str, str]:
     # A measurement is written when its tool has ended; the tool's own seconds tell when it began.
     ended = datetime.fromisoformat(made.started_at).timestamp() + made.duration_s
     seconds = seconds_of(made)
-    label = f"{_TITLES[made.step]} {Path(name).name.removesuffix('.json').removesuffix('.gguf')}"
+    label = f"{_TITLES[made.step]} {Path(name).name}"
+    for ending in (".json", ".recipe.yaml", ".gguf"):
+        label = label.removesuffix(ending)
     for kind in (perplexity.STEP, divergence.STEP, similarity.STEP, bench.STEP, imatrix.STEP):
         label = label.removesuffix(f".{kind}")
     return ended - seconds, ended, escape.terminal(label), escape.terminal(backend_of(made).upper())

@@ -17,8 +17,9 @@ from ggufkit.measure.evaluation import EvalOptions, Evaluation
 from ggufkit.measure.logits.evaluate import evaluate
 from ggufkit.measure.logits.passes import FilePass
 from ggufkit.measure.logits.strategy import Transport
-from ggufkit.pipeline.recipe_engine import RecipeEngine, RecipeOptions, RecipeSources
+from ggufkit.pipeline.recipe_engine import RecipeEngine, RecipeSources
 from ggufkit.pipeline.recipes import make_recipe
+from ggufkit.recipes.options import RecipeOptions
 from ggufkit.recipes.recipe_file import read_recipe
 from ggufkit.steps import quantize
 from ggufkit.steps.imatrix import ImatrixOptions, make_imatrix

@@ -13,7 +13,8 @@ from ggufkit.core.manifest import read_manifest
 from ggufkit.core.records import GgufFile, Target, Toolchain
 from ggufkit.llama.gguf import read_header
 from ggufkit.pipeline import build, chosen
-from ggufkit.pipeline.recipes import RecipeOptions, RecipeSources
+from ggufkit.pipeline.recipes import RecipeSources
+from ggufkit.recipes.options import RecipeOptions
 from ggufkit.recipes.recipe_file import write_recipe
 from ggufkit.recipes.type_recipe import Choice, TypeRecipe
 from ggufkit.report.data import footprint

@@ -143,6 +143,20 @@ def test_a_type_is_named_as_it_is_typed(tmp_path: Path) -> None:
     assert "--types 'recipe:a b.yaml' " in commands(root)[0]
 
 
+def test_how_types_were_measured(tmp_path: Path) -> None:
+    root = write_results(tmp_path / "out", [BASE, Fake("plain", "Q4_0", 0.03)])
+    edit(root / "tiny-Q4_0.gguf", notes={"type": "like-Q4_0", "target": "like:q4_0"})
+    note(root / "tiny-Q4_0.gguf.recipe.yaml", "recipe", "d" * 64, inputs={"calibration": "c" * 64},
+         params={"effort": "quick", "types_allowed": ["Q4_K", "Q6_K"]},
+         notes={"calibration_source": "mine.txt"})  # fmt: skip
+    assert commands(root) == [
+        "ggufkit build tiny --types like:q4_0 --effort quick --types-allowed q4_k,q6_k --calibration mine.txt "
+        "--corpus tales.txt --chunks 60"
+    ]
+    assert f"# mine.txt: sha256 {'c' * 64}" in summary(root).command
+    assert ("Types of tensors from", f"mine.txt, sha256 {'c' * 16}…") in summary(root).facts
+
+
 def test_a_base_alone_is_asked_for(tmp_path: Path) -> None:
     root = write_results(tmp_path / "out", [BASE])
     assert commands(root) == ["ggufkit build tiny --types f16 --corpus tales.txt --chunks 60"]
