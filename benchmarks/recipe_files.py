@@ -11,7 +11,7 @@ import click
 
 from benchmarks import controls
 from benchmarks.controls import Sizes
-from benchmarks.recipe_table import PRESET, RANDOM, RECIPE, REFINED, Made
+from benchmarks.recipe_table import LAYERS, PRESET, RANDOM, RECIPE, REFINED, Made
 from ggufkit.core.records import Checkpoint, GgufFile, QuantType, Target, Tensor
 from ggufkit.llama import targets
 from ggufkit.llama.gguf import read_header
@@ -19,6 +19,7 @@ from ggufkit.models import sources
 from ggufkit.pipeline.recipe_engine import RecipeEngine, RecipeSources
 from ggufkit.pipeline.recipes import make_recipe
 from ggufkit.recipes import allowed
+from ggufkit.recipes.groups import layer_of
 from ggufkit.recipes.options import RecipeOptions
 from ggufkit.recipes.recipe_file import read_recipe
 from ggufkit.recipes.type_recipe import Choice, TypeRecipe
@@ -76,11 +77,20 @@ class Bench:
 
     def random(self, kind: QuantType, seed: int) -> Made:
         """Types drawn by chance for the tensors that recipes choose for, filling what the preset takes for them."""
-        engine = self.engine
-        drawn = controls.random_types(self.sizes, engine.n_bytes(engine.preset(kind)), seed)
+        return self._drawn(RANDOM, f"random{seed}-{kind.name}", kind, self.sizes, seed)
+
+    def random_layers(self, kind: QuantType, seed: int, recipe: Made) -> Made:
+        """The same with a recipe's own types for what belongs to no layer: a coarse embedding spoils all the rest."""
+        outside = [
+            t for t in read_header(recipe.file.path).tensors if t.name in self.sizes and layer_of(t.name) is None
+        ]
+        fixed = {t.name: {t.type: self.engine.n_bytes({t.name: t.type})} for t in outside}
+        return self._drawn(LAYERS, f"layers{seed}-{kind.name}", kind, {**self.sizes, **fixed}, seed)
+
+    def _drawn(self, what: str, label: str, kind: QuantType, sizes: Sizes, seed: int) -> Made:
+        drawn = controls.random_types(sizes, self.engine.n_bytes(self.engine.preset(kind)), seed)
         types = TypeRecipe(tuple(Choice(*one) for one in drawn.items()), kind.name)
-        label = f"random{seed}-{kind.name}"
-        return self._made(RANDOM, kind.name, self._quantize(label, QuantType(label, ""), types))
+        return self._made(what, kind.name, self._quantize(label, QuantType(label, ""), types))
 
     def refined(self, made: Made, text: Calibration) -> Made:
         """A recipe's file with its weights rounded again."""

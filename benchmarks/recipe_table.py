@@ -10,7 +10,8 @@ from statistics import fmean
 from benchmarks.controls import Point, straight_line
 from ggufkit.core.records import GgufFile, Measurement
 
-PRESET, RECIPE, RANDOM, REFINED, LINE = "preset", "recipe", "random", "recipe, refined", "line"
+PRESET, RECIPE, REFINED = "preset", "recipe", "recipe, refined"
+RANDOM, LAYERS, LINE = "random", "random, layers", "line"
 Figures = Mapping[str, Measurement]
 """What was measured of a file, by metric."""
 
@@ -95,13 +96,15 @@ def verdict(rows: Sequence[Row]) -> str:
 
 
 def _against(recipe: Row, rows: Sequence[Row]) -> str:
-    chance, lines = (
-        [row.kld for row in rows if (row.target, row.what) == (recipe.target, what)] for what in (RANDOM, LINE)
-    )
+    beside: dict[str, list[float]] = {RANDOM: [], LAYERS: [], LINE: []}
+    for row in rows:
+        if row.target == recipe.target and row.what in beside:
+            beside[row.what].append(row.kld)
     said = [f"{recipe.ratio:.3f} of the preset"]
-    if chance:
-        best = recipe.kld / min(chance)
-        said.append(f"{recipe.kld / fmean(chance):.3f} of chance (of the best of {len(chance)} {best:.3f})")
-    said += [f"{recipe.kld / line:.3f} of the line" for line in lines] or ["no line"]
-    beaten = recipe.ratio < 1 and all(recipe.kld < other for other in (*chance, *lines))
-    return f"{recipe.target:<10} {recipe.what:<16} {', '.join(said)}: {'beats all' if beaten else 'DOES NOT BEAT ALL'}"
+    said += [
+        f"{recipe.kld / fmean(klds):.3f} of {what} (best of {len(klds)}: {recipe.kld / min(klds):.3f})"
+        for what in (RANDOM, LAYERS) if (klds := beside[what])
+    ]  # fmt: skip
+    said += [f"{recipe.kld / line:.3f} of the line" for line in beside[LINE]] or ["no line"]
+    beaten = recipe.ratio < 1 and all(recipe.kld < kld for klds in beside.values() for kld in klds)
+    return f"{recipe.target:<10} {recipe.what:<16} {'; '.join(said)}: {'beats all' if beaten else 'DOES NOT BEAT ALL'}"

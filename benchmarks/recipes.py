@@ -3,8 +3,9 @@
     python -m benchmarks.recipes MODEL --out DIR --corpus wiki.test.raw --calibration calibration-en.txt
 
 For each preset, all with one importance matrix: the preset; the recipe `like:` it; allocations of the same bytes drawn by
-chance among the types that recipes may use, filled as a recipe is; and the straight line between the presets next to it:
-the logarithm of KL divergence, linear in bytes, which is stricter than a line of the divergence itself. Matrix and
+chance among the types that recipes may use, filled as a recipe is; the same with the recipe's own types for what belongs
+to no layer, since a coarse embedding spoils all the rest; and the straight line between the presets next to it: the
+logarithm of KL divergence, linear in bytes, which is stricter than a line of the divergence itself. Matrix and
 sensitivities are of the calibration text alone. All files are compared with the same base logits. What is in DIR and
 fresh is not made again: the same command goes on where it was interrupted, and seconds are of the run that made a file.
 """
@@ -83,7 +84,9 @@ class Wanted:
 @click.option("--refine", type=NAMES, default=(), help="Presets whose recipes are refined, too.")
 @click.option("--chunks", default=60, show_default=True, help="Of the corpus, 512 tokens each.")
 @click.option("--matrix-chunks", default=128, show_default=True, help="Of the calibration text.")
-@click.option("--random", default=3, show_default=True, help="Allocations by chance for each preset.")
+@click.option(
+    "--random", default=3, show_default=True, help="Allocations by chance, of each sort, for each preset."
+)
 @click.option(
     "--sizes", default=0, show_default=True, help="Targets in bytes from Q2_K's to Q6_K's, measured little."
 )
@@ -114,7 +117,9 @@ def compare(bench: Bench, text: Corpus, wanted: Wanted) -> tuple[list[Row], list
     refined = bench.kinds(wanted.refine)
     for kind in bench.kinds(wanted.presets):
         recipe = bench.recipe(_like(bench, kind.name))
-        made += [recipe, *(bench.random(kind, seed) for seed in range(1, wanted.random + 1))]
+        seeds = range(1, wanted.random + 1)
+        made += [recipe, *(bench.random(kind, seed) for seed in seeds)]
+        made += [bench.random_layers(kind, seed, recipe) for seed in seeds]
         made += [bench.refined(recipe, bench.samples())] if kind in refined else []
     found = _measure(bench, text, [one.file for one in made], wanted.chunks)
     return rows_of(made, found), _targets(bench, wanted.sizes)
