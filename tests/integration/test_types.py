@@ -10,15 +10,17 @@ import yaml
 
 from ggufkit.core import process
 from ggufkit.core.manifest import read_manifest
-from ggufkit.core.records import GgufFile, Target, Toolchain
+from ggufkit.core.records import GgufFile, QuantType, Target, Toolchain
+from ggufkit.llama import targets
 from ggufkit.llama.gguf import read_header
-from ggufkit.pipeline import build, chosen
+from ggufkit.pipeline import build, chosen, foreseen
 from ggufkit.pipeline.recipes import RecipeSources
 from ggufkit.recipes.options import RecipeOptions
 from ggufkit.recipes.recipe_file import write_recipe
 from ggufkit.recipes.type_recipe import Choice, TypeRecipe
 from ggufkit.report.data import footprint
 from ggufkit.request import BuildRequest
+from ggufkit.steps import quantize
 from ggufkit.steps.session import Session
 from ggufkit.steps.step import Made, Recipe, Result
 from tests import tiny
@@ -134,3 +136,33 @@ def test_quantize_measures_types_where_it_has_a_text(base: Path, tmp_path: Path)
     assert "--calibration" in missing.err
     assert cli("quantize", base, "--types", "q4_0", "--calibration", tmp_path / "text.txt").code == 2
     assert not (base.parent / "tiny-llama-Q4_0.gguf").exists()
+
+
+def test_types_are_measured_within_the_bytes_of_a_preset(base: Path, tmp_path: Path, tools: Toolchain) -> None:
+    text, raw, copy = tiny.text_file(tmp_path / "text.txt"), tmp_path / "raw.gguf", tmp_path / "copy"
+    how = ("--effort", "quick", "--types-allowed", "q3_k,q4_k,q6_k")
+    made = cli("quantize", base, "--types", "like:q4_k_m", "--calibration", text, *how)
+    assert made.code == 0, made.err
+    best = base.parent / "tiny-llama-like-Q4_K_M.gguf"
+    assert made.out.strip() == str(best)
+    assert process.run([str(tools.binary("llama-quantize")), str(base), str(raw), "Q4_K_M", "2"]).returncode == 0
+    assert best.stat().st_size <= raw.stat().st_size
+    assert {t.type for t in read_header(best).tensors} <= {"Q3_K", "Q4_K", "Q6_K", "F32"}
+    again = cli("quantize", base, "--recipe", base.parent / f"{best.name}.recipe.yaml", "--out", copy)
+    assert again.code == 0, again.err
+    assert Path(again.out.strip()).read_bytes() == best.read_bytes()
+
+
+def test_a_preset_near_a_target_is_known_before_it_is_measured(base: Path, tools: Toolchain) -> None:
+    known, header = quantize.known_types(tools), read_header(base)
+
+    def near(typed: str) -> QuantType:
+        (kind,) = targets.resolve([typed], known)
+        return foreseen.preset_near(tools, base, kind, known)
+
+    assert [near(t).name for t in ("like:q5_k_m", "kld:0.02", "8.5bpw")] == ["Q5_K_M", "Q4_K_M", "Q6_K"]
+    sizes = {
+        t.name: foreseen.planned_bytes(header, quantize.plan(tools, base, t)) for t in known if t.name != "COPY"
+    }
+    assert sizes[near("800kB").name] <= 800_000 < sizes["Q4_K_M"]
+    assert foreseen.bytes_at_most(tools, base, targets.resolve(["kld:0.02"], known)[0], known) == sizes["Q8_0"]
