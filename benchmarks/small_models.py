@@ -1,6 +1,7 @@
 """Two small models to measure recipes on, trained from nothing on one thread.
 
-    python -m benchmarks.small_models moe|gemma DIR --tokenizer CHECKPOINT --text calibration-en.txt
+    python -m benchmarks.small_models moe DIR --tokenizer CHECKPOINT --text TEXT --steps 900
+    python -m benchmarks.small_models gemma DIR --tokenizer CHECKPOINT --text TEXT --text TEXT --steps 1500 --rate 3e-3
 
 `moe` is a Mixtral of 8 experts, two of which see each token. `gemma` is a dense Gemma 3: tied embeddings, norms after as
 well as before each part, a sliding window. The same seed and steps give the same model on the same machine. Only the
