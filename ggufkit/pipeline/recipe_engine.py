@@ -33,6 +33,7 @@ from ggufkit.steps.quantize import QuantizeOptions
 from ggufkit.steps.session import Session
 from ggufkit.texts.corpus import Corpus
 
+_LOW_BPW = 4.0
 _BYTES_OF_TOKEN = 6
 """Enough that a sample has the tokens that it is drawn for."""
 
@@ -57,6 +58,7 @@ class RecipeEngine:
         self.base, self.sources, self.options, self.session = base, sources, options, session
         self.directory = session.workspace.private / f"recipes-{self._key}"
         self.probing = Probing(base, self.kit, options.n_ctx, options.measured.n_chunks, session)
+        self.bpw = _LOW_BPW
         self.allowed_types = options.types_allowed or allowed.by_backend(session.tools.backend)
 
     @property
@@ -162,20 +164,29 @@ class RecipeEngine:
     def _weighs(self, tensor: Tensor) -> bool:
         return self.options.weigh and tensor.name in self.importance
 
-    def allow(self, types: Iterable[str]) -> None:
-        """Let the types of a preset be chosen, too, where the user named none."""
+    def aim(self, bpw: float, types: Iterable[str] = ()) -> None:
+        """Measure for files of about so many bits per weight.
+
+        Args:
+            types: may be chosen, too, where the user named none.
+        """
+        self.bpw = bpw
         if not self.options.types_allowed:
             self.allowed_types = tuple(dict.fromkeys((*self.allowed_types, *types)))
-            self.__dict__.pop("first", None)  # it knows no errors of the new types
+        self.__dict__.pop("first", None)
+
+    def coarse(self, name: str) -> str:
+        """The type that a tensor is measured in."""
+        return allowed.coarse(self.header.by_name[name], self.bpw)
 
     @cached_property
     def first(self) -> Sensitivities:
         """What each group is worth, by making one at a time coarse."""
-        probed = {g.label: {n: allowed.coarse(self.header.by_name[n]) for n in g.tensors} for g in self.groups}
+        probed = {g.label: {name: self.coarse(name) for name in g.tensors} for g in self.groups}
         doing = f"What {len(self.groups)} groups of {len(self.tensors)} tensors are worth"
         found = self.probing.measure(list(probed.values()), self.texts[0], doing)
         measured = {g.label: one.kld for g, one in zip(self.groups, found, strict=True)}
-        self.know({t.name: (allowed.coarse(t), *self._types(t)) for t in self.tensors})
+        self.know({t.name: (self.coarse(t.name), *self._types(t)) for t in self.tensors})
         return sensitivities(self.groups, self.lost, probed, measured)
 
     def candidates(self, budget: int) -> list[tuple[Solution, Sensitivities]]:

@@ -15,7 +15,6 @@ from ggufkit.core.units import size
 from ggufkit.llama import quants
 from ggufkit.pipeline.probing import Found
 from ggufkit.pipeline.recipe_engine import RecipeEngine, RecipeSources
-from ggufkit.recipes import allowed
 from ggufkit.recipes.options import STEP, RecipeNotes, RecipeOptions
 from ggufkit.recipes.recipe_file import write_recipe
 from ggufkit.recipes.sensitivity import Sensitivities, Types
@@ -77,9 +76,9 @@ def _make(
         f"{target.spec}: at most {options.measured.most_evaluations} evaluations of {options.measured.n_chunks} chunks "
         f"of {options.n_ctx} tokens; each that is done is kept."
     )
-    if target.kind == "like":
-        engine.allow(engine.preset(QuantType(target.preset, "")).values())
-    recipe = _Chosen(engine, target).recipe(_measured_on(base, sources))
+    chosen = _Chosen(engine, target)
+    chosen.aim()
+    recipe = chosen.recipe(_measured_on(base, sources))
     write_recipe(recipe, partial)
     for remark in recipe.remarks:
         session.reporter.info(remark)
@@ -114,13 +113,18 @@ class _Chosen:
         named = best.name if best.solution is None else self.target.preset
         return TypeRecipe(choices, named, self.target.spec, total, found.kld, measured_on, tuple(remarks))
 
+    def aim(self) -> None:
+        """Tell the engine what sort of file it is for."""
+        preset = self.target.preset
+        types = self.engine.preset(QuantType(preset, "")).values() if self.target.kind == "like" else ()
+        n_bytes = math.inf if self.target.kind == "kld" else self._budget() + self.engine.fixed_bytes
+        self.engine.aim(8 * n_bytes / self.engine.base.n_params, types)
+
     def _choice(self, best: _Candidate, name: str) -> Choice:
         kind, engine = best.types[name], self.engine
         group = next(g for g in engine.groups if name in g.tensors)
-        of_group = engine.first.of_group(
-            group, {n: allowed.coarse(engine.header.by_name[n]) for n in group.tensors}
-        )
-        coarse = allowed.coarse(engine.header.by_name[name])
+        of_group = engine.first.of_group(group, {n: engine.coarse(n) for n in group.tensors})
+        coarse = engine.coarse(name)
         what = "alone" if len(group.tensors) == 1 else f"with {group.label}"
         return Choice(
             name, kind, engine.rounder.n_bytes(engine.header.by_name[name], kind),

@@ -13,7 +13,8 @@ FAST_ON_CPU = ("Q2_K", "Q3_K", "IQ4_XS", "IQ4_NL", "Q4_0", "Q4_1", "Q4_K", "Q5_0
 """Types with quick kernels on a CPU; its codebook types below four bits take two to four times as long."""
 FAST_ON_GPU = ("IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS", "IQ3_S", *FAST_ON_CPU)
 
-_PROBES = ("Q3_K", "IQ4_NL", "Q4_0", "Q8_0")
+_PROBES = {False: ("Q3_K", "IQ4_NL", "Q4_0", "Q8_0"), True: ("Q4_K", "IQ4_NL", "Q4_0", "Q8_0")}
+_FINE_BPW = 4.6
 
 
 def by_backend(backend: str) -> tuple[str, ...]:
@@ -36,6 +37,13 @@ def possible(tensor: Tensor, types: Sequence[str], *, weighed: bool) -> tuple[st
     return tuple(t for t in types if fits(tensor, t) and (weighed or not needs_data("", t, "")))
 
 
-def coarse(tensor: Tensor) -> str:
-    """The type that a tensor is measured in: coarse enough to be seen, and not so coarse that the model falls apart."""
-    return next((t for t in _PROBES if fits(tensor, t)), "Q8_0")
+def coarse(tensor: Tensor, bpw: float) -> str:
+    """The type that a tensor is measured in: coarse enough to be seen, and a step coarser than what it will have.
+
+    Where a model has outliers, what is lost does not fall with the square of the error: a measurement far from what the
+    types will be misleads.
+
+    Args:
+        bpw: bits per weight of the file that types are chosen for.
+    """
+    return next((t for t in _PROBES[bpw > _FINE_BPW] if fits(tensor, t)), "Q8_0")
