@@ -10,7 +10,8 @@ import click
 
 from ggufkit.cli import options, parameter_types, request_options
 from ggufkit.cli.options import grouped
-from ggufkit.cli.terminal import emit_path, reporting
+from ggufkit.cli.terminal import console, emit_path, reporting
+from ggufkit.cli.types_table import types_table
 from ggufkit.core import extras
 from ggufkit.core.errors import UsageError
 from ggufkit.core.records import GgufFile, Target
@@ -20,6 +21,7 @@ from ggufkit.models import sources
 from ggufkit.pipeline.recipe_engine import RecipeSources
 from ggufkit.recipes.effort import EFFORTS
 from ggufkit.recipes.options import RecipeOptions
+from ggufkit.recipes.recipe_file import read_recipe
 from ggufkit.request import CalibrationOptions, RunOptions
 from ggufkit.steps import quantize
 from ggufkit.steps.imatrix import ImatrixOptions, make_imatrix, name_missing, require_fits
@@ -138,7 +140,9 @@ def _recipe(
     from ggufkit.pipeline.recipes import make_recipe
 
     output = where / f"{sources.name_of(base.path)}-{target.label}.recipe.yaml"
-    return make_recipe(base, target, material, output, how, session).path
+    made = make_recipe(base, target, material, output, how, session)
+    console().print(types_table(read_recipe(made.path, read_header(base.path)).types))
+    return made.path
 
 
 def _curve(
