@@ -114,11 +114,24 @@ class _Chosen:
         return TypeRecipe(choices, named, self.target.spec, total, found.kld, measured_on, tuple(remarks))
 
     def aim(self) -> None:
-        """Tell the engine what sort of file it is for."""
-        preset = self.target.preset
-        types = self.engine.preset(QuantType(preset, "")).values() if self.target.kind == "like" else ()
-        n_bytes = math.inf if self.target.kind == "kld" else self._budget() + self.engine.fixed_bytes
-        self.engine.aim(8 * n_bytes / self.engine.base.n_params, types)
+        """Tell the engine what sort of file it is for.
+
+        Raises:
+            UsageError: not even the smallest types are small enough.
+        """
+        engine, preset = self.engine, self.target.preset
+        types = engine.preset(QuantType(preset, "")).values() if self.target.kind == "like" else ()
+        n_bytes = math.inf if self.target.kind == "kld" else self._budget() + engine.fixed_bytes
+        engine.aim(8 * n_bytes / engine.base.n_params, types)
+        smallest = engine.ends[0] + engine.fixed_bytes
+        if n_bytes < smallest:
+            bpw = math.ceil(800 * smallest / engine.base.n_params) / 100
+            whole = smallest + engine.header.data_offset + _ADDED_BYTES
+            message = (
+                f"{self.target.spec} is less than the smallest types allowed take: {bpw:.2f} bits per weight."
+            )
+            hint = f"Ask for {bpw:.2f}bpw or {math.ceil(whole / 1000)}kB, or allow smaller types with --types-allowed."
+            raise UsageError(message, hint=hint)
 
     def _choice(self, best: _Candidate, name: str) -> Choice:
         kind, engine = best.types[name], self.engine
@@ -173,8 +186,8 @@ class _Chosen:
         if chosen.solution is None:
             said = f"The types of {chosen.name} were kept: on {text} no other choice of its bytes lost less."
         else:
-            left = budget - self.engine.n_bytes(chosen.types)
-            gap = f"{left:,} bytes are left; no choice is expected to be better by more than {chosen.solution.gap:.2%}"
+            left, worst = budget - self.engine.n_bytes(chosen.types), max(chosen.solution.gap, 0)
+            gap = f"{left:,} bytes are left; no choice is expected to be better by more than {worst:.2%}"
             said = f"On other parts of {text} it loses {found[best].kld:.4g} nats (± {found[best].stderr:.2g}); {gap}."
         return [said, *([f"Presets of at most as many bytes there: {beside}."] if beside else [])]
 

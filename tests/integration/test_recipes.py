@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -119,9 +120,14 @@ def test_a_recipe_has_no_more_bytes_and_is_quantized_as_it_says(
 
 
 def test_what_is_too_small_says_what_can_be_had(base: Path, sources: RecipeSources, session: Session) -> None:
-    with pytest.raises(UsageError, match="The smallest types take") as raised:
-        make_recipe(
-            read_gguf(base), size_target(100_000), sources, session.workspace.root / "x.yaml", OPTIONS, session
-        )
+    output = session.workspace.root / "x.yaml"
+    with pytest.raises(UsageError, match="is less than the smallest types allowed take") as raised:
+        make_recipe(read_gguf(base), size_target(100_000), sources, output, OPTIONS, session)
     assert raised.value.exit_code == 2
-    assert "more" in (raised.value.hint or "")
+    found = re.search(r"Ask for (\S+bpw) or (\S+kB)", raised.value.hint or "")
+    assert found is not None
+    for nearest in found.groups():
+        (kind,) = targets.resolve([nearest], quantize.known_types(session.tools))
+        assert kind.target is not None
+        made = make_recipe(read_gguf(base), kind.target, sources, output, OPTIONS, session)
+        assert set(read_recipe(made.path, read_header(base)).types.values()) == {"Q2_K"}
