@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import csv
 import re
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from ggufkit.cli import cli
 from ggufkit.core import failures, process
 from ggufkit.core.errors import UsageError
 from ggufkit.core.records import GgufFile, QuantType
@@ -131,3 +135,26 @@ def test_what_is_too_small_says_what_can_be_had(base: Path, sources: RecipeSourc
         assert kind.target is not None
         made = make_recipe(read_gguf(base), kind.target, sources, output, OPTIONS, session)
         assert set(read_recipe(made.path, read_header(base)).types.values()) == {"Q2_K"}
+
+
+def test_the_command_writes_recipe_and_curve(base: Path, sources: RecipeSources, session: Session) -> None:
+    out = session.workspace.root / "cli"
+    given = ["--imatrix", str(sources.imatrix), "--calibration", str(sources.calibration.path), "--out", str(out)]
+    ran = CliRunner().invoke(
+        cli,
+        ["recipe", str(base), "--target", "4.5bpw", "--curve", "--effort", "quick", "--backend", "cpu", *given],
+    )
+    assert ran.exit_code == 0, ran.output
+    name = base.stem.removesuffix("-F16")
+    assert ran.stdout.split() == [
+        str(out / f"{name}{end}") for end in ("-4.50bpw.recipe.yaml", ".curve.csv", ".curve.svg")
+    ]
+    with (out / f"{name}.curve.csv").open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    expected = [(int(r["size_bytes"]), float(r["expected_kld"])) for r in rows if r["kind"] == "predicted"]
+    assert len(expected) == 24
+    for (small, worse), (large, better) in pairwise(expected):
+        assert small <= large
+        assert worse >= better
+    assert [r["name"] for r in rows if r["kind"] == "preset"] == ["Q2_K", "Q3_K_M", "Q4_K_M", "Q5_K_M", "Q6_K"]
+    assert sum(r["kind"] == "verified" and float(r["kld"]) > 0 for r in rows) == 3
