@@ -194,8 +194,8 @@ class RecipeEngine:
         found = [(self.solve(self.first, budget), self.first)]
         for _ in range(self.options.measured.rounds):
             solution, worth = found[-1]
-            corrected = self._corrected(worth, solution.types)
-            found.append((self.solve(corrected, budget), corrected))
+            better = self._split(worth, solution.types) or self._corrected(worth, solution.types)
+            found.append((self.solve(better, budget), better))
         return found
 
     def solve(self, worth: Sensitivities, budget: int) -> Solution:
@@ -218,9 +218,23 @@ class RecipeEngine:
             raise UsageError(message, hint="Allow more types with --types-allowed: q8_0 holds most shapes.")
         return kept
 
+    def _split(self, worth: Sensitivities, types: Types) -> Sensitivities | None:
+        """The dominating groups measured tensor by tensor; None where no group has several."""
+        ordered = sorted(worth.groups, key=lambda g: worth.of_group(g, types), reverse=True)
+        names, left = list[str](), self.options.measured.corrections
+        for one in ordered:
+            if 1 < len(one.tensors) <= left - len(names):
+                names += one.tensors
+        if not names:
+            return None
+        probed = {name: self.coarse(name) for name in names}
+        alone = [{name: kind} for name, kind in probed.items()]
+        found = self.probing.measure(alone, self.texts[0], "The dominating groups, tensor by tensor")
+        return worth.split(probed, {name: one.kld for name, one in zip(names, found, strict=True)})
+
     def _corrected(self, worth: Sensitivities, types: Types) -> Sensitivities:
         """What the dominating groups are worth in the midst of a choice of types."""
-        ordered = sorted(self.groups, key=lambda g: worth.of_group(g, types), reverse=True)
+        ordered = sorted(worth.groups, key=lambda g: worth.of_group(g, types), reverse=True)
         top = ordered[: self.options.measured.corrections]
         without = [{n: k for n, k in types.items() if n not in g.tensors} for g in top]
         whole, *rest = self.probing.measure([types, *without], self.texts[0], "What they are worth together")

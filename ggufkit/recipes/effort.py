@@ -11,7 +11,8 @@ class Effort:
 
     Args:
         groups: at most so many groups of tensors, one evaluation each.
-        corrections: groups that are measured once more in the midst of a recipe, in each of `rounds`.
+        corrections: so much is measured once more, in each of `rounds`: tensors of the dominating groups, or where each
+            tensor is a group, groups in the midst of a recipe.
         n_chunks: of text that each evaluation reads.
     """
 
@@ -31,6 +32,6 @@ COMPARED = 4
 
 EFFORTS = {
     "quick": Effort(groups=16, corrections=0, rounds=0, n_chunks=4),
-    "default": Effort(groups=44, corrections=10, rounds=1, n_chunks=8),
+    "default": Effort(groups=44, corrections=11, rounds=1, n_chunks=8),
     "thorough": Effort(groups=120, corrections=20, rounds=2, n_chunks=16),
 }

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 from ggufkit.recipes.groups import Group
 
@@ -43,7 +44,7 @@ class Sensitivities:
         """The same for all tensors together."""
         return sum(self.of_tensor(name, kind) for name, kind in types.items())
 
-    @property
+    @cached_property
     def _worth_of(self) -> Mapping[str, float]:
         return {name: self.worth[group.label] for group in self.groups for name in group.tensors}
 
@@ -61,6 +62,26 @@ class Sensitivities:
         usual = math.sqrt(max(total, 0.0) / max(sum(expected.values()), 1e-300))
         ratios = {k: math.sqrt(max(gain / expected[k], _LEAST)) for k, gain in gains.items() if expected[k] > 0}
         return replace(self, worth={k: worth * ratios.get(k, usual) for k, worth in self.worth.items()})
+
+    def split(self, probed: Types, measured: Mapping[str, float]) -> Sensitivities:
+        """The same with some groups divided into their tensors, whose sum stays what the group is worth.
+
+        Args:
+            probed: the coarse type of each tensor that was measured alone: whole groups of them.
+            measured: the mean KL divergence of that.
+        """
+        worth, groups = dict(self.worth), list[Group]()
+        for group in self.groups:
+            if not set(group.tensors) <= set(measured):
+                groups.append(group)
+                continue
+            least = _LEAST * max(measured[name] for name in group.tensors)
+            found = {name: max(measured[name], least, 1e-300) for name in group.tensors}
+            scale = max(self.of_group(group, probed), 1e-300) / sum(found.values())
+            for name, kld in found.items():
+                groups.append(Group(name, (name,)))
+                worth[name] = scale * kld / max(self.lost[name][probed[name]], 1e-300)
+        return replace(self, groups=tuple(groups), worth=worth)
 
 
 def sensitivities(

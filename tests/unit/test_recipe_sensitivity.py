@@ -34,3 +34,12 @@ def test_what_it_is_worth_among_others_is_put_right() -> None:
     found = first.corrected(types, 4 * 0.0325, {"a": 9 * 0.02})
     assert found.of_tensor("a", "Q3_K") == pytest.approx(3 * 0.02)  # half way
     assert found.of_tensor("b1", "Q4_K") == pytest.approx(2 * first.of_tensor("b1", "Q4_K"))
+
+
+def test_a_group_that_is_split_is_worth_as_much() -> None:
+    first = sensitivities(GROUPS, LOST, PROBED, {"a": 0.02, "b": 0.05})
+    found = first.split(PROBED["b"], {"b1": 0.01, "b2": 0.03})
+    assert [g.label for g in found.groups] == ["a", "b1", "b2"]
+    assert found.expected(PROBED["b"]) == pytest.approx(0.05)
+    assert found.of_tensor("b2", "Q3_K") == pytest.approx(3 * found.of_tensor("b1", "Q3_K"))
+    assert found.of_tensor("a", "Q3_K") == pytest.approx(0.02)
