@@ -194,7 +194,7 @@ class RecipeEngine:
         found = [(self.solve(self.first, budget), self.first)]
         for _ in range(self.options.measured.rounds):
             solution, worth = found[-1]
-            better = self._split(worth, solution.types) or self._corrected(worth, solution.types)
+            better = self._split(worth, solution.types) or self._closer(worth, solution.types)
             found.append((self.solve(better, budget), better))
         return found
 
@@ -221,7 +221,7 @@ class RecipeEngine:
     def _split(self, worth: Sensitivities, types: Types) -> Sensitivities | None:
         """The dominating groups measured tensor by tensor; None where no group has several."""
         ordered = sorted(worth.groups, key=lambda g: worth.of_group(g, types), reverse=True)
-        names, left = list[str](), self.options.measured.corrections
+        names, left = list[str](), self.options.measured.again
         for one in ordered:
             if 1 < len(one.tensors) <= left - len(names):
                 names += one.tensors
@@ -232,14 +232,14 @@ class RecipeEngine:
         found = self.probing.measure(alone, self.texts[0], "The dominating groups, tensor by tensor")
         return worth.split(probed, {name: one.kld for name, one in zip(names, found, strict=True)})
 
-    def _corrected(self, worth: Sensitivities, types: Types) -> Sensitivities:
-        """What the dominating groups are worth in the midst of a choice of types."""
-        ordered = sorted(worth.groups, key=lambda g: worth.of_group(g, types), reverse=True)
-        top = ordered[: self.options.measured.corrections]
-        without = [{n: k for n, k in types.items() if n not in g.tensors} for g in top]
-        whole, *rest = self.probing.measure([types, *without], self.texts[0], "What they are worth together")
-        gains = {g.label: whole.kld - one.kld for g, one in zip(top, rest, strict=True)}
-        return worth.corrected(types, whole.kld, gains)
+    def _closer(self, worth: Sensitivities, types: Types) -> Sensitivities:
+        """The dominating groups measured in the types that were chosen for them."""
+        other = [g for g in worth.groups if any(types[name] != self.coarse(name) for name in g.tensors)]
+        ordered = sorted(other, key=lambda g: worth.of_group(g, types), reverse=True)
+        top = ordered[: self.options.measured.again]
+        alone = [{name: types[name] for name in g.tensors} for g in top]
+        found = self.probing.measure(alone, self.texts[0], "The dominating groups in the types chosen")
+        return worth.closer(types, {g.label: one.kld for g, one in zip(top, found, strict=True)})
 
     @property
     def ends(self) -> tuple[int, int]:

@@ -13,8 +13,9 @@ FAST_ON_CPU = ("Q2_K", "Q3_K", "IQ4_XS", "IQ4_NL", "Q4_0", "Q4_1", "Q4_K", "Q5_0
 """Types with quick kernels on a CPU; its codebook types below four bits take two to four times as long."""
 FAST_ON_GPU = ("IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS", "IQ3_S", *FAST_ON_CPU)
 
-_PROBES = {False: ("Q3_K", "IQ4_NL", "Q4_0", "Q8_0"), True: ("Q4_K", "IQ4_NL", "Q4_0", "Q8_0")}
-_FINE_BPW = 4.6
+_PROBES = ((4.6, "Q4_K"), (3.4, "Q3_K"), (0.0, "Q2_K"))
+_OTHER_PROBES = ("IQ4_NL", "Q4_0", "Q8_0")
+"""In what tensors are measured for files of more bits per weight than that, and where its blocks do not fit."""
 
 
 def by_backend(backend: str) -> tuple[str, ...]:
@@ -46,4 +47,5 @@ def coarse(tensor: Tensor, bpw: float) -> str:
     Args:
         bpw: bits per weight of the file that types are chosen for.
     """
-    return next((t for t in _PROBES[bpw > _FINE_BPW] if fits(tensor, t)), "Q8_0")
+    first = next(kind for least, kind in _PROBES if bpw > least or not least)
+    return next((t for t in (first, *_OTHER_PROBES) if fits(tensor, t)), "Q8_0")

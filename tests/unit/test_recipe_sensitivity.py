@@ -27,13 +27,16 @@ def test_what_cannot_be_told_from_nothing_is_not_free() -> None:
     assert found.of_tensor("a", "Q3_K") == pytest.approx(5e-5)
 
 
-def test_what_it_is_worth_among_others_is_put_right() -> None:
+def test_two_measurements_make_a_power_law() -> None:
     first = sensitivities(GROUPS, LOST, PROBED, {"a": 0.02, "b": 0.05})
-    types = {"a": "Q3_K", "b1": "Q4_K", "b2": "Q4_K"}
-    assert first.expected(types) == pytest.approx(0.0325)
-    found = first.corrected(types, 4 * 0.0325, {"a": 9 * 0.02})
-    assert found.of_tensor("a", "Q3_K") == pytest.approx(3 * 0.02)  # half way
-    assert found.of_tensor("b1", "Q4_K") == pytest.approx(2 * first.of_tensor("b1", "Q4_K"))
+    types = {"a": "Q4_K", "b1": "Q4_K", "b2": "Q4_K"}
+    found = first.closer(types, {"a": 0.01})  # half the loss at a quarter of the error
+    assert found.of_tensor("a", "Q4_K") == pytest.approx(0.01)
+    assert found.of_tensor("a", "Q3_K") == pytest.approx(0.02)
+    assert found.of_tensor("a", "Q8_0") == pytest.approx(0.01 * 0.01**0.5)
+    assert found.of_tensor("b1", "Q4_K") == first.of_tensor("b1", "Q4_K")
+    both = first.closer(types, {"b": 0.0125 / 2})
+    assert both.of_group(GROUPS[1], types) == pytest.approx(0.0125 / 2)
 
 
 def test_a_group_that_is_split_is_worth_as_much() -> None:
