@@ -15,8 +15,8 @@ FAST_ON_GPU = ("IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS", "IQ3_S", *FAST_ON_CPU)
 
 _PROBES = ((4.6, "Q4_K"), (0.0, "Q3_K"))
 _OTHER_PROBES = ("IQ4_NL", "Q4_0", "Q8_0")
-"""In what tensors are measured for files of more bits per weight than that, and where its blocks do not fit. In Q2_K a model falls
-apart, and the differences say less."""
+"""In what tensors are measured for files of more bits per weight than that, and where its blocks do not fit. In Q2_K a
+model falls apart, and the differences say less."""
 
 
 def by_backend(backend: str) -> tuple[str, ...]:
