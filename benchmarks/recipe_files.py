@@ -92,13 +92,14 @@ class Bench:
         types = TypeRecipe(tuple(Choice(*one) for one in drawn.items()), kind.name)
         return self._made(what, kind.name, self._quantize(label, QuantType(label, ""), types))
 
-    def refined(self, made: Made, text: Calibration) -> Made:
-        """A recipe's file with its weights rounded again."""
-        files = Refinable(made.file, self.base, self.checkpoint, text)
-        label = f"gptq-like-{made.target}"
-        how = RefiningOptions(RefineOptions(), type=f"like-{made.target}", name=self.name)
-        done = refine.refine(files, self._path(label, ".gguf"), how, self.session)
-        return self._made(REFINED, made.target, done)
+    def refined(self, target: Target, text: Calibration) -> Made:
+        """The file of a recipe for a refinement, with its weights rounded again."""
+        for_it = replace(self, options=replace(self.options, refined=True))
+        rounded = for_it.recipe(replace(target, label=f"unrefined-{target.label}"))
+        files = Refinable(rounded.file, self.base, self.checkpoint, text)
+        how = RefiningOptions(RefineOptions(), type=target.label, name=self.name)
+        done = refine.refine(files, self._path(f"gptq-{target.label}", ".gguf"), how, self.session)
+        return self._made(REFINED, target.preset, done)
 
     def samples(self) -> Calibration:
         """What `ggufkit refine` calibrates on by default, of this calibration text."""

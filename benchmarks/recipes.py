@@ -120,7 +120,7 @@ def compare(bench: Bench, text: Corpus, wanted: Wanted) -> tuple[list[Row], list
         seeds = range(1, wanted.random + 1)
         made += [recipe, *(bench.random(kind, seed) for seed in seeds)]
         made += [bench.random_layers(kind, seed, recipe) for seed in seeds]
-        made += [bench.refined(recipe, bench.samples())] if kind in refined else []
+        made += [bench.refined(_like(bench, kind.name), bench.samples())] if kind in refined else []
     found = _measure(bench, text, [one.file for one in made], wanted.chunks)
     return rows_of(made, found), _targets(bench, wanted.sizes)
 

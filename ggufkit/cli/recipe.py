@@ -54,7 +54,7 @@ asked_options = grouped(
 def _how(given: dict[str, Any]) -> RecipeOptions:
     allowed = tuple(quants.tensor_type(name) for name in given["types_allowed"])
     floors = tuple(_floor(pair) for pair in given["at_least"])
-    return RecipeOptions(given["effort"], allowed, floors)
+    return RecipeOptions(given["effort"], allowed, floors, refined=given["for_gptq"])
 
 
 def _floor(pair: str) -> tuple[str, str]:
@@ -69,6 +69,7 @@ how_options = grouped(
     _how,
     click.option("--effort", type=click.Choice(list(EFFORTS)), default=RecipeOptions.effort, show_default=True,
                  help="How much is measured."),
+    click.option("--for-gptq", is_flag=True, help="The file will be refined afterwards."),
     click.option("--types-allowed", type=parameter_types.NAMES, default=(), metavar="LIST",
                  show_default="what is fast on the backend", help="Tensor types to choose from, e.g. q3_k,q4_k,q6_k."),
     click.option("--at-least", multiple=True, metavar="PATTERN=TYPE",

@@ -137,16 +137,16 @@ class Artifacts:
             return self._refined(variant, kind, output)
         return self._rounded(variant, kind, output)
 
-    def _rounded(self, variant: Variant, kind: QuantType, output: Path) -> Result:
-        """A file as llama-quantize makes it."""
-        base = self.base_file(self.job.scaling_of(variant, kind))
-        return quantize.quantize(base, output, kind, self._how(variant, kind, output), self.job.session)
+    def _rounded(self, variant: Variant, kind: QuantType, output: Path, *, refined: bool = False) -> Result:
+        """A file as llama-quantize makes it; `refined` if it will be refined."""
+        base, how = self.base_file(self.job.scaling_of(variant, kind)), self._how(variant, kind, output, refined)
+        return quantize.quantize(base, output, kind, how, self.job.session)
 
-    def _how(self, variant: Variant, kind: QuantType, output: Path) -> QuantizeOptions:
+    def _how(self, variant: Variant, kind: QuantType, output: Path, refined: bool = False) -> QuantizeOptions:
         """How a file is quantized; the recipe of its types, where it has one, is made beside it."""
-        return self._once(("how", variant, kind), lambda: self._choose(variant, kind, output))
+        return self._once(("how", variant, kind, refined), lambda: self._choose(variant, kind, output, refined))
 
-    def _choose(self, variant: Variant, kind: QuantType, output: Path) -> QuantizeOptions:
+    def _choose(self, variant: Variant, kind: QuantType, output: Path, refined: bool) -> QuantizeOptions:
         job, scaling = self.job, self.job.scaling_of(variant, kind)
         requantize = job.request.source.allow_requantize and output == job.output(variant, kind.name)
         matrix = self.imatrix(scaling) if variant.imatrix and not quants.is_float(kind.name) else None
@@ -154,7 +154,8 @@ class Artifacts:
         how = QuantizeOptions(matrix, requantize, variant.name, job.name, told)
         means = None
         if is_measured(kind):
-            means = Means(RecipeSources(self.imatrix(scaling), job.calibration_text), job.request.recipes)
+            options = replace(job.request.recipes, refined=refined)
+            means = Means(RecipeSources(self.imatrix(scaling), job.calibration_text), options)
         return chosen.settle(self.base_file(scaling), kind, output, how, means, job.session)
 
     def _refined(self, variant: Variant, kind: QuantType, output: Path) -> Result:
@@ -169,12 +170,15 @@ class Artifacts:
         return refine.refine(source, output, options, self.job.session)
 
     def _unrefined(self, variant: Variant, kind: QuantType) -> Result:
-        """What is refined: the same type from the importance matrix; out of sight unless it is asked for."""
+        """What is refined: the same type from the importance matrix; out of sight unless it is asked for.
+
+        Types that are measured are others for what is refined.
+        """
         plainer = variants.unrefined(variant)
-        if (plainer, kind) in self.job.targets:
+        if (plainer, kind) in self.job.targets and not is_measured(kind):
             return self.quantized(plainer, kind)
         output = self.job.session.workspace.private / variants.file_name(self.job.name, plainer, kind.name)
-        return self._rounded(plainer, kind, output)
+        return self._rounded(plainer, kind, output, refined=True)
 
 
 def outputs(job: Job) -> list[tuple[Variant, QuantType, Path]]:

@@ -223,7 +223,7 @@ def _out_of_sight(job: Job, base: Path) -> int:
     refined = [(v, t) for v, t in job.targets if v.refined and not job.output(v, t.name).exists()]
     planner = Planner(job.tools, header, job.known_types, job.request.evaluation.ctx, job.overrides)
     sizes = [planner.file(kind, "", variant.name).size_bytes for variant, kind in refined]
-    shown = [(variants.unrefined(variant), kind) in job.targets for variant, kind in refined]
+    shown = [(variants.unrefined(v), t) in job.targets and not is_measured(t) for v, t in refined]
     n_bytes += sum(n for n, is_result in zip(sizes, shown, strict=True) if not is_result)
     return n_bytes + max([_measuring(job, planner), *(n + _refining(job, header) for n in sizes)])
 

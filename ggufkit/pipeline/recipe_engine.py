@@ -22,7 +22,7 @@ from ggufkit.llama.libggml import LibGgml
 from ggufkit.measure.logits import sample
 from ggufkit.pipeline.probing import Found, Probing
 from ggufkit.recipes import allowed
-from ggufkit.recipes.groups import Group, group
+from ggufkit.recipes.groups import Group, group, layer_of
 from ggufkit.recipes.options import RecipeOptions
 from ggufkit.recipes.probes import ProbeKit
 from ggufkit.recipes.rounding import Rounder
@@ -203,11 +203,16 @@ class RecipeEngine:
         return solve({tensor.name: self._options(tensor, worth) for tensor in self.tensors}, budget)
 
     def _options(self, tensor: Tensor, worth: Sensitivities) -> list[Option]:
-        types = self._types(tensor)
-        return [Option(k, self._padded(tensor, k), worth.of_tensor(tensor.name, k)) for k in types]
+        return [Option(k, self._padded(tensor, k), self._loss(tensor.name, k, worth)) for k in self._types(tensor)]
+
+    def _loss(self, name: str, type_name: str, worth: Sensitivities) -> float:
+        left = allowed.left_by_refinement(name, type_name) if self.options.refined else 1.0
+        return left * worth.of_tensor(name, type_name)
 
     def _types(self, tensor: Tensor) -> list[str]:
         types = allowed.possible(tensor, self.allowed_types, weighed=self._weighs(tensor))
+        if self.options.refined and layer_of(tensor.name) is not None:
+            types = tuple(kind for kind in types if kind in allowed.REFINABLE)
         wanted = [kind for pattern, kind in self.options.at_least if re.search(pattern, tensor.name)]
         least = max((self._padded(tensor, kind) for kind in wanted), default=0)
         kept = [kind for kind in types if self._padded(tensor, kind) >= least]

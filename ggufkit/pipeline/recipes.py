@@ -60,6 +60,8 @@ def make_recipe(
         "at_least": [list(one) for one in options.at_least], "weigh": options.weigh, "n_ctx": options.n_ctx,
         "backend": session.tools.backend,
     }  # fmt: skip
+    if options.refined:
+        params["refined"] = True
     files = {"base": base.as_input(), "calibration": sources.calibration.as_input()}
     if sources.imatrix is not None:
         files["imatrix"] = Input(sources.imatrix, sha256_file(sources.imatrix))
@@ -172,6 +174,8 @@ class _Chosen:
     def _for_bytes(self, budget: int) -> tuple[_Candidate, Found, list[str]]:
         engine = self.engine
         solved = [_Candidate("", s.types, worth, s) for s, worth in engine.candidates(budget)]
+        if engine.options.refined:
+            solved = solved[-1:]  # how it measures now says little of which one is better when it is refined
         candidates = [*_distinct(solved), *self._presets(budget)]
         found = engine.compared([one.types for one in candidates])
         best = min(range(len(found)), key=lambda i: found[i].kld)
@@ -188,7 +192,9 @@ class _Chosen:
         else:
             left, worst = budget - self.engine.n_bytes(chosen.types), max(chosen.solution.gap, 0)
             gap = f"{left:,} bytes are left; no choice is expected to be better by more than {worst:.2%}"
-            said = f"On other parts of {text} it loses {found[best].kld:.4g} nats (± {found[best].stderr:.2g}); {gap}."
+            when = " before it is refined" if self.engine.options.refined else ""
+            lost = f"{found[best].kld:.4g} nats (± {found[best].stderr:.2g})"
+            said = f"On other parts of {text} it loses {lost}{when}; {gap}."
         return [said, *([f"Presets of at most as many bytes there: {beside}."] if beside else [])]
 
     def _for_divergence(self) -> tuple[_Candidate, Found, list[str]]:

@@ -8,10 +8,17 @@ from math import prod
 from ggufkit.core.records import Tensor
 from ggufkit.llama.gguf import ggml_type_by_name
 from ggufkit.llama.quants import needs_data
+from ggufkit.recipes.groups import layer_of
 
 FAST_ON_CPU = ("Q2_K", "Q3_K", "IQ4_XS", "IQ4_NL", "Q4_0", "Q4_1", "Q4_K", "Q5_0", "Q5_1", "Q5_K", "Q6_K", "Q8_0")
 """Types with quick kernels on a CPU; its codebook types below four bits take two to four times as long."""
 FAST_ON_GPU = ("IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS", "IQ3_S", *FAST_ON_CPU)
+
+REFINABLE = FAST_ON_CPU
+"""Types that a refinement reads and writes."""
+_LEFT = {"Q8_0": 0.9, "Q6_K": 0.7}
+_USUALLY_LEFT = 0.5
+"""What a refinement usually leaves of a type's loss; measured on models of 22 M and 135 M parameters."""
 
 _PROBES = ((4.6, "Q4_K"), (0.0, "Q3_K"))
 _OTHER_PROBES = ("IQ4_NL", "Q4_0", "Q8_0")
@@ -22,6 +29,11 @@ model falls apart, and the differences say less."""
 def by_backend(backend: str) -> tuple[str, ...]:
     """The default set for a backend."""
     return FAST_ON_CPU if backend == "cpu" else FAST_ON_GPU
+
+
+def left_by_refinement(name: str, type_name: str) -> float:
+    """The part of a tensor's loss that a refinement usually leaves; of what belongs to no layer it leaves all."""
+    return 1.0 if layer_of(name) is None else _LEFT.get(type_name, _USUALLY_LEFT)
 
 
 def fits(tensor: Tensor, type_name: str) -> bool:

@@ -24,6 +24,7 @@ class RecipeOptions:
         at_least: patterns of tensors' names, and the smallest type that these may get, by bytes.
         weigh: quantize with the importance matrix, too; without, it weighs the errors alone.
         n_ctx: context in tokens.
+        refined: the file will be refined: only types that can be, and what is left of their losses then.
     """
 
     effort: str = "default"
@@ -31,6 +32,7 @@ class RecipeOptions:
     at_least: tuple[tuple[str, str], ...] = ()
     weigh: bool = True
     n_ctx: int = 512
+    refined: bool = False
 
     def __post_init__(self) -> None:
         """Types may be given in any case. Raises UnknownType, or UsageError for an effort that there is not."""

@@ -1,7 +1,16 @@
 """Which types a tensor may get, and in which it is measured."""
 
 from ggufkit.core.records import Tensor
-from ggufkit.recipes.allowed import FAST_ON_CPU, FAST_ON_GPU, by_backend, coarse, possible
+from ggufkit.recipes.allowed import (
+    FAST_ON_CPU,
+    FAST_ON_GPU,
+    REFINABLE,
+    by_backend,
+    coarse,
+    left_by_refinement,
+    possible,
+)
+from ggufkit.refine.codecs import CODECS
 
 
 def tensor(width: int) -> Tensor:
@@ -25,3 +34,11 @@ def test_what_is_measured_is_near_to_what_it_will_be() -> None:
     assert [coarse(tensor(256), bpw) for bpw in (-1, 2.8, 4.5, 4.9)] == ["Q3_K", "Q3_K", "Q3_K", "Q4_K"]
     assert [coarse(tensor(288), bpw) for bpw in (2.8, 6.0)] == ["IQ4_NL", "IQ4_NL"]
     assert coarse(tensor(40), 4.0) == "Q8_0"
+
+
+def test_what_a_refinement_leaves() -> None:
+    assert set(REFINABLE) <= set(CODECS)
+    assert left_by_refinement("output.weight", "Q4_K") == 1
+    assert (
+        left_by_refinement("blk.3.ffn_up.weight", "Q4_K") < left_by_refinement("blk.3.ffn_up.weight", "Q8_0") < 1
+    )
