@@ -15,7 +15,7 @@ from ggufkit.cli.types_table import types_table
 from ggufkit.core import extras
 from ggufkit.core.errors import UsageError
 from ggufkit.core.records import GgufFile, Target
-from ggufkit.llama import quants, targets
+from ggufkit.llama import patterns, quants, targets
 from ggufkit.llama.gguf import read_header
 from ggufkit.models import sources
 from ggufkit.pipeline.recipe_engine import RecipeSources
@@ -53,15 +53,8 @@ asked_options = grouped(
 
 def _how(given: dict[str, Any]) -> RecipeOptions:
     allowed = tuple(quants.tensor_type(name) for name in given["types_allowed"])
-    floors = tuple(_floor(pair) for pair in given["at_least"])
+    floors = tuple(patterns.pair(word, "--at-least") for word in given["at_least"])
     return RecipeOptions(given["effort"], allowed, floors, refined=given["for_gptq"])
-
-
-def _floor(pair: str) -> tuple[str, str]:
-    pattern, _, kind = pair.rpartition("=")
-    if not pattern:
-        raise UsageError(f"--at-least {pair} has no pattern.", hint="Write PATTERN=TYPE, e.g. attn_v=q5_k.")
-    return pattern, quants.tensor_type(kind)
 
 
 how_options = grouped(

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from ggufkit.core.errors import CorpusError
 from ggufkit.core.manifest import write_atomically
 from ggufkit.core.progress import Progress, Reporter, SilentReporter
 from ggufkit.core.records import GgufFile
@@ -61,8 +62,12 @@ class Probing:
         wanted = {probe_name(types): types for types in combinations}
         todo = {name: types for name, types in wanted.items() if self._kept(name, text) is None}
         if todo:
-            with self._session.reporter.step(doing) as progress:
-                self._measure(todo, text, progress)
+            try:
+                with self._session.reporter.step(doing) as progress:
+                    self._measure(todo, text, progress)
+            except CorpusError as error:
+                error.hint = "Give a longer text with --calibration."
+                raise
         return [self._known(probe_name(types), text) for types in combinations]
 
     def _measure(self, todo: dict[str, Types], text: Corpus, progress: Progress) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -19,6 +18,7 @@ from ggufkit.llama.gguf import FLOAT_TYPES, GgufHeader, read_header
 from ggufkit.llama.gguf_bytes import padded
 from ggufkit.llama.importance import Importance, read_importance
 from ggufkit.llama.libggml import LibGgml
+from ggufkit.llama.patterns import is_found
 from ggufkit.measure.logits import sample
 from ggufkit.pipeline.probing import Found, Probing
 from ggufkit.recipes import allowed
@@ -170,10 +170,17 @@ class RecipeEngine:
         Args:
             types: may be chosen, too, where the user named none.
         """
+        self._require_floors()
         self.bpw = bpw
         if not self.options.types_allowed:
             self.allowed_types = tuple(dict.fromkeys((*self.allowed_types, *types)))
         self.__dict__.pop("first", None)
+
+    def _require_floors(self) -> None:
+        for pattern, kind in self.options.at_least:
+            if not any(is_found(pattern, tensor.name) for tensor in self.tensors):
+                message = f"--at-least {pattern}={kind.lower()}: no tensor that is quantized has such a name."
+                raise UsageError(message, hint="`ggufkit inspect` shows the kinds of tensors.")
 
     def coarse(self, name: str) -> str:
         """The type that a tensor is measured in."""
@@ -213,7 +220,7 @@ class RecipeEngine:
         types = allowed.possible(tensor, self.allowed_types, weighed=self._weighs(tensor))
         if self.options.refined and layer_of(tensor.name) is not None:
             types = tuple(kind for kind in types if kind in allowed.REFINABLE)
-        wanted = [kind for pattern, kind in self.options.at_least if re.search(pattern, tensor.name)]
+        wanted = [kind for pattern, kind in self.options.at_least if is_found(pattern, tensor.name)]
         least = max((self._padded(tensor, kind) for kind in wanted), default=0)
         kept = [kind for kind in types if self._padded(tensor, kind) >= least]
         if not kept:

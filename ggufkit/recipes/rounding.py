@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from math import prod
-from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
@@ -100,8 +99,3 @@ def _read(source: BinaryIO, tensor: Tensor) -> Iterator[tuple[int, bytes]]:
         for start in range(0, n_rows, step):
             source.seek(tensor.offset + (matrix * n_rows + start) * row_bytes)
             yield matrix, source.read(min(step, n_rows - start) * row_bytes)
-
-
-def library_of(directory: Path) -> LibGgml:
-    """The quantizers of a toolchain."""
-    return LibGgml(directory)

@@ -12,7 +12,7 @@ from click.testing import CliRunner
 
 from ggufkit.cli import cli
 from ggufkit.core import failures, process
-from ggufkit.core.errors import UsageError
+from ggufkit.core.errors import CorpusError, InputError, UsageError
 from ggufkit.core.records import GgufFile, QuantType
 from ggufkit.llama import argv, targets
 from ggufkit.llama.argv import Quantization
@@ -158,3 +158,25 @@ def test_the_command_writes_recipe_and_curve(base: Path, sources: RecipeSources,
         assert worse >= better
     assert [r["name"] for r in rows if r["kind"] == "preset"] == ["Q2_K", "Q3_K_M", "Q4_K_M", "Q5_K_M", "Q6_K"]
     assert sum(r["kind"] == "verified" and float(r["kld"]) > 0 for r in rows) == 3
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ("([=q8_0", "is no regular expression"),
+        ("nothing_such=q8_0", "no tensor that is quantized has such a name"),
+    ],
+)
+def test_a_floor_that_cannot_be_meant(given: str, said: str, base: Path, sources: RecipeSources) -> None:
+    more = ["--imatrix", str(sources.imatrix), "--calibration", str(sources.calibration.path), "--backend", "cpu"]
+    ran = CliRunner().invoke(cli, ["recipe", str(base), "--target", "6bpw", "--at-least", given, *more])
+    assert isinstance(ran.exception, (InputError, UsageError))
+    assert said in ran.exception.message
+
+
+def test_a_text_that_is_too_short_is_named_as_what_it_is(base: Path, session: Session, tmp_path: Path) -> None:
+    (tmp_path / "short.txt").write_text("Too short.", encoding="utf-8")
+    short = RecipeSources(None, corpus.open_text(tmp_path / "short.txt"))
+    with pytest.raises(CorpusError) as raised:
+        _ = engine_of(base, short, session).first
+    assert "--calibration" in (raised.value.hint or "")
