@@ -1,8 +1,8 @@
 """Tables and plots for people: `report.md` and `report.html`, beside `results.csv` and `results.json`.
 
 What was measured becomes rows (`results`) and entries (`data`, `lineage`, `commands`), of which a `summary` says what a
-report says (`choose`, `verdict`, `compare`, `anchors`, `recipes`, `reproduce`), to be laid out (`markdown`, `html`, `maps`,
-`plots`, `card`).
+report says (`recommend`, `verdict`, `compare`, `anchors`, `recipes`, `reproduce`), to be laid out (`markdown`, `html`,
+`maps`, `plots`, `card`).
 """
 
 from ggufkit.report.choose import MemoryBudget

@@ -21,10 +21,11 @@ from ggufkit.hub import names
 from ggufkit.llama import evaluates
 from ggufkit.llama.gguf import read_header
 from ggufkit.models.lora import split_source
-from ggufkit.report import choose, guard
+from ggufkit.report import guard
 from ggufkit.report.choose import MemoryBudget
 from ggufkit.report.data import Entry, load_entries
 from ggufkit.report.labels import Label, place
+from ggufkit.report.losses import measured
 from ggufkit.report.markdown import render_markdown
 from ggufkit.report.summary import Summary, summarize
 from ggufkit.version import __version__
@@ -177,7 +178,10 @@ def _is_hf(source: str) -> bool:
 def _usage(summary: Summary, repo: str, *, embeds: bool) -> str:
     """How to run the file that the report would take first. It is named whole: files of several variants share a
     type, and llama.cpp looks for a type only in names without "imatrix"."""
-    file = choose.first(summary.quality).row.file
+    pick = summary.advice.pick
+    if pick is None:
+        return ""
+    file = pick.entry.row.file
     program = "llama-embedding" if embeds else "llama-cli"
     on_modelscope, name, shown = repo.startswith("ms:"), repo.removeprefix("ms:"), shlex.quote(file)
     get = f"modelscope download --model {name} {shown}" if on_modelscope else f"{program} -hf {name} -hff {shown}"
@@ -189,7 +193,7 @@ def _usage(summary: Summary, repo: str, *, embeds: bool) -> str:
 
 def _draw(summary: Summary, target: Path) -> bool:
     """Loss against size, as PNG: hubs show no SVG. False if fewer than two files were measured."""
-    shown = [(e, loss) for e in summary.quality if not e.is_base and (loss := choose.loss(e)) is not None]
+    shown = [(e, loss) for e in summary.quality if not e.is_base and (loss := measured(e)) is not None]
     if len(shown) < 2:
         return False
     from matplotlib.figure import Figure

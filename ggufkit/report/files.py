@@ -14,10 +14,9 @@ from ggufkit.core.manifest import manifest_path, write_atomically
 from ggufkit.core.records import ResultRow
 from ggufkit.recipes.type_recipe import recipe_path
 from ggufkit.report import guard
-from ggufkit.report.choose import MemoryBudget, answer
+from ggufkit.report.choose import MemoryBudget
 from ggufkit.report.data import load_entries
 from ggufkit.report.timeline import spans
-from ggufkit.report.verdict import verdicts
 from ggufkit.steps.step import Workspace
 from ggufkit.version import __version__
 
@@ -88,10 +87,10 @@ def refresh(rows: Sequence[ResultRow], root: Path) -> None:
 
 def conclusions(rows: Sequence[ResultRow], root: Path, budget: MemoryBudget | None = None) -> list[str]:
     """What to take away, in sentences: which variant helped, and which file to take for a given memory."""
-    sentences = [verdict.sentence for verdict in verdicts(rows)]
-    if budget is None or budget.memory_bytes is None:
-        return sentences
-    return [*sentences, answer(load_entries(rows, root), budget)]
+    from ggufkit.report.summary import summarize
+
+    summary = summarize(load_entries(rows, root), budget or MemoryBudget())
+    return [*(verdict.sentence for verdict in summary.verdicts), summary.answer]
 
 
 def _noted(budget: MemoryBudget) -> dict[str, int | None]:

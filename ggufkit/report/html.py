@@ -10,7 +10,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from ggufkit.core import escape
 from ggufkit.report import maps, plots
-from ggufkit.report.choose import amount, loss
+from ggufkit.report.choose import amount
 from ggufkit.report.data import Entry
 from ggufkit.report.markdown import MISSING
 from ggufkit.report.summary import Summary
@@ -129,14 +129,14 @@ def _about_quality(summary: Summary) -> str:
 
 
 def _choices(summary: Summary) -> str:
-    """What the memory calculator needs, as JSON that a script element can hold as it is."""
+    """What the memory calculator needs, as JSON that a script element can hold as it is: the first that fits is taken."""
     rows = [
         {
-            "file": e.row.file, "loss": loss(e), "bpw": e.row.bpw, "weights": e.footprint.weights,
+            "file": e.row.file, "words": summary.advice.words.get(e.row.file, ""), "weights": e.footprint.weights,
             "kv": e.footprint.kv_per_token, "fixed": e.footprint.compute_fixed,
             "perToken": e.footprint.compute_per_token,
         }
-        for e in summary.quality
+        for e in summary.advice.preference
     ]  # fmt: skip
     # Inside a script element HTML ends only at "</": no name may contain it.
     return json.dumps(rows).replace("<", "\\u003c")

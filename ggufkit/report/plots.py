@@ -9,9 +9,9 @@ from typing import Any
 from ggufkit.core import escape, variants
 from ggufkit.report import svg
 from ggufkit.report.anchors import Anchor, Published, anchor_for
-from ggufkit.report.choose import pareto
 from ggufkit.report.data import Entry, bits
 from ggufkit.report.labels import Label, place
+from ggufkit.report.recommend import pareto
 from ggufkit.report.svg import GRID, INK, MUTED, ON_BAR
 from ggufkit.report.timeline import Span
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ggufkit.report import anchors, choose, compare
+from ggufkit.report import anchors, compare
 from ggufkit.report.anchors import Published
 from ggufkit.report.choose import MemoryBudget
 from ggufkit.report.compare import Group, Sample
 from ggufkit.report.data import Entry, text_of
 from ggufkit.report.recipes import Told, told
+from ggufkit.report.recommend import Advice, advise
 from ggufkit.report.reproduce import commands
 from ggufkit.report.timeline import Span
 from ggufkit.report.verdict import Verdict, verdicts
@@ -25,8 +26,7 @@ class Summary:
         entries: all files, in the order of the table.
         quality, speed: those of them that may be compared with each other.
         apart: why others may not, by file name.
-        front: file names on the Pareto front.
-        answer: «which one should I take?».
+        advice: «which one should I take?», of those in `quality`.
         facts: conditions of the measurements, as label and value.
         spans: the steps of the last build, for its timeline.
         recipes: the files whose tensors have types by a recipe.
@@ -37,9 +37,8 @@ class Summary:
     quality: tuple[Entry, ...]
     speed: tuple[Entry, ...]
     apart: dict[str, str]
-    front: frozenset[str]
+    advice: Advice
     verdicts: tuple[Verdict, ...]
-    answer: str
     budget: MemoryBudget
     known: Published | None
     published: frozenset[str]
@@ -47,6 +46,16 @@ class Summary:
     command: str
     spans: tuple[Span, ...] = ()
     recipes: tuple[Told, ...] = ()
+
+    @property
+    def front(self) -> frozenset[str]:
+        """File names on the Pareto front."""
+        return self.advice.front
+
+    @property
+    def answer(self) -> str:
+        """The file to take, in a sentence."""
+        return self.advice.answer
 
 
 def summarize(entries: Sequence[Entry], budget: MemoryBudget, spans: Sequence[Span] = ()) -> Summary:
@@ -61,9 +70,8 @@ def summarize(entries: Sequence[Entry], budget: MemoryBudget, spans: Sequence[Sp
         quality=together,
         speed=_first(speed),
         apart=_apart(quality, "quality") | _apart(speed, "speed"),
-        front=frozenset(e.row.file for e in choose.pareto(together)),
+        advice=advise(together, budget),
         verdicts=verdicts([e.row for e in together]),
-        answer=choose.answer(together, budget),
         budget=budget,
         known=anchors.published_for(entries),
         published=frozenset(e.row.file for e in entries if anchors.comparable(e)),

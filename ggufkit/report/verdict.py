@@ -8,9 +8,7 @@ from dataclasses import dataclass
 
 from ggufkit.core.records import ResultRow
 from ggufkit.core.variants import VARIANTS
-
-SIGNIFICANT = 2.0
-"""Standard errors that a difference must exceed before it is called one."""
+from ggufkit.report.losses import SIGNIFICANT
 
 _WITHOUT_AWQ = {
     scaled.name: other.name

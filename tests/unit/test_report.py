@@ -85,7 +85,9 @@ def test_markdown_for_a_model_card(made: Path) -> None:
     assert f"# tales.txt: sha256 {'ab' * 32}" in text
     for made_so in ("q8_0,q5_0,q4_0", "q4_0 --variants awq,gptq", "q5_0,q4_0 --variants imatrix"):
         assert f"ggufkit build tiny --types {made_so} --corpus tales.txt --chunks 60\n" in text
-    assert "**Which one should I take?** With 1.00 GiB of memory, take tiny-F16.gguf" in text
+    assert (
+        "**Which one should I take?** With 1.00 GiB of memory, take tiny-Q8\\_0.gguf: the best that fits" in text
+    )
     assert "/somewhere" not in text
     assert "<details>" in text
 

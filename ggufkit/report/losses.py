@@ -1,0 +1,143 @@
+"""How much each file of a report loses, with its error, and what that is in plain words. Pure functions.
+
+KL divergence says it best. Without one, ln(PPL/base) stands in: where the base predicts a text as it is distributed, both
+have one expectation (Llama-3-8B, Q4_K_M: 0.028 and 0.031; Q3_K_M: 0.100 and 0.102). Of embeddings it is 1 - cosine
+similarity.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from ggufkit.core import variants
+from ggufkit.core.records import ResultRow
+from ggufkit.report.data import Entry
+
+SIGNIFICANT = 2.0
+"""Standard errors that a difference must exceed before it is called one."""
+
+_PLAINNESS = {name: i for i, name in enumerate(variants.BY_NAME)}
+
+
+@dataclass(frozen=True)
+class Grade:
+    """A step of the ladder, and what a file must keep to for it.
+
+    Args:
+        name: of the step; words: what a file of it is like, beside the base.
+        kld: mean KL divergence in nats, or ln(PPL/base), at most.
+        same_top: fraction of the tokens whose most likely successor is the base's, at least.
+        cosine: mean similarity of embeddings, at least.
+    """
+
+    name: str
+    words: str
+    kld: float
+    same_top: float
+    cosine: float
+
+
+NEARLY_LOSSLESS = Grade("nearly lossless", "hard to tell from the base", 0.01, 0.93, 0.999)
+BALANCED = Grade("balanced", "good for most uses", 0.05, 0.86, 0.99)
+SMALL = Grade("small", "a little worse", 0.1, 0.79, 0.98)
+SMALLEST = Grade("smallest that still speaks well", "noticeably worse", 0.2, 0.7, 0.95)
+FAR = Grade("far from the base", "much worse", math.inf, 0.0, -1.0)
+GRADES = (NEARLY_LOSSLESS, BALANCED, SMALL, SMALLEST, FAR)
+"""The best first. On Llama-3-8B (llama.cpp's figures) Q6_K is nearly lossless, Q4_K_M and IQ4_XS are balanced, Q4_0 and
+Q3_K_M with a matrix are small, IQ3_XXS is the smallest, and Q2_K is far."""
+
+
+@dataclass(frozen=True)
+class Loss:
+    """What a file loses.
+
+    Args:
+        value, error: in nats, or of 1 - cosine similarity; the error is one standard error, 0 where none is known.
+        is_known: whether the value is the distance from a base, not only from the best file here.
+    """
+
+    value: float
+    error: float
+    grade: Grade
+    is_known: bool = True
+
+    def is_less_than(self, other: Loss) -> bool:
+        """Whether it is less by more than the error.
+
+        Both are measured on the same tokens. Their errors are taken as independent, which overstates the error of the
+        difference: what is called one is one.
+        """
+        return other.value - self.value > SIGNIFICANT * math.hypot(self.error, other.error)
+
+
+def losses(entries: Sequence[Entry]) -> Mapping[str, Loss]:
+    """The loss of each file that was measured, by file name; all of them may be compared with each other."""
+    if any(e.row.kld_mean is not None for e in entries):
+        return _of_each(entries, of_divergence)
+    if any(e.row.cosine_mean is not None for e in entries):
+        return _of_each(entries, _dissimilarity)
+    return _by_perplexity(entries)
+
+
+def plainness(variant: str) -> int:
+    """How far down the table of variants it is; one that is not there comes last."""
+    return _PLAINNESS.get(variant, len(_PLAINNESS))
+
+
+def best_of_type(lost: Mapping[str, Loss]) -> str:
+    """Of losses by variant the one to take: the plainest, unless a treated one is better than every plainer one."""
+    ordered = sorted(lost, key=plainness)
+    return [v for i, v in enumerate(ordered) if all(lost[v].is_less_than(lost[p]) for p in ordered[:i])][-1]
+
+
+def measured(entry: Entry) -> float | None:
+    """What drawings show: KL divergence, 1 - cosine similarity or perplexity. None where nothing was measured."""
+    row = entry.row
+    if row.kld_mean is not None:
+        return row.kld_mean
+    if row.cosine_mean is not None:
+        return 1.0 - row.cosine_mean
+    return 0.0 if entry.is_base else row.ppl
+
+
+def is_base(entry: Entry) -> bool:
+    """Whether others are compared with this file, or were made from it where nothing is compared."""
+    return entry.is_base or (entry.is_start and entry.row.kld_mean is None)
+
+
+def of_divergence(row: ResultRow) -> Loss | None:
+    """The loss that a row's KL divergence tells; None where it was not measured."""
+    if row.kld_mean is None:
+        return None
+    top = 1.0 if row.same_top_p is None else row.same_top_p
+    grade = next(g for g in GRADES if row.kld_mean <= g.kld and top >= g.same_top)
+    return Loss(row.kld_mean, row.kld_stderr or 0.0, grade)
+
+
+def _of_each(entries: Sequence[Entry], measure: Callable[[ResultRow], Loss | None]) -> dict[str, Loss]:
+    found = {e.row.file: Loss(0.0, 0.0, NEARLY_LOSSLESS) if e.is_base else measure(e.row) for e in entries}
+    return {file: loss for file, loss in found.items() if loss is not None}
+
+
+def _dissimilarity(row: ResultRow) -> Loss | None:
+    if row.cosine_mean is None:
+        return None
+    grade = next(g for g in GRADES if row.cosine_mean >= g.cosine)
+    return Loss(1.0 - row.cosine_mean, row.cosine_stderr or 0.0, grade)
+
+
+def _by_perplexity(entries: Sequence[Entry]) -> dict[str, Loss]:
+    """ln(PPL/base), or against the lowest perplexity here. Its error is the perplexity's own, which overstates it."""
+    measured = {e.row.file: e for e in entries if e.row.ppl is not None}
+    base = next((e.row.ppl for e in measured.values() if is_base(e)), None)
+    reference = base or min((e.row.ppl or 0.0 for e in measured.values()), default=0.0)
+    return {file: _ratio(e.row, reference, is_known=base is not None) for file, e in measured.items()}
+
+
+def _ratio(row: ResultRow, reference: float, *, is_known: bool) -> Loss:
+    ppl = row.ppl or math.nan
+    value = math.log(ppl / reference)
+    grade = next(g for g in GRADES if value <= g.kld)
+    return Loss(value, (row.ppl_stderr or 0.0) / ppl, grade, is_known)

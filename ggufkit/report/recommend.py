@@ -1,0 +1,286 @@
+"""Which file to take: the one answer that the terminal, the reports, the page's calculator and the model card give.
+
+Pure functions. Differences within the error are ties. Of files of one type or size the plainest wins, unless a treated one
+is better than every plainer one; of others the smaller. Float types, and so the base, are for where nothing else is good.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from ggufkit.core import units
+from ggufkit.llama import quants
+from ggufkit.report.choose import MemoryBudget, amount
+from ggufkit.report.data import Entry
+from ggufkit.report.losses import (
+    BALANCED,
+    GRADES,
+    NEARLY_LOSSLESS,
+    SMALLEST,
+    Grade,
+    Loss,
+    is_base,
+    losses,
+    plainness,
+)
+
+_SAME_SIZE = 1.001
+"""Metadata alone makes such a difference."""
+
+
+@dataclass(frozen=True)
+class Recommendation:
+    """The file to take, and why.
+
+    Args:
+        reason: one, in plain words.
+        loss: what was measured, in words; "" where nothing was.
+        memory_bytes: what it takes to run with a context of `n_ctx` tokens.
+    """
+
+    entry: Entry
+    reason: str
+    loss: str
+    memory_bytes: int
+    n_ctx: int
+
+    @property
+    def figures(self) -> str:
+        """Its size, memory and loss."""
+        needs = f"{amount(self.memory_bytes)} of memory at {self.n_ctx:,} tokens of context"
+        return ", ".join(filter(None, (units.size(self.entry.row.size_bytes), needs, self.loss)))
+
+    @property
+    def line(self) -> str:
+        """All of it in a line, without the file's name: why, and its figures."""
+        return f"{self.reason} ({self.figures})"
+
+
+@dataclass(frozen=True)
+class Rung:
+    """A file of the ladder: the smallest of its step.
+
+    Args:
+        name: "balanced"; words: "good for most uses", "" where nothing was measured.
+        loss, memory_bytes: as of a recommendation.
+        is_pick: whether it is the file to take.
+    """
+
+    entry: Entry
+    name: str
+    words: str
+    loss: str
+    memory_bytes: int
+    is_pick: bool
+
+
+@dataclass(frozen=True)
+class Advice:
+    """Which of several files to take, measured alike.
+
+    Args:
+        pick: None where nothing fits the memory.
+        answer: «which one should I take?», in a sentence.
+        ladder: from the smallest file that still speaks well to the base.
+        front: names of the files that no other one beats by more than the error, in size or loss.
+        preference: where memory is told, the first of them that fits is the one to take.
+        words: of each file that was measured: what it is like beside the base, by file name.
+    """
+
+    pick: Recommendation | None
+    answer: str
+    ladder: tuple[Rung, ...]
+    front: frozenset[str]
+    preference: tuple[Entry, ...]
+    words: Mapping[str, str]
+
+
+def advise(entries: Sequence[Entry], budget: MemoryBudget | None = None) -> Advice:
+    """The answer for files that may be compared with each other, at least one."""
+    wanted, lost = budget or MemoryBudget(), losses(entries)
+    front = pareto(entries)
+    chosen = _Choice(wanted, lost, tuple(front or sorted(entries, key=lambda e: (e.row.bpw, e.row.size_bytes))))
+    pick = chosen.pick()
+    return Advice(
+        pick,
+        _answer(pick, chosen),
+        tuple(chosen.ladder(pick)),
+        frozenset(e.row.file for e in front),
+        chosen.preference,
+        {file: words for file, loss in lost.items() if (words := _words(loss))},
+    )
+
+
+def pareto(entries: Sequence[Entry]) -> list[Entry]:
+    """The files that are worth their size, the smallest first: each is better than every smaller one by more than the
+    error, or by a grade. Of those of one type or size a treated one must be better than every plainer one."""
+    lost = losses(entries)
+    front: list[Entry] = []
+    for entry in sorted(_proven(entries, lost), key=lambda e: (e.row.size_bytes, lost[e.row.file].value)):
+        own = lost[entry.row.file]
+        if all(_is_worth_more(own, lost[e.row.file]) for e in front):
+            while front and _is_as_large(front[-1], entry):
+                front.pop()
+            front.append(entry)
+    return front
+
+
+def loss_in_words(entry: Entry) -> str:
+    """What was measured of a file: "KLD 0.0205, same top token 90.7%"; "" where nothing was."""
+    row = entry.row
+    if row.kld_mean is not None:
+        top = "" if row.same_top_p is None else f", same top token {row.same_top_p:.1%}"
+        return f"KLD {row.kld_mean:.4g}{top}"
+    if row.cosine_mean is not None:
+        return f"cosine similarity {row.cosine_mean:.5f}"
+    return f"PPL {row.ppl:.4f}" if row.ppl is not None else ""
+
+
+def _proven(entries: Sequence[Entry], lost: Mapping[str, Loss]) -> list[Entry]:
+    """Measured files, without those that are not better than a plainer one of their type or size."""
+    measured = [e for e in entries if e.row.file in lost]
+    return [
+        e for e in measured
+        if all(lost[e.row.file].is_less_than(lost[p.row.file]) for p in measured if _is_plainer_twin(p, e))
+    ]  # fmt: skip
+
+
+def _is_plainer_twin(other: Entry, entry: Entry) -> bool:
+    alike = other.row.type == entry.row.type or _is_as_large(other, entry)
+    return alike and _plainness(other) < _plainness(entry)
+
+
+def _plainness(entry: Entry) -> tuple[bool, int, bool]:
+    return not is_base(entry), plainness(entry.row.variant), entry.recipe is not None
+
+
+def _is_as_large(a: Entry, b: Entry) -> bool:
+    small, large = sorted((a.row.size_bytes, b.row.size_bytes))
+    return large <= _SAME_SIZE * small
+
+
+def _is_worth_more(own: Loss, smaller: Loss) -> bool:
+    return own.is_less_than(smaller) or _rank(own) < _rank(smaller)
+
+
+def _rank(loss: Loss) -> int:
+    return GRADES.index(loss.grade)
+
+
+def _words(loss: Loss) -> str:
+    return loss.grade.words if loss.is_known else ""
+
+
+def _is_float(entry: Entry) -> bool:
+    return is_base(entry) or quants.is_float(entry.row.type)
+
+
+@dataclass(frozen=True)
+class _Choice:
+    """Among `files`: those of the front, or all where nothing was measured, the smallest first."""
+
+    budget: MemoryBudget
+    lost: Mapping[str, Loss]
+    files: tuple[Entry, ...]
+
+    @property
+    def quantized(self) -> list[Entry]:
+        return [e for e in self.files if not _is_float(e)]
+
+    @property
+    def floats(self) -> list[Entry]:
+        """The base first."""
+        return sorted((e for e in self.files if _is_float(e)), key=lambda e: not is_base(e))
+
+    @property
+    def preference(self) -> tuple[Entry, ...]:
+        """The closest to the base first, but no float type before what is nearly lossless, or was not measured."""
+        closest = sorted(self.quantized, key=lambda e: -self._rank(e))[::-1]
+        enough = [e for e in closest if self._rank(e) in (0, len(GRADES))]
+        return (*enough, *self.floats, *(e for e in closest if e not in enough))
+
+    def memory(self, entry: Entry) -> int:
+        return entry.footprint.total(self.budget.n_ctx)
+
+    def pick(self) -> Recommendation | None:
+        if self.budget.memory_bytes is not None:
+            return self._fitting(self.budget.memory_bytes)
+        if not self.lost:
+            return self._recommend(
+                self.preference[0], "the most bits per weight here; its quality was not measured"
+            )
+        if not self.quantized:
+            return self._recommend(self.floats[0], "there is no quantized file here")
+        return self._smallest()
+
+    def _fitting(self, memory_bytes: int) -> Recommendation | None:
+        fitting = [e for e in self.preference if self.memory(e) <= memory_bytes]
+        return self._recommend(fitting[0], self._why_best(fitting[0])) if fitting else None
+
+    def _why_best(self, entry: Entry) -> str:
+        loss = self.lost.get(entry.row.file)
+        if loss is None:
+            return "the most bits per weight that fit; its quality was not measured"
+        if is_base(entry):
+            return "the base itself fits, and nothing smaller is nearly lossless"
+        words = _words(loss)
+        return f"the best that fits, {words}" if words else "the best that fits"
+
+    def _smallest(self) -> Recommendation:
+        """The smallest quantized file that is good for most uses, or of the best grade there is while it speaks well."""
+        good = [e for e in self.quantized if self._is(e, BALANCED)]
+        if good:
+            return self._recommend(good[0], self._why_good(good[0]))
+        closest = min(self.quantized, key=self._rank)
+        words = self.lost[closest.row.file].grade.words
+        if self._is(closest, SMALLEST):
+            return self._recommend(closest, f"{words}, and nothing quantized here is better")
+        if self.floats:
+            return self._recommend(self.floats[0], f"every quantized file here is {words}")
+        return self._recommend(self.quantized[-1], f"{words}, and still the best here")
+
+    def _why_good(self, entry: Entry) -> str:
+        loss = self.lost[entry.row.file]
+        if not loss.is_known:
+            return f"the smallest whose perplexity is within {BALANCED.kld:.0%} of the lowest here"
+        also = f", and {NEARLY_LOSSLESS.words}" if loss.grade is NEARLY_LOSSLESS else ""
+        return f"the smallest that is {BALANCED.words}{also}"
+
+    def _recommend(self, entry: Entry, reason: str) -> Recommendation:
+        return Recommendation(entry, reason, loss_in_words(entry), self.memory(entry), self.budget.n_ctx)
+
+    def ladder(self, pick: Recommendation | None) -> list[Rung]:
+        """The smallest file of each grade, the file to take, and the base or what is nearest to it."""
+        if not self.lost:
+            return [self._rung(e, pick) for e in self.files]
+        smallest = [next((e for e in self.quantized if self._is(e, grade)), None) for grade in GRADES[:-1]]
+        shown = [*smallest, *self.floats[:1], pick.entry if pick else None]
+        return [self._rung(e, pick) for e in self.files if e in shown]
+
+    def _rung(self, entry: Entry, pick: Recommendation | None) -> Rung:
+        loss = self.lost.get(entry.row.file)
+        name, words = (loss.grade.name, _words(loss)) if loss is not None and loss.is_known else ("", "")
+        if is_base(entry):
+            name, words = "the base", "what the others are compared with" if self.lost else ""
+        is_pick = pick is not None and entry is pick.entry
+        return Rung(entry, name, words, loss_in_words(entry), self.memory(entry), is_pick)
+
+    def _rank(self, entry: Entry) -> int:
+        loss = self.lost.get(entry.row.file)
+        return len(GRADES) if loss is None else _rank(loss)
+
+    def _is(self, entry: Entry, at_least: Grade) -> bool:
+        return self._rank(entry) <= GRADES.index(at_least)
+
+
+def _answer(pick: Recommendation | None, chosen: _Choice) -> str:
+    budget = chosen.budget
+    if pick is None:
+        least = min(chosen.memory(e) for e in chosen.files)
+        return (
+            f"Nothing runs in {amount(budget.memory_bytes or 0)} with a context of {budget.n_ctx:,} tokens: the smallest "
+            f"file needs {amount(least)}. Shorten the context, or make a smaller type."
+        )
+    memory = "" if budget.memory_bytes is None else f"With {amount(budget.memory_bytes)} of memory, "
+    return f"{memory}{'take' if memory else 'Take'} {pick.entry.row.file}: {pick.line}."
