@@ -5,9 +5,10 @@ from __future__ import annotations
 import torch
 
 from ggufkit.core.errors import InputError
+from ggufkit.refine import kernels
 from ggufkit.refine.grid import Grid, join
-from ggufkit.refine.rounding import descend, error, gptq
-from ggufkit.refine.scales import refit, search
+from ggufkit.refine.kernels import Kernels
+from ggufkit.refine.rounding import error
 
 # Shares of the mean of diag(H), added to it: for GPTQ as in the paper, for the regression on refined inputs.
 _DAMPING, _RIDGE, _TINY = 0.01, 0.01, 1e-6
@@ -59,10 +60,10 @@ def solve(grid: Grid, target: torch.Tensor, hessian: torch.Tensor, name: str, ac
     factors = _factors(damped(hessian, _DAMPING, name), name, act_order)
     hessian = damped(hessian, _TINY, name)
     step = _ROWS_AT_ONCE.get(target.device.type, _ROWS_AT_ONCE["cpu"])
-    parts = []
+    do, parts = kernels.of(target.device), []
     for start in range(0, grid.n_rows, step):
         rows, part = target[:, start : start + step].contiguous(), grid.rows(start, start + step)
-        parts.append(_solve_rows(part, rows, hessian, factors))
+        parts.append(_solve_rows(do, part, rows, hessian, factors))
     return join(parts)
 
 
@@ -77,26 +78,28 @@ def _factors(steady: torch.Tensor, name: str, act_order: str) -> list[_Ordered]:
     return factors
 
 
-def _rounded(grid: Grid, target: torch.Tensor, ordered: _Ordered) -> Grid:
+def _rounded(do: Kernels, grid: Grid, target: torch.Tensor, ordered: _Ordered) -> Grid:
     order, factor = ordered
     rounded = grid.rows(0, grid.n_rows)
-    gptq(rounded, target, factor, order)
+    do.gptq(rounded, target, factor, order)
     return rounded
 
 
-def _solve_rows(grid: Grid, target: torch.Tensor, hessian: torch.Tensor, factors: list[_Ordered]) -> Grid:
-    best = _rounded(grid, target, factors[0])
+def _solve_rows(
+    do: Kernels, grid: Grid, target: torch.Tensor, hessian: torch.Tensor, factors: list[_Ordered]
+) -> Grid:
+    best = _rounded(do, grid, target, factors[0])
     for factor in factors[1:]:
-        other = _rounded(grid, target, factor)
+        other = _rounded(do, grid, target, factor)
         best = other.where(error(other, target, hessian) < error(best, target, hessian), best)
-    descend(best, target, hessian, 3)
-    refit(best, target, hessian)
-    descend(best, target, hessian, 3)
+    do.descend(best, target, hessian, 3)
+    do.refit(best, target, hessian)
+    do.descend(best, target, hessian, 3)
     for _ in range(_ROUNDS):
-        search(best, target, hessian)
-        descend(best, target, hessian, 2)
-    refit(best, target, hessian)
-    descend(best, target, hessian, 3)
+        do.search(best, target, hessian)
+        do.descend(best, target, hessian, 2)
+    do.refit(best, target, hessian)
+    do.descend(best, target, hessian, 3)
     return best
 
 

@@ -1,0 +1,52 @@
+"""What the search for one matrix is made of, and who does it on a device: torch, or compiled code that does the same.
+
+Rows are independent of each other. Everything is float32 on one device, columns first as in `Grid`: `target` (columns,
+rows), `hessian` and `factor` (columns, columns). The torch functions are the reference that others are tested against:
+the same steps in the same order, so that levels differ only where a sum's rounding decides between two.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+
+from ggufkit.refine import rounding, scales
+from ggufkit.refine.grid import Grid
+
+
+class Kernels(Protocol):
+    """Each changes the grid's tensors in place, and lowers tr(D H Dᵀ) of every row for D = weights - target."""
+
+    def gptq(
+        self, grid: Grid, target: torch.Tensor, factor: torch.Tensor, order: torch.Tensor | None = None
+    ) -> None:
+        """Set all levels, each column's error made up for in those after it; see `rounding.gptq`."""
+
+    def descend(
+        self, grid: Grid, target: torch.Tensor, hessian: torch.Tensor, passes: int, least_gain: float = 0.005
+    ) -> None:
+        """Choose each level anew with all others fixed; see `rounding.descend`."""
+
+    def refit(self, grid: Grid, target: torch.Tensor, hessian: torch.Tensor) -> None:
+        """Move scales, minima and super-scales to their best values, the levels fixed; see `scales.refit`."""
+
+    def search(self, grid: Grid, target: torch.Tensor, hessian: torch.Tensor) -> None:
+        """Run by run, try other steps and offsets with levels rounded anew for each; see `scales.search`."""
+
+
+class TorchKernels:
+    """The reference, on any device."""
+
+    gptq = staticmethod(rounding.gptq)
+    descend = staticmethod(rounding.descend)
+    refit = staticmethod(scales.refit)
+    search = staticmethod(scales.search)
+
+
+REFERENCE: Kernels = TorchKernels()
+
+
+def of(device: torch.device) -> Kernels:  # noqa: ARG001 - one for all so far
+    """The fastest there are for a device."""
+    return REFERENCE
