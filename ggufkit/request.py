@@ -6,11 +6,12 @@ The command line, the commands that a report prints and the tables of the docume
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+from ggufkit import spellings
 from ggufkit.core import machine
 from ggufkit.core.paths import user_path
 from ggufkit.core.progress import Reporter
@@ -256,9 +257,9 @@ RENAMED = {"source": "hub", "n_ctx": "ctx", "n_chunks": "chunks", "evaluate": "e
 class BuildRequest:
     """What `ggufkit build` is asked for; the defaults are the contract's.
 
-    Options may be given as on the command line, or as groups:
+    Options may be given as on the command line, where they are read and checked alike, or as groups:
 
-        BuildRequest("./model", types=("q4_k_m",), calibration_samples=64, chunks=100, bench=False)
+        BuildRequest("./model", types="q4_k_m,q8_0", chunks=100, precision="2%", fits="6GiB", bench=False)
         BuildRequest("./model", evaluation=EvaluationOptions(chunks=100, bench=False))
 
     Args:
@@ -266,6 +267,9 @@ class BuildRequest:
         out: the output directory, default `./<name>`, or `./<name>-gguf` where that is the checkpoint.
         types: types of llama-quantize, or what else a type may be: see `llama.targets`.
         variants: what is done besides, of `core.variants`.
+
+    Raises:
+        UsageError: a value is none of its option's.
     """
 
     model: str
@@ -287,15 +291,16 @@ class BuildRequest:
         self,
         model: str | Path,
         out: str | Path | None = None,
-        types: tuple[str, ...] = DEFAULT_TYPES,
-        variants: tuple[str, ...] = DEFAULT_VARIANTS,
+        types: str | Iterable[str] = DEFAULT_TYPES,
+        variants: str | Iterable[str] = DEFAULT_VARIANTS,
         **given: Any,
     ) -> None:
         """Sort options into their groups. Raises TypeError for a name that is no option."""
         chosen = {name: given.pop(name) for name, kind in GROUPS.items() if isinstance(given.get(name), kind)}
         values: dict[str, Any] = {
-            "model": str(model), "out": None if out is None else user_path(out), "types": types,
-            "variants": variants, **_groups(chosen, given),
+            "model": spellings.read("model", model), "out": spellings.read("out", out, None),
+            "types": spellings.read("types", types), "variants": spellings.read("variants", variants),
+            **_groups(chosen, given),
         }  # fmt: skip
         for name, value in values.items():
             object.__setattr__(self, name, value)
@@ -313,16 +318,25 @@ def _groups(chosen: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, An
         group, its_field = OPTIONS[name]
         if its_field in changes[group]:
             raise TypeError(f"BuildRequest was given {name!r} twice.")
-        changes[group][its_field] = value
+        changes[group][its_field] = spellings.read(name, value, default(name))
+    _check(chosen)
     return {
         name: replace(chosen[name], **changed) if name in chosen else GROUPS[name](**changed)
         for name, changed in changes.items()
     }
 
 
+def _check(chosen: Mapping[str, Any]) -> None:
+    """Raise UsageError for a value of a group that is none of its option's."""
+    for name, (group, its_field) in OPTIONS.items():
+        if group in chosen:
+            spellings.read(name, getattr(chosen[group], its_field), default(name))
+
+
 def group_of(kind: type[G], given: Mapping[str, Any]) -> G:
-    """A group from options by their names on the command line."""
-    return kind(**{OPTIONS[name][1] if name in OPTIONS else name: value for name, value in given.items()})
+    """A group from options by their names on the command line. Raises UsageError for a value that is none."""
+    read = {name: spellings.read(name, v, default(name) if name in OPTIONS else ...) for name, v in given.items()}
+    return kind(**{OPTIONS[name][1] if name in OPTIONS else name: value for name, value in read.items()})
 
 
 def default(name: str) -> Any:

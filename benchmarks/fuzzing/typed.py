@@ -7,8 +7,8 @@ import contextlib
 import click
 
 from benchmarks.fuzzing.reader import Reader, of_text
-from ggufkit.cli.parameter_types import NAMES, SIZE, Count, Fraction
-from ggufkit.core import variants
+from ggufkit.cli.parameter_types import NAMES, SIZE, Count, of_kind
+from ggufkit.core import values, variants
 from ggufkit.core.records import QuantType
 from ggufkit.hub import names
 from ggufkit.llama import quants
@@ -31,7 +31,7 @@ def readers() -> list[Reader]:
 
 
 def _word(text: str) -> None:
-    for kind in (SIZE, Count("all"), Fraction()):
+    for kind in (SIZE, Count("all"), of_kind(values.FRACTION)):
         with contextlib.suppress(click.BadParameter):
             value = kind.convert(text, None, None)
             assert value is None or 0 <= value < 1 << 63

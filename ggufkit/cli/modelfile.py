@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ggufkit.cli import options, parameter_types
+from ggufkit.cli import parameter_types
 from ggufkit.cli.options import grouped
 from ggufkit.cli.terminal import console, emit, reporting
+from ggufkit.commands.places import beside
 from ggufkit.core import extras
 from ggufkit.core.errors import InputError, ToolchainError
 from ggufkit.core.progress import Reporter
@@ -122,6 +123,6 @@ def _create(name: str, gguf: Path, wanted: Modelfile) -> None:
     with tempfile.TemporaryDirectory(prefix="ggufkit-ollama-") as directory:
         path = Path(directory) / "Modelfile"
         path.write_text(grammar.write(wanted), encoding="utf-8")
-        log = options.beside(gguf) / "logs" / f"ollama-create-{name.replace('/', '-').replace(':', '-')}.log"
+        log = beside(gguf) / "logs" / f"ollama-create-{name.replace('/', '-').replace(':', '-')}.log"
         install.create(program, name, path, wanted, template if isinstance(template, str) else None, log)
     console().print(f"Created {name}: ollama run {name}")

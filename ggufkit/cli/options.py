@@ -1,16 +1,12 @@
-"""What command functions share: options that reach them as one object, and where results go by default."""
+"""What command functions share: options that reach them as one object."""
 
 from __future__ import annotations
 
 import functools
-import os
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, TypeVar
 
 import click
-
-from ggufkit.core.paths import user_path
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 Decorator = Callable[[Command], Command]
@@ -43,20 +39,6 @@ def _apply(options: tuple[Decorator[Any], ...], command: Any) -> Any:
     for option in reversed(options):
         command = option(command)
     return command
-
-
-def beside(gguf: Path) -> Path:
-    """The directory that the user named with a file: where a hub's cache keeps what its links point to is no place."""
-    return gguf.absolute().parent
-
-
-def beside_model(model: str) -> Path:
-    """The directory that the user named with a local MODEL; the current one for a hub's."""
-    from ggufkit.models import sources
-
-    if not sources.is_local(model):
-        return Path()
-    return Path(os.path.abspath(user_path(model))).parent  # noqa: PTH100 - links stay as the user named them
 
 
 json_option = click.option(

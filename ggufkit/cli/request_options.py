@@ -8,22 +8,20 @@ from typing import Any
 
 import click
 
-from ggufkit import request
+from ggufkit import request, spellings
 from ggufkit.cli.options import Decorator, grouped
-from ggufkit.cli.parameter_types import FILE, MOST, NAMES, NUMBERS, PATH, SIZE, Count, Fraction, UserPath
+from ggufkit.cli.parameter_types import DIRECTORY, of_kind
 from ggufkit.cli.terminal import say
-from ggufkit.core import machine, variants
-from ggufkit.llama import backends, targets
-from ggufkit.measure.logits import strategy
-from ggufkit.recipes.effort import EFFORTS
+from ggufkit.core import machine, values, variants
+from ggufkit.llama import targets
 from ggufkit.refine.options import RefineOptions
 from ggufkit.report.choose import MemoryBudget
 from ggufkit.request import CalibrationOptions, EvaluationOptions, OverrideOptions, RunOptions, Source
 from ggufkit.steps.awq import ScalingOptions
 from ggufkit.steps.convert import ConvertOptions
 
-DEVICES = click.Choice(["auto", "cpu", "cuda"])
-FLOATS = click.Choice(["f16", "bf16", "f32"])
+_TYPES = {name: of_kind(kind) for name, kind in spellings.KINDS.items() if kind != values.SWITCH}
+"""The parameter type of each option that has a value."""
 
 
 def _option(name: str, *spellings: str, help: str, **more: Any) -> Decorator[Any]:  # noqa: A002 - click's own word
@@ -33,7 +31,7 @@ def _option(name: str, *spellings: str, help: str, **more: Any) -> Decorator[Any
         given = f"--{words}" if default is False else f"--{words}/--no-{words}"
         more = {"is_flag": True, "show_default": default, **more}
         return click.option(given, name, default=default, help=help, **more)
-    more = {"default": default, "show_default": default is not None, **more}
+    more = {"type": _TYPES[name], "default": default, "show_default": default is not None, **more}
     return click.option(*spellings, f"--{words}", name, help=help, **more)
 
 
@@ -49,15 +47,13 @@ def _from_its_start(given: dict[str, Any]) -> CalibrationOptions:
     return request.group_of(CalibrationOptions, given)
 
 
-HUB = _option("hub", "--from", type=click.Choice(["auto", "hf", "modelscope"]),
-              help="Hub to ask; auto: a cache, then the one that answers.")  # fmt: skip
+HUB = _option("hub", "--from", help="Hub to ask; auto: a cache, then the one that answers.")
 ALLOW_PICKLE = _option("allow_pickle", help="Accept weights in *.bin where there are no safetensors.")
-LORA = _option("lora", type=UserPath(exists=True, file_okay=False), metavar="DIR",
-               help="A LoRA adapter to merge first.")  # fmt: skip
+LORA = _option("lora", type=DIRECTORY, metavar="DIR", help="A LoRA adapter to merge first.")
 ALLOW_REQUANTIZE = _option("allow_requantize", help="Accept a .gguf that is quantized already.")
 SOURCE = (HUB, ALLOW_PICKLE, LORA)
 
-BASE_TYPE = _option("base_type", type=FLOATS, help="Type of the base.")
+BASE_TYPE = _option("base_type", help="Type of the base.")
 CONVERSION = (
     _option("pre", metavar="NAME", help="llama.cpp's name of the BPE pre-tokenizer, instead of detecting it."),
     _option("allow_token_mismatch", help="Accept a vocabulary that tokenizes differently."),
@@ -74,19 +70,19 @@ CONVERSION = (
 OVERRIDES = (
     _option("tensor_type", multiple=True, show_default=False, metavar="PATTERN=TYPE",
             help="Type of the tensors in whose names the expression is found, e.g. attn_v=q8_0; repeatable."),
-    _option("tensor_type_file", type=FILE, metavar="FILE", help="The same from a file, as llama-quantize has it."),
+    _option("tensor_type_file", metavar="FILE", help="The same from a file, as llama-quantize has it."),
     _option("output_tensor_type", metavar="TYPE", help="Type of the output matrix."),
     _option("token_embedding_type", metavar="TYPE", help="Type of the token embedding."),
     _option("leave_output_tensor", help="Do not quantize the output matrix."),
     _option("pure", help="One type for all tensors, no mix."),
     _option("override_kv", multiple=True, show_default=False, metavar="KEY=TYPE:VALUE",
             help="Metadata to set: int, float, bool or str; repeatable."),
-    _option("prune_layers", type=NUMBERS, show_default=False, metavar="LIST", help="Layers to leave out, e.g. 20,21."),
+    _option("prune_layers", show_default=False, metavar="LIST", help="Layers to leave out, e.g. 20,21."),
 )  # fmt: skip
 
 CHOOSING = (
-    _option("effort", type=click.Choice(list(EFFORTS)), help="How much is measured for types chosen by measurement."),
-    _option("types_allowed", type=NAMES, show_default="what is fast on the backend", metavar="LIST",
+    _option("effort", help="How much is measured for types chosen by measurement."),
+    _option("types_allowed", show_default="what is fast on the backend", metavar="LIST",
             help="Tensor types that these are chosen from, e.g. q3_k,q4_k,q6_k."),
 )  # fmt: skip
 
@@ -94,52 +90,46 @@ TEXT = _option("calibration", metavar="PATH|NAME",
                help="Text for importance matrices, AWQ and GPTQ: like the use, unlike the corpus.")  # fmt: skip
 SAMPLES = _option(
     "calibration_samples",
-    type=click.IntRange(1, MOST),
     help="Samples of 512 tokens; importance matrices take them from the start.",
 )
 FIELD = _option("calibration_field", metavar="NAME", help="Field that holds the text, in JSON and JSONL.")
-SEED = _option("seed", type=int, help="Seed of the samples drawn.")
-IMATRIX = _option("imatrix", type=FILE, help="Your own importance matrix, for --variants imatrix, gptq.")
+SEED = _option("seed", help="Seed of the samples drawn.")
+IMATRIX = _option("imatrix", help="Your own importance matrix, for --variants imatrix, gptq.")
 CALIBRATION = (TEXT, SAMPLES, FIELD, SEED)
 
 SCALING = (
-    _option("awq_engine", type=click.Choice(variants.AWQ_ENGINES),
-            help="Ours, or AutoAWQ in an environment of its own."),
-    _option("awq_objective", type=click.Choice(variants.AWQ_OBJECTIVES),
-            help="What our engine minimizes: the error under llama.cpp's types, or AutoAWQ's."),
-    _option("awq_dtype", type=click.Choice(variants.AWQ_DTYPES),
-            help="Of the scaled checkpoint; float32 loses nothing."),
+    _option("awq_engine", help="Ours, or AutoAWQ in an environment of its own."),
+    _option("awq_objective", help="What our engine minimizes: the error under llama.cpp's types, or AutoAWQ's."),
+    _option("awq_dtype", help="Of the scaled checkpoint; float32 loses nothing."),
     _option("awq_per_type", help="Scales for each type instead of for all of them."),
 )  # fmt: skip
 
 CORPUS = _option("corpus", metavar="PATH|NAME", help="Evaluation text.")
-CTX = _option("ctx", type=click.IntRange(8, MOST), help="Context in tokens, as in llama-perplexity.")
-CHUNKS = _option("chunks", type=Count("all", 2), default="all", show_default=True,
-                 help="How many chunks of the text to evaluate.")  # fmt: skip
+CTX = _option("ctx", help="Context in tokens, as in llama-perplexity.")
+CHUNKS = _option("chunks", default="all", show_default=True, help="How many chunks of the text to evaluate.")
 EVAL = _option("eval", help="Measure quality: perplexity and KL divergence.")
 KLD = _option("kld", help="KL divergence against the base.")
-PRECISION = _option("precision", type=Fraction(), metavar="PERCENT",
+PRECISION = _option("precision", metavar="PERCENT",
                     help="Evaluate only until mean KL divergence is known to this, e.g. 2%.")  # fmt: skip
-SCRATCH = _option("scratch_limit", type=SIZE, default=f"{request.default('scratch_limit') >> 30}GiB",
+SCRATCH = _option("scratch_limit", default=f"{request.default('scratch_limit') >> 30}GiB",
                   help="The most disk that base logits may take.")  # fmt: skip
-STRATEGY = _option("strategy", type=click.Choice(strategy.STRATEGIES), show_default="chosen by what fits",
+STRATEGY = _option("strategy", show_default="chosen by what fits",
                    help="How base logits travel.")  # fmt: skip
 BENCH = _option("bench", help="Measure speed.")
-BENCH_REPS = _option("bench_reps", type=click.IntRange(1, 1000), help="Repetitions of llama-bench.")
+BENCH_REPS = _option("bench_reps", help="Repetitions of llama-bench.")
 SMOKE = _option("smoke", help="Let each file speak; fail on garbage that the base does not speak.")
 
-FITS = _option("fits", type=SIZE, help="Memory that you have, e.g. 6GiB: the best file for it.")
-FITS_CTX = _option("fits_ctx", type=click.IntRange(1), help="Context in tokens to run with, for --fits.")
+FITS = _option("fits", help="Memory that you have, e.g. 6GiB: the best file for it.")
+FITS_CTX = _option("fits_ctx", help="Context in tokens to run with, for --fits.")
 
-THREADS = _option("threads", type=click.IntRange(1, machine.MOST_THREADS), default=machine.physical_cores,
+THREADS = _option("threads", default=machine.physical_cores,
                   show_default="physical cores", help="CPU threads.")  # fmt: skip
 FORCE = _option("force", help="Redo everything, and overwrite what ggufkit did not make.")
 EXPLAIN = _option("explain", help="Say why each step runs or is skipped.")
 BACKEND = (
-    _option("backend", type=click.Choice(backends.CHOICES), help="What llama.cpp computes on."),
+    _option("backend", help="What llama.cpp computes on."),
     _option(
         "ngl",
-        type=Count("auto", 0),
         default="auto",
         show_default=True,
         help="Layers on the GPU; auto: all that fit.",
@@ -152,7 +142,7 @@ source_options = _group("source", Source, *SOURCE)
 conversion_options = _group(
     "conversion",
     ConvertOptions,
-    click.option("--type", "base_type", type=FLOATS, default=request.default("base_type"), show_default=True,
+    click.option("--type", "base_type", type=_TYPES["base_type"], default=request.default("base_type"), show_default=True,
                  help="Type of the result."),
     *CONVERSION,
 )  # fmt: skip
@@ -165,9 +155,9 @@ text_options = grouped(
     "calibration",
     _from_its_start,
     _option("calibration", metavar="PATH|NAME", help="The text: like the use, unlike what is evaluated."),
-    _option("calibration_samples", type=click.IntRange(1, MOST), help="Chunks of 512 tokens, from its start."),
+    _option("calibration_samples", help="Chunks of 512 tokens, from its start."),
     FIELD,
-    click.option("--chunks", type=click.IntRange(1, MOST), hidden=True),
+    click.option("--chunks", type=_TYPES["calibration_samples"], hidden=True),
 )
 """The same where the text is read from its start."""
 scaling_options = _group(
@@ -175,7 +165,11 @@ scaling_options = _group(
     ScalingOptions,
     *SCALING,
     click.option(
-        "--device", type=DEVICES, default=ScalingOptions.device, show_default=True, help="What the search runs on."
+        "--device",
+        type=_TYPES["device"],
+        default=ScalingOptions.device,
+        show_default=True,
+        help="What the search runs on.",
     ),
 )
 """--awq-engine and so on."""
@@ -184,11 +178,11 @@ refinement_options = _group(
     RefineOptions,
     click.option("--sequential/--one-pass", default=RefineOptions.sequential, show_default=True,
                  help="Refine each layer for what the refined ones before it give."),
-    click.option("--act-order", type=click.Choice(["auto", "on", "off"]), default=RefineOptions.act_order,
+    click.option("--act-order", type=_TYPES["act_order"], default=RefineOptions.act_order,
                  show_default=True, help="Columns by weight of their input; auto: as it measures better."),
     click.option("--include-output", is_flag=True, help="Refine the output matrix too."),
     click.option("--tune-norms", is_flag=True, help="Tune norms and biases afterwards; wants 500 samples or more."),
-    click.option("--device", type=DEVICES, default=RefineOptions.device, show_default=True,
+    click.option("--device", type=_TYPES["device"], default=RefineOptions.device, show_default=True,
                  help="What the refinement runs on."),
 )  # fmt: skip
 """What a refinement may be told."""
@@ -211,12 +205,13 @@ build_options: Callable[[Any], Any] = grouped(
     "wanted",
     lambda given: request.BuildRequest(**given),
     click.argument("model"),
-    click.option("--types", type=NAMES, default=",".join(request.DEFAULT_TYPES), show_default=True,
+    click.option("--types", type=_TYPES["types"], default=",".join(request.DEFAULT_TYPES), show_default=True,
                  metavar="LIST", help=f"Types of llama-quantize, comma-separated; or {targets.FORMS}."),
-    click.option("--variants", type=NAMES, default=",".join(request.DEFAULT_VARIANTS),
+    click.option("--variants", type=_TYPES["variants"], default=",".join(request.DEFAULT_VARIANTS),
                  show_default=True, metavar="LIST",
                  help=f"Any of {', '.join(variants.BY_NAME)}."),
-    click.option("--out", type=PATH, help="Output directory.  [default: ./<name>; ./<name>-gguf where ./<name> is MODEL]"),
+    click.option("--out", type=_TYPES["out"],
+                 help="Output directory.  [default: ./<name>; ./<name>-gguf where ./<name> is MODEL]"),
     BASE_TYPE,
     *OVERRIDES,
     *CHOOSING,

@@ -1,0 +1,1 @@
+"""What a command does, whoever asks: the command line (`cli`) or Python (`api`)."""

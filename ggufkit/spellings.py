@@ -1,0 +1,97 @@
+"""TABLE of options: how each is written, on the command line and in Python alike."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from ggufkit.core import machine, values, variants
+from ggufkit.core.values import Choice, Count, Fraction, Kind, Whole
+from ggufkit.llama import backends
+from ggufkit.measure.logits import strategy
+from ggufkit.recipes.effort import EFFORTS
+
+_POSITIVE = Whole(1, values.MOST)
+
+KINDS: Mapping[str, Kind] = {
+    "model": values.TEXT,
+    "types": values.NAMES,
+    "variants": values.NAMES,
+    "out": values.PATH,
+    # where a model comes from
+    "hub": Choice(("auto", "hf", "modelscope")),
+    "allow_pickle": values.SWITCH,
+    "lora": values.UserPath(file=False),
+    "allow_requantize": values.SWITCH,
+    # how it is converted
+    "base_type": Choice(("f16", "bf16", "f32")),
+    "pre": values.TEXT,
+    "allow_token_mismatch": values.SWITCH,
+    "allow_losses": values.SWITCH,
+    "check_function": values.SWITCH,
+    "force_toolchain": values.SWITCH,
+    # what llama-quantize is told besides a type
+    "tensor_type": values.TEXTS,
+    "tensor_type_file": values.FILE,
+    "output_tensor_type": values.TEXT,
+    "token_embedding_type": values.TEXT,
+    "leave_output_tensor": values.SWITCH,
+    "pure": values.SWITCH,
+    "override_kv": values.TEXTS,
+    "prune_layers": values.NUMBERS,
+    # types by measurement
+    "effort": Choice(tuple(EFFORTS)),
+    "types_allowed": values.SOME_NAMES,
+    "at_least": values.TEXTS,
+    "target": values.TEXT,
+    "curve": values.SWITCH,
+    "for_gptq": values.SWITCH,
+    "recipe": values.FILE,
+    # calibration
+    "calibration": values.TEXT,
+    "calibration_samples": _POSITIVE,
+    "calibration_field": values.TEXT,
+    "seed": Whole(),
+    "imatrix": values.FILE,
+    # AWQ and refining
+    "awq_engine": Choice(variants.AWQ_ENGINES),
+    "awq_objective": Choice(variants.AWQ_OBJECTIVES),
+    "awq_dtype": Choice(variants.AWQ_DTYPES),
+    "awq_per_type": values.SWITCH,
+    "for_imatrix": values.SWITCH,
+    "sequential": values.SWITCH,
+    "act_order": Choice(("auto", "on", "off")),
+    "include_output": values.SWITCH,
+    "tune_norms": values.SWITCH,
+    "device": Choice(("auto", "cpu", "cuda")),
+    # what is measured
+    "base": values.FILE,
+    "eval": values.SWITCH,
+    "corpus": values.TEXT,
+    "ctx": Whole(8, values.MOST),
+    "chunks": Count("all", 2),
+    "kld": values.SWITCH,
+    "precision": Fraction(),
+    "scratch_limit": values.SIZE,
+    "strategy": Choice(strategy.STRATEGIES),
+    "bench": values.SWITCH,
+    "bench_reps": Whole(1, 1000),
+    "smoke": values.SWITCH,
+    "fits": values.SIZE,
+    "fits_ctx": Whole(1, None),
+    # how the tools run
+    "backend": Choice(backends.CHOICES),
+    "ngl": Count("auto", 0),
+    "threads": Whole(1, machine.MOST_THREADS),
+    "force": values.SWITCH,
+    "explain": values.SWITCH,
+}
+"""Every option by its name in Python: that of the command line with `_` for `-`."""
+
+
+def read(name: str, given: object, default: object = ...) -> object:
+    """The value of an option; its default, None among them, is taken as it is.
+
+    Raises:
+        UsageError: it is none.
+    """
+    return given if given is default or given == default else values.read(name, KINDS[name], given)
