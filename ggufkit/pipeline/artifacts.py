@@ -124,9 +124,9 @@ class Artifacts:
         if own is not None and scaling is None:
             name_missing(require_fits(own, read_header(base.path)), self.job.reporter)
             return own
-        output = self.job.session.workspace.private / f"{base.path.stem}.imatrix"
+        output, text = self.job.matrix_output(scaling), self.job.calibration_text
         options = ImatrixOptions(n_chunks=request.calibration.samples, ngl=request.run.ngl)
-        return make_imatrix(base, self.job.calibration_text, output, options, self.job.session).path
+        return make_imatrix(base, text, output, options, self.job.session).path
 
     def _quantized(self, variant: Variant, kind: QuantType) -> Result:
         job, scaling = self.job, self.job.scaling_of(variant, kind)

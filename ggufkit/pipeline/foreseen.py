@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+import struct
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
 
@@ -11,6 +14,7 @@ from ggufkit.core.records import QuantType, Tensor, Toolchain
 from ggufkit.llama import quants
 from ggufkit.llama.argv import Overrides
 from ggufkit.llama.gguf import GgufHeader, ggml_type_by_name, read_header
+from ggufkit.llama.gguf_bytes import FIXED, MetadataValue, own_pairs, pairs
 from ggufkit.llama.logs import QuantizePlan, TensorPlan
 from ggufkit.pipeline import overridden
 from ggufkit.recipes.recipe_file import read_recipe
@@ -20,6 +24,44 @@ from ggufkit.steps.quantize import QuantizeOptions
 _USUAL, _LARGEST = "Q4_K_M", "Q8_0"
 """What is planned with where only a loss is asked for, and what such a file is no larger than."""
 _ANY_BPW = 32.0
+_LONGEST_TEXT = 127
+"""Characters of a text that llama-quantize keeps of what it adds to metadata."""
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """An importance matrix that is yet to be computed.
+
+    Args:
+        stand_in: one that llama-quantize can read; the mix of types depends on whether there is any, not on its values.
+        path, text: where the real one will be, and the file that it will be computed on: both get into the metadata.
+    """
+
+    stand_in: Path
+    path: Path
+    text: str
+
+    @property
+    def n_bytes(self) -> int:
+        """What llama-quantize adds to the header. Source: `quantize.imatrix.*` in `tools/quantize/quantize.cpp`."""
+        said: dict[str, MetadataValue] = {
+            "file": str(self.path)[:_LONGEST_TEXT],
+            "entries_count": 0,
+            "chunks_count": 0,
+        }
+        if self.text:
+            said["dataset"] = self.text[:_LONGEST_TEXT]
+        return len(pairs({f"quantize.imatrix.{name}": value for name, value in said.items()}))
+
+
+@contextmanager
+def stand_in() -> Iterator[Path]:
+    """The smallest importance matrix there is, in llama.cpp's older format, while it is needed."""
+    with tempfile.TemporaryDirectory(prefix="ggufkit-plan-") as directory:
+        path, name = Path(directory) / "stand-in.imatrix", b"output.weight"
+        entry = struct.pack(f"<i{len(name)}siif", len(name), name, 1, 1, 1.0)
+        path.write_bytes(struct.pack("<i", 1) + entry + struct.pack("<ii", 1, 0))
+        yield path
 
 
 def n_bytes(tensor: TensorPlan) -> int:
@@ -28,11 +70,18 @@ def n_bytes(tensor: TensorPlan) -> int:
     return prod(tensor.shape) // block * block_bytes
 
 
-def planned_bytes(base: GgufHeader, plan: QuantizePlan) -> int:
-    """The exact size of the file that a plan makes: the base's header, then each tensor padded."""
+def planned_bytes(base: GgufHeader, plan: QuantizePlan, matrix: Matrix | None = None) -> int:
+    """The exact size of the file that a plan makes: the base's header with what is added, then each tensor padded."""
     saved = _listing(base.tensors) - _listing(plan.tensors)  # of layers that are left out
-    offset = -(-(base.data_offset - saved) // base.alignment) * base.alignment
+    added = matrix.n_bytes if matrix is not None else 0
+    offset = -(-(header_bytes(base) + added - saved) // base.alignment) * base.alignment
     return offset + sum(-(-n_bytes(t) // base.alignment) * base.alignment for t in plan.tensors)
+
+
+def header_bytes(base: GgufHeader) -> int:
+    """Bytes of a header up to where it is padded."""
+    _, metadata = own_pairs(base)
+    return FIXED.size + len(metadata) + _listing(base.tensors)
 
 
 def _listing(tensors: Sequence[Tensor | TensorPlan]) -> int:
@@ -67,10 +116,12 @@ def plan(
     kind: QuantType,
     known: Sequence[QuantType],
     overrides: Overrides = overridden.NONE,
+    matrix: Matrix | None = None,
 ) -> QuantizePlan:
     """What llama-quantize would make; where types are measured, of the largest type of its own within the target."""
     if not is_measured(kind):
-        how = QuantizeOptions(overrides=overridden.of_kind(overrides, kind))
+        weights = matrix.stand_in if matrix is not None else None
+        how = QuantizeOptions(weights, overrides=overridden.of_kind(overrides, kind))
         return quantize.plan(tools, base, kind, given(read_header(base), kind, how))
     return quantize.plan(tools, base, preset_near(tools, base, kind, known))
 

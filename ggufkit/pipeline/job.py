@@ -112,6 +112,11 @@ class Job:
             self.name, scaling.file_name, self.base_type
         )
 
+    def matrix_output(self, scaling: Scaling | None) -> Path:
+        """Where the importance matrix of a base goes: out of sight."""
+        base = self.base_output if scaling is None else self.scaled_base_output(scaling)
+        return self.session.workspace.private / f"{base.stem}.imatrix"
+
     @property
     def calibration_text(self) -> Corpus:
         """The text to calibrate on. Raises UsageError where no variant needs any."""

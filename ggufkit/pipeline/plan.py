@@ -12,20 +12,20 @@ from ggufkit.core.concurrency import makers_at_once, worker_pool
 from ggufkit.core.progress import Reporter, SilentReporter
 from ggufkit.core.records import Checkpoint, GgufFile, QuantType
 from ggufkit.core.units import size
-from ggufkit.core.variants import Variant
+from ggufkit.core.variants import Scaling, Variant
 from ggufkit.llama import evaluates, memory, quants
 from ggufkit.llama.gguf import GgufHeader, read_header
 from ggufkit.measure import evaluation
-from ggufkit.pipeline import chosen, fitting, overridden, resources
+from ggufkit.pipeline import chosen, fitting, foreseen, overridden, resources
 from ggufkit.pipeline.artifacts import outputs
-from ggufkit.pipeline.foreseen import given, is_measured
+from ggufkit.pipeline.foreseen import Matrix, given, is_measured
 from ggufkit.pipeline.job import Job
 from ggufkit.pipeline.lookup import prepare
 from ggufkit.pipeline.resources import Plan, PlannedFile, PlannedStep, Planner
 from ggufkit.recipes.effort import COMPARED
 from ggufkit.request import BuildRequest
 from ggufkit.steps import convert, imatrix, import_gguf, offload, quantize
-from ggufkit.steps.imatrix import require_fits
+from ggufkit.steps.imatrix import dataset, require_fits
 from ggufkit.steps.quantize import QuantizeOptions
 from ggufkit.texts import calibration_text
 
@@ -249,8 +249,8 @@ def _plan(job: Job, base: Path, targets: list[tuple[Variant, QuantType, Path]], 
         chosen.require_measurable(base, job.base_output.name)
     quantize.require_base(header, allow_requantize=job.request.source.allow_requantize)
     planner = Planner(job.tools, header, job.known_types, job.request.evaluation.ctx, job.overrides)
-    with worker_pool(job.session.threads) as pool:
-        coming = [pool.submit(partial(_plan_one, job, planner, *target)) for target in targets]
+    with foreseen.stand_in() as stand_in, worker_pool(job.session.threads) as pool:
+        coming = [pool.submit(partial(_plan_one, job, planner, stand_in, target)) for target in targets]
         files = [future.result() for future in coming]
     ram = resources.quantize_ram(header) if files else 0
     scratch = _scratch(job, header) if files else 0
@@ -271,11 +271,23 @@ def _scratch(job: Job, base: GgufHeader) -> int:
     return needed if needed <= how.scratch_limit else 0
 
 
-def _plan_one(job: Job, planner: Planner, variant: Variant, kind: QuantType, path: Path) -> PlannedFile:
-    file = planner.file(kind, path.name, variant.name)
+def _plan_one(job: Job, planner: Planner, stand_in: Path, target: tuple[Variant, QuantType, Path]) -> PlannedFile:
+    variant, kind, path = target
+    weighed = variant.imatrix and not quants.is_float(kind.name)
+    matrix = _matrix(job, stand_in, job.scaling_of(variant, kind)) if weighed else None
+    file = planner.file(kind, path.name, variant.name, matrix)
     if file.needs_imatrix and not variant.imatrix:
         raise quantize.needs_imatrix(kind, _way_to_matrix(job))
     return file
+
+
+def _matrix(job: Job, stand_in: Path, scaling: Scaling | None) -> Matrix:
+    """The importance matrix that a file will be weighed by, as its metadata will name it."""
+    own = job.request.calibration.imatrix
+    if own is not None and scaling is None:
+        return Matrix(stand_in, own, dataset(own))
+    text = job.calibration.path.name if job.calibration is not None else ""
+    return Matrix(stand_in, job.matrix_output(scaling), text)
 
 
 def _way_to_matrix(job: Job) -> str:

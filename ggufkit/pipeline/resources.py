@@ -15,8 +15,7 @@ from ggufkit.llama.argv import Overrides
 from ggufkit.llama.gguf import GgufHeader
 from ggufkit.llama.memory import evaluation_ram
 from ggufkit.pipeline import foreseen
-from ggufkit.pipeline.foreseen import is_measured, planned_bytes
-from ggufkit.steps import quantize
+from ggufkit.pipeline.foreseen import Matrix, is_measured, planned_bytes
 
 OVERSIZED = 1.15
 _CANDIDATES = 6
@@ -97,21 +96,21 @@ class Planner:
     n_ctx: int
     overrides: Overrides = field(default_factory=Overrides)
 
-    def file(self, kind: QuantType, file: str, variant: str) -> PlannedFile:
+    def file(self, kind: QuantType, file: str, variant: str, matrix: Matrix | None = None) -> PlannedFile:
         """What one output will be, by llama-quantize's own dry run; where types are measured, what it will not exceed."""
         if is_measured(kind):
             return self._limit(kind, file, variant)
-        planned = foreseen.plan(self.tools, self.base.path, kind, self.known, self.overrides)
+        planned = foreseen.plan(self.tools, self.base.path, kind, self.known, self.overrides, matrix)
         counts: dict[str, int] = {}
         for _, wanted, got in planned.fallbacks:
             counts[f"{wanted} → {got}"] = counts.get(f"{wanted} → {got}", 0) + 1
-        n_bytes, nominal = planned_bytes(self.base, planned), quants.nominal_bpw(kind)
+        n_bytes, nominal = planned_bytes(self.base, planned, matrix), quants.nominal_bpw(kind)
         result = PlannedFile(
             file, variant, kind.name, n_bytes, planned.bpw, _FLOAT_BITS.get(kind.name, nominal), planned.n_fallback,
             counts, evaluation_ram(self.base, n_bytes, self.n_ctx), planned.needs_imatrix,
         )  # fmt: skip
         if result.oversized and not quants.is_float(kind.name) and self.overrides == Overrides():
-            return replace(result, note=self._advice(result))
+            return replace(result, note=self._advice(result, matrix))
         return result
 
     def _limit(self, kind: QuantType, file: str, variant: str) -> PlannedFile:
@@ -120,13 +119,13 @@ class Planner:
         ram = evaluation_ram(self.base, most, self.n_ctx)
         return PlannedFile(file, variant, kind.name, most, bpw, quants.nominal_bpw(kind), 0, {}, ram, at_most=True)
 
-    def _advice(self, planned: PlannedFile) -> str:
+    def _advice(self, planned: PlannedFile, matrix: Matrix | None) -> str:
         """The largest general-purpose type that keeps the promise of the one that does not fit the shape."""
         promised = planned.nominal_bpw or 0.0
         said = f"{planned.bpw:.2f} bits/weight where {planned.type} promises {promised:.2f}"
         best: tuple[float, str] | None = None
         for kind in quants.smaller_types(self.known, promised)[:_CANDIDATES]:
-            bpw = quantize.plan(self.tools, self.base.path, kind).bpw
+            bpw = foreseen.plan(self.tools, self.base.path, kind, self.known, matrix=matrix).bpw
             if bpw < planned.bpw - 0.05 and (best is None or bpw < best[0]):
                 best = (bpw, kind.name)
             if bpw <= OVERSIZED * promised:

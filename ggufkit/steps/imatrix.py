@@ -246,6 +246,15 @@ def require_fits(path: Path, base: GgufHeader) -> tuple[str, ...]:
     )
 
 
+def dataset(path: Path) -> str:
+    """The text that an importance matrix says it was computed on; "" where its format has no place for that."""
+    with path.open("rb") as file:
+        if file.read(4) != b"GGUF":
+            return ""
+    names = read_header(path).metadata.get("imatrix.datasets")
+    return str(names[0]) if isinstance(names, list) and names else ""
+
+
 def read_imatrix(path: Path) -> Mapping[str, Entry]:
     """Read what an importance matrix covers, in llama.cpp's GGUF format or its older one.
 

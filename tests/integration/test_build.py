@@ -141,7 +141,7 @@ def test_every_type_that_the_tool_lists(tmp_path: Path, tools: Toolchain) -> Non
         out,
     )
     assert "needs an importance matrix" in fails(3, *plan)
-    both = cli(*plan, "--variants", "imatrix,plain")
+    both = cli(*plan, "--variants", "imatrix,plain", "--calibration", corpus)
     assert both.code == 0, both.err
     planned = [(f["variant"], f["type"]) for f in json.loads(both.out)["files"]]
     assert ("imatrix", "IQ2_XXS") in planned
@@ -153,6 +153,8 @@ def test_every_type_that_the_tool_lists(tmp_path: Path, tools: Toolchain) -> Non
     assert done.code == 0, done.err
     made = set(ggufkit.load_results(out)["type"])
     assert set(names) - {"F16", "BF16", "F32"} <= made
+    sizes = {f["file"]: f["size_bytes"] for f in json.loads(both.out)["files"] if f["variant"] == "imatrix"}
+    assert sizes == {name: (out / name).stat().st_size for name in sizes}, "with a matrix, too"
 
 
 def test_a_gguf_as_the_model(checkpoint: Path, tmp_path: Path, tools: Toolchain) -> None:
