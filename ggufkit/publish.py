@@ -15,6 +15,7 @@ from ggufkit.core.errors import GgufkitError, InputError, SourceError
 from ggufkit.core.hashing import sha256_file
 from ggufkit.core.manifest import PARTIAL, SUFFIX, read_manifest
 from ggufkit.core.progress import Reporter
+from ggufkit.core.units import MIB
 from ggufkit.hub import failures, huggingface, modelscope
 from ggufkit.hub.listing import HubUnreachable, RemoteFile, Repo, RepoAbsent, defect
 from ggufkit.hub.obtain import offline
@@ -199,17 +200,17 @@ def send(parcel: Parcel, reporter: Reporter, *, private: bool = False) -> str:
     on_modelscope, name = parcel.repo.startswith("ms:"), parcel.repo.removeprefix("ms:")
     host = modelscope.host() if on_modelscope else huggingface.host()
     upload = (_modelscope_sender if on_modelscope else _huggingface_sender)(name, private)
-    total, done = sum(u.size_bytes for u in parcel.missing) / 1e6, 0.0
+    total, done = sum(u.size_bytes for u in parcel.missing) / MIB, 0.0
     for item in parcel.missing:
         with reporter.step(f"Uploading {item.path.name} to {host}", total) as progress:
-            progress.update(done, total, "MB")
+            progress.update(done, total, "MiB")
             try:
                 upload(item.path)
             except Exception as error:
                 raise _refused(error, f"the upload of {item.path.name} to {parcel.repo}", host) from error
             if item.path.name == CARD:
                 _note_sent(item.path, parcel.repo)
-            done += item.size_bytes / 1e6
+            done += item.size_bytes / MIB
     return f"{host}/models/{name}" if on_modelscope else f"{host}/{name}"
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from ggufkit.core.paths import cache_dir
 from ggufkit.core.progress import Progress, Reporter, SilentReporter, end_if
+from ggufkit.core.units import GIB
 
 Key = tuple[str, int, int, int, int]
 """A file as it is now: see `key`."""
@@ -88,7 +89,7 @@ def _read_and_hash(path: Path, progress: Progress, n_bytes: int, stop: threading
             end_if(stop)
             digest.update(block)
             done += len(block)
-            progress.update(done / 1e9, n_bytes / 1e9, "GB")
+            progress.update(done / GIB, n_bytes / GIB, "GiB")
     return digest.hexdigest()
 
 

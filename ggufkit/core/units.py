@@ -10,6 +10,7 @@ SIZES = {
 """Bytes of each unit of a size, the largest first."""
 MOST_BYTES = 1 << 60
 """More than any disk or memory holds."""
+MIB, GIB = SIZES["MiB"], SIZES["GiB"]
 _SIZE = re.compile(r"([0-9]+(?:\.[0-9]*)?|\.[0-9]+)\s*([KMGT]?)(i?)B?", re.IGNORECASE)
 
 
@@ -24,13 +25,13 @@ def parse_size(text: str) -> int | None:
 
 
 def size(n_bytes: float) -> str:
-    """Bytes for people: 13.6 MB, 4.58 GB (decimal units)."""
+    """Bytes for people: 13.6 MiB, 4.58 GiB; binary units, as memory and llama.cpp have them."""
     value, unit = float(n_bytes), "B"
-    for larger in ("kB", "MB", "GB", "TB"):
+    for larger in ("KiB", "MiB", "GiB", "TiB"):
         if value < 1000:
             break
-        value, unit = value / 1000, larger
-    return f"{value:.0f} {unit}" if unit == "B" else f"{value:.3g} {unit}"
+        value, unit = value / 1024, larger
+    return f"{value:.0f} {unit}" if unit == "B" or value >= 1000 else f"{value:.3g} {unit}"
 
 
 def duration(seconds: float) -> str:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, TypeVar
 from ggufkit.core.concurrency import Job, background, run_linked
 from ggufkit.core.errors import Interrupted, SourceError
 from ggufkit.core.progress import Reporter
+from ggufkit.core.units import MIB
 from ggufkit.hub import failures
 from ggufkit.hub.failures import Hints
 from ggufkit.hub.http import Access, Meter
@@ -46,12 +47,12 @@ def watching(title: str, size: Callable[[], int], total: int, reporter: Reporter
     Args:
         size: bytes that are on disk, of `total`.
     """
-    with reporter.step(title, total / 1e6) as progress:
+    with reporter.step(title, total / MIB) as progress:
 
         def look(over: threading.Event) -> None:
             while not over.wait(_EVERY_S):
                 with contextlib.suppress(OSError):
-                    progress.update(size() / 1e6, total / 1e6, "MB")
+                    progress.update(size() / MIB, total / MIB, "MiB")
 
         with background(look):
             yield

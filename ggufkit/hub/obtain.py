@@ -11,6 +11,7 @@ from ggufkit.core import machine
 from ggufkit.core.errors import CheckpointError, ResourceError, SourceError
 from ggufkit.core.locks import waiting_lock
 from ggufkit.core.progress import Reporter
+from ggufkit.core.units import size
 from ggufkit.hub.listing import Hub, HubUnreachable, Listing, RemoteFile, Repo, defect, lock_file, recall, remember
 
 
@@ -125,5 +126,5 @@ def _download(place: Place, want: Want, reporter: Reporter) -> Snapshot:
 def _require_room(n_bytes: int, where: Path) -> None:
     free = machine.free_disk(where)
     if n_bytes > free:
-        message = f"The download needs {n_bytes / 1e9:.1f} GB of disk, {where} has {free / 1e9:.1f} GB free."
+        message = f"The download needs {size(n_bytes)} of disk, {where} has {size(free)} free."
         raise ResourceError(message, hint="Free some space, or move the hub's cache: HF_HOME, MODELSCOPE_CACHE.")

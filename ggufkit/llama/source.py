@@ -17,6 +17,7 @@ from ggufkit.core.errors import ToolchainError
 from ggufkit.core.hashing import sha256_file
 from ggufkit.core.paths import cache_dir
 from ggufkit.core.progress import Reporter
+from ggufkit.core.units import MIB
 
 CONVERTER = "convert_hf_to_gguf.py"
 COMMIT_FILE = ".ggufkit-commit"
@@ -144,8 +145,8 @@ def _fetch(target: Path, reporter: Reporter) -> None:
         def watch(_stream: str, text: str) -> None:
             counts = re.findall(r"Progress (\d+) of (\d+)", text)
             if counts:
-                done, total = (int(n) / 1e6 for n in counts[-1])
-                progress.update(done, total, "MB")
+                done, total = (int(n) / MIB for n in counts[-1])
+                progress.update(done, total, "MiB")
 
         requirement = f"{_PACKAGE}=={_PACKAGE_VERSION}"
         argv = [sys.executable, "-m", "pip", "download", "--no-deps", "--no-binary", _PACKAGE, requirement]

@@ -18,6 +18,7 @@ from ggufkit.core.errors import CheckpointError
 from ggufkit.core.jsonfile import is_of, read_json
 from ggufkit.core.progress import Progress, end_if
 from ggufkit.core.records import Checkpoint
+from ggufkit.core.units import GIB
 from ggufkit.models.files import INDEX, require_readable, weight_files
 from ggufkit.models.hyperparameters import require_sane
 from ggufkit.models.tensor_headers import StoredTensor, read_tensors
@@ -134,7 +135,7 @@ def scan_weights(path: Path, progress: Progress | None = None, stop: threading.E
                 widest = WeightRange(largest, tensor.name)
         done += tensor.end - tensor.start
         if progress is not None:
-            progress.update(done / 1e9, total / 1e9, "GB")
+            progress.update(done / GIB, total / GIB, "GiB")
     return widest
 
 

@@ -21,6 +21,7 @@ from ggufkit.core.jsonfile import read_json
 from ggufkit.core.paths import cache_dir
 from ggufkit.core.progress import Reporter
 from ggufkit.core.records import Checkpoint
+from ggufkit.core.units import size
 from ggufkit.models.checkpoint import open_checkpoint
 from ggufkit.models.files import files_of, fingerprint
 from ggufkit.models.peft_merge import WEIGHTS, load_dtype
@@ -97,13 +98,11 @@ def _warn_of_other_base(config: dict[str, Any], checkpoint: Checkpoint, reporter
 
 def _require_room(checkpoint: Checkpoint, target: Path) -> None:
     loaded = checkpoint.n_params * 4 if load_dtype(checkpoint.path) == "float32" else checkpoint.tensor_bytes
-    disk, memory = (int(size * _OVERHEAD) for size in (checkpoint.tensor_bytes, loaded))
+    disk, memory = (int(n_bytes * _OVERHEAD) for n_bytes in (checkpoint.tensor_bytes, loaded))
     room = (("disk", disk, machine.free_disk(target)), ("memory", memory, machine.free_memory()))
     for what, needed, free in room:
         if free < needed:
-            message = (
-                f"Merging the adapter needs about {needed / 1e9:.1f} GB of {what}, {free / 1e9:.1f} GB are free."
-            )
+            message = f"Merging the adapter needs about {size(needed)} of {what}, {size(free)} are free."
             raise ResourceError(message, hint="Merge it on a larger machine, or free some.")
 
 

@@ -8,7 +8,7 @@ import pytest
 from ggufkit import cli as command_line
 from ggufkit.cli.parameter_types import SIZE, Count, NameList
 from ggufkit.cli.terminal import console
-from ggufkit.core import errors
+from ggufkit.core import errors, units
 from ggufkit.core.units import duration
 
 
@@ -69,6 +69,14 @@ def test_debug_shows_the_traceback(monkeypatch: pytest.MonkeyPatch, capsys: pyte
 )
 def test_sizes(text: str, n_bytes: int) -> None:
     assert SIZE.convert(text, None, None) == n_bytes
+
+
+@pytest.mark.parametrize(
+    ("n_bytes", "shown"),
+    [(512, "512 B"), (25_900_384, "24.7 MiB"), (1010 << 20, "0.986 GiB"), (4_920_000_000, "4.58 GiB"), (5 << 50, "5120 TiB")],
+)  # fmt: skip
+def test_sizes_are_shown_in_binary_units(n_bytes: int, shown: str) -> None:
+    assert units.size(n_bytes) == shown
 
 
 @pytest.mark.parametrize("text", ["", "x", "8 apples", "-1GB", "GB"])

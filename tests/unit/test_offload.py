@@ -212,7 +212,7 @@ def test_a_full_gpu_sends_torch_to_the_cpu(gpu_session: Session) -> None:
 
 def test_pipes_that_memory_does_not_hold_name_the_way_out() -> None:
     tight = replace(ON_GPU, gpus_free=(), scratch=100 * MB, ram_free=600 * MB)
-    assert "--scratch-limit 1.5GB" in choose(tight).why
+    assert "--scratch-limit 1.4GiB" in choose(tight).why
     assert "--scratch-limit" not in choose(replace(tight, ram_free=900 * MB)).why
 
 

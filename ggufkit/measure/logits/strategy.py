@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import ceil
 
+from ggufkit.core.units import GIB, MIB
 from ggufkit.steps import offload
 
 FILE, PIPE, FAN_OUT, FEWER = "file", "pipe", "fan-out", "fewer chunks"
@@ -119,4 +121,7 @@ def _held(together: Sequence[int], need: Need) -> bool:
 
 
 def _size(n_bytes: int, space: str = " ") -> str:
-    return f"{n_bytes / 1e9:.1f}{space}GB" if n_bytes >= 1e9 else f"{n_bytes / 1e6:.0f}{space}MB"
+    """Rounded up: as a limit it is enough."""
+    if n_bytes >= GIB:
+        return f"{ceil(10 * n_bytes / GIB) / 10:.1f}{space}GiB"
+    return f"{ceil(n_bytes / MIB)}{space}MiB"
