@@ -11,6 +11,7 @@ _COLLECTED = re.compile(rf"stored collected data after {_COUNT} chunks")
 _RUNNING = re.compile(rf"\[{_COUNT}\]\d[\d.]*,|(?<=\n) {{0,3}}{_COUNT} {{4}}[^\n]*%\n")
 _LONGEST_LINE = 400
 _FOUND = re.compile(rf"(?:calculating perplexity|computing) over {_COUNT} chunks")
+_REPETITION = re.compile(rf"benchmark {_COUNT}/{_COUNT}: \w+ run {_COUNT}/{_COUNT}")
 _TOKENIZING, _COMPUTING = "tokenizing the input", "computing over"
 
 
@@ -24,6 +25,15 @@ def percent_written(text: str) -> int | None:
     """How much of its file the converter has written, by the progress bar that it draws."""
     found = _WRITTEN.findall(text)
     return int(found[-1]) if found else None
+
+
+def repetitions_done(text: str) -> tuple[int, int] | None:
+    """How many repetitions of all its tests llama-bench has begun, and of how many; None before the first."""
+    found = _REPETITION.findall(text)
+    if not found:
+        return None
+    test, tests, run, runs = map(int, found[-1])
+    return (test - 1) * runs + run - 1, tests * runs
 
 
 def chunks_collected(text: str) -> int | None:

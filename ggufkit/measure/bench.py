@@ -13,6 +13,7 @@ from ggufkit.llama import argv, evaluates, logs
 from ggufkit.llama.argv import Compute
 from ggufkit.llama.gguf import read_header
 from ggufkit.llama.logs import Speed
+from ggufkit.llama.progress_lines import repetitions_done
 from ggufkit.measure.measurements import Figure, measured, save
 from ggufkit.steps import offload
 from ggufkit.steps.session import Session
@@ -62,6 +63,7 @@ def bench(gguf: GgufFile, options: BenchOptions, session: Session) -> Result:
         recipe,
         session.workspace.measurements / f"{gguf.path.stem}.bench.json",
         lambda partial: _bench(gguf, options, session, partial),
+        work=session.work("bench", gguf.n_params * (options.repetitions + 1)),
     )
 
 
@@ -94,8 +96,14 @@ def _run(gguf: GgufFile, options: BenchOptions, session: Session, ngl: int | Non
         session.tools, gguf.path, Compute(session.tools.backend, ngl, session.threads),
         n_prompt=options.n_prompt, n_gen=options.n_gen, repetitions=options.repetitions,
     )  # fmt: skip
-    with session.reporter.step(f"Speed of {gguf.path.name}"):
-        run = process.run(command, log=session.workspace.log(f"bench-{gguf.path.stem}"))
+    with session.reporter.step(f"Speed of {gguf.path.name}") as progress:
+
+        def watch(_stream: str, text: str) -> None:
+            if (done := repetitions_done(text)) is not None:
+                progress.update(*done, "repetitions")
+
+        log = session.workspace.log(f"bench-{gguf.path.stem}")
+        run = process.run([*command, "--progress"], log=log, on_text=watch)
         _require_success(run, f"timing {gguf.path.name}", ngl, session)
     if run.paused_s:
         session.reporter.info(f"{gguf.path.name}: a pause fell into the timing. Once more.")

@@ -21,6 +21,7 @@ from typing import Any
 
 from ggufkit.core import confined, failures, limits, process
 from ggufkit.core.errors import GgufError, InputError, ToolError, ToolOutputError
+from ggufkit.core.expected import timed
 from ggufkit.core.jsonfile import parse_json, read_json
 from ggufkit.core.limits import Limits
 from ggufkit.core.machine import physical_cores
@@ -160,15 +161,17 @@ def speak(gguf: GgufFile, session: Session, ngl: int | None = None) -> Result:
     params: dict[str, Json] = {"max_tokens": options.max_tokens, "ngl": ngl, "backend": session.tools.backend}
     recipe = Recipe(STEP, VERSION, {"gguf": str(gguf.sha256)}, params, session.tools.identity, (gguf.as_input(),))
 
+    work = session.work("speak", gguf.n_params)
+
     def make(partial: Path) -> Made:
         log = session.workspace.log(f"speak-{gguf.path.stem}")
-        with session.reporter.step(f"Letting {gguf.path.name} speak"):
+        with timed(session.reporter, f"Letting {gguf.path.name} speak", work, remember=False):
             reply = chat(gguf.path, options, session.tools, session.reporter, log=log)
         partial.write_text(json.dumps(asdict(reply), indent=1) + "\n", encoding="utf-8")
         return Made(notes={"text": reply.text})
 
     output = session.workspace.measurements / f"{gguf.path.stem}.speak.json"
-    return session.ensure(recipe, output, make)
+    return session.ensure(recipe, output, make, work=work)
 
 
 def read_reply(path: Path) -> Reply:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from ggufkit.core import failures, process
 from ggufkit.core.errors import CorpusError, ToolOutputError
+from ggufkit.core.expected import timed
 from ggufkit.core.manifest import Params
 from ggufkit.core.process import Surroundings, ToolOutput
 from ggufkit.core.records import GgufFile
@@ -97,7 +98,8 @@ class _Compared:
         compute = Compute(session.tools.backend, ngl, session.threads, ROOM, ROOM)
         command = argv.embedding(program, gguf.path, texts, compute, ROOM, pooling=self.pooling)
         try:
-            with session.reporter.step(f"Embeddings of {gguf.path.name}"):
+            work = session.work("embed", gguf.n_params * len(self.texts))
+            with timed(session.reporter, f"Embeddings of {gguf.path.name}", work):
                 where = Surroundings(offload.environment())
                 run = process.run(
                     command, log=session.workspace.log(f"embed-{gguf.path.stem}"), surroundings=where

@@ -14,7 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from ggufkit.core import extras, machine, process
+from ggufkit.core.durations import Work
 from ggufkit.core.errors import InputError, ResourceError
+from ggufkit.core.expected import timed
 from ggufkit.core.hashing import sha256_files
 from ggufkit.core.inputs import Input, unchanged
 from ggufkit.core.jsonfile import read_json
@@ -112,7 +114,8 @@ def _run(reads: Sequence[Input], name: str, target: Path, reporter: Reporter) ->
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     log = cache_dir() / "logs" / f"merge-{target.name}.log"
-    with reporter.step(f"Merging {adapter.name} into {name}"):
+    work = Work("merge", sum(file.stat().st_size for file in files_of(base)))
+    with timed(reporter, f"Merging {adapter.name} into {name}", work):
         with unchanged(reads):
             output = process.run(
                 [sys.executable, "-m", "ggufkit.models.peft_merge", base, adapter, partial], log=log

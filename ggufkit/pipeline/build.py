@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
@@ -9,22 +10,25 @@ from functools import partial
 from pathlib import Path
 
 from ggufkit import report
+from ggufkit.core import durations
 from ggufkit.core.concurrency import makers_at_once, worker_pool
+from ggufkit.core.expected import timed
 from ggufkit.core.progress import Reporter, SilentReporter
 from ggufkit.core.records import Checkpoint, GgufFile, QuantType, ResultRow
 from ggufkit.core.variants import Variant
 from ggufkit.llama import evaluates
 from ggufkit.llama.gguf import read_gguf, read_header
-from ggufkit.measure import bench, chat, divergence, perplexity, similarity
+from ggufkit.measure import bench, chat, divergence, measurements, perplexity, similarity
 from ggufkit.measure.bench import BenchOptions
 from ggufkit.measure.evaluation import EvalOptions, Evaluation
 from ggufkit.measure.logits.strategy import Transport
 from ggufkit.modelfile.proven import ModelfileOptions
-from ggufkit.pipeline import plan
+from ggufkit.pipeline import outlook, plan
 from ggufkit.pipeline.artifacts import Artifacts, outputs
 from ggufkit.pipeline.foreseen import is_measured
 from ggufkit.pipeline.job import Job
 from ggufkit.pipeline.lookup import prepare
+from ggufkit.pipeline.pieces import evaluated
 from ggufkit.report import results
 from ggufkit.report.choose import MemoryBudget
 from ggufkit.request import BuildRequest
@@ -54,8 +58,7 @@ def build(request: BuildRequest, reporter: Reporter | None = None) -> BuildResul
         GgufkitError: of the kind that tells what went wrong; what was finished stays.
     """
     job = prepare(request, reporter or SilentReporter())
-    with job.session.workspace.locked():
-        job = plan.with_fitting(job)
+    with job.session.workspace.locked(), outlook.shown(plan.with_fitting(job)) as job:
         artifacts = Artifacts(job)
         plan.require_disk_for_base(job)
         plan.require_matrices(job)
@@ -173,7 +176,22 @@ def _evaluate(job: Job, base: GgufFile, files: Sequence[GgufFile]) -> list[Resul
     """Measure the quality of files, and of their base."""
     if job.text is None:
         return []
-    evaluation = _evaluation(job, job.text)
+    evaluation, started = _evaluation(job, job.text), time.monotonic()
+    done = _measure(job, base, files, evaluation)
+    _note_pace(job, base, done, time.monotonic() - started)
+    return done
+
+
+def _note_pace(job: Job, base: GgufFile, done: Sequence[Result], seconds: float) -> None:
+    """Remember how long a pass takes; several at once share the machine."""
+    made = [result for result in done if not result.fresh]
+    if not made or (found := measurements.load(made[-1].path)[0].conditions).n_chunks is None:
+        return
+    n_tokens = (found.n_ctx or 0) * found.n_chunks
+    durations.note(job.session.work("evaluate", base.n_params * n_tokens, evaluated(job)), seconds / len(made))
+
+
+def _measure(job: Job, base: GgufFile, files: Sequence[GgufFile], evaluation: Evaluation) -> list[Result]:
     if evaluates.embeds(read_header(base.path)):
         return similarity.measure_all(base, files, evaluation)
     if not job.request.evaluation.kld:
@@ -202,5 +220,5 @@ def _write_tables(job: Job, rows: Sequence[ResultRow]) -> None:
     """Write tables and reports unless they say what was measured already."""
     budget = MemoryBudget(job.request.report.fits, job.request.report.fits_ctx)
     if job.request.run.force or not report.is_current(rows, job.out, budget):
-        with job.reporter.step("Writing tables and report"):
+        with timed(job.reporter, "Writing tables and report", job.session.work("report", len(rows))):
             report.write(rows, job.out, budget)

@@ -67,7 +67,10 @@ def make_recipe(
         files["imatrix"] = Input(sources.imatrix, sha256_file(sources.imatrix))
     inputs = {role: file.sha256 for role, file in files.items()}
     recipe = Recipe(STEP, VERSION, inputs, params, session.tools.identity, tuple(files.values()))
-    return session.ensure(recipe, output, lambda partial: _make(base, target, sources, partial, options, session))
+    work = session.work("choose", base.n_params, options.effort)
+    return session.ensure(
+        recipe, output, lambda partial: _make(base, target, sources, partial, options, session), work=work
+    )
 
 
 def _make(

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ggufkit.core import durations
 from ggufkit.core.errors import UsageError
 from ggufkit.core.inputs import Input, unchanged
 from ggufkit.core.manifest import Notes, Params
@@ -129,6 +130,9 @@ def scale(
         with unchanged([Input(checkpoint.path, recipes[0].inputs["checkpoint"], files_of)]):
             made = _scale(checkpoint, stale, calibration, options, session)
     seconds = round(time.monotonic() - started, 3)
+    if stale:
+        units = checkpoint.n_params * calibration.n_tokens * len(stale)
+        durations.note(session.work("awq", units, options.engine), seconds)
 
     def publish(one: Wanted, partial: Path) -> Made:
         scaled = made[one.scaling]

@@ -12,6 +12,7 @@ from pathlib import Path
 from ggufkit.core import extras, failures, process
 from ggufkit.core.concurrency import run_both
 from ggufkit.core.errors import CheckpointError, GgufError
+from ggufkit.core.expected import timed
 from ggufkit.core.inputs import Input
 from ggufkit.core.jsonfile import read_json
 from ggufkit.core.manifest import PARTIAL, Params, read_manifest
@@ -152,6 +153,7 @@ def convert(checkpoint: Checkpoint, output: Path, options: ConvertOptions, sessi
         lambda partial: _convert(_begin(checkpoint, options, session), partial),
         force=unknown,
         why="its function was not compared",
+        work=session.work("convert", checkpoint.n_params),
     )
 
 
@@ -170,7 +172,7 @@ def skeleton(checkpoint: Checkpoint, output: Path, options: ConvertOptions, sess
     """Write a GGUF with everything but the weights, which are a hole in the file: enough for a dry run."""
     source = _converter_source(options, session)
     command = argv.convert(source, checkpoint.path, output, options.out_type, checkpoint.name, pre=options.pre)
-    with session.reporter.step(f"Planning {checkpoint.name}"):
+    with timed(session.reporter, f"Planning {checkpoint.name}", session.work("plan", checkpoint.n_params)):
         require_converted(
             process.run([*_with_shapes(command, checkpoint, options, output.parent), "--skeleton"]), output
         )
@@ -181,7 +183,11 @@ def _rehearse(checkpoint: Checkpoint, options: ConvertOptions, session: Session)
     """Find out in seconds, and not after an hour, that the converter or the tokenizer is not up to it."""
     trial = _begin(checkpoint, options, replace(session, reporter=SilentReporter()))
     with (
-        session.reporter.step(f"Trying the conversion of {checkpoint.name} without its weights"),
+        timed(
+            session.reporter,
+            f"Trying the conversion of {checkpoint.name} without its weights",
+            session.work("try", checkpoint.n_params),
+        ),
         tempfile.TemporaryDirectory(prefix="ggufkit-try-") as temporary,
     ):
         empty = Path(temporary) / "empty.gguf"

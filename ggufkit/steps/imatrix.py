@@ -96,6 +96,7 @@ def make_imatrix(base: GgufFile, text: Corpus, output: Path, options: ImatrixOpt
         recipe,
         output,
         lambda partial: _make(base, text, partial, options, session, sums),
+        work=session.work("imatrix", base.n_params * options.n_ctx * options.n_chunks),
     )
     sums.remove()
     return made

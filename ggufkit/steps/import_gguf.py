@@ -10,6 +10,7 @@ from pathlib import Path
 
 from ggufkit.core import machine
 from ggufkit.core.errors import GgufError, ResourceError
+from ggufkit.core.expected import timed
 from ggufkit.core.hashing import remember, sha256_file
 from ggufkit.core.manifest import PARTIAL, Params, manifest_path
 from ggufkit.core.records import GgufFile
@@ -53,10 +54,11 @@ def import_gguf(
     require_base(read_header(gguf.path), allow_requantize=allow_requantize)
     if gguf.type not in FLOAT_TYPES and not allow_requantize:
         raise GgufError(f"{gguf.path} holds {gguf.type}.", hint="Give an F32, F16 or BF16 file.")
+    work = session.work("import", gguf.size_bytes)
     itself = output.exists() and output.resolve() == gguf.path.resolve()
 
     def make(partial: Path) -> Made:
-        with session.reporter.step(f"Taking {gguf.path.name} as the base"):
+        with timed(session.reporter, f"Taking {gguf.path.name} as the base", work, remember=False):
             if not (_link(gguf, partial) if itself else clone(gguf, partial)):
                 _copy(gguf, partial)
             load_check.require_computes(partial, session)
@@ -66,7 +68,9 @@ def import_gguf(
     recipe = Recipe(STEP, VERSION, inputs, ImportParams(name).to_params(), reads=(gguf.as_input(),))
     linked = output.exists() and output.samefile(gguf.path) and not itself
     here = itself and not manifest_path(output).exists()
-    return session.ensure(recipe, output, make, force=here or linked, why=f"it is a hard link to {gguf.path}")
+    return session.ensure(
+        recipe, output, make, force=here or linked, why=f"it is a hard link to {gguf.path}", work=work
+    )
 
 
 def _link(gguf: GgufFile, target: Path) -> bool:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ggufkit.core import machine, variants
 from ggufkit.core.errors import GgufkitError
+from ggufkit.core.expected import timed
 from ggufkit.core.inputs import Input
 from ggufkit.core.records import Json
 from ggufkit.llama import evaluates
@@ -80,7 +81,7 @@ class Writer:
         return found
 
     def _proof(self, gguf: Result) -> ProvenModelfile | GgufkitError:
-        with self.session.reporter.step("Proving the chat template"):
+        with timed(self.session.reporter, "Proving the chat template", self.session.work("prove", 1)):
             try:
                 return make_modelfile(gguf.path, f"./{gguf.path.name}", self.options, self.session.tools)
             except GgufkitError as error:

@@ -10,6 +10,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from ggufkit.core import failures, process
+from ggufkit.core.durations import Work
 from ggufkit.core.errors import GgufError, InputError, ToolOutputError
 from ggufkit.core.hashing import Key, key, sha256_file
 from ggufkit.core.inputs import Input
@@ -245,7 +246,13 @@ def quantize(base: GgufFile, output: Path, kind: QuantType, options: QuantizeOpt
         recipe,
         output,
         lambda partial: _quantize(base, partial, kind, options, session),
+        work=work_of(base.n_params, kind, session, weighed=options.imatrix is not None),
     )
+
+
+def work_of(n_params: int, kind: QuantType, session: Session, *, weighed: bool) -> Work:
+    """What a file takes; searching for the best rounding by an importance matrix takes its time."""
+    return session.work("quantize", n_params, f"{kind.name}, weighed" if weighed else kind.name)
 
 
 def params_of(kind: QuantType, options: QuantizeOptions) -> QuantizeParams:

@@ -105,7 +105,8 @@ def refine(file: Refinable, output: Path, options: RefiningOptions, session: Ses
         Input(file.checkpoint.path, inputs["checkpoint"], files_of),
     )
     recipe = Recipe(STEP, VERSION, inputs, params, reads=reads)
-    return session.ensure(recipe, output, lambda partial: _refine(file, partial, options, session))
+    work = session.work("refine", file.quantized.n_params * file.calibration.n_tokens)
+    return session.ensure(recipe, output, lambda partial: _refine(file, partial, options, session), work=work)
 
 
 def _refine(file: Refinable, partial: Path, options: RefiningOptions, session: Session) -> Made:

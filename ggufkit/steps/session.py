@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ggufkit.core import durations
+from ggufkit.core.durations import Work
 from ggufkit.core.machine import physical_cores
 from ggufkit.core.progress import Reporter, SilentReporter
 from ggufkit.core.records import Toolchain
@@ -17,7 +19,7 @@ from ggufkit.steps.step import Made, Recipe, Result, Workspace
 class Session:
     """One command at work: its tools, its directory, and how it reports.
 
-    `force` redoes finished steps; `explain` says why each step runs or is skipped.
+    `force` redoes finished steps; `explain` says why each step runs or is skipped; `finished` hears of each result.
     """
 
     tools: Toolchain
@@ -26,6 +28,11 @@ class Session:
     threads: int = field(default_factory=physical_cores)
     force: bool = False
     explain: bool = False
+    finished: Callable[[Path], None] = lambda _output: None
+
+    def work(self, kind: str, units: float, how: str = "") -> Work:
+        """Some work on what this session computes with."""
+        return Work(kind, units, how, f"{self.tools.backend}, {self.threads} threads")
 
     def ensure(
         self,
@@ -35,15 +42,21 @@ class Session:
         *,
         force: bool = False,
         why: str = "asked for by --force",
+        work: Work | None = None,
     ) -> Result:
         """`step.ensure` as this command was asked to work: all is made anew under --force, reasons are told on demand.
 
         Args:
             force: a step's own reason, `why`, to make even what is fresh.
+            work: what it takes, whose time is remembered.
 
         Raises:
             InputError: there is something else of that name, which is not overwritten.
             ResourceError: the disk is full.
         """
         told = self.reporter if self.explain else None
-        return step.ensure(recipe, output, make, force=self.force or force, why=why, explain=told)
+        result = step.ensure(recipe, output, make, force=self.force or force, why=why, explain=told)
+        if work is not None and not result.fresh:
+            durations.note(work, result.manifest.duration_s)
+        self.finished(output)
+        return result

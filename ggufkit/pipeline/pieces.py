@@ -1,0 +1,150 @@
+"""The work of a build in pieces: what is yet to be made, and what its time is told from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from math import log2
+from pathlib import Path
+
+from ggufkit.core import variants
+from ggufkit.core.concurrency import makers_at_once
+from ggufkit.core.durations import Work
+from ggufkit.core.errors import GgufkitError
+from ggufkit.core.records import Checkpoint, GgufFile, QuantType
+from ggufkit.core.variants import Scaling, Variant
+from ggufkit.llama import memory, quants
+from ggufkit.llama.gguf import read_header
+from ggufkit.models.checkpoint import read_config
+from ggufkit.pipeline.foreseen import is_measured
+from ggufkit.pipeline.job import Job
+from ggufkit.recipes.type_recipe import recipe_path
+from ggufkit.steps import quantize
+
+BYTES_PER_TOKEN_OF_VOCABULARY = 0.257
+"""Bytes of English that a token takes, for each bit of a number of the vocabulary: 3.85 with 32,000 tokens, 4.4 with
+152,000, on WikiText-2."""
+_USUAL_VOCABULARY, _SAMPLE_TOKENS = 128_000, 512
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Something that is yet to be made.
+
+    Args:
+        stage: the step of the plan that it belongs to.
+        output: the result that ends it.
+        work: what it takes, while `at_once` of them are made at once.
+    """
+
+    stage: str
+    output: Path
+    work: Work
+    at_once: int = 1
+
+
+def pieces(job: Job) -> list[Piece]:
+    """All that a build has yet to make, in its order."""
+    return [p for p in _Pieces(job).all() if job.session.force or not p.output.exists()]
+
+
+@dataclass(frozen=True)
+class _Pieces:
+    job: Job
+
+    def all(self) -> Iterator[Piece]:
+        """Made already or not; each once."""
+        yield from self._bases()
+        yield from dict.fromkeys(piece for target in self.job.targets for piece in self._made(*target))
+        yield from self._measured()
+
+    @property
+    def _n_params(self) -> int:
+        return self.job.model.n_params
+
+    @property
+    def _tokens(self) -> int:
+        """Of calibration."""
+        return _SAMPLE_TOKENS * self.job.request.calibration.samples
+
+    def _bases(self) -> Iterator[Piece]:
+        job = self.job
+        if isinstance(job.model, GgufFile):
+            yield Piece("convert", job.base_output, job.session.work("import", job.model.size_bytes))
+            return
+        convert = job.session.work("convert", self._n_params)
+        yield Piece("convert", job.base_output, convert)
+        for scaling in job.scalings:
+            search = job.session.work("awq", self._n_params * self._tokens, job.request.scaling.engine)
+            yield Piece("awq", job.scaled_checkpoint(scaling), search)
+            yield Piece("awq", job.scaled_base_output(scaling), convert)
+
+    def _made(self, variant: Variant, kind: QuantType) -> Iterator[Piece]:
+        """A file, and what it needs besides a base."""
+        job, scaling, output = self.job, self.job.scaling_of(variant, kind), self.job.output(variant, kind.name)
+        if scaling is not None and job.scaled_base_output(scaling) == output:
+            return
+        if (is_measured(kind) or (variant.imatrix and not quants.is_float(kind.name))) and self._computes(scaling):
+            units = self._n_params * self._tokens
+            yield Piece("imatrix", job.matrix_output(scaling), job.session.work("imatrix", units))
+        rounded = output
+        if variant.refined:
+            plainer = variants.unrefined(variant)
+            shown = (plainer, kind) in job.targets and not is_measured(kind)
+            name = variants.file_name(job.name, plainer, kind.name)
+            rounded = job.output(plainer, kind.name) if shown else job.session.workspace.private / name
+        if is_measured(kind):
+            choose = job.session.work("choose", self._n_params, job.request.recipes.effort)
+            yield Piece("choose", recipe_path(rounded), choose)
+        how = quantize.work_of(self._n_params, kind, job.session, weighed=variant.imatrix)
+        yield Piece("quantize", rounded, how, makers_at_once(job.session.threads))
+        if variant.refined:
+            yield Piece("refine", output, job.session.work("refine", self._n_params * self._tokens))
+
+    def _computes(self, scaling: Scaling | None) -> bool:
+        return scaling is not None or self.job.request.calibration.imatrix is None
+
+    def _measured(self) -> Iterator[Piece]:
+        job = self.job
+        files = [job.base_output, *(job.output(v, t.name) for v, t in job.targets)]
+        where, measured = job.session.workspace.measurements, job.request.evaluation
+        if job.text is not None:
+            how = evaluated(job)
+            work = job.session.work("evaluate", self._n_params * self.n_evaluated, how)
+            for file in files:
+                kind = "perplexity" if how == "divergence" and file == job.base_output else how
+                yield Piece("evaluate", where / f"{file.stem}.{kind}.json", work)
+        if measured.smoke:
+            work = job.session.work("speak", self._n_params)
+            yield from (Piece("speak", where / f"{file.stem}.speak.json", work) for file in files)
+        if measured.bench:
+            work = job.session.work("bench", self._n_params * (measured.bench_reps + 1))
+            yield from (Piece("bench", where / f"{file.stem}.bench.json", work) for file in files)
+
+    @cached_property
+    def n_evaluated(self) -> int:
+        """Tokens of the text that are evaluated, as far as the size of the vocabulary tells."""
+        how, text = self.job.request.evaluation, self.job.text
+        if text is None:
+            return 0
+        possible = int(text.n_bytes / (BYTES_PER_TOKEN_OF_VOCABULARY * log2(_n_vocab(self.job))))
+        return min(how.ctx * how.chunks, possible) if how.chunks is not None else possible
+
+
+def evaluated(job: Job) -> str:
+    """What is measured of quality."""
+    return "divergence" if job.request.evaluation.kld else "perplexity"
+
+
+def _n_vocab(job: Job) -> int:
+    if isinstance(job.model, Checkpoint):
+        try:
+            config = read_config(job.model.path)
+        except GgufkitError:
+            return _USUAL_VOCABULARY
+        inner = config.get("text_config")
+        given = config.get("vocab_size") or (inner.get("vocab_size") if isinstance(inner, dict) else None)
+    else:
+        given = memory.n_vocab(read_header(job.model.path))
+    return given if isinstance(given, int) and given > 1 else _USUAL_VOCABULARY
