@@ -17,13 +17,16 @@ from typing import Any
 
 import click
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, TextColumn
+from rich.table import Column
 from rich.text import Text
 
-from ggufkit.core import escape, progress, units
+from ggufkit.core import durations, escape, progress, units
 
 _PLAIN_EVERY_S = 20.0
 _WIDE = 1000
+_SOON_S = 2.0
+"""Before that a step's pace tells nothing."""
 
 
 class Screen(Console):
@@ -68,7 +71,8 @@ def emit_path(path: Path) -> None:
 
 def console(*, stderr: bool = True) -> Screen:
     """A console on stderr for what is said, on stdout for results. In a file or a pipe no line is broken."""
-    made = Screen(stderr=stderr, highlight=False, markup=False, emoji=False, soft_wrap=not stderr)
+    made = Screen(stderr=stderr, highlight=False, markup=False, emoji=False)
+    made.soft_wrap = not (stderr or made.is_terminal)
     if not made.is_terminal and "COLUMNS" not in os.environ:
         made.width = _WIDE
     return made
@@ -79,14 +83,37 @@ def reporting() -> Iterator[progress.Reporter]:
     """The reporter for this terminal, with its live display if it has one."""
     screen = console()
     if not screen.is_terminal:
-        yield PlainReporter(screen)
+        plain = PlainReporter(screen)
+        with plain.warning_at_the_end():
+            yield plain
         return
-    columns = (
-        TextColumn("{task.description}", markup=False), BarColumn(bar_width=16), MofNCompleteColumn(),
-        TextColumn("{task.fields[note]}", markup=False), TimeElapsedColumn(),
-    )  # fmt: skip
-    with Progress(*columns, console=screen, transient=True) as live:
-        yield RichReporter(live)
+    name = TextColumn("{task.description}", markup=False, table_column=Column(no_wrap=True, ratio=1))
+    with Progress(name, BarColumn(bar_width=10), _State(), console=screen, transient=True, expand=True) as live:
+        drawn = RichReporter(live)
+        with drawn.warning_at_the_end():
+            yield drawn
+
+
+def state(done: float, total: float | None, note: str, seconds: float) -> str:
+    """How far a step is, and what is left of it: "7/41 · 12 min left", "3/60 chunks · 40 s left", "12 s"."""
+    if not total:
+        gone = f"{seconds:.0f} s" if seconds < 100 else units.duration(seconds)
+        return " · ".join(filter(None, [note, gone if seconds >= 1 else ""]))
+    says_left = note.endswith(" left")
+    counted = f"{done:.0f} %" if note == "%" else f"{done:.0f}/{total:.0f}"
+    counted += "" if says_left or note == "%" or not note else f" {note}"
+    left = note if says_left else ""
+    if not says_left and seconds >= _SOON_S and 0 < done < total:
+        left = f"{durations.rough(seconds * (total - done) / done)} left"
+    return f"{counted} · {left}" if left else counted
+
+
+class _State(ProgressColumn):
+    """`state` of a step that is drawn."""
+
+    def render(self, task: Task) -> Text:
+        """Draw it."""
+        return Text(state(task.completed, task.total, task.fields["note"], task.elapsed or 0.0), no_wrap=True)
 
 
 class _Said:
@@ -94,13 +121,28 @@ class _Said:
 
     def __init__(self, screen: Console) -> None:
         self.screen = screen
+        self._warned: dict[str, None] = {}
+
+    @contextmanager
+    def warning_at_the_end(self) -> Iterator[None]:
+        """Say at the end of the context what is said of many at once."""
+        try:
+            yield
+        finally:
+            for text in progress.grouped(w for w in self._warned if isinstance(w, progress.OneOfMany)):
+                self._warn(text)
 
     def info(self, text: str) -> None:
         """Print a remark."""
         self.screen.print(text, style="dim")
 
     def warn(self, text: str) -> None:
-        """Print a warning."""
+        """Print a warning once; one of many at the end, with the others."""
+        if text not in self._warned and not isinstance(text, progress.OneOfMany):
+            self._warn(text)
+        self._warned[text] = None
+
+    def _warn(self, text: str) -> None:
         self.screen.print(words(("Warning:", "yellow"), f" {text}"))
 
     def done(self, title: str, seconds: float) -> None:
@@ -156,7 +198,7 @@ class _Lines:
         self.screen = screen
         self.title = title
         self.total = total
-        self.last = time.monotonic()
+        self.started = self.last = time.monotonic()
         self.lock = threading.Lock()
 
     def update(self, done: float, total: float | None = None, note: str = "") -> None:
@@ -166,5 +208,4 @@ class _Lines:
             if time.monotonic() - self.last < _PLAIN_EVERY_S:
                 return
             self.last = time.monotonic()
-        of = f"/{self.total:.0f}" if self.total else ""
-        self.screen.print(f"  {self.title}: {done:.0f}{of} {note}")
+        self.screen.print(f"  {self.title}: {state(done, self.total, note, self.last - self.started)}")

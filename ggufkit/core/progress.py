@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol
 
 from ggufkit.core.errors import Interrupted
+
+_LISTED = 8
 
 
 class Progress(Protocol):
     """One step under way."""
 
     def update(self, done: float, total: float | None = None, note: str = "") -> None:
-        """Report that `done` of `total` units are finished; `note` is a few words of detail."""
+        """Report that `done` of `total` units are finished.
+
+        Args:
+            note: the unit, or a few words of detail; where it says what is "left", reporters do not guess that.
+        """
 
 
 class Reporter(Protocol):
@@ -28,6 +34,43 @@ class Reporter(Protocol):
 
     def warn(self, text: str) -> None:
         """Say something the user should act on, or know before trusting the result."""
+
+
+class OneOfMany(str):
+    """A warning that others of its kind may follow: reporters say it once, of all that it is about.
+
+    Args:
+        sentence: true of any of them, with "{}" where they are named.
+        about: this one.
+    """
+
+    sentence: str
+    about: str
+    __slots__ = ("about", "sentence")
+
+    def __new__(cls, sentence: str, about: str) -> OneOfMany:
+        """The warning as it is said of one alone."""
+        made = super().__new__(cls, sentence.replace("{}", about, 1))
+        made.sentence, made.about = sentence, about
+        return made
+
+
+def grouped(warnings: Iterable[str]) -> list[str]:
+    """Warnings, each kind once and none repeated, in the order in which they came up."""
+    kinds: dict[str, dict[str, None]] = {}
+    for one in warnings:
+        sentence, about = (one.sentence, one.about) if isinstance(one, OneOfMany) else (one, "")
+        kinds.setdefault(sentence, {})[about] = None
+    return [
+        sentence.replace("{}", _listed(list(all_of)), 1) if "" not in all_of else sentence
+        for sentence, all_of in kinds.items()
+    ]
+
+
+def _listed(names: Sequence[str]) -> str:
+    shown = [*names[:_LISTED], f"{len(names) - _LISTED} more"] if len(names) > _LISTED + 1 else names
+    separator = "; " if any("," in name for name in names) else ", "
+    return separator.join(shown)
 
 
 class SilentReporter:

@@ -8,6 +8,7 @@ from pathlib import Path
 from ggufkit.core import failures, machine, process
 from ggufkit.core.manifest import Params
 from ggufkit.core.process import ToolOutput
+from ggufkit.core.progress import OneOfMany
 from ggufkit.core.records import Conditions, GgufFile
 from ggufkit.llama import argv, evaluates, logs
 from ggufkit.llama.argv import Compute
@@ -21,6 +22,9 @@ from ggufkit.steps.step import Made, Recipe, Result
 
 STEP, VERSION = "bench", 1
 NOISY = 0.05
+_BUSY = (
+    "The machine is busy, speeds varied between repetitions: {}. Repeat on a quiet one, or raise --repetitions."
+)
 
 
 @dataclass(frozen=True)
@@ -139,7 +143,4 @@ def _warn_if_noisy(gguf: GgufFile, speeds: tuple[Speed, ...], session: Session) 
     }
     if noisy:
         varied = " and ".join(f"{test} by {share:.0%}" for test, share in noisy.items())
-        session.reporter.warn(
-            f"{gguf.path.name} varied between repetitions, {varied}; the machine is busy. "
-            "Repeat on a quiet one, or raise --bench-reps."
-        )
+        session.reporter.warn(OneOfMany(_BUSY, f"{gguf.path.name} ({varied})"))

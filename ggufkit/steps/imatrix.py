@@ -15,7 +15,7 @@ from ggufkit.core import failures, process
 from ggufkit.core.errors import CorpusError, GgufError, InputError, ToolOutputError
 from ggufkit.core.manifest import Notes, Params
 from ggufkit.core.process import Surroundings, ToolOutput
-from ggufkit.core.progress import Reporter
+from ggufkit.core.progress import OneOfMany, Reporter
 from ggufkit.core.records import GgufFile
 from ggufkit.llama import argv, evaluates, logs
 from ggufkit.llama.argv import Compute, EarlierRun, Excerpt
@@ -214,7 +214,8 @@ def name_missing(missing: Sequence[str], reporter: Reporter) -> None:
     """Say which tensors a matrix has no data for."""
     if missing:
         shown = ", ".join(missing[:4]) + (" …" if len(missing) > 4 else "")
-        reporter.warn(f"The importance matrix has no data for {len(missing)} tensors: {shown}.")
+        about = f"{len(missing)} tensors: {shown}"
+        reporter.warn(OneOfMany("The importance matrix has no data for {}.", about))
 
 
 def require_fits(path: Path, base: GgufHeader) -> tuple[str, ...]:

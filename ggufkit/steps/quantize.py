@@ -15,6 +15,7 @@ from ggufkit.core.errors import GgufError, InputError, ToolOutputError
 from ggufkit.core.hashing import Key, key, sha256_file
 from ggufkit.core.inputs import Input
 from ggufkit.core.manifest import PARTIAL, Params
+from ggufkit.core.progress import OneOfMany
 from ggufkit.core.records import GgufFile, Json, QuantType, Toolchain
 from ggufkit.llama import argv, cuda, evaluates, logs, patterns, quants
 from ggufkit.llama.argv import Overrides, Quantization
@@ -306,7 +307,8 @@ def _tell_left(planned: QuantizePlan, recipe: TypeRecipe | None, session: Sessio
     left = tensor_types.left_as_they_are(planned, recipe) if recipe is not None else []
     if left:
         shown = ", ".join(left[:3]) + (" …" if len(left) > 3 else "")
-        session.reporter.warn(f"llama-quantize leaves {len(left)} tensors in the base's float type: {shown}.")
+        about = f"{len(left)} tensors ({shown})"
+        session.reporter.warn(OneOfMany("llama-quantize leaves in the base's float type: {}.", about))
 
 
 def _require_valid(run: process.ToolOutput, base: GgufFile) -> None:

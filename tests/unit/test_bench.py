@@ -49,5 +49,5 @@ def test_a_busy_machine_is_told_once(
         BenchOptions(),
         Session(TOOLS, Workspace(tmp_path), reporter, threads=2),
     )
-    expected = f"m.gguf varied between repetitions, {varied}; the machine is busy."
+    expected = f"The machine is busy, speeds varied between repetitions: m.gguf ({varied})."
     assert [text.partition(" Repeat on")[0] for text in reporter.warned] == ([expected] if varied else [])
