@@ -71,6 +71,7 @@ KINDS: Mapping[str, Kind] = {
     "chunks": Count("all", 2),
     "kld": values.SWITCH,
     "precision": Fraction(),
+    "speed": Fraction(),
     "scratch_limit": values.SIZE,
     "strategy": Choice(strategy.STRATEGIES),
     "bench": values.SWITCH,

@@ -8,6 +8,7 @@ import click
 
 from ggufkit.cli import parameter_types, request_options
 from ggufkit.cli.options import grouped
+from ggufkit.cli.parameter_types import of_kind
 from ggufkit.cli.terminal import console, emit_path, reporting
 from ggufkit.cli.types_table import types_table
 from ggufkit.commands.recipe import Asked, how, recipe
@@ -16,6 +17,7 @@ from ggufkit.recipes.effort import EFFORTS
 from ggufkit.recipes.options import RecipeOptions
 from ggufkit.recipes.recipe_file import SUFFIX, read_recipe
 from ggufkit.request import CalibrationOptions, RunOptions
+from ggufkit.spellings import KINDS
 
 asked_options = grouped(
     "asked",
@@ -39,6 +41,8 @@ how_options = grouped(
                  show_default="what is fast on the backend", help="Tensor types to choose from, e.g. q3_k,q4_k,q6_k."),
     click.option("--at-least", multiple=True, metavar="PATTERN=TYPE",
                  help="The smallest type that some tensors may get, e.g. attn_v=q5_k."),
+    click.option("--speed", type=of_kind(KINDS["speed"]), metavar="PERCENT",
+                 help="Lose up to so much more for types that generate faster here, e.g. 5%."),
 )  # fmt: skip
 
 

@@ -33,11 +33,13 @@ class Asked:
     out: Path | None = None
 
 
-def how(effort: str, types_allowed: Sequence[str], at_least: Sequence[str], for_gptq: bool) -> RecipeOptions:
+def how(
+    effort: str, types_allowed: Sequence[str], at_least: Sequence[str], speed: float | None, for_gptq: bool
+) -> RecipeOptions:
     """How types are measured, from what was typed. Raises UsageError, UnknownType."""
     allowed = tuple(quants.tensor_type(name) for name in types_allowed)
     floors = tuple(patterns.pair(word, "--at-least") for word in at_least)
-    return RecipeOptions(effort, allowed, floors, refined=for_gptq)
+    return RecipeOptions(effort, allowed, floors, speed=speed or 0.0, refined=for_gptq)
 
 
 def recipe(

@@ -141,7 +141,7 @@ class Fraction:
         except ValueError:
             number = 0.0
         if not 0 < number < 1:
-            raise UsageError(f"{given!r} is not a precision; write 2% or 0.02")
+            raise UsageError(f"{given!r} is no percentage between 0 and 100; write 2% or 0.02")
         return number
 
 

@@ -81,12 +81,25 @@ def _possible(gguf: GgufFile, options: BenchOptions) -> BenchOptions:
     )
 
 
+def speeds(gguf: GgufFile, options: BenchOptions, session: Session) -> tuple[Speed, ...]:
+    """Measure a file's speed, and keep nothing.
+
+    Raises:
+        ToolError: llama-bench failed or gave no speeds.
+    """
+    return logs.parse_bench(_timed(gguf, options, session))
+
+
+def _timed(gguf: GgufFile, options: BenchOptions, session: Session) -> ToolOutput:
+    return offload.with_fewer(lambda ngl: _run(gguf, options, session, ngl), options.ngl, gguf, session)
+
+
 def _bench(gguf: GgufFile, options: BenchOptions, session: Session, partial: Path) -> Made:
-    run = offload.with_fewer(lambda ngl: _run(gguf, options, session, ngl), options.ngl, gguf, session)
-    speeds = logs.parse_bench(run)
-    values: dict[str, Figure] = {"pp_tps" if s.n_prompt else "tg_tps": _value(s, options) for s in speeds}
-    save(partial, measured(str(gguf.sha256), values, _conditions(speeds[0], session)))
-    _warn_if_noisy(gguf, speeds, session)
+    run = _timed(gguf, options, session)
+    found = logs.parse_bench(run)
+    values: dict[str, Figure] = {"pp_tps" if s.n_prompt else "tg_tps": _value(s, options) for s in found}
+    save(partial, measured(str(gguf.sha256), values, _conditions(found[0], session)))
+    _warn_if_noisy(gguf, found, session)
     return Made([run])
 
 

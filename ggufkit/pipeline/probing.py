@@ -85,7 +85,7 @@ class Probing:
 
     def _file(self, types: Types) -> GgufFile:
         path = self.kit.probe(types)
-        return GgufFile(path, path.stat().st_size, self.base.architecture, "", self.base.n_params, 0, {})
+        return GgufFile(path, self.kit.n_bytes(path), self.base.architecture, "", self.base.n_params, 0, {})
 
     def _quiet(self) -> Session:
         """The session of the tools: warnings are heard, single passes are not; logs stay out of sight."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 
@@ -21,16 +21,18 @@ from ggufkit.llama.libggml import LibGgml
 from ggufkit.llama.patterns import is_found
 from ggufkit.measure.logits import sample
 from ggufkit.pipeline.probing import Found, Probing
+from ggufkit.pipeline.type_speeds import TypeSpeeds
 from ggufkit.recipes import allowed
 from ggufkit.recipes.groups import Group, group, layer_of
 from ggufkit.recipes.options import RecipeOptions
 from ggufkit.recipes.probes import ProbeKit
 from ggufkit.recipes.rounding import Rounder
 from ggufkit.recipes.sensitivity import Sensitivities, Types, sensitivities
-from ggufkit.recipes.solver import Option, Solution, solve
+from ggufkit.recipes.solver import Option, Solution, fastest, solve
 from ggufkit.steps import quantize
 from ggufkit.steps.quantize import QuantizeOptions
 from ggufkit.steps.session import Session
+from ggufkit.steps.step import Workspace
 from ggufkit.texts.corpus import Corpus
 
 _LOW_BPW = 4.0
@@ -182,19 +184,30 @@ class RecipeEngine:
                 message = f"--at-least {pattern}={kind.lower()}: no tensor that is quantized has such a name."
                 raise UsageError(message, hint="`ggufkit inspect` shows the kinds of tensors.")
 
-    def coarse(self, name: str) -> str:
-        """The type that a tensor is measured in."""
-        return allowed.coarse(self.header.by_name[name], self.bpw)
+    def coarse(self, name: str, number: int = 0) -> str:
+        """The type that a tensor is measured in first, and in further measurements: the last one where it has no more."""
+        types = allowed.coarse(self.header.by_name[name], self.bpw)
+        return types[min(number, len(types) - 1)]
 
     @cached_property
     def first(self) -> Sensitivities:
         """What each group is worth, by making one at a time coarse."""
-        probed = {g.label: {name: self.coarse(name) for name in g.tensors} for g in self.groups}
+        rounds = [self._coarse(number) for number in range(self.options.measured.types)]
         doing = f"What {len(self.groups)} groups of {len(self.tensors)} tensors are worth"
-        found = self.probing.measure(list(probed.values()), self.texts[0], doing)
-        measured = {g.label: one.kld for g, one in zip(self.groups, found, strict=True)}
-        self.know({t.name: (self.coarse(t.name), *self._types(t)) for t in self.tensors})
-        return sensitivities(self.groups, self.lost, probed, measured)
+        found = self.probing.measure([types for one in rounds for types in one.values()], self.texts[0], doing)
+        klds = iter(one.kld for one in found)
+        measured = [{label: next(klds) for label in one} for one in rounds]
+        probed = {t.name: [self.coarse(t.name, number) for number in range(len(rounds))] for t in self.tensors}
+        self.know({t.name: dict.fromkeys((*probed[t.name], *self._types(t))) for t in self.tensors})
+        worth = sensitivities(self.groups, self.lost, rounds[0], measured[0])
+        for number in range(1, len(rounds)):
+            types = {name: kinds[number] for name, kinds in probed.items()}
+            worth = worth.closer(types, measured[number])
+        return worth
+
+    def _coarse(self, number: int) -> dict[str, Types]:
+        """Each group's tensors in the type of a measurement, by the group's label."""
+        return {g.label: {name: self.coarse(name, number) for name in g.tensors} for g in self.groups}
 
     def candidates(self, budget: int) -> list[tuple[Solution, Sensitivities]]:
         """The best types within so many bytes of tensors: by the first measurement, then by what corrects it."""
@@ -209,8 +222,33 @@ class RecipeEngine:
         """The best types within so many bytes by what is known. Raises UsageError where none are small enough."""
         return solve({tensor.name: self._options(tensor, worth) for tensor in self.tensors}, budget)
 
-    def _options(self, tensor: Tensor, worth: Sensitivities) -> list[Option]:
-        return [Option(k, self._padded(tensor, k), self._loss(tensor.name, k, worth)) for k in self._types(tensor)]
+    def quick(self, best: Solution, worth: Sensitivities) -> Solution:
+        """The fastest types of no more bytes that lose little more than the best ones: as much as is asked for."""
+        if not self.options.speed:
+            return best
+        options = {t.name: self._options(t, worth, self.seconds) for t in self.tensors}
+        return fastest(options, best.n_bytes, best, self.options.speed)
+
+    def seconds_of(self, types: Types) -> float:
+        """What a token's generation takes in these types, by the speeds that were measured."""
+        return sum(self.seconds[kind] * self.header.by_name[name].n_elements for name, kind in types.items())
+
+    @cached_property
+    def seconds(self) -> Mapping[str, float]:
+        """What a weight costs in a token's generation on this machine, in each type allowed."""
+        timed = self.directory / "timed"
+        kit = ProbeKit(self.rounder, self.groups, timed)
+        speeds = TypeSpeeds(self.base, kit, self.tensors, replace(self.session, workspace=Workspace(timed)))
+        return speeds.seconds_per_weight(sorted({kind for tensor in self.tensors for kind in self._types(tensor)}))
+
+    def _options(
+        self, tensor: Tensor, worth: Sensitivities, seconds: Mapping[str, float] | None = None
+    ) -> list[Option]:
+        name, each = tensor.name, seconds or {}
+        return [
+            Option(k, self._padded(tensor, k), self._loss(name, k, worth), each.get(k, 0.0) * tensor.n_elements)
+            for k in self._types(tensor)
+        ]
 
     def _loss(self, name: str, type_name: str, worth: Sensitivities) -> float:
         left = allowed.left_by_refinement(name, type_name) if self.options.refined else 1.0

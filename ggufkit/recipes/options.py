@@ -24,6 +24,7 @@ class RecipeOptions:
         at_least: patterns of tensors' names, and the smallest type that these may get, by bytes.
         weigh: quantize with the importance matrix, too; without, it weighs the errors alone.
         n_ctx: context in tokens.
+        speed: the fastest types are chosen among those that are expected to lose at most this fraction more than the best.
         refined: the file will be refined: only types that can be, and what is left of their losses then.
     """
 
@@ -32,6 +33,7 @@ class RecipeOptions:
     at_least: tuple[tuple[str, str], ...] = ()
     weigh: bool = True
     n_ctx: int = 512
+    speed: float = 0.0
     refined: bool = False
 
     def __post_init__(self) -> None:

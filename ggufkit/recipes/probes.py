@@ -46,6 +46,10 @@ class ProbeKit:
                 link.symlink_to(os.path.relpath(part, place))
         return links[0]
 
+    def n_bytes(self, probe: Path) -> int:
+        """The bytes of all parts of a probe."""
+        return sum(part.stat().st_size for part in probe.parent.glob("*.gguf"))
+
     def clear(self) -> None:
         """Remove the files, which are as large as the base and more; whatever else is in the directory stays."""
         for part in self.directory.glob("part-*.gguf*"):

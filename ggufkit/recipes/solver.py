@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from math import inf
 
 from ggufkit.core.errors import UsageError
 from ggufkit.core.units import size
@@ -14,11 +15,12 @@ _BLOCK = 32
 
 @dataclass(frozen=True)
 class Option:
-    """One type that a tensor may get: its bytes in the file, and what it is expected to lose."""
+    """One type that a tensor may get: its bytes in the file, what it is expected to lose, and seconds for each token."""
 
     type: str
     n_bytes: int
     loss: float
+    seconds: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,14 @@ def solve(options: Mapping[str, Sequence[Option]], budget: int) -> Solution:
     return found
 
 
+def fastest(options: Mapping[str, Sequence[Option]], budget: int, best: Solution, more: float) -> Solution:
+    """The choice with the least sum of seconds that loses at most the fraction `more` more than the best one."""
+    found = _chosen(options, lambda o: o.seconds, budget, best.loss * (1 + more))
+    if found is None or found.n_bytes > budget:  # within the solver's tolerance
+        return best
+    return replace(found, bound=best.bound)
+
+
 def _undominated(choices: Sequence[Option]) -> list[Option]:
     """Without the options that are larger than another one and lose no less; the smallest first."""
     kept = list[Option]()
@@ -71,26 +81,40 @@ def _undominated(choices: Sequence[Option]) -> list[Option]:
 
 
 def _optimum(options: Mapping[str, list[Option]], budget: int) -> Solution:
+    found = _chosen(options, lambda o: o.loss, budget)
+    assert found is not None  # the smallest types fit
+    return found
+
+
+def _chosen(
+    options: Mapping[str, Sequence[Option]], cost: Callable[[Option], float], budget: int, most_loss: float = inf
+) -> Solution | None:
+    """The choice of least cost; None where the solver found none. Its bound is of the cost."""
     import numpy as np
     from scipy.optimize import Bounds, LinearConstraint, milp
     from scipy.sparse import coo_array
 
     flat = [(row, option) for row, tensor in enumerate(options) for option in options[tensor]]
-    losses = np.array([option.loss for _, option in flat])
+    losses, costs = (np.array([of(o) for _, o in flat]) for of in (lambda o: o.loss, cost))
     n_bytes = np.array([option.n_bytes for _, option in flat], dtype=np.float64)
-    unit = max(losses.max(), 1e-300)
+    unit, lost = max(costs.max(), 1e-300), max(losses.max(), 1e-300)
     rows = np.array([row for row, _ in flat])
     one_each = coo_array((np.ones(len(flat)), (rows, np.arange(len(flat)))), shape=(len(options), len(flat)))
+    constraints = [
+        LinearConstraint(one_each, 1, 1),
+        LinearConstraint(n_bytes[None, :] / _BLOCK, 0, budget / _BLOCK),
+    ]
+    if most_loss < inf:
+        constraints.append(LinearConstraint(losses[None, :] / lost, 0, most_loss / lost))
     found = milp(
-        losses / unit,
+        costs / unit,
         integrality=np.ones(len(flat)),
         bounds=Bounds(0, 1),
-        constraints=[
-            LinearConstraint(one_each, 1, 1),
-            LinearConstraint(n_bytes[None, :] / _BLOCK, 0, budget / _BLOCK),
-        ],
+        constraints=constraints,
         options={"mip_rel_gap": _GAP, "time_limit": _PATIENCE_S},
     )
+    if found.x is None:
+        return None
     chosen = [option for (_, option), x in zip(flat, found.x, strict=True) if x > 0.5]
     types = {tensor: option.type for tensor, option in zip(options, chosen, strict=True)}
     total = sum(option.n_bytes for option in chosen)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import re
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -180,3 +181,24 @@ def test_a_text_that_is_too_short_is_named_as_what_it_is(base: Path, session: Se
     with pytest.raises(CorpusError) as raised:
         _ = engine_of(base, short, session).first
     assert "--calibration" in (raised.value.hint or "")
+
+
+def test_types_are_timed_once_and_faster_ones_lose_little_more(
+    base: Path, sources: RecipeSources, session: Session
+) -> None:
+    allowed, target = (
+        ("q4_k", "q5_k", "q6_k", "q8_0"),
+        size_target(read_header(base).path.stat().st_size * 6 // 16),
+    )
+    options = replace(OPTIONS, speed=0.2, types_allowed=allowed)
+    made = make_recipe(read_gguf(base), target, sources, session.workspace.root / "fast.yaml", options, session)
+    recipe = read_recipe(made.path, read_header(base))
+    is_preset = recipe.remarks[0].startswith("The types of")
+    assert any("more tokens per second for" in remark for remark in recipe.remarks) != is_preset
+    engine = RecipeEngine(read_gguf(base), sources, options, session)
+    (kept,) = (engine.directory / "timed").glob("speeds-*.json")
+    before = kept.stat().st_mtime_ns
+    assert set(engine.seconds) == {"Q4_K", "Q5_K", "Q6_K", "Q8_0"}
+    assert all(value > 0 for value in engine.seconds.values())
+    assert kept.stat().st_mtime_ns == before
+    assert not any((engine.directory / "timed").glob("**/*.gguf"))

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from ggufkit.core.errors import UsageError
-from ggufkit.recipes.solver import Option, solve
+from ggufkit.recipes.solver import Option, Solution, fastest, solve
 
 pytest.importorskip("scipy")
 TYPES = {"Q2_K": 84, "Q3_K": 110, "Q4_K": 144, "Q5_K": 176, "Q6_K": 210, "Q8_0": 272}
@@ -59,3 +60,22 @@ def test_what_cannot_be_met_says_what_can() -> None:
         solve(options, total(options, 0) - 7)
     assert "7 bytes more" in (raised.value.hint or "")
     assert solve(options, total(options, 0)).types == dict.fromkeys(options, "Q2_K")
+
+
+def test_the_fastest_choice_loses_no_more_than_is_allowed() -> None:
+    slow = {"Q2_K": 3.0, "Q3_K": 4.0, "Q4_K": 1.0, "Q5_K": 2.0, "Q6_K": 2.5, "Q8_0": 1.5}
+    options = {
+        name: [replace(o, seconds=slow[o.type] * o.n_bytes / TYPES[o.type]) for o in choices]
+        for name, choices in problem(30, 7).items()
+    }
+    budget = (total(options, 0) + total(options, -1)) // 2
+    best = solve(options, budget)
+    found, same = fastest(options, budget, best, 0.05), fastest(options, budget, best, 1e-9)
+    assert found.n_bytes <= budget
+    assert best.loss < found.loss <= best.loss * 1.05 * (1 + 1e-6)
+    assert seconds(options, found) < seconds(options, best)
+    assert same.loss == pytest.approx(best.loss, rel=1e-4)
+
+
+def seconds(options: dict[str, list[Option]], chosen: Solution) -> float:
+    return sum(o.seconds for name, choices in options.items() for o in choices if o.type == chosen.types[name])
