@@ -140,3 +140,28 @@ def _measure(workspace: Workspace, path: Path, fake: Fake, digest: str, base: st
         speeds: dict[str, Figure] = {"pp_tps": (fake.tg * 9, 4.0), "tg_tps": (fake.tg, 0.4)}
         save(file, measured(digest, speeds, where))
         _note(file, "bench", {}, ["/x/llama-bench", "-m", str(path)], "0" * 64, {}, {})
+
+
+def split(whole: Path, count: int) -> list[Path]:
+    """Write a file's parts beside it, as llama-gguf-split does: all metadata is in the first; a part a few tensors."""
+    reader = gguf.GGUFReader(whole)
+    names = [f"{whole.stem}-{number:05d}-of-{count:05d}.gguf" for number in range(1, count + 1)]
+    share = -(-len(reader.tensors) // count)
+    for number, name in enumerate(names):
+        writer = gguf.GGUFWriter(whole.with_name(name), "llama")
+        if number == 0:
+            for field in reader.fields.values():
+                if not field.name.startswith(("GGUF.", "general.architecture")):
+                    writer.add_key_value(field.name, field.contents(), field.types[0], *field.types[1:2])
+        else:
+            del writer.kv_data[0]["general.architecture"]
+        writer.add_uint16("split.no", number)
+        writer.add_uint16("split.count", count)
+        writer.add_int32("split.tensors.count", len(reader.tensors))
+        for tensor in reader.tensors[number * share : (number + 1) * share]:
+            writer.add_tensor(tensor.name, tensor.data, raw_dtype=tensor.tensor_type)
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+        writer.close()
+    return [whole.with_name(name) for name in names]

@@ -9,7 +9,8 @@ import click
 
 from ggufkit.cli import options, parameter_types, request_options, side_by_side, tables
 from ggufkit.cli.terminal import console, emit, reporting, say
-from ggufkit.core.errors import InputError
+from ggufkit.core.errors import InputError, UsageError
+from ggufkit.hub.addresses import require_repo
 from ggufkit.report import compare, results
 from ggufkit.report.choose import MemoryBudget
 
@@ -18,8 +19,9 @@ from ggufkit.report.choose import MemoryBudget
 @click.argument("directory", metavar="DIR", type=parameter_types.DIRECTORY)
 @request_options.budget_options
 @click.option("--card", is_flag=True, help="Write README.md too: a model card for a hub.")
+@click.option("--repo", metavar="REPO", help="With --card: the repository that it is for, so that it has links.")
 @options.json_option
-def report_command(directory: Path, budget: MemoryBudget, card: bool, as_json: bool) -> None:
+def report_command(directory: Path, budget: MemoryBudget, card: bool, repo: str | None, as_json: bool) -> None:
     """Write the tables and plots of DIR again from what was measured; nothing is re-run.
 
     \b
@@ -29,6 +31,8 @@ def report_command(directory: Path, budget: MemoryBudget, card: bool, as_json: b
     from ggufkit import report
     from ggufkit.report.card import CARD, is_rewritten, write_card
 
+    if repo is not None and not card:
+        raise UsageError("--repo is for the card.", hint="Add --card.")
     with reporting() as reporter:
         rows = results.collect(directory, reporter)
     report.require_writable(directory)
@@ -37,7 +41,7 @@ def report_command(directory: Path, budget: MemoryBudget, card: bool, as_json: b
         hint = "Move it away, or take what you need from report.md, which was written now."
         raise InputError(f"{directory / CARD} was written or edited by hand.", hint=hint)
     if card:
-        write_card(rows, directory)
+        write_card(rows, directory, repo and require_repo(repo))
     if as_json:
         from ggufkit.report.tables import to_json
 

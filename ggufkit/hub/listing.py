@@ -240,6 +240,16 @@ def defect(path: Path, file: RemoteFile) -> str | None:
     return None
 
 
+def is_content(content: bytes, file: RemoteFile) -> bool:
+    """Whether bytes are the file that the hub lists; not so if it gives no hash."""
+    if len(content) != file.size:
+        return False
+    if file.sha256 is not None:
+        return hashlib.sha256(content).hexdigest() == file.sha256
+    blob = f"blob {len(content)}\0".encode() + content
+    return hashlib.sha1(blob, usedforsecurity=False).hexdigest() == file.git_sha1
+
+
 def git_sha1(path: Path) -> str:
     """The hash by which git knows a file's content."""
     digest = hashlib.sha1(f"blob {path.stat().st_size}\0".encode(), usedforsecurity=False)

@@ -104,6 +104,13 @@ def on_huggingface(source: str) -> str:
     return next((a.huggingface for a in aliases() if a.modelscope == given), given)
 
 
+def on_modelscope(source: str) -> str:
+    """The same for a card on ModelScope."""
+    if source.startswith("ms:"):
+        return source.removeprefix("ms:")
+    return next((a.modelscope for a in aliases() if a.huggingface == source and a.modelscope), source)
+
+
 def unknown(model: str) -> SourceError:
     """The error for a name that is neither a file, a directory nor a hub's."""
     near = difflib.get_close_matches(model.lower(), [a.name for a in aliases()], 3)

@@ -31,6 +31,7 @@ class ModelfileRequest:
         engine: gives the program that renders with llama.cpp's engine; None if there is no toolchain.
         vocabulary: tokenizers, to prove token ids as well.
         num_ctx: tokens of context; None leaves it to Ollama.
+        template: a Go template to prove in place of the learned one.
         force: write an unproven Modelfile rather than none.
     """
 
@@ -41,6 +42,7 @@ class ModelfileRequest:
     vocabulary: Vocabulary | None = None
     num_ctx: int | None = None
     system: str | None = None
+    template: str | None = None
     force: bool = False
     count: int = DEFAULT_COUNT
 
@@ -89,11 +91,13 @@ def _kinds(request: ModelfileRequest) -> list[str]:
 
 
 def _go(meta: ChatMeta, request: ModelfileRequest, reasons: list[str]) -> ModelfileResult:
-    converted = to_go_template(meta)
+    learned = to_go_template(meta)
+    converted = replace(learned, text=request.template or learned.text)
     proof = prove(
         Reference(meta), converted.text, converted.domain, count=request.count, vocabulary=request.vocabulary
     )
-    notes = [f"Go template, converted from the GGUF's own: {_proven(proof)}.", *_noted(reasons, converted.limits)]
+    whence = "converted from" if converted == learned else "held against"
+    notes = [f"Go template, {whence} the GGUF's own: {_proven(proof)}.", *_noted(reasons, converted.limits)]
     return _made(meta, request, GO, converted, proof, notes)
 
 

@@ -26,22 +26,28 @@ class ModelfileOptions:
     Args:
         kind: "go" or "native"; None leaves the choice to the proof and to the Ollama at hand.
         checkpoint: directory of the original, for its tokenizer and its generation_config.json.
+        template: a Go template to prove in place of the learned one.
         force: write an unproven one rather than none.
     """
 
     kind: str | None = None
     checkpoint: Path | None = None
     system: str | None = None
+    template: str | None = None
     force: bool = False
 
 
 @dataclass(frozen=True)
 class ProvenModelfile:
-    """A Modelfile, of which kind it is, and why; or why it could not be proven, where it was to be written all the same."""
+    """A Modelfile, of which kind it is, and why; or why it could not be proven, where it was to be written all the same.
+
+    `prompt` is what the model's own template makes of a short chat, "" for a model without one.
+    """
 
     modelfile: Modelfile
     kind: str
     why: str
+    prompt: str = ""
 
 
 def make_modelfile(gguf: Path, base: str, options: ModelfileOptions, tools: Toolchain | None) -> ProvenModelfile:

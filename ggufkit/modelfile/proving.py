@@ -14,12 +14,14 @@ from ggufkit.core.records import Json, Toolchain
 from ggufkit.llama import evaluates, launcher, vocab
 from ggufkit.llama.gguf import GgufHeader, read_header
 from ggufkit.modelfile import install
-from ggufkit.modelfile.make import ModelfileRequest, ModelfileResult, make
-from ggufkit.modelfile.metadata import read_meta
+from ggufkit.modelfile.conversation import Conversation, Message
+from ggufkit.modelfile.make import ModelfileRequest, make
+from ggufkit.modelfile.metadata import ChatMeta, read_meta
 from ggufkit.modelfile.native import renderer
 from ggufkit.modelfile.parameters import context_length
 from ggufkit.modelfile.prove import Vocabulary
 from ggufkit.modelfile.proven import ModelfileOptions
+from ggufkit.modelfile.reference import Reference
 
 
 def _work(asked: dict[str, Any]) -> Json:
@@ -27,18 +29,29 @@ def _work(asked: dict[str, Any]) -> Json:
     checkpoint, found = asked["options"].pop("checkpoint"), asked["tools"]
     options = ModelfileOptions(**asked["options"], checkpoint=checkpoint and Path(checkpoint))
     paths = {name: found[name] and Path(found[name]) for name in ("dir", "source")} if found else {}
-    made = _make(Path(asked["gguf"]), asked["base"], options, Toolchain(**{**found, **paths}) if found else None)
-    return {"modelfile": asdict(made.modelfile), "kind": made.kind, "why": made.why}
-
-
-def _make(gguf: Path, base: str, options: ModelfileOptions, tools: Toolchain | None) -> ModelfileResult:
+    gguf, tools = Path(asked["gguf"]), Toolchain(**{**found, **paths}) if found else None
     evaluates.require_generates(
         gguf, "has no prompts to render", "Ollama takes it as it is: `FROM ./FILE.gguf` is enough."
     )
     header = read_header(gguf)
     meta = read_meta(header.metadata, _generation(options.checkpoint))
+    made = make(meta, _request(header, meta, asked["base"], options, tools))
+    return {"modelfile": asdict(made.modelfile), "kind": made.kind, "why": made.why, "prompt": _prompt(meta)}
+
+
+def _prompt(meta: ChatMeta) -> str:
+    """What the model's own template makes of a short chat; "" where it makes nothing of it."""
+    if meta.chat_template is None:
+        return ""
+    chat = Conversation((Message("system", "{system_prompt}"), Message("user", "{prompt}")))
+    return Reference(meta).render(chat) or ""
+
+
+def _request(
+    header: GgufHeader, meta: ChatMeta, base: str, options: ModelfileOptions, tools: Toolchain | None
+) -> ModelfileRequest:
     program = install.find_ollama()
-    request = ModelfileRequest(
+    return ModelfileRequest(
         base=base,
         kind=options.kind,
         version=install.version(program) if program else None,
@@ -46,9 +59,9 @@ def _make(gguf: Path, base: str, options: ModelfileOptions, tools: Toolchain | N
         vocabulary=_vocabulary(header, options.checkpoint, tools),
         num_ctx=context_length(meta, header.size_bytes, machine.total_memory()),
         system=options.system,
+        template=options.template,
         force=options.force,
     )
-    return make(meta, request)
 
 
 def _generation(checkpoint: Path | None) -> dict[str, Json] | None:

@@ -1,67 +1,106 @@
-"""`README.md`: a model card for a hub, with its front matter, the plot beside it, and the report.
+"""`README.md`: a model card for a hub, with its front matter, the plot beside it, the files to have, and the report.
 
-Licence, tags and languages come from the source model, as its GGUF carries them. What was written here is remembered: so
-what the user wrote into the front matter of an earlier card is known and kept, and a card whose text the user wrote or
-edited is not written over.
+What was written here is remembered: so what the user wrote into the front matter of an earlier card is known and kept,
+and a card whose text the user wrote or edited is not written over.
 """
 
 from __future__ import annotations
 
 import hashlib
-import re
-import shlex
+import io
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
-from ggufkit.core.escape import markdown, markdown_block, markdown_code
+from ggufkit.core.escape import markdown, markdown_code
 from ggufkit.core.manifest import write_atomically
 from ggufkit.core.records import ResultRow
-from ggufkit.hub import names
+from ggufkit.hub.addresses import Address
 from ggufkit.llama import evaluates
 from ggufkit.llama.gguf import read_header
-from ggufkit.models.lora import split_source
-from ggufkit.report import guard
+from ggufkit.report import downloads, front_matter, guard
 from ggufkit.report.choose import MemoryBudget
 from ggufkit.report.data import Entry, load_entries
+from ggufkit.report.downloads import Shelf
 from ggufkit.report.labels import Label, place
 from ggufkit.report.losses import measured
 from ggufkit.report.markdown import render_markdown
+from ggufkit.report.recommend import advise
 from ggufkit.report.summary import Summary, summarize
 from ggufkit.version import __version__
 
 CARD, PLOT = "README.md", "quality.png"
 _NOTE = "card.json"
-_TAGS = ("gguf", "llama.cpp", "quantized")
-_LICENSE_KEYS = {"license": "license", "license_name": "license.name", "license_link": "license.link"}
-_LONGEST_FIELDS, _MOST_BRACKETS = 1 << 16, 200
-"""More than any card has; PyYAML's time grows with the square of them."""
-_FRONT_MATTER = re.compile(r"\A---\n(.*?)^---\s*$", re.DOTALL | re.MULTILINE)
-_HF = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
 _DPI = 160
-_LONGEST_TAG = 80
-_TAG = re.compile(r"[\w.-]+", re.ASCII)
-"""Characters that Ollama reads as a tag."""
 
 
-def write_card(rows: Sequence[ResultRow], root: Path, repo: str | None = None) -> list[Path]:
+@dataclass(frozen=True)
+class Card:
+    """A card as it is to be written.
+
+    Args:
+        plot: PNG, None where there is nothing to draw.
+        note: what is remembered of it.
+    """
+
+    text: str
+    plot: bytes | None
+    note: Mapping[str, Any]
+
+    def write(self, root: Path) -> list[Path]:
+        """Write it, and its plot beside it; return what was written."""
+        guard.write_note(root, _NOTE, self.note)
+        write_atomically(root / CARD, self.text)
+        if self.plot is None:
+            return [root / CARD]
+        (root / PLOT).write_bytes(self.plot)
+        return [root / CARD, root / PLOT]
+
+
+def write_card(rows: Sequence[ResultRow], root: Path, repo: str | None = None, base_model: str = "") -> list[Path]:
     """Write the card, and its plot if there is something to draw; return what was written.
 
     Args:
-        repo: the hub's repository that it is for, so that the commands in it can be copied.
+        repo: the hub's repository that it is for, so that the links and commands in it can be used.
+        base_model: what the files are made from, where their manifests do not tell.
+    """
+    shelf = Shelf.of(repo, [row.file for row in rows]) if repo else None
+    return render_card(rows, root, shelf, base_model).write(root)
+
+
+def render_card(rows: Sequence[ResultRow], root: Path, shelf: Shelf | None = None, base_model: str = "") -> Card:
+    """The card of a result directory, of which nothing is written.
+
+    Args:
+        shelf: what the repository will hold; None for a card that is for no repository yet.
     """
     entries = load_entries(rows, root)
-    summary = summarize(entries, MemoryBudget())
-    written = [root / CARD]
-    if _draw(summary, root / PLOT):
-        written.append(root / PLOT)
-    fields = _fields(entries, root)
-    usage = _usage(summary, repo, embeds=_embeds(entries, root)) if repo else ""
-    card = _render(_with_users_fields(fields, root), summary, usage, plot=len(written) > 1)
-    note = {"card": _hash(card), "text": _hash(_text(card)), "fields": fields}
-    guard.write_note(root, _NOTE, note)
-    write_atomically(root / CARD, card)
-    return written
+    summary = _of_what_is_there(summarize(entries, MemoryBudget()), shelf)
+    drawing = io.BytesIO()
+    plot = drawing.getvalue() if _draw(summary, drawing) else None
+    told = base_model or guard.read_note(root, _NOTE).get("base_model") or ""
+    header = read_header(root / entries[0].row.file)
+    fields = front_matter.fields(entries, header, shelf.address if shelf else None, str(told))
+    card = _render(
+        _with_users_fields(fields, root), summary, shelf, plot=plot is not None, embeds=evaluates.embeds(header)
+    )
+    note = {"card": _hash(card), "text": _hash(front_matter.without(card)), "fields": fields, "base_model": told}
+    return Card(card, plot, note)
+
+
+def tells_base_model(rows: Sequence[ResultRow], root: Path) -> bool:
+    """Whether it is known what the files were made from: by their manifests, or because it was told before."""
+    entries = load_entries(rows, root)
+    header, told = read_header(root / entries[0].row.file), guard.read_note(root, _NOTE).get("base_model") or ""
+    fields = _with_users_fields(front_matter.fields(entries, header, None, str(told)), root)
+    return bool(fields.get("base_model")) or is_edited(root)
+
+
+def _of_what_is_there(summary: Summary, shelf: Shelf | None) -> Summary:
+    """The summary with the advice that is right for those who have the repository's files to choose from."""
+    there = [e for e in summary.quality if shelf is not None and e.row.file in shelf.files]
+    return replace(summary, advice=advise(there, summary.budget)) if there else summary
 
 
 def is_edited(root: Path) -> bool:
@@ -74,14 +113,14 @@ def is_rewritten(root: Path) -> bool:
     if not is_edited(root):
         return False
     return (
-        _hash(_text(_read(root / CARD))) != guard.read_note(root, _NOTE).get("text")
-        or _read_fields(root / CARD) is None
+        _hash(front_matter.without(_read(root / CARD))) != guard.read_note(root, _NOTE).get("text")
+        or _read_fields(root) is None
     )
 
 
 def _with_users_fields(fields: Mapping[str, Any], root: Path) -> dict[str, Any]:
     """The fields, with those that the user added, changed or took out of the card that is there."""
-    current, noted = _read_fields(root / CARD), guard.read_note(root, _NOTE).get("fields", {})
+    current, noted = _read_fields(root), guard.read_note(root, _NOTE).get("fields", {})
     if current is None:
         return dict(fields)
     kept = {key: value for key, value in current.items() if key not in noted or noted[key] != value}
@@ -92,106 +131,44 @@ def _read(card: Path) -> str:
     return card.read_text(encoding="utf-8", errors="replace")
 
 
-def _text(card: str) -> str:
-    """A card without its front matter."""
-    return _FRONT_MATTER.sub("", card, count=1).strip()
+def _read_fields(root: Path) -> dict[str, Any] | None:
+    return front_matter.read(_read(root / CARD)) if (root / CARD).is_file() else None
 
 
 def _hash(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _render(fields: Mapping[str, Any], summary: Summary, usage: str, *, plot: bool) -> str:
-    source, revision = _origin(summary.entries)
-    made = f" at commit {markdown_code(revision[:12])}" if revision else ""
-    shown = markdown(source)
-    of = f" of [{shown}](https://huggingface.co/{source})" if _is_hf(source) else f" of {shown}" if source else ""
-    intro = f"GGUF files{of}{made}, made and measured with ggufkit {__version__}."
-    body = render_markdown(summary).partition("\n\n")[2]
+def _render(fields: Mapping[str, Any], summary: Summary, shelf: Shelf | None, *, plot: bool, embeds: bool) -> str:
+    _, answer, rest = render_markdown(summary).split("\n\n", 2)
     parts = [
-        _front_matter(fields),
+        front_matter.text(fields),
         f"# {markdown(summary.name)} GGUF",
-        intro,
+        _intro(summary.entries, fields),
+        answer,
+        downloads.usage(summary.advice, shelf, embeds=embeds) if shelf else "",
+        "## Files",
+        downloads.table(summary, shelf),
+        downloads.ways(summary, shelf) if shelf else "",
         f"![Loss against file size]({PLOT})" if plot else "",
-        usage,
-        body,
+        "## How they were made",
+        downloads.how_made(summary, shelf),
+        "## What was measured",
+        rest,
     ]
     return "\n\n".join(part.strip("\n") for part in parts if part) + "\n"
 
 
-def _front_matter(fields: Mapping[str, Any]) -> str:
-    import yaml
-
-    shown = {key: value for key, value in fields.items() if value not in (None, [], "")}
-    text = yaml.safe_dump(shown, sort_keys=False, allow_unicode=True, width=1000)
-    open_fields = {"base_model": "OWNER/NAME of the original", "quantized_by": "your name"}
-    yours = "".join(f"# {field}: {what}\n" for field, what in open_fields.items() if field not in shown)
-    return f"---\n{text}{yours}---"
-
-
-def _read_fields(card: Path) -> dict[str, Any] | None:
-    """The front matter of a card that is there already; None if there is none that can be read."""
-    import yaml
-
-    try:
-        match = _FRONT_MATTER.match(_read(card))
-        text = match[1] if match else ""
-        odd = len(text) > _LONGEST_FIELDS or text.count("[") + text.count("{") > _MOST_BRACKETS
-        fields = None if odd else yaml.safe_load(text)
-    except (OSError, ValueError, RecursionError, yaml.YAMLError):
-        return None
-    return fields if isinstance(fields, dict) else None
+def _intro(entries: Sequence[Entry], fields: Mapping[str, Any]) -> str:
+    source, revision = front_matter.origin(entries)
+    told = source or str(fields.get("base_model") or "")
+    made = f" at commit {markdown_code(revision[:12])}" if revision else ""
+    shown = markdown(told.removeprefix("ms:"))
+    of = f" of [{shown}]({Address(told).page})" if front_matter.is_hubs(told) else f" of {shown}" if told else ""
+    return f"GGUF files{of}{made}, made and measured with ggufkit {__version__}."
 
 
-def _fields(entries: Sequence[Entry], root: Path) -> dict[str, Any]:
-    """The fields that follow from the source model; None for what it does not say."""
-    metadata = read_header(root / entries[0].row.file).metadata
-    source, _ = _origin(entries)
-    found: dict[str, Any] = {key: metadata.get(f"general.{name}") for key, name in _LICENSE_KEYS.items()}
-    found["language"] = metadata.get("general.languages")
-    found["base_model"] = names.on_huggingface(source) if "/" in source else None
-    found["base_model_relation"] = "quantized" if found["base_model"] else None
-    tags = metadata.get("general.tags")
-    found["tags"] = list(dict.fromkeys([*_TAGS, *(str(t) for t in (tags if isinstance(tags, list) else []))]))
-    return {
-        **{k: v for k, v in found.items() if v is not None},
-        "library_name": "gguf",
-        "pipeline_tag": "feature-extraction" if _embeds(entries, root) else "text-generation",
-    }
-
-
-def _embeds(entries: Sequence[Entry], root: Path) -> bool:
-    return evaluates.embeds(read_header(root / entries[0].row.file))
-
-
-def _origin(entries: Sequence[Entry]) -> tuple[str, str]:
-    """The hub's name of the source and its commit; "" for what is not known."""
-    source = next((e.source for e in entries if e.source), "")
-    revision = next((e.revision for e in entries if e.source), "")
-    return split_source(source)[0], revision
-
-
-def _is_hf(source: str) -> bool:
-    return _HF.fullmatch(source) is not None
-
-
-def _usage(summary: Summary, repo: str, *, embeds: bool) -> str:
-    """How to run the file that the report would take first. It is named whole: files of several variants share a
-    type, and llama.cpp looks for a type only in names without "imatrix"."""
-    pick = summary.advice.pick
-    if pick is None:
-        return ""
-    file = pick.entry.row.file
-    program = "llama-embedding" if embeds else "llama-cli"
-    on_modelscope, name, shown = repo.startswith("ms:"), repo.removeprefix("ms:"), shlex.quote(file)
-    get = f"modelscope download --model {name} {shown}" if on_modelscope else f"{program} -hf {name} -hff {shown}"
-    lines = [get]
-    if len(file) <= _LONGEST_TAG and _TAG.fullmatch(file) and not embeds:
-        lines.append(f"ollama run {'modelscope.cn' if on_modelscope else 'hf.co'}/{name}:{shown}")
-    return markdown_block("\n".join(lines), "sh")
-
-
-def _draw(summary: Summary, target: Path) -> bool:
+def _draw(summary: Summary, target: BinaryIO) -> bool:
     """Loss against size, as PNG: hubs show no SVG. False if fewer than two files were measured."""
     shown = [(e, loss) for e in summary.quality if not e.is_base and (loss := measured(e)) is not None]
     if len(shown) < 2:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -50,16 +50,24 @@ def write(rows: Sequence[ResultRow], root: Path, budget: MemoryBudget | None = N
     Args:
         budget: the memory and context that the report names the best file for.
     """
+    budget = budget or MemoryBudget()
+    _write(render(rows, root, budget), rows, root, budget)
+
+
+def render(rows: Sequence[ResultRow], root: Path, budget: MemoryBudget) -> dict[str, str]:
+    """The tables and reports of a result directory by name, of which nothing is written."""
     from ggufkit.report import tables
     from ggufkit.report.html import render_html
     from ggufkit.report.markdown import render_markdown
     from ggufkit.report.summary import summarize
 
-    budget = budget or MemoryBudget()
-    tables.save(rows, root)
     summary = summarize(load_entries(rows, root), budget, spans(root, rows[0].name if rows else ""))
-    write_atomically(root / "report.md", render_markdown(summary))
-    write_atomically(root / "report.html", render_html(summary))
+    return {**tables.texts(rows), "report.md": render_markdown(summary), "report.html": render_html(summary)}
+
+
+def _write(texts: Mapping[str, str], rows: Sequence[ResultRow], root: Path, budget: MemoryBudget) -> None:
+    for name, text in texts.items():
+        write_atomically(root / name, text)
     guard.write_note(root, _NOTE, _state(rows, root, budget))
 
 
@@ -73,16 +81,26 @@ def require_writable(root: Path) -> None:
     guard.require_kept(root)
 
 
-def refresh(rows: Sequence[ResultRow], root: Path) -> None:
+def refresh(rows: Sequence[ResultRow], root: Path, *, look_only: bool = False) -> dict[str, str]:
     """Write those tables and reports again that are there and do not say what was measured, for the same memory.
+
+    Args:
+        look_only: write nothing.
+
+    Returns:
+        What was, or would be, written, by name.
 
     Raises:
         InputError: as `require_writable`.
     """
     budget = _noted_budget(root)
-    if any((root / name).exists() for name in FILES) and not is_current(rows, root, budget):
-        require_writable(root)
-        write(rows, root, budget)
+    if not any((root / name).exists() for name in FILES) or is_current(rows, root, budget):
+        return {}
+    require_writable(root)
+    texts = render(rows, root, budget)
+    if not look_only:
+        _write(texts, rows, root, budget)
+    return texts
 
 
 def conclusions(rows: Sequence[ResultRow], root: Path, budget: MemoryBudget | None = None) -> list[str]:

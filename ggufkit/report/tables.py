@@ -69,10 +69,15 @@ def _with_texts(table: pd.DataFrame, change: Callable[[str], str]) -> pd.DataFra
     return changed
 
 
+def texts(rows: Sequence[ResultRow]) -> dict[str, str]:
+    """`results.csv` and `results.json`, by name."""
+    return {"results.csv": to_csv(rows), "results.json": to_json(rows)}
+
+
 def save(rows: Sequence[ResultRow], root: Path) -> None:
     """Write `results.csv` and `results.json`."""
-    write_atomically(root / "results.csv", to_csv(rows))
-    write_atomically(root / "results.json", to_json(rows))
+    for name, text in texts(rows).items():
+        write_atomically(root / name, text)
 
 
 def load_results(directory: str | Path) -> pd.DataFrame:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ggufkit.core import machine, variants
 from ggufkit.core.errors import GgufkitError
 from ggufkit.core.expected import timed
 from ggufkit.core.inputs import Input
+from ggufkit.core.manifest import Notes
 from ggufkit.core.records import Json
 from ggufkit.llama import evaluates
 from ggufkit.llama.gguf import read_header
@@ -20,6 +21,15 @@ from ggufkit.steps.session import Session
 from ggufkit.steps.step import Made, Recipe, Result, was_changed
 
 STEP, VERSION = "modelfile", 1
+
+
+@dataclass(frozen=True)
+class ModelfileNotes(Notes):
+    """Of which kind a Modelfile is, why, and the prompt that the model's own template makes of a short chat."""
+
+    kind: str = ""
+    why: str = ""
+    prompt: str = ""
 
 
 class Writer:
@@ -55,7 +65,7 @@ class Writer:
         def create(partial: Path) -> Made:
             made = self._proven(largest)
             partial.write_text(write_text(replace(made.modelfile, base=f"./{file.path.name}")), encoding="utf-8")
-            return Made(notes={"kind": made.kind, "why": made.why})
+            return Made(notes=ModelfileNotes(made.kind, made.why, made.prompt).to_notes())
 
         params: dict[str, Json] = {"kind": self.options.kind, "system": self.options.system}
         params |= {"file": file.path.name, "memory_gib": machine.total_memory() >> 30}

@@ -144,9 +144,15 @@ def test_which_file_is_run_first(fakes: list[Fake], file: str, tmp_path: Path, p
 
 
 def test_ollama_reads_no_longer_tags(tmp_path: Path, private_cache: Path) -> None:
-    text = write(write_results(tmp_path / "out", FAKES[:2], name="x" * 80), "me/x")
+    """A type of two files is no tag, and their names are too long for one."""
+    text = write(write_results(tmp_path / "out", [FAKES[0], FAKES[3], FAKES[5]], name="x" * 80), "me/x")
     assert "-hff xxx" in text
     assert "ollama run" not in text
+
+
+def test_a_type_of_one_file_is_the_tag(tmp_path: Path, private_cache: Path) -> None:
+    text = write(write_results(tmp_path / "out", FAKES[:4], name="x" * 80), "me/x")
+    assert "ollama run hf.co/me/x:Q4_0\n" in text
 
 
 def test_hostile_values_stay_values(root: Path) -> None:
