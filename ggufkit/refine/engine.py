@@ -27,6 +27,7 @@ from ggufkit.layers import (
 from ggufkit.llama.gguf import quantized_tensors
 from ggufkit.llama.gguf_bytes import MetadataValue
 from ggufkit.models.files import fingerprint
+from ggufkit.refine import kernels
 from ggufkit.refine.matrices import Owner, refine_matrices
 from ggufkit.refine.norms import Tuning, tune_norms
 from ggufkit.refine.options import RefineOptions
@@ -98,6 +99,7 @@ def refine_gguf(
     _require_quantized(pair)
     _require_same_model(model, pair, calibration)
     state = State(state_dir, _key(inputs, options))
+    kernels.of(model.device, reporter)
     refiner = _Refiner(pair, model, calibration, options, state)
     if _repeats_itself(calibration):
         reporter.warn("The calibration text repeats itself too much to prove a gain: the file stays as it is.")
@@ -128,8 +130,11 @@ class _Refiner:
         first, n_layers = self.state.layer(), self.model.n_layers
         with reporter.step(f"Refining {self.pair.quantized.path.name}", n_layers) as progress:
             pace = Pace(progress, first, n_layers)
+            if first == 0:
+                self._embed(self._hidden(0))
             for index in range(first, n_layers):
-                self._layer(index, pace)
+                with keeping_freed_memory():
+                    self._layer(index, pace)
                 self.state.enter(index + 1)
                 self._hidden(index).remove()
             progress.update(n_layers)
@@ -149,12 +154,12 @@ class _Refiner:
         if self.pair.codec(OUTPUT) is not None:
             progress.update(self.model.n_layers, note=OUTPUT)
             head = TwinHead(self.model, self._hidden(self.model.n_layers))
-            self._refine(head, [head.linear], head.gather())
+            with keeping_freed_memory():
+                self._refine(head, [head.linear], head.gather())
             self.model.release_head()
 
     def _refine(self, owner: Owner, linears: Sequence[Linear], sums: InputStatistics) -> None:
-        with keeping_freed_memory():
-            refine_matrices(self.pair, self.state, owner, linears, sums, self.options.act_order)
+        refine_matrices(self.pair, self.state, owner, linears, sums, self.options.act_order)
 
     def _hidden(self, index: int) -> TwinHidden:
         """The inputs of a layer."""
@@ -171,8 +176,6 @@ class _Refiner:
 
     def _layer(self, index: int, pace: Pace) -> None:
         hidden, outputs = self._hidden(index), self._outputs(index)
-        if index == 0:
-            self._embed(hidden)
         twin = TwinLayer(self.model, index, hidden, self.state.path, self._refines)
         for linear in twin.others:
             self._use_stored(twin, linear)

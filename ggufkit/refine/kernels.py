@@ -11,7 +11,8 @@ from typing import Protocol
 
 import torch
 
-from ggufkit.refine import rounding, scales
+from ggufkit.core.progress import Reporter, SilentReporter
+from ggufkit.refine import compiled, rounding, scales
 from ggufkit.refine.grid import Grid
 
 
@@ -45,8 +46,16 @@ class TorchKernels:
 
 
 REFERENCE: Kernels = TorchKernels()
+_known: dict[str, Kernels] = {}
 
 
-def of(device: torch.device) -> Kernels:  # noqa: ARG001 - one for all so far
-    """The fastest there are for a device."""
-    return REFERENCE
+def of(device: torch.device, reporter: Reporter | None = None) -> Kernels:
+    """The fastest there are for a device; what must be prepared for them is, and told of, once."""
+    if device.type not in _known:
+        _known[device.type] = _find(device, reporter or SilentReporter())
+    return _known[device.type]
+
+
+def _find(device: torch.device, reporter: Reporter) -> Kernels:
+    found = compiled.find(reporter) if device.type == "cpu" else None
+    return found or REFERENCE

@@ -92,20 +92,25 @@ def search(grid: Grid, target: torch.Tensor, hessian: torch.Tensor) -> None:
     """Run by run, try steps and offsets near the present ones with levels rounded anew for each; keep the best."""
     codec = grid.codec
     difference = grid.weights() - target
-    runs = range(grid.n_columns // codec.sub)
-    near = torch.stack([hessian[_span(r, codec.sub), _span(r, codec.sub)] for r in runs]).double()
+    near, inverse, factors = curvatures(hessian, codec.sub)
+    for run in range(grid.n_columns // codec.sub):
+        columns = _span(run, codec.sub)
+        here = grid.weights_of(run)
+        ideal = here - inverse[run] @ (hessian[columns] @ difference)
+        _search_run(grid, run, here, ideal, near[run], factors[run])
+        difference[columns] += grid.weights_of(run) - here
+
+
+def curvatures(hessian: torch.Tensor, sub: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """H within each run of `sub` columns, its inverse, and the inverse's upper triangular factor: (runs, sub, sub)."""
+    runs = range(len(hessian) // sub)
+    near = torch.stack([hessian[_span(r, sub), _span(r, sub)] for r in runs]).double()
     # Float32 sums of inputs that depend on each other can miss being positive definite by a rounding error.
     diagonal = near.diagonal(dim1=1, dim2=2)
     diagonal += _STEADY * diagonal.mean(1, keepdim=True)
     inverse = torch.linalg.inv(near)
-    factors = torch.linalg.cholesky(inverse, upper=True).float()
-    inverse = inverse.float()
-    for run in runs:
-        columns = _span(run, codec.sub)
-        here = grid.weights_of(run)
-        ideal = here - inverse[run] @ (hessian[columns] @ difference)
-        _search_run(grid, run, here, ideal, near[run].float(), factors[run])
-        difference[columns] += grid.weights_of(run) - here
+    factors = torch.linalg.cholesky(inverse, upper=True)
+    return near.float(), inverse.float(), factors.float()
 
 
 def _search_run(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -22,3 +23,11 @@ def no_processes(known_fonts: None, monkeypatch: pytest.MonkeyPatch) -> None:
         raise AssertionError(f"a unit test started a process: {args}")
 
     monkeypatch.setattr(subprocess.Popen, "__init__", refuse)
+
+
+@pytest.fixture(autouse=True)
+def reference_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Refine with torch's own functions: others are compiled, by a process."""
+    if (compiled := sys.modules.get("ggufkit.refine.compiled")) is not None:
+        monkeypatch.setattr(compiled, "find", lambda _: None)
+        monkeypatch.setattr(sys.modules["ggufkit.refine.kernels"], "_known", {})
