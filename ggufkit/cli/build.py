@@ -8,9 +8,11 @@ import click
 
 from ggufkit import report
 from ggufkit.cli import options, parameter_types, request_options, tables
-from ggufkit.cli.terminal import console, emit, reporting, words
+from ggufkit.cli.terminal import console, emit, reporting
+from ggufkit.core import durations
+from ggufkit.core.durations import Estimate
 from ggufkit.core.units import size
-from ggufkit.pipeline import build, plan
+from ggufkit.pipeline import build, oversized, plan
 from ggufkit.pipeline.build import BuildResult
 from ggufkit.pipeline.resources import Plan
 from ggufkit.report.choose import MemoryBudget
@@ -53,11 +55,14 @@ def _show_plan(plan: Plan, as_json: bool) -> None:
     screen = console(stderr=False)
     screen.print(tables.plan_table(plan))
     screen.print(tables.steps_table(plan))
+    if plan.seconds:
+        screen.print(f"Time: {durations.words(Estimate(plan.seconds, plan.seconds_factor))}.")
     screen.print(f"Disk at the peak: {size(plan.disk_needed)} of {size(plan.disk_free)} free.")
     screen.print(f"Memory: about {size(plan.ram_needed)} of {size(plan.ram_free)} free.")
-    for file in plan.files:
-        if file.note:
-            screen.print(words((file.type, "yellow"), f": {file.note}."))
+    if plan.remarks:
+        screen.print(oversized.WHY, soft_wrap=False)
+    for remark in plan.remarks:
+        screen.print(f"  {remark}", soft_wrap=False)
     if measured := ", ".join(dict.fromkeys(file.type for file in plan.files if file.at_most)):
         screen.print(f"Types are chosen by measurement, within these sizes: {measured}.", soft_wrap=True)
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from rich.table import Table
 
 from ggufkit.cli.terminal import words
+from ggufkit.core.durations import rough
 from ggufkit.core.records import ResultRow
 from ggufkit.core.units import size
 from ggufkit.pipeline.resources import Plan
@@ -63,8 +64,11 @@ def plan_table(plan: Plan) -> Table:
 def steps_table(plan: Plan) -> Table:
     """What runs when, and on what."""
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for title in ("step", "runs on", ""):
+    table.add_column("step", overflow="fold")
+    table.add_column("takes", justify="right", no_wrap=True)
+    for title in ("runs on", ""):
         table.add_column(title, overflow="fold")
     for number, step in enumerate(plan.steps, 1):
-        table.add_row(f"{number}. {step.doing}", step.uses, step.note)
+        takes = "–" if step.seconds is None else rough(step.seconds)
+        table.add_row(f"{number}. {step.doing}", takes, step.uses, step.note)
     return table

@@ -138,6 +138,11 @@ class Durations:
         factor = (_spread(same) if same else _OTHER) * _SPREAD_PER_OCTAVE**away
         return Estimate(_interpolated(points, work.units), min(factor, _WORST))
 
+    def varieties(self, work: Work) -> dict[str, float]:
+        """Seconds of each variety of work of a kind and a size."""
+        like = [s for s in self._samples if (s.kind, s.on, s.units) == (work.kind, _here(work.on), work.units)]
+        return {how: median(s.seconds for s in like if s.how == how) for how in {s.how for s in like}}
+
 
 def _points(samples: Iterable[Sample]) -> list[tuple[float, float]]:
     """Median units and seconds of each size, the smallest first."""
@@ -175,13 +180,11 @@ def _spread(samples: Sequence[Sample]) -> float:
 
 
 def total(estimates: Sequence[Estimate]) -> Estimate:
-    """Of works one after the other: errors of many partly cancel each other, those of one stay."""
+    """Of works one after the other; errors of like works are alike, and do not cancel each other."""
     seconds = sum(e.seconds for e in estimates)
     if seconds <= 0:
         return Estimate(0.0, _EXACT)
-    off = math.sqrt(sum((e.seconds * (e.factor - 1)) ** 2 for e in estimates)) / seconds
-    common = sum(e.seconds * (e.factor - 1) for e in estimates) / seconds / 2
-    return Estimate(seconds, 1 + max(off, common, _EXACT - 1))
+    return Estimate(seconds, sum(e.seconds * e.factor for e in estimates) / seconds)
 
 
 def words(estimate: Estimate) -> str:

@@ -137,6 +137,15 @@ def file_type(n_bytes: Mapping[str, int], known: Sequence[QuantType]) -> str | N
     return next((name for t in ranked if (name := _FILE_TYPES.get(t, t)) in names), None)
 
 
+def main_tensor_type(name: str) -> str:
+    """The type that most tensors of a file get, by the name of its type; Q4_K where the name tells none."""
+    found = next((t for t, of_files in _FILE_TYPES.items() if of_files == name), None)
+    if found is not None or name in TENSOR_TYPES:
+        return found or name
+    mixes = {t: t for t in TENSOR_TYPES} | {"IQ3_XS": "IQ3_S", "IQ3_M": "IQ3_S"}
+    return mixes.get(name) or next((t for t in TENSOR_TYPES if name.startswith(t)), "Q4_K")
+
+
 def needs_imatrix(kind: QuantType) -> bool:
     """Whether a file of a type is useless without an importance matrix, or llama-quantize refuses to make it."""
     if kind.target is None or kind.target.is_measured:

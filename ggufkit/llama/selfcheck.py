@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 
 from ggufkit.core import failures, process
@@ -12,8 +13,27 @@ from ggufkit.llama import argv, logs
 from ggufkit.llama.argv import Compute, Excerpt
 
 TOLERANCE = 0.01
-_WIDTH, _LAYERS, _HEADS, _INNER, _CONTEXT = 256, 2, 4, 512, 128
-_SEED = 7
+_SEED, _N_VOCAB = 7, 259
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Sizes of a random llama, whose vocabulary is bytes."""
+
+    width: int = 256
+    layers: int = 2
+    heads: int = 4
+    inner: int = 512
+    context: int = 128
+
+    @property
+    def n_params(self) -> int:
+        """Weights of its matrices that every token is multiplied with."""
+        per_layer = 4 * self.width**2 + 3 * self.width * self.inner
+        return self.layers * per_layer + _N_VOCAB * self.width
+
+
+_SMALL = Shape()
 
 
 def self_check(tools: Toolchain) -> None:
@@ -23,7 +43,7 @@ def self_check(tools: Toolchain) -> None:
         ToolchainError: the device was not used, or its result differs from the CPU's by more than 1 %.
     """
     with tempfile.TemporaryDirectory(prefix="ggufkit-check-") as directory:
-        model, text = _write_model(Path(directory) / "tiny.gguf"), Path(directory) / "text.txt"
+        model, text = write_model(Path(directory) / "tiny.gguf", _SMALL), Path(directory) / "text.txt"
         text.write_text("The quick brown fox jumps over the lazy dog. 0123456789\n" * 20)
         on_device, placement = _evaluate(tools, model, text, Compute(tools.backend, threads=2))
         on_cpu, _ = _evaluate(tools, model, text, Compute("cpu", threads=2))
@@ -40,13 +60,13 @@ def self_check(tools: Toolchain) -> None:
 
 
 def _evaluate(tools: Toolchain, model: Path, text: Path, compute: Compute) -> tuple[float, logs.Placement]:
-    output = process.run(argv.perplexity(tools, model, Excerpt(text, _CONTEXT, 4), compute))
+    output = process.run(argv.perplexity(tools, model, Excerpt(text, _SMALL.context, 4), compute))
     failures.require_success(output, f"checking the build for {tools.backend}")
     return logs.parse_perplexity(output).ppl, logs.parse_placement(output)
 
 
-def _write_model(path: Path) -> Path:
-    """A llama of a quarter million random weights with a vocabulary of bytes."""
+def write_model(path: Path, shape: Shape) -> Path:
+    """A llama of random weights."""
     import gguf
     import numpy as np
 
@@ -54,21 +74,21 @@ def _write_model(path: Path) -> Path:
     tokens = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256))]
     kinds = gguf.TokenType
     writer = gguf.GGUFWriter(path, "llama")
-    writer.add_context_length(_CONTEXT)
-    writer.add_embedding_length(_WIDTH)
-    writer.add_block_count(_LAYERS)
-    writer.add_feed_forward_length(_INNER)
-    writer.add_head_count(_HEADS)
+    writer.add_context_length(shape.context)
+    writer.add_embedding_length(shape.width)
+    writer.add_block_count(shape.layers)
+    writer.add_feed_forward_length(shape.inner)
+    writer.add_head_count(shape.heads)
     writer.add_layer_norm_rms_eps(1e-5)
-    writer.add_rope_dimension_count(_WIDTH // _HEADS)
+    writer.add_rope_dimension_count(shape.width // shape.heads)
     writer.add_vocab_size(len(tokens))
     writer.add_tokenizer_model("llama")
     writer.add_token_list(tokens)
     writer.add_token_scores([0.0] * len(tokens))
     writer.add_token_types([kinds.UNKNOWN, kinds.CONTROL, kinds.CONTROL, *[kinds.BYTE] * 256])
-    for name, shape in _shapes(len(tokens)).items():
-        values = rng.standard_normal(shape) * 0.1 if len(shape) > 1 else np.ones(shape)
-        writer.add_tensor(f"{name}.weight", values.astype(np.float16 if len(shape) > 1 else np.float32))
+    for name, size in _sizes(shape, len(tokens)).items():
+        values = rng.standard_normal(size, dtype=np.float32) * 0.1 if len(size) > 1 else np.ones(size)
+        writer.add_tensor(f"{name}.weight", values.astype(np.float16 if len(size) > 1 else np.float32))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -76,15 +96,13 @@ def _write_model(path: Path) -> Path:
     return path
 
 
-def _shapes(n_vocab: int) -> dict[str, tuple[int, ...]]:
-    shapes: dict[str, tuple[int, ...]] = {
-        "token_embd": (n_vocab, _WIDTH), "output": (n_vocab, _WIDTH), "output_norm": (_WIDTH,)
-    }  # fmt: skip
-    for i in range(_LAYERS):
+def _sizes(shape: Shape, n_vocab: int) -> dict[str, tuple[int, ...]]:
+    n, inner = shape.width, shape.inner
+    sizes: dict[str, tuple[int, ...]] = {"token_embd": (n_vocab, n), "output": (n_vocab, n), "output_norm": (n,)}
+    for i in range(shape.layers):
         block = {
-            "attn_norm": (_WIDTH,), "ffn_norm": (_WIDTH,), "attn_q": (_WIDTH, _WIDTH), "attn_k": (_WIDTH, _WIDTH),
-            "attn_v": (_WIDTH, _WIDTH), "attn_output": (_WIDTH, _WIDTH), "ffn_gate": (_INNER, _WIDTH),
-            "ffn_up": (_INNER, _WIDTH), "ffn_down": (_WIDTH, _INNER),
+            "attn_norm": (n,), "ffn_norm": (n,), "attn_q": (n, n), "attn_k": (n, n), "attn_v": (n, n),
+            "attn_output": (n, n), "ffn_gate": (inner, n), "ffn_up": (inner, n), "ffn_down": (n, inner),
         }  # fmt: skip
-        shapes |= {f"blk.{i}.{name}": shape for name, shape in block.items()}
-    return shapes
+        sizes |= {f"blk.{i}.{name}": size for name, size in block.items()}
+    return sizes

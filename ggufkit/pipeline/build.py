@@ -23,7 +23,7 @@ from ggufkit.measure.bench import BenchOptions
 from ggufkit.measure.evaluation import EvalOptions, Evaluation
 from ggufkit.measure.logits.strategy import Transport
 from ggufkit.modelfile.proven import ModelfileOptions
-from ggufkit.pipeline import outlook, plan
+from ggufkit.pipeline import outlook, oversized, plan
 from ggufkit.pipeline.artifacts import Artifacts, outputs
 from ggufkit.pipeline.foreseen import is_measured
 from ggufkit.pipeline.job import Job
@@ -64,7 +64,7 @@ def build(request: BuildRequest, reporter: Reporter | None = None) -> BuildResul
         plan.require_matrices(job)
         plan.require_layers(job)
         base = _make_base(job, artifacts)
-        plan.require_room(job, base.path)
+        planned = plan.require_room(job, base.path)
         plan.warn_of_context(job, base.path)
         _warn_of_overlap(job, artifacts)
         modelfiles = Writer(_modelfile_options(job), job.session)
@@ -75,6 +75,8 @@ def build(request: BuildRequest, reporter: Reporter | None = None) -> BuildResul
         measured += _time_all(job, files)
         results.confirm(measured)
         rows = results.collect(job.out, job.reporter)
+        for warning in oversized.warnings(planned, rows):
+            job.reporter.warn(warning)
         _write_tables(job, rows)
     return BuildResult(job.out, tuple(rows), sum(not r.fresh for r in [*made, *written, *spoken, *measured]))
 

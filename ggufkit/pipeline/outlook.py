@@ -14,17 +14,19 @@ from ggufkit.core.concurrency import background
 from ggufkit.core.durations import Durations, Estimate
 from ggufkit.core.progress import Progress
 from ggufkit.pipeline.job import Job
+from ggufkit.pipeline.pace import Pace, known_pace
 from ggufkit.pipeline.pieces import Piece, pieces
+from ggufkit.steps.session import Session
 
 _LOOK_S = 2.0
 _LEAST = 0.05
 """Of what was to be left: a piece that takes longer than expected is not said to be over."""
 
 
-def estimate(piece: Piece, known: Durations) -> Estimate | None:
-    """How long a piece takes of the whole."""
-    alone = known.estimate(piece.work)
-    return alone and replace(alone, seconds=alone.seconds / piece.at_once)
+def estimate(piece: Piece, known: Durations, pace: Pace) -> Estimate:
+    """How long a piece takes of the whole: as like work did here, else by the machine's pace."""
+    alone = known.estimate(piece.work) or pace.estimate(piece.cost)
+    return replace(alone, seconds=alone.seconds / piece.at_once)
 
 
 @contextlib.contextmanager
@@ -35,7 +37,7 @@ def shown(job: Job) -> Iterator[Job]:
         yield job
         return
     with job.reporter.step(f"Building {job.name}", len(todo)) as progress:
-        outlook = Outlook(todo, progress)
+        outlook = Outlook(todo, progress, job.session)
         with background(outlook.look):
             yield replace(job, session=replace(job.session, finished=outlook.finished))
 
@@ -43,25 +45,25 @@ def shown(job: Job) -> Iterator[Job]:
 @dataclass
 class _State:
     done: int
-    left_s: float | None
+    left_s: float
     since: float
 
 
 class Outlook:
     """Counts pieces, and tells after each, and every few seconds, what is left."""
 
-    def __init__(self, todo: Sequence[Piece], progress: Progress) -> None:
+    def __init__(self, todo: Sequence[Piece], progress: Progress, session: Session) -> None:
         self._todo = {piece.output: piece for piece in todo}
-        self._total, self._progress = len(self._todo), progress
+        self._total, self._progress, self._session = len(self._todo), progress, session
         self._lock = threading.Lock()
-        self._state = _State(0, self._left(durations.known()), time.monotonic())
+        self._state = _State(0, self._left(), time.monotonic())
 
     def finished(self, output: Path) -> None:
         """A result is there: made, or found to be fresh."""
         with self._lock:
             if self._todo.pop(output, None) is None:
                 return
-            self._state = _State(self._total - len(self._todo), self._left(durations.known()), time.monotonic())
+            self._state = _State(self._total - len(self._todo), self._left(), time.monotonic())
         self._tell()
 
     def look(self, over: threading.Event) -> None:
@@ -70,13 +72,12 @@ class Outlook:
         while not over.wait(_LOOK_S):
             self._tell()
 
-    def _left(self, known: Durations) -> float | None:
-        found = [estimate(piece, known) for piece in self._todo.values()]
-        return None if None in found else sum(e.seconds for e in found if e is not None)
+    def _left(self) -> float:
+        known = durations.known()
+        pace = known_pace(self._session, known)
+        return sum(estimate(piece, known, pace).seconds for piece in self._todo.values())
 
     def _tell(self) -> None:
-        state, note = self._state, ""
-        if state.left_s is not None:
-            gone = time.monotonic() - state.since
-            note = f"{durations.rough(max(state.left_s - gone, _LEAST * state.left_s))} left"
-        self._progress.update(state.done, self._total, note)
+        state = self._state
+        left = max(state.left_s - (time.monotonic() - state.since), _LEAST * state.left_s)
+        self._progress.update(state.done, self._total, f"{durations.rough(left)} left")

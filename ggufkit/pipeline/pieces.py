@@ -16,9 +16,12 @@ from ggufkit.core.records import Checkpoint, GgufFile, QuantType
 from ggufkit.core.variants import Scaling, Variant
 from ggufkit.llama import memory, quants
 from ggufkit.llama.gguf import read_header
+from ggufkit.measure.bench import BenchOptions
+from ggufkit.measure.chat import SMOKE_TOKENS
 from ggufkit.models.checkpoint import read_config
 from ggufkit.pipeline.foreseen import is_measured
 from ggufkit.pipeline.job import Job
+from ggufkit.pipeline.pace import Cost
 from ggufkit.recipes.type_recipe import recipe_path
 from ggufkit.steps import quantize
 
@@ -26,6 +29,8 @@ BYTES_PER_TOKEN_OF_VOCABULARY = 0.257
 """Bytes of English that a token takes, for each bit of a number of the vocabulary: 3.85 with 32,000 tokens, 4.4 with
 152,000, on WikiText-2."""
 _USUAL_VOCABULARY, _SAMPLE_TOKENS = 128_000, 512
+_PROBED_TOKENS, _SOLVING_TOKENS = 300_000, 20_000
+"""Tokens whose passes cost as much as measuring for a recipe, and as rounding column by column, on a small model."""
 
 
 @dataclass(frozen=True)
@@ -36,11 +41,13 @@ class Piece:
         stage: the step of the plan that it belongs to.
         output: the result that ends it.
         work: what it takes, while `at_once` of them are made at once.
+        cost: what that comes to, for a guess where no like work was done here.
     """
 
     stage: str
     output: Path
     work: Work
+    cost: Cost
     at_once: int = 1
 
 
@@ -71,14 +78,20 @@ class _Pieces:
     def _bases(self) -> Iterator[Piece]:
         job = self.job
         if isinstance(job.model, GgufFile):
-            yield Piece("convert", job.base_output, job.session.work("import", job.model.size_bytes))
+            size = job.model.size_bytes
+            yield Piece("convert", job.base_output, job.session.work("import", size), Cost(0.5, n_bytes=4 * size))
             return
-        convert = job.session.work("convert", self._n_params)
-        yield Piece("convert", job.base_output, convert)
+        convert, cost = job.session.work("convert", self._n_params), Cost(5, n_bytes=40 * self._n_params)
+        yield Piece("convert", job.base_output, convert, cost)
+        search = job.session.work("awq", self._n_params * self._tokens, job.request.scaling.engine)
         for scaling in job.scalings:
-            search = job.session.work("awq", self._n_params * self._tokens, job.request.scaling.engine)
-            yield Piece("awq", job.scaled_checkpoint(scaling), search)
-            yield Piece("awq", job.scaled_base_output(scaling), convert)
+            grid = Cost(8, self._operations(4 * self._tokens), weights=10 * self._n_params, type="Q4_K")
+            yield Piece("awq", job.scaled_checkpoint(scaling), search, grid)
+            yield Piece("awq", job.scaled_base_output(scaling), convert, cost)
+
+    def _operations(self, n_tokens: int) -> float:
+        """Of so many tokens on their way through the model."""
+        return 2.0 * self._n_params * n_tokens
 
     def _made(self, variant: Variant, kind: QuantType) -> Iterator[Piece]:
         """A file, and what it needs besides a base."""
@@ -86,8 +99,8 @@ class _Pieces:
         if scaling is not None and job.scaled_base_output(scaling) == output:
             return
         if (is_measured(kind) or (variant.imatrix and not quants.is_float(kind.name))) and self._computes(scaling):
-            units = self._n_params * self._tokens
-            yield Piece("imatrix", job.matrix_output(scaling), job.session.work("imatrix", units))
+            work = job.session.work("imatrix", self._n_params * self._tokens)
+            yield Piece("imatrix", job.matrix_output(scaling), work, Cost(1, self._operations(self._tokens)))
         rounded = output
         if variant.refined:
             plainer = variants.unrefined(variant)
@@ -96,11 +109,13 @@ class _Pieces:
             rounded = job.output(plainer, kind.name) if shown else job.session.workspace.private / name
         if is_measured(kind):
             choose = job.session.work("choose", self._n_params, job.request.recipes.effort)
-            yield Piece("choose", recipe_path(rounded), choose)
+            yield Piece("choose", recipe_path(rounded), choose, Cost(10, self._operations(_PROBED_TOKENS)))
         how = quantize.work_of(self._n_params, kind, job.session, weighed=variant.imatrix)
-        yield Piece("quantize", rounded, how, makers_at_once(job.session.threads))
+        rounding = Cost(0.5, 0, 4 * self._n_params, self._n_params, quants.main_tensor_type(kind.name))
+        yield Piece("quantize", rounded, how, rounding, makers_at_once(job.session.threads))
         if variant.refined:
-            yield Piece("refine", output, job.session.work("refine", self._n_params * self._tokens))
+            cost = Cost(3, self._operations(4 * self._tokens + _SOLVING_TOKENS))
+            yield Piece("refine", output, job.session.work("refine", self._n_params * self._tokens), cost)
 
     def _computes(self, scaling: Scaling | None) -> bool:
         return scaling is not None or self.job.request.calibration.imatrix is None
@@ -112,15 +127,18 @@ class _Pieces:
         if job.text is not None:
             how = evaluated(job)
             work = job.session.work("evaluate", self._n_params * self.n_evaluated, how)
+            cost = Cost(1, self._operations(self.n_evaluated))
             for file in files:
                 kind = "perplexity" if how == "divergence" and file == job.base_output else how
-                yield Piece("evaluate", where / f"{file.stem}.{kind}.json", work)
+                yield Piece("evaluate", where / f"{file.stem}.{kind}.json", work, cost)
         if measured.smoke:
-            work = job.session.work("speak", self._n_params)
-            yield from (Piece("speak", where / f"{file.stem}.speak.json", work) for file in files)
+            work, cost = job.session.work("speak", self._n_params), Cost(2.5, 0, 2 * SMOKE_TOKENS * self._n_params)
+            yield from (Piece("speak", where / f"{file.stem}.speak.json", work, cost) for file in files)
         if measured.bench:
-            work = job.session.work("bench", self._n_params * (measured.bench_reps + 1))
-            yield from (Piece("bench", where / f"{file.stem}.bench.json", work) for file in files)
+            runs, timed = measured.bench_reps + 1, BenchOptions()
+            work = job.session.work("bench", self._n_params * runs)
+            cost = Cost(0.5, runs * self._operations(timed.n_prompt), runs * timed.n_gen * self._n_params)
+            yield from (Piece("bench", where / f"{file.stem}.bench.json", work, cost) for file in files)
 
     @cached_property
     def n_evaluated(self) -> int:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 from ggufkit.core import machine, variants
-from ggufkit.core.concurrency import makers_at_once, worker_pool
+from ggufkit.core.concurrency import worker_pool
+from ggufkit.core.errors import InputError
 from ggufkit.core.progress import Reporter, SilentReporter
 from ggufkit.core.records import Checkpoint, GgufFile, QuantType
 from ggufkit.core.units import size
@@ -16,13 +18,14 @@ from ggufkit.core.variants import Scaling, Variant
 from ggufkit.llama import evaluates, memory, quants
 from ggufkit.llama.gguf import GgufHeader, read_header
 from ggufkit.measure import evaluation
-from ggufkit.pipeline import chosen, fitting, foreseen, overridden, resources
+from ggufkit.pipeline import chosen, fitting, foreseen, overridden, oversized, resources, stages
 from ggufkit.pipeline.artifacts import outputs
 from ggufkit.pipeline.foreseen import Matrix, given, is_measured
 from ggufkit.pipeline.job import Job
 from ggufkit.pipeline.lookup import prepare
-from ggufkit.pipeline.resources import Plan, PlannedFile, PlannedStep, Planner
+from ggufkit.pipeline.resources import Plan, PlannedFile, Planner
 from ggufkit.recipes.effort import COMPARED
+from ggufkit.report import results
 from ggufkit.request import BuildRequest
 from ggufkit.steps import convert, imatrix, import_gguf, offload, quantize
 from ggufkit.steps.imatrix import dataset, require_fits
@@ -41,43 +44,20 @@ def plan(request: BuildRequest, reporter: Reporter | None = None) -> Plan:
         extra = read_header(base).size_bytes + _out_of_sight(job, base)
         _warn_of_paging(job, base, machine.free_memory())
         warn_of_context(job, base)
+        whole = _plan(job, base, outputs(job), extra_disk=extra)
+        steps, takes = stages.timed(job, read_header(base))
         return replace(
-            _plan(job, base, outputs(job), extra_disk=extra), steps=tuple(_steps(job, read_header(base)))
+            whole, steps=steps, seconds=takes.seconds, seconds_factor=takes.factor, remarks=_remarks(job, whole)
         )
 
 
-def _steps(job: Job, base: GgufHeader) -> list[PlannedStep]:
-    """What runs when, and on what."""
-    request, device = job.request, "CPU" if job.tools.backend == "cpu" else f"GPU ({job.tools.backend})"
-    makers, beside = makers_at_once(job.session.threads), job.tools.backend != "cpu"
-    steps = [PlannedStep(f"convert to {job.base_type}", "CPU")] if isinstance(job.model, Checkpoint) else []
-    if any(v.awq for v, _ in job.targets):
-        steps.append(
-            PlannedStep(f"AWQ scales: {', '.join(s.label for s in job.scalings)}", "CPU or GPU", "one run for all")
-        )
-    if job.measures or any(v.imatrix for v, _ in job.targets):
-        steps.append(PlannedStep("importance matrix of each base", device))
-    if job.measures:
-        measured = ", ".join(t.name for t in job.types if is_measured(t))
-        steps.append(
-            PlannedStep(f"types by measurement: {measured}", device, "for each base; kept for other sizes")
-        )
-    rounded = [t.name for v, t in job.targets if not v.refined]
-    if rounded:
-        uses = "CPU" if makers == 1 else f"CPU, {makers} at once"
-        steps.append(
-            PlannedStep(f"quantize: {', '.join(dict.fromkeys(rounded))}", uses, overridden.shown(job.overrides))
-        )
-    if any(v.refined for v, _ in job.targets):
-        steps.append(PlannedStep("refine", "GPU or CPU", "one file after the other"))
-    if job.text is not None:
-        what = "KL divergence and perplexity" if request.evaluation.kld else "perplexity"
-        what = "cosine similarity of embeddings" if evaluates.embeds(base) else what
-        note = "as files are there; several at once where the GPU's memory holds them" if beside else ""
-        steps.append(PlannedStep(what, device, note))
-    if request.evaluation.bench:
-        steps.append(PlannedStep("speed", device, "alone, one file after the other"))
-    return steps
+def _remarks(job: Job, whole: Plan) -> tuple[str, ...]:
+    """What is odd about the files, with what is known of their losses from an earlier build."""
+    try:
+        rows = results.collect(job.out)
+    except InputError:
+        rows = []
+    return tuple(oversized.remarks(whole.files, rows))
 
 
 def _skeleton(job: Job, directory: Path) -> Path:
@@ -175,21 +155,19 @@ def require_layers(job: Job) -> None:
         StreamedModel(job.model.path, "cpu").require_layout()
 
 
-def require_room(job: Job, base: Path) -> None:
-    """With the base there: the exact plan of what is still to be made, and warnings of types that do not fit.
+def require_room(job: Job, base: Path) -> Sequence[PlannedFile]:
+    """With the base there: the exact plan of what is still to be made, of which there is room.
 
     Raises:
         ResourceError: too little disk or memory.
     """
     missing = [target for target in outputs(job) if not target[2].exists()]
     if not missing:
-        return
+        return ()
     whole = _plan(job, base, missing, extra_disk=_out_of_sight(job, base))
     whole.require(job.out)
-    for file in whole.files:
-        if file.note:
-            job.reporter.warn(f"{file.file}: {file.note}.")
     _warn_of_paging(job, base, whole.ram_free)
+    return whole.files
 
 
 def _warn_of_paging(job: Job, base: Path, free: int) -> None:

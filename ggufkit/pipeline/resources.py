@@ -25,10 +25,19 @@ _FLOAT_BITS = {"F32": 32.0, "F16": 16.0, "BF16": 16.0}
 
 
 @dataclass(frozen=True)
+class Smaller:
+    """A type that makes a smaller file of the same model, and its bits per weight there."""
+
+    type: str
+    bpw: float
+
+
+@dataclass(frozen=True)
 class PlannedFile:
     """One output: sizes in bytes, `nominal_bpw` what its name promises, `ram_bytes` to make and evaluate it.
 
-    `at_most` tells that the types are yet to be measured: then it will be no larger than this.
+    `at_most` tells that the types are yet to be measured: then it will be no larger than this. One that is larger than
+    its name promises `is_warned_of`, with the largest general-purpose type that is smaller.
     """
 
     file: str
@@ -41,7 +50,8 @@ class PlannedFile:
     fallbacks: Mapping[str, int]
     ram_bytes: int
     needs_imatrix: bool = False
-    note: str = ""
+    smaller: Smaller | None = None
+    is_warned_of: bool = False
     at_most: bool = False
 
     @property
@@ -52,16 +62,25 @@ class PlannedFile:
 
 @dataclass(frozen=True)
 class PlannedStep:
-    """A step, what it keeps busy ("CPU", "GPU", "CPU, 4 at once"), and what it waits for besides the one before."""
+    """A step, what it keeps busy ("CPU", "GPU", "CPU, 4 at once"), and what it waits for besides the one before.
 
+    `stage` names it in a word; `seconds` is an estimate of what is left of it, None where nothing is.
+    """
+
+    stage: str
     doing: str
     uses: str
     note: str = ""
+    seconds: float | None = None
 
 
 @dataclass(frozen=True)
 class Plan:
-    """All outputs of a build, and what they need of this machine, in bytes."""
+    """All outputs of a build, and what they need of this machine, in bytes.
+
+    It takes `seconds`, most likely not `seconds_factor` times as long or as short. `remarks` are about files that are
+    larger than their names promise.
+    """
 
     files: tuple[PlannedFile, ...]
     disk_needed: int
@@ -69,6 +88,9 @@ class Plan:
     ram_needed: int
     ram_free: int
     steps: tuple[PlannedStep, ...] = ()
+    seconds: float = 0.0
+    seconds_factor: float = 1.0
+    remarks: tuple[str, ...] = ()
 
     def require(self, where: Path) -> None:
         """Raise ResourceError when the plan does not fit this machine."""
@@ -110,7 +132,7 @@ class Planner:
             counts, evaluation_ram(self.base, n_bytes, self.n_ctx), planned.needs_imatrix,
         )  # fmt: skip
         if result.oversized and not quants.is_float(kind.name) and self.overrides == Overrides():
-            return replace(result, note=self._advice(result, matrix))
+            return replace(result, smaller=self._smaller(result, matrix), is_warned_of=True)
         return result
 
     def _limit(self, kind: QuantType, file: str, variant: str) -> PlannedFile:
@@ -119,20 +141,17 @@ class Planner:
         ram = evaluation_ram(self.base, most, self.n_ctx)
         return PlannedFile(file, variant, kind.name, most, bpw, quants.nominal_bpw(kind), 0, {}, ram, at_most=True)
 
-    def _advice(self, planned: PlannedFile, matrix: Matrix | None) -> str:
+    def _smaller(self, planned: PlannedFile, matrix: Matrix | None) -> Smaller | None:
         """The largest general-purpose type that keeps the promise of the one that does not fit the shape."""
         promised = planned.nominal_bpw or 0.0
-        said = f"{planned.bpw:.2f} bits/weight where {planned.type} promises {promised:.2f}"
-        best: tuple[float, str] | None = None
+        best: Smaller | None = None
         for kind in quants.smaller_types(self.known, promised)[:_CANDIDATES]:
             bpw = foreseen.plan(self.tools, self.base.path, kind, self.known, matrix=matrix).bpw
-            if bpw < planned.bpw - 0.05 and (best is None or bpw < best[0]):
-                best = (bpw, kind.name)
+            if bpw < planned.bpw - 0.05 and (best is None or bpw < best.bpw):
+                best = Smaller(kind.name, bpw)
             if bpw <= OVERSIZED * promised:
                 break
-        if best is None:
-            return f"{said}; no type nearby is smaller for this shape"
-        return f"{said}; {best[1]} has {best[0]:.2f}"
+        return best
 
 
 def quantize_ram(base: GgufHeader) -> int:

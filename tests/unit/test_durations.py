@@ -61,10 +61,9 @@ def test_a_cache_that_cannot_be_written_is_no_failure(tmp_path: Path, monkeypatc
     durations.note(Work("bench", 1.0), 1)
 
 
-def test_errors_of_many_partly_cancel() -> None:
-    many = total([Estimate(10, 1.6)] * 9)
-    assert many.seconds == 90
-    assert 1.25 < many.factor < 1.6
+def test_the_error_of_the_longest_counts_most() -> None:
+    assert total([Estimate(90, 1.3), Estimate(10, 2.3)]) == Estimate(100, (90 * 1.3 + 10 * 2.3) / 100)
+    assert total([]).seconds == 0
 
 
 @pytest.mark.parametrize(
