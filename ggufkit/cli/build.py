@@ -76,8 +76,8 @@ def _show_results(result: BuildResult, as_json: bool, budget: MemoryBudget | Non
     screen = console(stderr=False)
     screen.print(tables.results_table(result.rows))
     state = "Nothing had to be done again" if result.made == 0 else "Done"
-    for sentence in report.conclusions(result.rows, result.out, budget):
-        screen.print(sentence)
+    for part in tables.answer(report.summary_of(result.rows, result.out, budget)):
+        screen.print(part)
     screen.print(f"{state}: {result.out}/results.csv, report.md, report.html")
 
 

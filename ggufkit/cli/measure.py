@@ -8,12 +8,12 @@ from pathlib import Path
 
 import click
 
-from ggufkit.cli import options, parameter_types, request_options
+from ggufkit.cli import options, parameter_types, request_options, tables
 from ggufkit.cli.terminal import console, emit, reporting
 from ggufkit.commands import measure
 from ggufkit.commands.measure import Measured
 from ggufkit.core.records import Measurement
-from ggufkit.measure import measurements
+from ggufkit.report import results
 from ggufkit.request import EvaluationOptions, RunOptions
 
 GGUFS = click.argument("ggufs", nargs=-1, required=True, type=parameter_types.FILE)
@@ -43,6 +43,8 @@ def perplexity_command(
 ) -> None:
     """Perplexity of GGUF files on a text; with --base their KL divergence from it, too.
 
+    Several files are shown as a table; --json has all that was measured.
+
     \b
     Examples:
         ggufkit perplexity model-Q4_K_M.gguf --corpus wiki.test.raw --chunks 100
@@ -50,12 +52,15 @@ def perplexity_command(
     """
     with reporting() as reporter:
         done = measure.perplexity(ggufs, base, evaluation, out, run, reporter)
-    _show(done, as_json)
+    if as_json or len(done.files) == 1:
+        _show(done, as_json)
+    else:
+        rows = [results.row_of(file, found) for file, found in zip(done.files, done.measurements, strict=True)]
+        console(stderr=False).print(tables.quality_table(rows))
 
 
 def _show(done: Measured, as_json: bool) -> None:
-    pairs = zip(done.files, done.results, strict=True)
-    found = [(file.path.name, measurements.load(result.path)) for file, result in pairs]
+    found = [(file.path.name, ms) for file, ms in zip(done.files, done.measurements, strict=True)]
     if as_json:
         emit(json.dumps({name: [asdict(m) for m in ms] for name, ms in found}, indent=1) + "\n")
         return

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from ggufkit.cli import options, parameter_types, request_options, side_by_side, tables
-from ggufkit.cli.terminal import console, emit, reporting, say
+from ggufkit.cli.terminal import console, emit, reporting
 from ggufkit.core.errors import InputError, UsageError
 from ggufkit.hub.addresses import require_repo
 from ggufkit.report import compare, results
@@ -47,9 +47,10 @@ def report_command(directory: Path, budget: MemoryBudget, card: bool, repo: str 
 
         emit(to_json(rows))
         return
-    console(stderr=False).print(tables.results_table(rows))
-    for sentence in report.conclusions(rows, directory, budget):
-        say(sentence)
+    screen = console(stderr=False)
+    screen.print(tables.results_table(rows))
+    for part in tables.answer(report.summary_of(rows, directory, budget)):
+        screen.print(part)
 
 
 @click.command("compare")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
+from rich.console import RenderableType
 from rich.table import Table
 
 from ggufkit.cli.terminal import words
@@ -11,6 +13,12 @@ from ggufkit.core.durations import rough
 from ggufkit.core.records import ResultRow
 from ggufkit.core.units import size
 from ggufkit.pipeline.resources import Plan
+
+if TYPE_CHECKING:
+    from ggufkit.report.recommend import Rung
+    from ggufkit.report.summary import Summary
+
+_MISSING = "–"
 
 
 def results_table(rows: Sequence[ResultRow]) -> Table:
@@ -30,12 +38,57 @@ def results_table(rows: Sequence[ResultRow]) -> Table:
     return table
 
 
+def answer(summary: Summary) -> Iterator[RenderableType]:
+    """Which file to take, the ladder that it stands on, and what helped."""
+    yield ""
+    yield words((summary.answer, "bold"))
+    named = [rung for rung in summary.advice.ladder if rung.name]
+    if len(named) > 1:
+        yield _ladder(named)
+    yield from summary.verdict
+
+
+def _ladder(rungs: Sequence[Rung]) -> Table:
+    table = Table(box=None, pad_edge=False, show_header=False)
+    for justify in ("left", "left", "right", "left"):
+        table.add_column(justify=justify, overflow="fold")
+    for rung in rungs:
+        style = "bold" if rung.is_pick else ""
+        mark = "→" if rung.is_pick else " "
+        table.add_row(
+            f"{mark} {rung.name}", rung.entry.label, size(rung.entry.row.size_bytes), rung.words, style=style
+        )
+    return table
+
+
+def quality_table(rows: Sequence[ResultRow]) -> Table:
+    """What was measured of files, with its errors; columns that nothing was measured for are left out."""
+    columns = [
+        ("PPL", [_with_error(row.ppl, row.ppl_stderr, 4) for row in rows]),
+        ("ln(PPL/base)", [_with_error(row.ln_ppl_ratio, row.ln_ppl_ratio_stderr, 5) for row in rows]),
+        ("KLD", [_with_error(row.kld_mean, row.kld_stderr, 5) for row in rows]),
+        ("same top", [_percent(row.same_top_p) for row in rows]),
+    ]
+    shown = [(title, cells) for title, cells in columns if any(cell != _MISSING for cell in cells)]
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("file", overflow="fold")
+    for title in ("size", *(title for title, _ in shown)):
+        table.add_column(title, justify="right", no_wrap=True)
+    for row, *cells in zip(rows, *(cells for _, cells in shown), strict=True):
+        table.add_row(row.file.removesuffix(".gguf"), size(row.size_bytes), *cells)
+    return table
+
+
+def _with_error(value: float | None, error: float | None, digits: int) -> str:
+    return _number(value, digits) + ("" if value is None or error is None else f" ±{error:.{digits}f}")
+
+
 def _number(value: float | None, digits: int) -> str:
-    return "–" if value is None else f"{value:.{digits}f}"
+    return _MISSING if value is None else f"{value:.{digits}f}"
 
 
 def _percent(value: float | None) -> str:
-    return "–" if value is None else f"{value:.1%}"
+    return _MISSING if value is None else f"{value:.1%}"
 
 
 def plan_table(plan: Plan) -> Table:

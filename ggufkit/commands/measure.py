@@ -9,7 +9,7 @@ from pathlib import Path
 from ggufkit.commands.places import beside
 from ggufkit.core.errors import InputError, UsageError
 from ggufkit.core.progress import Reporter
-from ggufkit.core.records import GgufFile
+from ggufkit.core.records import GgufFile, Measurement
 from ggufkit.llama import evaluates
 from ggufkit.measure import bench as timing
 from ggufkit.measure import divergence
@@ -23,6 +23,7 @@ from ggufkit.measure.evaluation import (
     warn_of_special_tokens,
 )
 from ggufkit.measure.logits.strategy import Transport
+from ggufkit.measure.measurements import against_own_base, load
 from ggufkit.models import sources
 from ggufkit.request import EvaluationOptions, RunOptions
 from ggufkit.steps.step import Result
@@ -40,6 +41,17 @@ class Measured:
     files: tuple[GgufFile, ...]
     results: tuple[Result, ...]
     out: Path
+
+    @property
+    def measurements(self) -> list[list[Measurement]]:
+        """Of each file; what is compared with a base is compared with its own perplexity. Raises InputError."""
+        loaded = [load(result.path) for result in self.results]
+        by_hash = {file.sha256: found for file, found in zip(self.files, loaded, strict=True)}
+        return [against_own_base(found, by_hash.get(_base_of(found), [])) for found in loaded]
+
+
+def _base_of(found: Sequence[Measurement]) -> str | None:
+    return next((m.conditions.base_sha256 for m in found), None)
 
 
 def perplexity(

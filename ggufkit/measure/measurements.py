@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from glob import escape
 from pathlib import Path
 
@@ -54,6 +54,25 @@ def measured(file_sha256: str, values: dict[str, Figure], conditions: Conditions
         Measurement(file_sha256, name, value, stderr, BY_NAME[name].unit, conditions)
         for name, (value, stderr) in values.items()
     ]
+
+
+def against_own_base(found: Sequence[Measurement], of_base: Sequence[Measurement]) -> list[Measurement]:
+    """A file's measurements with `ppl_base` and `ln_ppl_ratio` by the base's own pass, where that was measured alike.
+
+    llama-perplexity compares with saved logits. They are clipped, 16 below the greatest of a token, so that the base has
+    another perplexity by them, and its ratio is off by as much for every file. The ratio's error is of paired tokens; the
+    clipping hardly changes it.
+    """
+    ppl, own = (next((m for m in ms if m.metric == "ppl"), None) for ms in (found, of_base))
+    if ppl is None or own is None or _text(ppl.conditions) != _text(own.conditions):
+        return list(found)
+    values = {"ppl_base": own.value, "ln_ppl_ratio": math.log(ppl.value / own.value)}
+    return [replace(m, value=values.get(m.metric, m.value)) for m in found]
+
+
+def _text(where: Conditions) -> tuple[object, ...]:
+    """What perplexities must agree in to be compared to the fourth decimal."""
+    return where.corpus_sha256, where.n_ctx, where.n_chunks, where.backend, where.llama_cpp_commit
 
 
 def save(path: Path, measurements: Sequence[Measurement]) -> None:

@@ -6,6 +6,6 @@ report says (`recommend`, `verdict`, `compare`, `anchors`, `recipes`, `reproduce
 """
 
 from ggufkit.report.choose import MemoryBudget
-from ggufkit.report.files import FILES, conclusions, is_current, load, refresh, require_writable, write
+from ggufkit.report.files import FILES, is_current, load, refresh, require_writable, summary_of, write
 
-__all__ = ["FILES", "MemoryBudget", "conclusions", "is_current", "load", "refresh", "require_writable", "write"]
+__all__ = ["FILES", "MemoryBudget", "is_current", "load", "refresh", "require_writable", "summary_of", "write"]

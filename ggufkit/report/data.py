@@ -83,6 +83,7 @@ class Entry:
         is_reference: whether the embeddings of others are compared with its own.
         types: of its tensors, by name.
         recipe: which types it was to have, and why; None for a preset of llama-quantize.
+        ppl_base_saved: the base's perplexity by the logits that llama-perplexity saved to compare with.
     """
 
     row: ResultRow
@@ -102,6 +103,7 @@ class Entry:
     is_reference: bool = False
     types: Mapping[str, str] = field(default_factory=dict)
     recipe: TypeRecipe | None = None
+    ppl_base_saved: float | None = None
 
     @property
     def label(self) -> str:
@@ -147,6 +149,7 @@ def _entry(row: ResultRow, archive: Archive) -> Entry:
         is_start=is_start(row, lineage),
         types={tensor.name: tensor.type for tensor in header.tensors},
         recipe=_recipe(path),
+        ppl_base_saved=next((m.value for m in found if m.metric == "ppl_base"), None),
     )
 
 

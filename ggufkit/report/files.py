@@ -8,7 +8,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ggufkit.core.manifest import manifest_path, write_atomically
 from ggufkit.core.records import ResultRow
@@ -20,7 +20,10 @@ from ggufkit.report.timeline import spans
 from ggufkit.steps.step import Workspace
 from ggufkit.version import __version__
 
-VERSION = 3
+if TYPE_CHECKING:
+    from ggufkit.report.summary import Summary
+
+VERSION = 4
 FILES = ("results.csv", "results.json", "report.md", "report.html")
 _NOTE = "report.json"
 
@@ -59,9 +62,8 @@ def render(rows: Sequence[ResultRow], root: Path, budget: MemoryBudget) -> dict[
     from ggufkit.report import tables
     from ggufkit.report.html import render_html
     from ggufkit.report.markdown import render_markdown
-    from ggufkit.report.summary import summarize
 
-    summary = summarize(load_entries(rows, root), budget, spans(root, rows[0].name if rows else ""))
+    summary = summary_of(rows, root, budget)
     return {**tables.texts(rows), "report.md": render_markdown(summary), "report.html": render_html(summary)}
 
 
@@ -103,12 +105,11 @@ def refresh(rows: Sequence[ResultRow], root: Path, *, look_only: bool = False) -
     return texts
 
 
-def conclusions(rows: Sequence[ResultRow], root: Path, budget: MemoryBudget | None = None) -> list[str]:
-    """What to take away, in sentences: which variant helped, and which file to take for a given memory."""
+def summary_of(rows: Sequence[ResultRow], root: Path, budget: MemoryBudget | None = None) -> Summary:
+    """What the reports of a result directory say: which file to take, what helped."""
     from ggufkit.report.summary import summarize
 
-    summary = summarize(load_entries(rows, root), budget or MemoryBudget())
-    return [*(verdict.sentence for verdict in summary.verdicts), summary.answer]
+    return summarize(load_entries(rows, root), budget or MemoryBudget(), spans(root, rows[0].name if rows else ""))
 
 
 def _noted(budget: MemoryBudget) -> dict[str, int | None]:

@@ -23,30 +23,32 @@ _PLAINNESS = {name: i for i, name in enumerate(variants.BY_NAME)}
 
 @dataclass(frozen=True)
 class Grade:
-    """A step of the ladder, and what a file must keep to for it.
+    """What a file is like beside the base, in plain words, and what it must keep to for them.
 
     Args:
-        name: of the step; words: what a file of it is like, beside the base.
         kld: mean KL divergence in nats, or ln(PPL/base), at most.
         same_top: fraction of the tokens whose most likely successor is the base's, at least.
         cosine: mean similarity of embeddings, at least.
     """
 
-    name: str
     words: str
     kld: float
     same_top: float
     cosine: float
 
 
-NEARLY_LOSSLESS = Grade("nearly lossless", "hard to tell from the base", 0.01, 0.93, 0.999)
-BALANCED = Grade("balanced", "good for most uses", 0.05, 0.86, 0.99)
-SMALL = Grade("small", "a little worse", 0.1, 0.79, 0.98)
-SMALLEST = Grade("smallest that still speaks well", "noticeably worse", 0.2, 0.7, 0.95)
-FAR = Grade("far from the base", "much worse", math.inf, 0.0, -1.0)
-GRADES = (NEARLY_LOSSLESS, BALANCED, SMALL, SMALLEST, FAR)
-"""The best first. On Llama-3-8B (llama.cpp's figures) Q6_K is nearly lossless, Q4_K_M and IQ4_XS are balanced, Q4_0 and
-Q3_K_M with a matrix are small, IQ3_XXS is the smallest, and Q2_K is far."""
+NEARLY_LOSSLESS = Grade("hard to tell from the base", 0.006, 0.95, 0.999)
+GOOD = Grade("good for most uses", 0.05, 0.86, 0.99)
+NOTICEABLE = Grade("noticeably worse", 0.2, 0.7, 0.95)
+GRADES = (
+    NEARLY_LOSSLESS,
+    GOOD,
+    Grade("a little worse", 0.1, 0.79, 0.98),
+    NOTICEABLE,
+    Grade("much worse", math.inf, 0.0, -1.0),
+)
+"""The best first. By llama.cpp's figures for Llama-3-8B Q6_K is hard to tell from the base, Q5_K_M, Q4_K_M and IQ4_XS are
+good for most uses, Q4_0 and Q3_K_M with a matrix a little worse, Q3_K_M and IQ3_XXS noticeably, Q2_K much."""
 
 
 @dataclass(frozen=True)
@@ -55,12 +57,14 @@ class Loss:
 
     Args:
         value, error: in nats, or of 1 - cosine similarity; the error is one standard error, 0 where none is known.
+        share: of the loss that is still good for most uses.
         is_known: whether the value is the distance from a base, not only from the best file here.
     """
 
     value: float
     error: float
     grade: Grade
+    share: float = 0.0
     is_known: bool = True
 
     def is_less_than(self, other: Loss) -> bool:
@@ -113,7 +117,7 @@ def of_divergence(row: ResultRow) -> Loss | None:
         return None
     top = 1.0 if row.same_top_p is None else row.same_top_p
     grade = next(g for g in GRADES if row.kld_mean <= g.kld and top >= g.same_top)
-    return Loss(row.kld_mean, row.kld_stderr or 0.0, grade)
+    return Loss(row.kld_mean, row.kld_stderr or 0.0, grade, row.kld_mean / GOOD.kld)
 
 
 def _of_each(entries: Sequence[Entry], measure: Callable[[ResultRow], Loss | None]) -> dict[str, Loss]:
@@ -125,7 +129,8 @@ def _dissimilarity(row: ResultRow) -> Loss | None:
     if row.cosine_mean is None:
         return None
     grade = next(g for g in GRADES if row.cosine_mean >= g.cosine)
-    return Loss(1.0 - row.cosine_mean, row.cosine_stderr or 0.0, grade)
+    value = 1.0 - row.cosine_mean
+    return Loss(value, row.cosine_stderr or 0.0, grade, value / (1.0 - GOOD.cosine))
 
 
 def _by_perplexity(entries: Sequence[Entry]) -> dict[str, Loss]:
@@ -140,4 +145,4 @@ def _ratio(row: ResultRow, reference: float, *, is_known: bool) -> Loss:
     ppl = row.ppl or math.nan
     value = math.log(ppl / reference)
     grade = next(g for g in GRADES if value <= g.kld)
-    return Loss(value, (row.ppl_stderr or 0.0) / ppl, grade, is_known)
+    return Loss(value, (row.ppl_stderr or 0.0) / ppl, grade, max(value, 0.0) / GOOD.kld, is_known)

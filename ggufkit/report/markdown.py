@@ -7,8 +7,11 @@ from collections.abc import Sequence
 from tabulate import tabulate
 
 from ggufkit.core.escape import markdown, markdown_block, markdown_code, terminal
+from ggufkit.core.units import size
+from ggufkit.report.choose import amount
 from ggufkit.report.data import Entry
 from ggufkit.report.recipes import Told
+from ggufkit.report.recommend import Rung
 from ggufkit.report.summary import Summary
 
 MISSING = "–"
@@ -19,7 +22,8 @@ def render_markdown(summary: Summary) -> str:
     parts = [
         f"# {markdown(summary.name)}",
         f"**Which one should I take?** {markdown(summary.answer)}",
-        *(["\n".join(f"- {markdown(v.sentence)}" for v in summary.verdicts)] if summary.verdicts else []),
+        ladder_table(summary.advice.ladder),
+        _verdict(summary),
         results_table(summary),
         _notes(summary),
         "## What each type really holds",
@@ -33,6 +37,30 @@ def render_markdown(summary: Summary) -> str:
         _hashes(summary.entries),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def ladder_table(ladder: Sequence[Rung]) -> str:
+    """From the smallest file that speaks well to the base; "" where nothing was measured, or there is but one."""
+    named = [rung for rung in ladder if rung.name]
+    if len(named) < 2:
+        return ""
+    rows = [
+        [f"**{rung.name}**" if rung.is_pick else rung.name, markdown_code(rung.entry.row.file, cell=True),
+         size(rung.entry.row.size_bytes), amount(rung.memory_bytes), markdown(rung.loss), rung.words]
+        for rung in named
+    ]  # fmt: skip
+    heads = ["", "File", "Size", "Memory", "Loss", "Beside the base"]
+    align = ["left", "left", "right", "right", "left", "left"]
+    return tabulate(rows, heads, tablefmt="github", disable_numparse=True, colalign=align)
+
+
+def _verdict(summary: Summary) -> str:
+    """What the variants are worth: in short, and type by type behind it."""
+    if not summary.verdicts:
+        return ""
+    short = "\n".join(f"- {markdown(line)}" for line in summary.verdict)
+    each = "\n".join(f"- {markdown(v.sentence)}" for v in summary.verdicts)
+    return f"{short}\n\n<details><summary>Type by type</summary>\n\n{each}\n\n</details>"
 
 
 def results_table(summary: Summary) -> str:
@@ -91,7 +119,7 @@ def _file(entry: Entry, summary: Summary) -> str:
 
 
 def _notes(summary: Summary) -> str:
-    notes = ["★ no other file is both smaller and closer to the base."] if summary.front else []
+    notes = ["★ closer to the base than every smaller file, by more than the error."] if summary.front else []
     if summary.published:
         notes.append(
             "Measured as published figures are (WikiText-2, 512 tokens, all chunks): " + _published(summary)
@@ -100,6 +128,7 @@ def _notes(summary: Summary) -> str:
         notes.append(
             "Not comparable with published figures: those need WikiText-2's test split, --ctx 512, all chunks."
         )
+    notes += summary.footnotes
     notes += [f"† {file}: {reason}." for file, reason in summary.apart.items()]
     return "\n".join(f"- {markdown(note)}" for note in notes)
 

@@ -6,6 +6,7 @@ is better than every plainer one; of others the smaller. Float types, and so the
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -14,10 +15,10 @@ from ggufkit.llama import quants
 from ggufkit.report.choose import MemoryBudget, amount
 from ggufkit.report.data import Entry
 from ggufkit.report.losses import (
-    BALANCED,
+    GOOD,
     GRADES,
     NEARLY_LOSSLESS,
-    SMALLEST,
+    NOTICEABLE,
     Grade,
     Loss,
     is_base,
@@ -27,6 +28,9 @@ from ggufkit.report.losses import (
 
 _SAME_SIZE = 1.001
 """Metadata alone makes such a difference."""
+_WORTH = 1.4
+"""To lose nothing instead of what is just good for most uses is worth so many times the bytes. Of llama.cpp's figures for
+Llama-3-8B that chooses Q4_K_M among the K-quants, and IQ4_XS where there is one with a matrix."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +52,7 @@ class Recommendation:
     @property
     def figures(self) -> str:
         """Its size, memory and loss."""
-        needs = f"{amount(self.memory_bytes)} of memory at {self.n_ctx:,} tokens of context"
+        needs = f"{amount(self.memory_bytes)} of memory at {self.n_ctx:,} tokens"
         return ", ".join(filter(None, (units.size(self.entry.row.size_bytes), needs, self.loss)))
 
     @property
@@ -59,10 +63,10 @@ class Recommendation:
 
 @dataclass(frozen=True)
 class Rung:
-    """A file of the ladder: the smallest of its step.
+    """A file of the ladder.
 
     Args:
-        name: "balanced"; words: "good for most uses", "" where nothing was measured.
+        name: of its step, "balanced"; words: "good for most uses". Both are "" where nothing was measured.
         loss, memory_bytes: as of a recommendation.
         is_pick: whether it is the file to take.
     """
@@ -207,12 +211,31 @@ class _Choice:
         if self.budget.memory_bytes is not None:
             return self._fitting(self.budget.memory_bytes)
         if not self.lost:
-            return self._recommend(
-                self.preference[0], "the most bits per weight here; its quality was not measured"
-            )
+            reason = "the most bits per weight here; its quality was not measured"
+            return self._recommend(self.preference[0], reason)
         if not self.quantized:
             return self._recommend(self.floats[0], "there is no quantized file here")
-        return self._smallest()
+        words = self.lost[self.balanced.row.file].grade.words
+        if self.floats and not self._is(self.balanced, NOTICEABLE):
+            return self._recommend(self.floats[0], f"every quantized file here is {words}")
+        return self._recommend(self.balanced, self._why_balanced(words))
+
+    @property
+    def balanced(self) -> Entry:
+        """Of the quantized files that are good for most uses, or else of the best, the one of least size and loss."""
+        good = [e for e in self.quantized if self._is(e, GOOD)]
+        best = min(map(self._rank, self.quantized))
+        return min(good or [e for e in self.quantized if self._rank(e) == best], key=self._cost)
+
+    def _cost(self, entry: Entry) -> float:
+        return entry.row.size_bytes * math.pow(_WORTH, self.lost[entry.row.file].share)
+
+    def _why_balanced(self, words: str) -> str:
+        if not self.lost[self.balanced.row.file].is_known:
+            return "the best balance of size and perplexity"
+        if self._is(self.balanced, GOOD):
+            return f"the best balance of size and loss, {words}"
+        return f"{words}, and no quantized file here is better"
 
     def _fitting(self, memory_bytes: int) -> Recommendation | None:
         fitting = [e for e in self.preference if self.memory(e) <= memory_bytes]
@@ -223,46 +246,40 @@ class _Choice:
         if loss is None:
             return "the most bits per weight that fit; its quality was not measured"
         if is_base(entry):
-            return "the base itself fits, and nothing smaller is nearly lossless"
+            return f"the base itself fits, and no smaller file is {NEARLY_LOSSLESS.words}"
         words = _words(loss)
         return f"the best that fits, {words}" if words else "the best that fits"
-
-    def _smallest(self) -> Recommendation:
-        """The smallest quantized file that is good for most uses, or of the best grade there is while it speaks well."""
-        good = [e for e in self.quantized if self._is(e, BALANCED)]
-        if good:
-            return self._recommend(good[0], self._why_good(good[0]))
-        closest = min(self.quantized, key=self._rank)
-        words = self.lost[closest.row.file].grade.words
-        if self._is(closest, SMALLEST):
-            return self._recommend(closest, f"{words}, and nothing quantized here is better")
-        if self.floats:
-            return self._recommend(self.floats[0], f"every quantized file here is {words}")
-        return self._recommend(self.quantized[-1], f"{words}, and still the best here")
-
-    def _why_good(self, entry: Entry) -> str:
-        loss = self.lost[entry.row.file]
-        if not loss.is_known:
-            return f"the smallest whose perplexity is within {BALANCED.kld:.0%} of the lowest here"
-        also = f", and {NEARLY_LOSSLESS.words}" if loss.grade is NEARLY_LOSSLESS else ""
-        return f"the smallest that is {BALANCED.words}{also}"
 
     def _recommend(self, entry: Entry, reason: str) -> Recommendation:
         return Recommendation(entry, reason, loss_in_words(entry), self.memory(entry), self.budget.n_ctx)
 
     def ladder(self, pick: Recommendation | None) -> list[Rung]:
-        """The smallest file of each grade, the file to take, and the base or what is nearest to it."""
-        if not self.lost:
-            return [self._rung(e, pick) for e in self.files]
-        smallest = [next((e for e in self.quantized if self._is(e, grade)), None) for grade in GRADES[:-1]]
-        shown = [*smallest, *self.floats[:1], pick.entry if pick else None]
-        return [self._rung(e, pick) for e in self.files if e in shown]
+        """The smallest file that speaks well, a small one, a balanced one, a nearly lossless one, the base; and the pick."""
+        names = self._names() if self.lost else {e.row.file: "" for e in self.files}
+        if pick is not None:
+            names.setdefault(
+                pick.entry.row.file, "the most that fits" if self.budget.memory_bytes else "the best here"
+            )
+        return [self._rung(e, names[e.row.file], pick) for e in self.files if e.row.file in names]
 
-    def _rung(self, entry: Entry, pick: Recommendation | None) -> Rung:
+    def _names(self) -> dict[str, str]:
+        """Of files of the ladder by file name; where one file is several, the last counts."""
+        smallest = {
+            name: next((e for e in self.quantized if self._is(e, grade)), None)
+            for name, grade in (("smallest that speaks well", NOTICEABLE), ("small", GOOD),
+                                ("nearly lossless", NEARLY_LOSSLESS))
+        }  # fmt: skip
+        balanced = self.balanced if smallest["small"] is not None else None
+        base = self.floats[0] if self.floats else None
+        name = "the base" if base is not None and is_base(base) else "nearest to the base"
+        steps = {**smallest, "balanced": balanced, name: base}
+        return {entry.row.file: name for name, entry in steps.items() if entry is not None}
+
+    def _rung(self, entry: Entry, name: str, pick: Recommendation | None) -> Rung:
         loss = self.lost.get(entry.row.file)
-        name, words = (loss.grade.name, _words(loss)) if loss is not None and loss.is_known else ("", "")
-        if is_base(entry):
-            name, words = "the base", "what the others are compared with" if self.lost else ""
+        words = _words(loss) if loss is not None else ""
+        if is_base(entry) and self.lost:
+            words = "what the others are compared with"
         is_pick = pick is not None and entry is pick.entry
         return Rung(entry, name, words, loss_in_words(entry), self.memory(entry), is_pick)
 

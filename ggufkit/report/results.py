@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -13,12 +13,12 @@ from ggufkit.core.hashing import sha256_file
 from ggufkit.core.jsonfile import read_within
 from ggufkit.core.manifest import SUFFIX, manifest_path, open_manifest, read_manifest, write_manifest
 from ggufkit.core.progress import Reporter, SilentReporter
-from ggufkit.core.records import Manifest, Measurement, ResultRow
+from ggufkit.core.records import GgufFile, Manifest, Measurement, ResultRow
 from ggufkit.core.variants import VARIANTS
 from ggufkit.core.yamlfile import LIMIT_BYTES
 from ggufkit.llama.gguf import read_gguf
 from ggufkit.measure import bench, divergence, perplexity, similarity
-from ggufkit.measure.measurements import load, order_of
+from ggufkit.measure.measurements import against_own_base, load, order_of
 from ggufkit.measure.metrics import BY_NAME
 from ggufkit.recipes import recipe_file
 from ggufkit.recipes.type_recipe import TypeRecipe, recipe_path
@@ -62,6 +62,21 @@ def measurements_of(path: Path, digest: str, workspace: Workspace) -> list[Measu
     latest = [max(made)[1]] if made else []
     found = [*latest, workspace.measurements / f"{path.stem}.{bench.STEP}.json"]
     return [m for file in found for m in _readable(file) if m.file_sha256 == digest]
+
+
+def row_of(file: GgufFile, measurements: Iterable[Measurement]) -> ResultRow:
+    """The row of a file that no build made."""
+    return ResultRow(
+        name=file.path.stem,
+        variant="",
+        type=file.type,
+        file=file.path.name,
+        size_bytes=file.size_bytes,
+        n_params=file.n_params,
+        bpw=file.bpw,
+        sha256=file.sha256,
+        **_columns(measurements),
+    )
 
 
 def recipe_of(gguf: Path) -> TypeRecipe | None:
@@ -117,13 +132,19 @@ def confirm(done: Iterable[Result]) -> None:
 
 
 def _with_base(rows: list[ResultRow], workspace: Workspace) -> list[ResultRow]:
-    """The rows; that of the base which others are compared with has its own perplexity as the base's."""
-    bases = {
-        m.conditions.base_sha256
-        for row in rows
-        for m in measurements_of(workspace.root / row.file, str(row.sha256), workspace)
-    }
-    return [replace(row, ppl_base=row.ppl) if row.sha256 in bases else row for row in rows]
+    """The rows, compared with their base's own perplexity; that of the base has its own as the base's."""
+    found = {row.sha256: measurements_of(workspace.root / row.file, str(row.sha256), workspace) for row in rows}
+    bases = {m.conditions.base_sha256 for measured in found.values() for m in measured}
+    return [
+        replace(row, ppl_base=row.ppl) if row.sha256 in bases else _against_own_base(row, found) for row in rows
+    ]
+
+
+def _against_own_base(row: ResultRow, found: Mapping[str | None, Sequence[Measurement]]) -> ResultRow:
+    base = next((m.conditions.base_sha256 for m in found[row.sha256] if m.metric == "ppl_base"), None)
+    compared = against_own_base(found[row.sha256], found.get(base, ()) if base else ())
+    values: dict[str, Any] = {m.metric: m.value for m in compared if m.metric in ("ppl_base", "ln_ppl_ratio")}
+    return replace(row, **values)
 
 
 def _row_unless_damaged(

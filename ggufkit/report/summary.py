@@ -14,8 +14,11 @@ from ggufkit.report.recipes import Told, told
 from ggufkit.report.recommend import Advice, advise
 from ggufkit.report.reproduce import commands
 from ggufkit.report.timeline import Span
-from ggufkit.report.verdict import Verdict, verdicts
+from ggufkit.report.verdict import Verdict, in_short, verdicts
 from ggufkit.version import __version__
+
+_SAME_PPL = 1e-4
+"""Relative difference of perplexities that is not worth a word."""
 
 
 @dataclass(frozen=True)
@@ -27,9 +30,11 @@ class Summary:
         quality, speed: those of them that may be compared with each other.
         apart: why others may not, by file name.
         advice: «which one should I take?», of those in `quality`.
+        verdicts: what the variants are worth, type by type.
         facts: conditions of the measurements, as label and value.
         spans: the steps of the last build, for its timeline.
         recipes: the files whose tensors have types by a recipe.
+        footnotes: what else is to be known of the table.
     """
 
     name: str
@@ -46,11 +51,17 @@ class Summary:
     command: str
     spans: tuple[Span, ...] = ()
     recipes: tuple[Told, ...] = ()
+    footnotes: tuple[str, ...] = ()
 
     @property
     def front(self) -> frozenset[str]:
         """File names on the Pareto front."""
         return self.advice.front
+
+    @property
+    def verdict(self) -> tuple[str, ...]:
+        """All verdicts in three lines at most."""
+        return in_short(self.verdicts)
 
     @property
     def answer(self) -> str:
@@ -79,6 +90,7 @@ def summarize(entries: Sequence[Entry], budget: MemoryBudget, spans: Sequence[Sp
         command=commands(entries),
         spans=tuple(spans),
         recipes=told(entries, together),
+        footnotes=tuple(_footnotes(together)),
     )
 
 
@@ -110,6 +122,18 @@ def _facts(entries: Sequence[Entry], quality: Sequence[Entry], speed: Sequence[E
         facts.append(("Speed on", f"{s.machine}; {s.device}; {s.backend}, {s.threads} threads"))
     commits = sorted({e.row.llama_cpp_commit for e in entries if e.row.llama_cpp_commit})
     return [*facts, ("llama.cpp", ", ".join(commits) or "–"), ("ggufkit", __version__)]
+
+
+def _footnotes(entries: Sequence[Entry]) -> list[str]:
+    """Where the two passes of the base tell two perplexities."""
+    found = ((e.row.ppl_base, e.ppl_base_saved) for e in entries if e.row.ln_ppl_ratio is not None)
+    own, saved = next(((own, saved) for own, saved in found if own and saved), (None, None))
+    if own is None or saved is None or abs(saved / own - 1) < _SAME_PPL:
+        return []
+    return [
+        f"ln(PPL/base) is of the base's own perplexity, {own:.4f}. By the logits that llama.cpp saves of it, clipped, it "
+        f"would be {saved:.4f}; KLD and same top are by those."
+    ]
 
 
 def _calibration(entries: Sequence[Entry]) -> list[tuple[str, str]]:

@@ -1,15 +1,19 @@
-"""What the variants of a type are worth, in one plain sentence each. Pure functions of result rows."""
+"""What the variants are worth: in three lines, and in one plain sentence for each type. Pure functions of result rows."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from ggufkit.core.records import ResultRow
 from ggufkit.core.variants import VARIANTS
-from ggufkit.report.losses import SIGNIFICANT
+from ggufkit.report.losses import SIGNIFICANT, best_of_type, of_divergence, plainness
 
+T = TypeVar("T")
+
+_MOST_NAMES = 4
 _WITHOUT_AWQ = {
     scaled.name: other.name
     for scaled in VARIANTS
@@ -20,10 +24,24 @@ _WITHOUT_AWQ = {
 
 @dataclass(frozen=True)
 class Verdict:
-    """The best variant of a type, and the sentence that says by how much."""
+    """What the variants of a type are worth.
+
+    Args:
+        best: the variant with the lowest KL divergence.
+        take: the one to take: the plainest, unless another is better than every plainer one by more than the error.
+        plainest: of those measured; gain: how much less `take` loses than it, as a fraction.
+        worse: variants that lose more than the plainest, by more than the error.
+        variants: all that were measured.
+        sentence: all of it.
+    """
 
     type: str
     best: str
+    take: str
+    plainest: str
+    gain: float
+    worse: tuple[str, ...]
+    variants: tuple[str, ...]
     sentence: str
 
 
@@ -53,26 +71,76 @@ def verdicts(rows: Sequence[ResultRow]) -> tuple[Verdict, ...]:
     return tuple(sorted(found, key=lambda v: -groups[v.type][0].size_bytes))
 
 
+def in_short(found: Sequence[Verdict]) -> tuple[str, ...]:
+    """What is worth knowing of all, in three lines at most: what wins where, where nothing does, what never does."""
+    return tuple(line for line in (_wins(found), _ties(found), _in_vain(found)) if line)
+
+
+def _wins(found: Sequence[Verdict]) -> str:
+    groups = _grouped([v for v in found if v.take != v.plainest], lambda v: (v.take, v.plainest))
+    ordered = sorted(groups.items(), key=lambda item: -len(item[1]))
+    return f"By KL divergence {'; '.join(_win(*names, members) for names, members in ordered)}." if ordered else ""
+
+
+def _win(take: str, plainest: str, members: Sequence[Verdict]) -> str:
+    low, high = (f"{pick(v.gain for v in members):.0%}" for pick in (min, max))
+    gain = low if low == high else f"{low} to {high}"
+    return f"{take} wins for {_types(members)} ({gain} below {plainest})"
+
+
+def _ties(found: Sequence[Verdict]) -> str:
+    groups = _grouped([v for v in found if v.take == v.plainest], lambda v: v.plainest)
+    said = [f"{plainest} for {_types(members)}" for plainest, members in groups.items()]
+    return f"Nothing beats {', or '.join(said)} by more than the error." if said else ""
+
+
+def _in_vain(found: Sequence[Verdict]) -> str:
+    """Variants that are nowhere the one to take, and where they lose more than the plainest."""
+    useful = {name for v in found for name in (v.take, v.plainest)}
+    vain = [name for name in dict.fromkeys(name for v in found for name in v.variants) if name not in useful]
+    if not vain:
+        return ""
+    harm = [(name, [v for v in found if name in v.worse]) for name in vain]
+    said = [f"{name} loses more for {_types(members)}" for name, members in harm if members]
+    return (
+        f"{_listed(vain)} {'is' if len(vain) == 1 else 'are'} nowhere worth it{''.join('; ' + s for s in said)}."
+    )
+
+
+def _grouped(found: Sequence[Verdict], key: Callable[[Verdict], T]) -> dict[T, list[Verdict]]:
+    groups: dict[T, list[Verdict]] = {}
+    for verdict in found:
+        groups.setdefault(key(verdict), []).append(verdict)
+    return groups
+
+
+def _types(members: Sequence[Verdict]) -> str:
+    return _listed([v.type for v in members])
+
+
+def _listed(names: Sequence[str]) -> str:
+    shown = list(names) if len(names) <= _MOST_NAMES else [*names[: _MOST_NAMES - 1]]
+    rest = [f"{len(names) - len(shown)} more"] if len(names) > len(shown) else []
+    *before, last = [*shown, *rest]
+    return f"{', '.join(before)} and {last}" if before else last
+
+
 def _verdict(kind: str, group: Sequence[ResultRow]) -> Verdict | None:
     by_variant = {row.variant: row for row in group if _chunks(row) == _chunks(group[0])}
     if len(by_variant) < 2:
         return None
     best = min(by_variant.values(), key=lambda row: row.kld_mean or 0.0)
-    plain = by_variant.get("plain")
-    reference = plain if plain is not None and plain is not best else _second(by_variant, best)
-    gap = _gap(best, reference)
+    take = by_variant[best_of_type({v: loss for v, row in by_variant.items() if (loss := of_divergence(row))})]
+    plainest = by_variant[min(by_variant, key=plainness)]
     remarks = [remark for name in _WITHOUT_AWQ if (remark := _on_awq(name, by_variant))]
-    sentence = f"{kind}: {_praise(best, reference, gap)}{''.join('; ' + r for r in remarks)}."
-    return Verdict(kind, best.variant, sentence)
+    sentence = f"{kind}: {_praise(best, take, by_variant)}{''.join('; ' + r for r in remarks)}."
+    worse = tuple(v for v, row in by_variant.items() if (gap := _gap(row, plainest)).real and gap.gain < 0)
+    gain, names = _gap(take, plainest).gain, tuple(by_variant)
+    return Verdict(kind, best.variant, take.variant, plainest.variant, gain, worse, names, sentence)
 
 
 def _chunks(row: ResultRow) -> tuple[str | None, int | None, int | None]:
     return row.corpus_sha256, row.n_ctx, row.n_chunks
-
-
-def _second(by_variant: dict[str, ResultRow], best: ResultRow) -> ResultRow:
-    others = [row for row in by_variant.values() if row is not best]
-    return min(others, key=lambda row: row.kld_mean or 0.0)
 
 
 def _gap(a: ResultRow, b: ResultRow) -> _Gap:
@@ -82,12 +150,25 @@ def _gap(a: ResultRow, b: ResultRow) -> _Gap:
     return _Gap(gain, difference / error if error else math.copysign(math.inf, difference) if difference else 0.0)
 
 
-def _praise(best: ResultRow, reference: ResultRow, gap: _Gap) -> str:
-    value = f"KLD {best.kld_mean:.5f}" + (f" ± {best.kld_stderr:.5f}" if best.kld_stderr is not None else "")
-    against = f"{gap.gain:.1%} below {reference.variant}'s {reference.kld_mean:.5f}"
-    if not gap.real:
-        return f"no variant stands out; {best.variant} is lowest, {value}, {against} (within the error)"
-    return f"{best.variant} is best, {value}, {against} (more than the error)"
+def _praise(best: ResultRow, take: ResultRow, by_variant: Mapping[str, ResultRow]) -> str:
+    """The one to take against the plainest; or what the lowest one is no better than."""
+    ordered = sorted(by_variant.values(), key=lambda row: plainness(row.variant))
+    rival = next((row for row in ordered if row is not best and not _gap(best, row).real), None)
+    if take is ordered[0] and rival is not None:
+        low = f"{best.variant} is lowest, {_value(best)}, {_below(best, rival)} (within the error)"
+        return f"no variant stands out; {low}"
+    reference = ordered[0] if take is not ordered[0] else min(ordered[1:], key=lambda row: row.kld_mean or 0.0)
+    praise = f"{take.variant} is best, {_value(take)}, {_below(take, reference)} (more than the error)"
+    no_better = f"; {best.variant} is no better than {rival.variant}" if rival and take is not best else ""
+    return f"{praise}{no_better}"
+
+
+def _value(row: ResultRow) -> str:
+    return f"KLD {row.kld_mean:.5f}" + (f" ± {row.kld_stderr:.5f}" if row.kld_stderr is not None else "")
+
+
+def _below(row: ResultRow, other: ResultRow) -> str:
+    return f"{_gap(row, other).gain:.1%} below {other.variant}'s {other.kld_mean:.5f}"
 
 
 def _on_awq(name: str, by_variant: dict[str, ResultRow]) -> str | None:

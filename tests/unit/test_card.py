@@ -125,15 +125,16 @@ def test_a_modelscope_source_names_its_twin(root: Path) -> None:
     ],
 )
 def test_commands_for_the_repository_name_the_file(repo: str, commands: list[str], root: Path) -> None:
-    """The smallest with a small loss; its type alone would be the plain file for llama.cpp."""
+    """The best balance of size and loss; its type alone would be the plain file for llama.cpp."""
     text = write(root, repo)
-    assert "```sh\n" + "\n".join(c.replace("FILE", "tiny-gptq-Q4_0.gguf") for c in commands) + "\n```" in text
+    assert "```sh\n" + "\n".join(c.replace("FILE", "tiny-imatrix-Q5_0.gguf") for c in commands) + "\n```" in text
 
 
 @pytest.mark.parametrize(
     ("fakes", "file"),
     [
-        ([Fake("imatrix", "Q4_0", 0.03), Fake("imatrix", "Q5_0", 0.01)], "tiny-imatrix-Q4_0.gguf"),
+        ([Fake("imatrix", "Q4_0", 0.03), Fake("imatrix", "Q5_0", 0.02)], "tiny-imatrix-Q4_0.gguf"),
+        ([Fake("imatrix", "Q4_0", 0.03), Fake("imatrix", "Q5_0", 0.01)], "tiny-imatrix-Q5_0.gguf"),
         ([Fake("plain", "F16", None), Fake("plain", "Q4_0", 0.4), Fake("plain", "Q8_0", 0.1)], "tiny-Q8_0.gguf"),
         ([Fake("plain", "F16", None, ppl=9.0), Fake("plain", "Q4_0", None, ppl=9.5)], "tiny-Q4_0.gguf"),
         ([Fake("plain", "F16", None)], "tiny-F16.gguf"),
@@ -152,7 +153,7 @@ def test_ollama_reads_no_longer_tags(tmp_path: Path, private_cache: Path) -> Non
 
 def test_a_type_of_one_file_is_the_tag(tmp_path: Path, private_cache: Path) -> None:
     text = write(write_results(tmp_path / "out", FAKES[:4], name="x" * 80), "me/x")
-    assert "ollama run hf.co/me/x:Q4_0\n" in text
+    assert "ollama run hf.co/me/x:Q5_0\n" in text
 
 
 def test_hostile_values_stay_values(root: Path) -> None:

@@ -51,8 +51,8 @@ def test_the_base_is_for_where_no_file_that_fits_is_nearly_lossless() -> None:
 def test_the_answer_names_the_file_and_what_it_takes() -> None:
     said = advise(FILES, MemoryBudget(GIB // 2, 4096)).answer
     assert said == (
-        "With 512 MiB of memory, take m-Q5_K_M.gguf: the best that fits, hard to tell from the base (367 MB, 367 MiB of "
-        "memory at 4,096 tokens of context, KLD 0.006, same top token 95.1%)."
+        "With 512 MiB of memory, take m-Q5_K_M.gguf: the best that fits, hard to tell from the base (350 MiB, 367 MiB of "
+        "memory at 4,096 tokens, KLD 0.006, same top token 95.1%)."
     )
     assert "the smallest file needs 317 MiB" in advise(FILES, MemoryBudget(100 * MIB)).answer
 
@@ -62,7 +62,7 @@ def test_without_a_budget_there_is_a_ladder() -> None:
     assert [r.entry.row.type for r in found.ladder] == ["Q4_K_M", "Q5_K_M", "F16"]
     assert [r.name for r in found.ladder] == ["balanced", "nearly lossless", "the base"]
     assert [r.is_pick for r in found.ladder] == [True, False, False]
-    assert found.answer.startswith("Take m-Q4_K_M.gguf: the smallest that is good for most uses (315 MB, ")
+    assert found.answer.startswith("Take m-Q4_K_M.gguf: the best balance of size and loss, good for most uses (")
 
 
 def test_without_kld_perplexity_decides_and_without_that_size() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ggufkit.core.records import ResultRow
 from ggufkit.report.plots import variant_title
-from ggufkit.report.verdict import verdicts
+from ggufkit.report.verdict import in_short, verdicts
 
 
 def row(variant: str, kld: float, stderr: float = 0.0002, kind: str = "Q4_K_M", n_chunks: int = 60) -> ResultRow:
@@ -65,6 +65,42 @@ def test_other_chunks_are_not_compared() -> None:
 def test_equal_files_without_errors() -> None:
     (v,) = verdicts([row("plain", 0.0, 0.0), row("imatrix", 0.0, 0.0)])
     assert "no variant stands out" in v.sentence
+
+
+def test_a_treated_variant_is_to_be_taken_only_where_it_beats_every_plainer_one() -> None:
+    (v,) = verdicts([row("plain", 0.0210), row("imatrix", 0.0206), row("gptq", 0.0203)])
+    assert (v.best, v.take) == ("gptq", "plain")  # below plain, but not below imatrix
+    assert "no variant stands out; gptq is lowest" in v.sentence
+    assert "below imatrix's 0.02060 (within the error)" in v.sentence
+
+
+def test_what_is_lowest_by_chance_is_not_to_be_taken() -> None:
+    (v,) = verdicts([row("plain", 0.0205), row("gptq", 0.0120), row("awq+gptq", 0.0119)])
+    assert (v.best, v.take) == ("awq+gptq", "gptq")
+    assert v.sentence.startswith("Q4_K_M: gptq is best, KLD 0.01200 ± 0.00020, 41.5% below plain's")
+    assert "; awq+gptq is no better than gptq; AWQ did not help with gptq" in v.sentence
+
+
+def test_all_verdicts_in_three_lines() -> None:
+    rows = [row("gptq", 0.0004, kind="Q8_0"), row("plain", 0.0004, kind="Q8_0")]
+    for kind, loss in {"Q2_K": 0.2, "Q3_K_S": 0.09, "Q3_K_M": 0.07, "Q3_K_L": 0.06, "Q4_K_M": 0.03}.items():
+        rows += [
+            row("plain", loss, kind=kind),
+            row("awq", 1.1 * loss, kind=kind),
+            row("gptq", loss / 2, kind=kind),
+        ]
+    rows += [
+        row("plain", 0.01, kind="Q6_K"),
+        row("imatrix", 0.0075, kind="Q6_K"),
+        row("gptq", 0.0074, kind="Q6_K"),
+    ]
+    assert in_short(verdicts(rows)) == (
+        "By KL divergence gptq wins for Q2_K, Q3_K_S, Q3_K_M and 2 more (50% below plain); imatrix wins for Q6_K "
+        "(25% below plain).",
+        "Nothing beats plain for Q8_0 by more than the error.",
+        "awq is nowhere worth it; awq loses more for Q2_K, Q3_K_S, Q3_K_M and 2 more.",
+    )
+    assert in_short(()) == ()
 
 
 def test_titles_are_words() -> None:
