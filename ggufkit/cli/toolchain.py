@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import asdict
+from pathlib import Path
+
 import click
 
-from ggufkit.cli.terminal import emit_path, reporting, say
-from ggufkit.llama import backends, toolchain
+from ggufkit.cli import options
+from ggufkit.cli.terminal import emit, emit_path, reporting, say
+from ggufkit.llama import backends, build, toolchain
 
 BACKEND = click.option("--backend", type=click.Choice(backends.CHOICES), default="auto", show_default=True,
                        help="What it computes on.")  # fmt: skip
@@ -18,16 +23,34 @@ def toolchain_command() -> None:
 
 @toolchain_command.command("status")
 @BACKEND
-def status_command(backend: str) -> None:
-    """Say which llama.cpp would be used, and where it comes from; build nothing."""
-    found = toolchain.locate(backend)
-    if found is None:
-        say("No llama.cpp yet. It is built when first needed, or now: ggufkit toolchain install")
+@options.json_option
+def status_command(backend: str, as_json: bool) -> None:
+    """Say which llama.cpp would be used, where it comes from, and what is being built; build nothing.
+
+    \b
+    Example:
+        ggufkit toolchain status --json
+    """
+    found, building = toolchain.locate(backend), build.under_way()
+    outdated = found is not None and toolchain.is_outdated(found)
+    if as_json:
+        there = (
+            {key: str(value) if isinstance(value, Path) else value for key, value in vars(found).items()}
+            if found
+            else None
+        )
+        shown = {"toolchain": there, "outdated": outdated, "building": [asdict(one) for one in building]}
+        emit(json.dumps(shown, indent=1) + "\n")
         return
-    for key in ("origin", "commit", "version", "backend", "dir", "source"):
+    if found is None and not building:
+        say("No llama.cpp yet. It is built when first needed, or now: ggufkit toolchain install")
+    for key in ("origin", "commit", "version", "backend", "dir", "source") if found is not None else ():
         say(f"{key:<8} {getattr(found, key)}")
-    if toolchain.is_outdated(found):
+    if found is not None and outdated:
         say(toolchain.outdated_words(found))
+    for one in building:
+        how_far = f": {one.done} of {one.total} files" if one.total else ""
+        say(f"building {one.name}{how_far}")
 
 
 @toolchain_command.command("install")

@@ -11,6 +11,15 @@ from filelock import FileLock, Timeout
 from ggufkit.core.progress import Reporter
 
 
+def is_held(path: Path) -> bool:
+    """Whether a process holds a lock file at this moment."""
+    try:
+        with FileLock(path, timeout=0):
+            return False
+    except Timeout:
+        return True
+
+
 @contextlib.contextmanager
 def waiting_lock(path: Path, what: str, reporter: Reporter) -> Iterator[None]:
     """Hold a lock file; say so when another process has it, and wait."""

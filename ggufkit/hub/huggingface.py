@@ -41,7 +41,7 @@ HINTS = Hints(
     absent="Check the spelling (`ggufkit models` lists aliases); there is no such directory here either. "
     "For a private one: `hf auth login`, or HF_TOKEN.",
     busy="Wait a little; logging in (`hf auth login`) raises the limit.",
-    unreached="Check the network or the proxy, or use a mirror: HF_ENDPOINT=https://hf-mirror.com, or --from modelscope.",
+    unreached="Check the network or the proxy, or use a mirror: HF_ENDPOINT=https://hf-mirror.com.",
     broken="Repeat later, or use another HF_ENDPOINT.",
     changed="A proxy or a mirror changed it, or it has changed on the hub. Repeat the command, or set another HF_ENDPOINT.",
 )

@@ -87,7 +87,8 @@ def _from_first_that_answers(places: Sequence[Place], want: Want, reporter: Repo
             )
             return found
     message = " ".join(error.message for error in unreached)
-    raise HubUnreachable(message, hint=unreached[0].hint)
+    elsewhere = "" if any(place.hub.KEY != "hf" for place in places) else " Or ask ModelScope: --from modelscope."
+    raise HubUnreachable(message, hint=f"{unreached[0].hint or ''}{elsewhere}".strip() or None)
 
 
 def cached(place: Place, want: Want) -> Snapshot | None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from ggufkit.core import failures, process
 from ggufkit.core.errors import InputError, ToolchainError
 from ggufkit.core.jsonfile import read_json
-from ggufkit.core.locks import waiting_lock
+from ggufkit.core.locks import is_held, waiting_lock
 from ggufkit.core.paths import cache_dir
 from ggufkit.core.process import Surroundings
 from ggufkit.core.progress import Reporter
@@ -105,6 +105,33 @@ def build(source: Source, wanted: BuildFor, reporter: Reporter) -> Path:
     return target
 
 
+@dataclass(frozen=True)
+class UnderWay:
+    """A build that another process is at: what it is called, and how many of its files are compiled, as far as is known."""
+
+    name: str
+    done: int | None = None
+    total: int | None = None
+
+
+def under_way() -> list[UnderWay]:
+    """The builds that other processes are at."""
+    locks = sorted((cache_dir() / "toolchains").glob("*.lock"))
+    return [_state(lock.stem) for lock in locks if is_held(lock)]
+
+
+def _state(name: str) -> UnderWay:
+    try:
+        steps = steps_done(_log(name).read_text(encoding="utf-8", errors="replace"))
+    except OSError:
+        steps = None
+    return UnderWay(name, *steps) if steps is not None else UnderWay(name)
+
+
+def _log(name: str) -> Path:
+    return cache_dir() / "logs" / f"build-{name}.log"
+
+
 def finished(source: Source, backend: Backend) -> list[Path]:
     """The finished builds of a commit for a backend that run on the GPUs here: those with what is compiled into them now
     before those of an earlier ggufkit, the newest first."""
@@ -127,7 +154,7 @@ def _build(source: Source, wanted: BuildFor, reporter: Reporter, target: Path) -
     _require_compilers(wanted.backend)
     cmake, ninja = (find_recent(p) or fetch_program(p, reporter) for p in ("cmake", "ninja"))
     work = target.with_name(target.name + ".partial")
-    log = cache_dir() / "logs" / f"build-{target.name}"
+    log = _log(target.name)
     with reporter.step(f"Building llama.cpp {source.commit[:9]} for {wanted.backend.name}") as progress:
 
         def watch(_stream: str, text: str) -> None:
@@ -149,12 +176,10 @@ def _build(source: Source, wanted: BuildFor, reporter: Reporter, target: Path) -
         ]
         compiler = Surroundings(dict(wanted.env))
         configured = process.run(
-            [*argv, *all_flags, *identity], log=Path(f"{log}-configure.log"), surroundings=compiler
+            [*argv, *all_flags, *identity], log=log.with_name(f"{log.stem}-configure.log"), surroundings=compiler
         )
         _require(configured, "configuring llama.cpp")
-        built = process.run(
-            [ninja, "-C", work, *TOOLS], log=Path(f"{log}.log"), on_text=watch, surroundings=compiler
-        )
+        built = process.run([ninja, "-C", work, *TOOLS], log=log, on_text=watch, surroundings=compiler)
         _require(built, "building llama.cpp")
     if wanted.check:
         with reporter.step(f"Checking that {wanted.backend.name} computes, and as the CPU does"):

@@ -22,9 +22,7 @@ from ggufkit.steps.step import Made, Recipe, Result
 
 STEP, VERSION = "bench", 1
 NOISY = 0.05
-_BUSY = (
-    "The machine is busy, speeds varied between repetitions: {}. Repeat on a quiet one, or raise --repetitions."
-)
+_BUSY = "The machine is busy, speeds varied between repetitions: {}. Repeat on a quiet one, or raise --bench-reps."
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
+from ggufkit import cli as command_line
 from ggufkit.core import process
 from ggufkit.core.errors import ToolchainError
 from ggufkit.core.progress import SilentReporter
@@ -287,3 +289,21 @@ def test_builds_of_an_earlier_ggufkit(private_cache: Path, monkeypatch: pytest.M
 def test_only_what_is_compiled_in_counts() -> None:
     assert build.additions(CPU) != build.additions(backends.BY_NAME["cuda"])
     assert build.additions(CPU) == build.additions(backends.BY_NAME["metal"])
+
+
+def test_status_knows_a_build_under_way(private_cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lock = private_cache / "toolchains" / "abc-cpu-1.lock"
+    lock.parent.mkdir(parents=True)
+    log = private_cache / "logs" / "build-abc-cpu-1.log"
+    log.parent.mkdir()
+    log.write_text("[1/300] Building\n[120/300] Building\n")
+    (lock.parent / "old-cpu-2.lock").touch()
+    assert build.under_way() == []
+    with FileLock(lock):
+        assert build.under_way() == [build.UnderWay("abc-cpu-1", 120, 300)]
+        command_line.cli.main(["toolchain", "status", "--json"], standalone_mode=False)
+        assert json.loads(capsys.readouterr().out)["building"] == [
+            {"name": "abc-cpu-1", "done": 120, "total": 300}
+        ]
+        command_line.cli.main(["toolchain", "status"], standalone_mode=False)
+    assert capsys.readouterr().out == "building abc-cpu-1: 120 of 300 files\n"
