@@ -10,13 +10,16 @@ import signal
 import sys
 import traceback
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from ggufkit.core import escape, oserrors
 from ggufkit.core.errors import GgufkitError, Interrupted, ResourceError
 from ggufkit.version import __version__
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
 
 COMMANDS = {
     "build": "build",
@@ -75,9 +78,21 @@ class LazyGroup(click.Group):
         """The command of a name, imported now."""
         if cmd_name not in COMMANDS:
             return None
+        from ggufkit.cli.options import QUIET
+
         module = importlib.import_module(f"ggufkit.cli.{COMMANDS[cmd_name]}")
         command: click.Command = getattr(module, f"{cmd_name}_command")
+        for one in command.commands.values() if isinstance(command, click.Group) else (command,):
+            if QUIET not in one.params:
+                one.params.append(QUIET)
         return command
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Names of commands, without importing any of them, and this group's options."""
+        from click.shell_completion import CompletionItem
+
+        fitting = [CompletionItem(n, help=said) for n, said in SUMMARIES.items() if n.startswith(incomplete)]
+        return [*fitting, *click.Command.shell_complete(self, ctx, incomplete)]
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 - click's signature
         """The list of commands, without importing any of them."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from ggufkit.cli import parameter_types, request_options
+from ggufkit.cli import completion, parameter_types, request_options
 from ggufkit.cli.options import grouped
 from ggufkit.cli.terminal import emit_path, reporting
 from ggufkit.commands import engines
@@ -18,10 +18,11 @@ from ggufkit.steps.awq import ScalingOptions
 target_options = grouped(
     "target",
     lambda given: AwqTarget(**given),
-    click.argument("model"),
+    click.argument("model", shell_complete=completion.models),
     click.option("--out", type=parameter_types.PATH, metavar="DIR",
                  help="The scaled checkpoint.  [default: <MODEL>-awq]"),
     click.option("--types", type=parameter_types.NAMES, default="q4_k_m", show_default=True, metavar="LIST",
+                 shell_complete=completion.types,
                  help="What it will be quantized to."),
     click.option("--for-imatrix", is_flag=True, help="It will be quantized with an importance matrix."),
 )  # fmt: skip

@@ -12,6 +12,17 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 Decorator = Callable[[Command], Command]
 
 
+def _be_quiet(ctx: click.Context, _param: click.Parameter, wanted: bool) -> None:
+    ctx.meta[QUIETLY] = wanted
+
+
+QUIETLY = "ggufkit.quietly"
+"""Where a context holds whether progress is left out."""
+QUIET = click.Option(["-q", "--quiet"], is_flag=True, expose_value=False, callback=_be_quiet,
+                     help="Leave out progress and remarks; warnings and errors are said.")  # fmt: skip
+"""Of every command."""
+
+
 def grouped(name: str, make: Callable[[dict[str, Any]], Any], *options: Decorator[Any]) -> Decorator[Any]:
     """Parameters that reach a command as one object.
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from ggufkit.cli import parameter_types, request_options
+from ggufkit.cli import completion, parameter_types, request_options
 from ggufkit.cli.options import grouped
 from ggufkit.cli.parameter_types import of_kind
 from ggufkit.cli.terminal import console, emit_path, reporting
@@ -38,6 +38,7 @@ how_options = grouped(
                  help="How much is measured."),
     click.option("--for-gptq", is_flag=True, help="The file will be refined afterwards."),
     click.option("--types-allowed", type=parameter_types.NAMES, default=(), metavar="LIST",
+                 shell_complete=completion.tensor_types,
                  show_default="what is fast on the backend", help="Tensor types to choose from, e.g. q3_k,q4_k,q6_k."),
     click.option("--at-least", multiple=True, metavar="PATTERN=TYPE",
                  help="The smallest type that some tensors may get, e.g. attn_v=q5_k."),

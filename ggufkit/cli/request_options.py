@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from ggufkit import request, spellings
+from ggufkit.cli import completion
 from ggufkit.cli.options import Decorator, grouped
 from ggufkit.cli.parameter_types import DIRECTORY, of_kind
 from ggufkit.cli.terminal import say
@@ -83,10 +84,10 @@ OVERRIDES = (
 CHOOSING = (
     _option("effort", help="How much is measured for types chosen by measurement."),
     _option("types_allowed", show_default="what is fast on the backend", metavar="LIST",
-            help="Tensor types that these are chosen from, e.g. q3_k,q4_k,q6_k."),
+            shell_complete=completion.tensor_types, help="Tensor types that these are chosen from, e.g. q3_k,q4_k,q6_k."),
 )  # fmt: skip
 
-TEXT = _option("calibration", metavar="PATH|NAME",
+TEXT = _option("calibration", metavar="PATH|NAME", shell_complete=completion.texts,
                help="Text for importance matrices, AWQ and GPTQ: like the use, unlike the corpus.")  # fmt: skip
 SAMPLES = _option(
     "calibration_samples",
@@ -104,7 +105,7 @@ SCALING = (
     _option("awq_per_type", help="Scales for each type instead of for all of them."),
 )  # fmt: skip
 
-CORPUS = _option("corpus", metavar="PATH|NAME", help="Evaluation text.")
+CORPUS = _option("corpus", metavar="PATH|NAME", shell_complete=completion.texts, help="Evaluation text.")
 CTX = _option("ctx", help="Context in tokens, as in llama-perplexity.")
 CHUNKS = _option("chunks", default="all", show_default=True, help="How many chunks of the text to evaluate.")
 EVAL = _option("eval", help="Measure quality: perplexity and KL divergence.")
@@ -154,7 +155,12 @@ calibration_options = _group("calibration", CalibrationOptions, *CALIBRATION)
 text_options = grouped(
     "calibration",
     _from_its_start,
-    _option("calibration", metavar="PATH|NAME", help="The text: like the use, unlike what is evaluated."),
+    _option(
+        "calibration",
+        metavar="PATH|NAME",
+        shell_complete=completion.texts,
+        help="The text: like the use, unlike what is evaluated.",
+    ),
     _option("calibration_samples", help="Chunks of 512 tokens, from its start."),
     FIELD,
     click.option("--chunks", type=_TYPES["calibration_samples"], hidden=True),
@@ -204,11 +210,12 @@ redo_options = _group("run", RunOptions, FORCE, EXPLAIN)
 build_options: Callable[[Any], Any] = grouped(
     "wanted",
     lambda given: request.BuildRequest(**given),
-    click.argument("model"),
+    click.argument("model", shell_complete=completion.models),
     click.option("--types", type=_TYPES["types"], default=",".join(request.DEFAULT_TYPES), show_default=True,
-                 metavar="LIST", help=f"Types of llama-quantize, comma-separated; or {targets.FORMS}."),
+                 metavar="LIST", shell_complete=completion.types,
+                 help=f"Types of llama-quantize, comma-separated; or {targets.FORMS}."),
     click.option("--variants", type=_TYPES["variants"], default=",".join(request.DEFAULT_VARIANTS),
-                 show_default=True, metavar="LIST",
+                 show_default=True, metavar="LIST", shell_complete=completion.some_variants,
                  help=f"Any of {', '.join(variants.BY_NAME)}."),
     click.option("--out", type=_TYPES["out"],
                  help="Output directory.  [default: ./<name>; ./<name>-gguf where ./<name> is MODEL]"),

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from ggufkit.cli import options, parameter_types, request_options
+from ggufkit.cli import completion, options, parameter_types, request_options
 from ggufkit.cli.terminal import emit_path, reporting
 from ggufkit.commands import steps
 from ggufkit.commands.steps import Conversion, Quantization
@@ -17,7 +17,7 @@ BESIDE = click.option("--out", type=parameter_types.PATH, help="Output directory
 
 
 @click.command("convert")
-@click.argument("model")
+@click.argument("model", shell_complete=completion.models)
 @click.option("--out", type=parameter_types.PATH, help="Output directory.  [default: beside MODEL; from a hub: .]")
 @request_options.conversion_options
 @request_options.source_options
@@ -58,11 +58,12 @@ def imatrix_command(gguf: Path, calibration: CalibrationOptions, out: Path | Non
 @options.grouped(
     "wanted",
     lambda given: Quantization(**given),
-    click.option("--types", type=parameter_types.NAMES, metavar="LIST", help="Comma-separated, e.g. q4_k_m,q8_0."),
+    click.option("--types", type=parameter_types.NAMES, metavar="LIST", shell_complete=completion.types,
+                 help="Comma-separated, e.g. q4_k_m,q8_0."),
     click.option("--recipe", type=parameter_types.FILE,
                  help="A type for each tensor: a recipe, a GGUF to copy, or llama.cpp's list of patterns."),
     click.option("--imatrix", type=parameter_types.FILE, help="An importance matrix."),
-    click.option("--calibration", metavar="PATH|NAME",
+    click.option("--calibration", metavar="PATH|NAME", shell_complete=completion.texts,
                  help="Text to measure types on, for 4.5bpw, 6GiB, like:q4_k_m, kld:0.02."),
     request_options.FIELD,
     *request_options.CHOOSING,

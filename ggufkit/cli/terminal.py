@@ -21,6 +21,7 @@ from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, Tex
 from rich.table import Column
 from rich.text import Text
 
+from ggufkit.cli.options import QUIETLY
 from ggufkit.core import durations, escape, progress, units
 
 _PLAIN_EVERY_S = 20.0
@@ -81,7 +82,12 @@ def console(*, stderr: bool = True) -> Screen:
 @contextmanager
 def reporting() -> Iterator[progress.Reporter]:
     """The reporter for this terminal, with its live display if it has one."""
-    screen = console()
+    screen, context = console(), click.get_current_context(silent=True)
+    if context is not None and context.meta.get(QUIETLY):
+        quiet = QuietReporter(screen)
+        with quiet.warning_at_the_end():
+            yield quiet
+        return
     if not screen.is_terminal:
         plain = PlainReporter(screen)
         with plain.warning_at_the_end():
@@ -179,6 +185,19 @@ class _Bar:
         self.live.update(
             self.task, completed=round(done), total=total and round(total), note=escape.terminal(note)
         )
+
+
+class QuietReporter(_Said):
+    """Prints warnings alone."""
+
+    def info(self, text: str) -> None:
+        """Leave it out."""
+
+    @contextmanager
+    def step(self, title: str, total: float | None = None) -> Iterator[progress.Progress]:  # noqa: ARG002 - the protocol's signature
+        """Say nothing of it."""
+        with progress.SilentReporter().step("") as unseen:
+            yield unseen
 
 
 class PlainReporter(_Said):
