@@ -48,15 +48,17 @@ FAKES = (
 )
 
 
-def write_results(root: Path, fakes: Sequence[Fake] = FAKES, name: str = "tiny") -> Path:
-    """Write the directory and return it."""
+def write_results(
+    root: Path, fakes: Sequence[Fake] = FAKES, name: str = "tiny", template: str | None = None
+) -> Path:
+    """Write the directory and return it. With a chat template of ChatML's tokens, all files have it."""
     workspace = Workspace(root)
     workspace.measurements.mkdir(parents=True)
     base = ""
     for fake in fakes:
         infix = "" if fake.variant == "plain" else fake.variant.replace("+", "-") + "-"
         path = root / f"{name}-{infix}{fake.type}.gguf"
-        _write_gguf(path, fake.type)
+        _write_gguf(path, fake.type, template)
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
         base = base or digest
         notes: dict[str, Json] = {"name": name, "variant": fake.variant, "type": fake.type, "n_fallback": 0}
@@ -94,9 +96,18 @@ def _note(
     )
 
 
-def _write_gguf(path: Path, kind: str) -> None:
+def _write_gguf(path: Path, kind: str, template: str | None = None) -> None:
     writer = gguf.GGUFWriter(path, "llama")
     writer.add_name(path.name)
+    if template is not None:
+        writer.add_context_length(2048)
+        writer.add_tokenizer_model("gpt2")
+        writer.add_token_list(["<|endoftext|>", "<|im_start|>", "<|im_end|>"])
+        writer.add_token_types([3, 3, 3])
+        writer.add_bos_token_id(0)
+        writer.add_eos_token_id(2)
+        writer.add_add_bos_token(False)
+        writer.add_chat_template(template)
     writer.add_block_count(2)
     writer.add_embedding_length(256)
     writer.add_feed_forward_length(512)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from ggufkit.hub.addresses import Address, require_repo
 from ggufkit.hub.listing import HubUnreachable, RemoteFile, Repo, RepoAbsent, defect, is_content
 from ggufkit.hub.obtain import offline
 from ggufkit.publish import models
-from ggufkit.publish.chat import TEMPLATE, Chat, chat_files
+from ggufkit.publish.chat import PARAMS, SYSTEM, TEMPLATE, Chat, chat_files
 from ggufkit.publish.models import Model
 from ggufkit.publish.selection import Selection
 from ggufkit.report import card, results
@@ -126,9 +126,16 @@ def pack(
     foreign = (
         [] if replace_card else [u for u in uploads if _is_edited_there(u, repo, remote, look_only=look_only)]
     )
-    left_out += [*chat.left_out, *((u.path.name, _EDITED_THERE) for u in foreign)]
+    left_out += [*chat.left_out, *_forgotten(chat, remote), *((u.path.name, _EDITED_THERE) for u in foreign)]
     exists = None if unreached else there is not None
     return Parcel(repo, tuple(u for u in uploads if u not in foreign), tuple(left_out), exists, unreached)
+
+
+def _forgotten(chat: Chat, remote: Mapping[str, RemoteFile]) -> Iterator[tuple[str, str]]:
+    """Files for Ollama that the repository has, and would no longer get: it goes on using them."""
+    for name in (TEMPLATE, SYSTEM, PARAMS):
+        if name in remote and name not in chat.files:
+            yield name, "the repository has one that is not from here; remove it there if it should not be used"
 
 
 def tells_base_model(root: Path) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,10 +12,15 @@ import pytest
 from ggufkit.core.hashing import sha256_file
 from ggufkit.core.manifest import manifest_path, read_manifest, write_manifest
 from ggufkit.core.records import Manifest
+from ggufkit.llama.gguf import read_header
+from ggufkit.modelfile import read_meta
+from ggufkit.modelfile.prove import prove
+from ggufkit.modelfile.reference import Reference
 from tests import hubserver
-from tests.fake_results import FAKES, write_results
+from tests.fake_results import FAKES, split, write_results
 from tests.hubserver import HubServer
 from tests.integration.run_cli import Ended, fails, ggufkit
+from tests.templates.catalog import converted, meta
 
 
 @pytest.fixture
@@ -126,3 +133,55 @@ def test_a_token_that_may_not_write(
 ) -> None:
     hub.faults.refuse_writes = (status, {})
     assert "token that may write" in fails(3, "publish", root, repo, "--yes", env=env)
+
+
+@pytest.fixture
+def chatting(tmp_path: Path, private_cache: Path) -> Path:
+    """Two files with a chat template, one of them in parts; the user wrote a Modelfile for the other."""
+    root = write_results(tmp_path / "out", FAKES[:2], template=str(meta("chatml").chat_template))
+    split(root / "tiny-F16.gguf", 2)
+    (root / "Modelfile.Q8_0").write_text('FROM ./tiny-Q8_0.gguf\nSYSTEM "Be brief."\nPARAMETER temperature 0.7\n')
+    (root / "results.csv").write_text("name,variant,type,file,size_bytes,n_params,bpw\n")
+    return root
+
+
+FOR_OLLAMA = {"template", "system", "params"}
+SENT = {
+    "tiny-F16-00001-of-00002.gguf",
+    "tiny-F16-00002-of-00002.gguf",
+    "tiny-Q8_0.gguf",
+    "Modelfile.Q8_0",
+    "README.md",
+}
+
+
+def test_what_ollama_reads_goes_up_with_its_proof(
+    chatting: Path, repo: str, hub: HubServer, env: dict[str, str]
+) -> None:
+    shown = {str(f): f.read_bytes() for f in chatting.rglob("*") if f.is_file()}
+    listed = json.loads(publish(chatting, repo, env, "--json", "--dry-run").out)
+    assert {str(f): f.read_bytes() for f in chatting.rglob("*") if f.is_file()} == shown
+    publish(chatting, repo, env, "--yes")
+    there = hub.repos["me/tiny-GGUF"]
+    reports = {"results.csv", "results.json", "report.md", "report.html"}
+    assert there.keys() == SENT | FOR_OLLAMA | reports
+    assert {u["name"]: u["size_bytes"] for u in listed["uploads"]} == {n: len(b) for n, b in there.items()}
+    assert there["system"] == b"Be brief."
+    assert json.loads(there["params"]) == {"temperature": 0.7, "stop": ["<|im_end|>"]}
+    told = read_meta(read_header(chatting / "tiny-Q8_0.gguf").metadata)
+    prove(Reference(told), there["template"].decode(), converted("chatml").domain, count=30)
+    card = there["README.md"].decode()
+    assert all(f"[`{name}`]({hub.url}/" in card for name in FOR_OLLAMA)
+    assert "prompts identical" in card
+    assert "<|im_start|>user" in card
+
+
+def test_links_lead_to_the_files(chatting: Path, repo: str, hub: HubServer, env: dict[str, str]) -> None:
+    """On the hub in use, which here is a mirror; each names a file that is there."""
+    publish(chatting, repo, env, "--yes", "--include", "*F16*")
+    there = hub.repos["me/tiny-GGUF"]
+    card = there["README.md"].decode()
+    links = [link for link in re.findall(r"\]\((http[^)]*)\)", card) if "/resolve/" in link]
+    assert {link.rpartition("/")[2] for link in links} >= SENT - {"tiny-Q8_0.gguf", "Modelfile.Q8_0", "README.md"}
+    assert all(link.startswith(f"{hub.url}/") and link.rpartition("/")[2] in there for link in links)
+    assert "tiny-Q8_0.gguf](" not in card
