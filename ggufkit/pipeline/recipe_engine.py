@@ -184,30 +184,19 @@ class RecipeEngine:
                 message = f"--at-least {pattern}={kind.lower()}: no tensor that is quantized has such a name."
                 raise UsageError(message, hint="`ggufkit inspect` shows the kinds of tensors.")
 
-    def coarse(self, name: str, number: int = 0) -> str:
-        """The type that a tensor is measured in first, and in further measurements: the last one where it has no more."""
-        types = allowed.coarse(self.header.by_name[name], self.bpw)
-        return types[min(number, len(types) - 1)]
+    def coarse(self, name: str) -> str:
+        """The type that a tensor is measured in."""
+        return allowed.coarse(self.header.by_name[name], self.bpw)
 
     @cached_property
     def first(self) -> Sensitivities:
         """What each group is worth, by making one at a time coarse."""
-        rounds = [self._coarse(number) for number in range(self.options.measured.types)]
+        probed = {g.label: {name: self.coarse(name) for name in g.tensors} for g in self.groups}
         doing = f"What {len(self.groups)} groups of {len(self.tensors)} tensors are worth"
-        found = self.probing.measure([types for one in rounds for types in one.values()], self.texts[0], doing)
-        klds = iter(one.kld for one in found)
-        measured = [{label: next(klds) for label in one} for one in rounds]
-        probed = {t.name: [self.coarse(t.name, number) for number in range(len(rounds))] for t in self.tensors}
-        self.know({t.name: dict.fromkeys((*probed[t.name], *self._types(t))) for t in self.tensors})
-        worth = sensitivities(self.groups, self.lost, rounds[0], measured[0])
-        for number in range(1, len(rounds)):
-            types = {name: kinds[number] for name, kinds in probed.items()}
-            worth = worth.closer(types, measured[number])
-        return worth
-
-    def _coarse(self, number: int) -> dict[str, Types]:
-        """Each group's tensors in the type of a measurement, by the group's label."""
-        return {g.label: {name: self.coarse(name, number) for name in g.tensors} for g in self.groups}
+        found = self.probing.measure(list(probed.values()), self.texts[0], doing)
+        measured = {g.label: one.kld for g, one in zip(self.groups, found, strict=True)}
+        self.know({t.name: (self.coarse(t.name), *self._types(t)) for t in self.tensors})
+        return sensitivities(self.groups, self.lost, probed, measured)
 
     def candidates(self, budget: int) -> list[tuple[Solution, Sensitivities]]:
         """The best types within so many bytes of tensors: by the first measurement, then by what corrects it."""

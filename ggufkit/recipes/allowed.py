@@ -21,10 +21,10 @@ _USUALLY_LEFT = 0.75
 """What a refinement leaves of a type's loss, as choices are made by it: half way between half of it, which is what it
 often leaves of all, and all of it, since the tensors that it leaves as they are gain from it, too."""
 
-_PROBES = ((4.6, ("Q4_K", "Q3_K", "Q5_K", "Q2_K")), (0.0, ("Q3_K", "Q4_K", "Q2_K", "Q5_K")))
-_OTHER_PROBES = ("IQ4_NL", "Q4_0", "Q5_0", "Q8_0")
-"""In what tensors are measured for files of more bits per weight than that, the first first; and where their blocks do not
-fit. In Q2_K a model falls apart, and the differences say less."""
+_PROBES = ((4.6, "Q4_K"), (0.0, "Q3_K"))
+_OTHER_PROBES = ("IQ4_NL", "Q4_0", "Q8_0")
+"""In what tensors are measured for files of more bits per weight than that, and where its blocks do not fit. In Q2_K a
+model falls apart, and the differences say less; to measure each group in several types chose no better."""
 
 
 def by_backend(backend: str) -> tuple[str, ...]:
@@ -52,9 +52,8 @@ def possible(tensor: Tensor, types: Sequence[str], *, weighed: bool) -> tuple[st
     return tuple(t for t in types if fits(tensor, t) and (weighed or not needs_data("", t, "")))
 
 
-def coarse(tensor: Tensor, bpw: float) -> tuple[str, ...]:
-    """The types that a tensor is measured in, the one that says most first: coarse enough to be seen, and a step coarser
-    than what it will have.
+def coarse(tensor: Tensor, bpw: float) -> str:
+    """The type that a tensor is measured in: coarse enough to be seen, and a step coarser than what it will have.
 
     Where a model has outliers, what is lost does not fall with the square of the error: a measurement far from what the
     types will be misleads.
@@ -62,6 +61,5 @@ def coarse(tensor: Tensor, bpw: float) -> tuple[str, ...]:
     Args:
         bpw: bits per weight of the file that types are chosen for.
     """
-    probes = next(kinds for least, kinds in _PROBES if bpw > least or not least)
-    fitting = [t for t in probes if fits(tensor, t)] or [t for t in _OTHER_PROBES if fits(tensor, t)]
-    return tuple(fitting) or ("Q8_0",)
+    first = next(kind for least, kind in _PROBES if bpw > least or not least)
+    return next((t for t in (first, *_OTHER_PROBES) if fits(tensor, t)), "Q8_0")

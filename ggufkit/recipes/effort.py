@@ -10,15 +10,13 @@ class Effort:
     """What is measured.
 
     Args:
-        groups: at most so many groups of tensors, one evaluation each in each of `types`.
-        types: so many coarse types; the first is the one nearest to what is wanted.
+        groups: at most so many groups of tensors, one evaluation each.
         again: so much is measured once more, in each of `rounds`: the dominating groups tensor by tensor, or where each
             tensor is a group, in the types that were chosen.
         n_chunks: of text that each evaluation reads.
     """
 
     groups: int
-    types: int
     again: int
     rounds: int
     n_chunks: int
@@ -26,14 +24,14 @@ class Effort:
     @property
     def most_evaluations(self) -> int:
         """Evaluations of one recipe at most: groups, the dominating ones again, and the comparison at the end."""
-        return self.groups * self.types + self.rounds * self.again + COMPARED
+        return self.groups + self.rounds * self.again + COMPARED
 
 
 COMPARED = 4
 """Recipes and presets that are compared at the end."""
 
 EFFORTS = {
-    "quick": Effort(groups=16, types=1, again=0, rounds=0, n_chunks=4),
-    "default": Effort(groups=44, types=1, again=12, rounds=1, n_chunks=8),
-    "thorough": Effort(groups=60, types=4, again=20, rounds=1, n_chunks=16),
+    "quick": Effort(groups=16, again=0, rounds=0, n_chunks=4),
+    "default": Effort(groups=44, again=12, rounds=1, n_chunks=8),
+    "thorough": Effort(groups=120, again=20, rounds=2, n_chunks=16),
 }

@@ -31,9 +31,9 @@ def test_no_type_that_is_useless_without_a_matrix() -> None:
 
 
 def test_what_is_measured_is_near_to_what_it_will_be() -> None:
-    assert [coarse(tensor(256), bpw)[0] for bpw in (-1, 2.8, 4.5, 4.9)] == ["Q3_K", "Q3_K", "Q3_K", "Q4_K"]
-    assert [coarse(tensor(288), bpw)[0] for bpw in (2.8, 6.0)] == ["IQ4_NL", "IQ4_NL"]
-    assert coarse(tensor(40), 4.0) == ("Q8_0",)
+    assert [coarse(tensor(256), bpw) for bpw in (-1, 2.8, 4.5, 4.9)] == ["Q3_K", "Q3_K", "Q3_K", "Q4_K"]
+    assert [coarse(tensor(288), bpw) for bpw in (2.8, 6.0)] == ["IQ4_NL", "IQ4_NL"]
+    assert coarse(tensor(40), 4.0) == "Q8_0"
 
 
 def test_what_a_refinement_leaves() -> None:
