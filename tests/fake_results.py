@@ -19,7 +19,13 @@ CONDITIONS = Conditions(
     backend="cpu", device="Test CPU", ngl=0, threads=2, machine="Test CPU, 2 cores, Linux",
     llama_cpp_commit="0c1e57098bba", corpus_sha256="ab" * 32, n_ctx=512, n_chunks=60,
 )  # fmt: skip
-_KINDS = {"Q8_0": (34, 32), "Q5_0": (22, 32), "Q4_0": (18, 32)}
+_MIXTURES = {
+    "Q6_K": ("Q6_K",), "Q5_K_M": ("Q6_K", "Q5_K"), "Q5_K_S": ("Q5_K",), "Q4_K_M": ("Q6_K", "Q4_K"),
+    "Q4_K_S": ("Q5_K", "Q4_K"), "IQ4_XS": ("Q5_K", "IQ4_XS"), "Q3_K_L": ("Q5_K", "Q3_K"), "Q3_K_M": ("Q4_K", "Q3_K"),
+    "IQ3_M": ("Q4_K", "IQ3_S"), "IQ3_XXS": ("Q3_K", "IQ3_XXS"), "Q2_K": ("Q3_K", "Q2_K"),
+    "IQ2_M": ("IQ3_S", "IQ2_S"), "IQ2_XXS": ("Q2_K", "IQ2_XXS"), "IQ1_S": ("Q2_K", "IQ1_S"),
+}  # fmt: skip
+"""Types of the tensors of presets that mix them; other presets hold the type that they are named after."""
 
 
 @dataclass(frozen=True)
@@ -47,18 +53,40 @@ FAKES = (
     Fake("gptq", "Q4_0", 0.0190, 0.0003, 45.3),
 )
 
+_LOSSES = (
+    ("Q8_0", 0.00042), ("Q6_K", 0.0021), ("Q5_K_M", 0.0061), ("Q5_K_S", 0.0072), ("Q4_K_M", 0.0186),
+    ("Q4_K_S", 0.0224), ("IQ4_XS", 0.0251), ("Q3_K_L", 0.051), ("Q3_K_M", 0.063), ("IQ3_M", 0.071),
+    ("IQ3_XXS", 0.128), ("Q2_K", 0.24), ("IQ2_M", 0.27), ("IQ2_XXS", 0.71), ("IQ1_S", 1.62),
+)  # fmt: skip
+_SHARES = {"plain": 1.0, "awq": 1.04, "imatrix": 0.84, "gptq": 0.66}
+SIXTY = (
+    Fake("plain", "F16", None, tg=23.0), Fake("awq", "F16", 0.0000013, 0.0000001, 23.1),
+    *(
+        Fake(variant, kind, loss * share, 0.012 * loss, 30 + 6 * rank, 30.6 * (1 + loss * share))
+        for rank, (kind, loss) in enumerate(_LOSSES)
+        for variant, share in _SHARES.items()
+        if (variant, kind) not in {("awq", "IQ1_S"), ("awq", "IQ2_XXS")}
+    ),
+)  # fmt: skip
+"""As a publisher makes them: losses as of a model of a billion parameters."""
+
 
 def write_results(
-    root: Path, fakes: Sequence[Fake] = FAKES, name: str = "tiny", template: str | None = None
+    root: Path, fakes: Sequence[Fake] = FAKES, name: str = "tiny", template: str | None = None, n_rows: int = 512
 ) -> Path:
-    """Write the directory and return it. With a chat template of ChatML's tokens, all files have it."""
+    """Write the directory and return it.
+
+    Args:
+        template: of chats, with ChatML's tokens, which all files have.
+        n_rows: of the tensors that have the types of their files.
+    """
     workspace = Workspace(root)
     workspace.measurements.mkdir(parents=True)
     base = ""
     for fake in fakes:
         infix = "" if fake.variant == "plain" else fake.variant.replace("+", "-") + "-"
         path = root / f"{name}-{infix}{fake.type}.gguf"
-        _write_gguf(path, fake.type, template)
+        _write_gguf(path, fake.type, template, n_rows)
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
         base = base or digest
         notes: dict[str, Json] = {"name": name, "variant": fake.variant, "type": fake.type, "n_fallback": 0}
@@ -77,7 +105,8 @@ def _note(
     inputs: dict[str, str],
 ) -> None:  # fmt: skip
     output: dict[str, Json] = {"sha256": digest, "size_bytes": path.stat().st_size}
-    started = "2026-01-01T00:00:00+00:00"
+    minutes, seconds = divmod(len(list(path.parent.glob("*.manifest.json"))), 60)  # one after the other
+    started = f"2026-01-01T00:{minutes:02d}:{seconds:02d}+00:00"
     write_manifest(
         path,
         Manifest(
@@ -96,7 +125,7 @@ def _note(
     )
 
 
-def _write_gguf(path: Path, kind: str, template: str | None = None) -> None:
+def _write_gguf(path: Path, kind: str, template: str | None = None, n_rows: int = 512) -> None:
     writer = gguf.GGUFWriter(path, "llama")
     writer.add_name(path.name)
     if template is not None:
@@ -116,12 +145,12 @@ def _write_gguf(path: Path, kind: str, template: str | None = None) -> None:
     writer.add_tensor("output_norm.weight", np.ones(256, np.float32))
     writer.add_tensor("token_embd.weight", np.zeros((512, 256), np.float16))
     for i in range(2):
-        if kind in _KINDS:
-            n_bytes, block = _KINDS[kind]
-            data = np.zeros((512, 256 // block * n_bytes), np.uint8)
-            writer.add_tensor(f"blk.{i}.ffn_up.weight", data, raw_dtype=gguf.GGMLQuantizationType[kind])
-        else:
-            writer.add_tensor(f"blk.{i}.ffn_up.weight", np.zeros((512, 256), np.float16))
+        tensor_type = gguf.GGMLQuantizationType[
+            _MIXTURES.get(kind, (kind,))[i % len(_MIXTURES.get(kind, (kind,)))]
+        ]
+        block, n_bytes = gguf.GGML_QUANT_SIZES[tensor_type]
+        data = np.zeros((n_rows, 256 // block * n_bytes), np.uint8)
+        writer.add_tensor(f"blk.{i}.ffn_up.weight", data, raw_dtype=tensor_type)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -136,7 +165,7 @@ def _measure(workspace: Workspace, path: Path, fake: Fake, digest: str, base: st
         kind = "divergence"
         values |= {
             "ppl_base": (30.6, None), "ln_ppl_ratio": (fake.kld / 2, 0.002), "kld_mean": (fake.kld, fake.stderr),
-            "same_top_p": (1 - fake.kld**0.6, 0.002), "rms_dp": (fake.kld, 0.001),
+            "same_top_p": (max(1 - fake.kld**0.6, 0.05), 0.002), "rms_dp": (fake.kld, 0.001),
             "kld_p10": (fake.kld / 9, None), "kld_median": (fake.kld * 0.7, None), "kld_p90": (fake.kld * 2.1, None),
             "kld_p95": (fake.kld * 2.9, None), "kld_p99": (fake.kld * 5.4, None),
             "kld_p999": (fake.kld * 12, None), "kld_max": (fake.kld * 25, None),

@@ -7,11 +7,10 @@ and a card whose text the user wrote or edited is not written over.
 from __future__ import annotations
 
 import hashlib
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from ggufkit.core.escape import markdown, markdown_code
 from ggufkit.core.manifest import write_atomically
@@ -19,12 +18,10 @@ from ggufkit.core.records import ResultRow
 from ggufkit.hub.addresses import Address
 from ggufkit.llama import evaluates
 from ggufkit.llama.gguf import read_header
-from ggufkit.report import downloads, front_matter, guard
+from ggufkit.report import downloads, front_matter, guard, plots
 from ggufkit.report.choose import MemoryBudget
 from ggufkit.report.data import Entry, load_entries
 from ggufkit.report.downloads import Shelf
-from ggufkit.report.labels import Label, place
-from ggufkit.report.losses import measured
 from ggufkit.report.markdown import render_markdown
 from ggufkit.report.recommend import advise
 from ggufkit.report.summary import Summary, summarize
@@ -32,7 +29,6 @@ from ggufkit.version import __version__
 
 CARD, PLOT = "README.md", "quality.png"
 _NOTE = "card.json"
-_DPI = 160
 
 
 @dataclass(frozen=True)
@@ -77,8 +73,7 @@ def render_card(rows: Sequence[ResultRow], root: Path, shelf: Shelf | None = Non
     """
     entries = load_entries(rows, root)
     summary = _of_what_is_there(summarize(entries, MemoryBudget()), shelf)
-    drawing = io.BytesIO()
-    plot = drawing.getvalue() if _draw(summary, drawing) else None
+    plot = plots.picture(summary.quality, summary.known, summary.taken)
     told = base_model or guard.read_note(root, _NOTE).get("base_model") or ""
     header = read_header(root / entries[0].row.file)
     fields = front_matter.fields(entries, header, shelf.address if shelf else None, str(told))
@@ -166,32 +161,3 @@ def _intro(entries: Sequence[Entry], fields: Mapping[str, Any]) -> str:
     shown = markdown(told.removeprefix("ms:"))
     of = f" of [{shown}]({Address(told).page})" if front_matter.is_hubs(told) else f" of {shown}" if told else ""
     return f"GGUF files{of}{made}, made and measured with ggufkit {__version__}."
-
-
-def _draw(summary: Summary, target: BinaryIO) -> bool:
-    """Loss against size, as PNG: hubs show no SVG. False if fewer than two files were measured."""
-    shown = [(e, loss) for e in summary.quality if not e.is_base and (loss := measured(e)) is not None]
-    if len(shown) < 2:
-        return False
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(6.4, 4.0), layout="constrained")
-    axes = figure.subplots()
-    with_kld = shown[0][0].row.kld_mean is not None
-    for entry, loss in shown:
-        row, error = entry.row, entry.row.kld_stderr if with_kld else entry.row.ppl_stderr
-        axes.errorbar(row.size_bytes / 1e6, loss, yerr=error, fmt="o" if entry.recipe is None else "*", capsize=3)
-    front = sorted((e.row.size_bytes / 1e6, loss) for e, loss in shown if e.row.file in summary.front)
-    axes.plot(*zip(*front, strict=True), linewidth=0.8, zorder=0) if front else None
-    axes.set_xlabel("file size (MB)")
-    with_cosine = shown[0][0].row.cosine_mean is not None
-    other = "1 − cosine similarity of embeddings" if with_cosine else "perplexity"
-    axes.set_ylabel("mean KL divergence from the base (nats)" if with_kld else other)
-    axes.margins(x=0.14)
-    axes.grid(alpha=0.3)
-    if with_kld:
-        axes.set_yscale("log")
-    points = [(e.row.size_bytes / 1e6, loss) for e, loss in shown]
-    place(axes, [Label(e.label, *at) for (e, _), at in zip(shown, points, strict=True)], points, fontsize=9)
-    figure.savefig(target, dpi=_DPI, metadata={"Software": None})
-    return True

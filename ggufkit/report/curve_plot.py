@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 from ggufkit.core import escape
 from ggufkit.core.manifest import PARTIAL
+from ggufkit.core.units import GIB, MIB
 from ggufkit.recipes.curve import Curve, Predicted, Preset, Verified
 from ggufkit.report import svg
 from ggufkit.report.labels import Label, place
@@ -16,7 +17,6 @@ FORMATS = ("svg", "png")
 _SIZE, _DPI = (7.2, 4.6), 160
 _PREDICTED, _VERIFIED, _PRESET = "#0072b2", "#d55e00", "#000000"
 """Of Okabe and Ito's colours, which readers with any colour vision tell apart."""
-_GB, _MB = 1e9, 1e6
 _P = TypeVar("_P", Predicted, Verified, Preset)
 
 
@@ -36,7 +36,7 @@ def _draw(curve: Curve) -> Any:
     drawing = Figure(figsize=_SIZE, layout="constrained")
     axes = drawing.add_subplot()
     sizes = [p.size_bytes for group in (curve.predicted, curve.verified, curve.presets) for p in group]
-    unit, name = (_GB, "GB") if max(sizes, default=0) >= _GB else (_MB, "MB")
+    unit, name = (GIB, "GiB") if max(sizes, default=0) >= GIB else (MIB, "MiB")
     _draw_expected(axes, _shown(curve.predicted), unit, _on("expected", curve.expected_on))
     measured, presets = _shown(curve.verified), _shown(curve.presets)
     _draw_measured(axes, measured, unit, "o", _VERIFIED, _on("recipes, measured", curve.measured_on))

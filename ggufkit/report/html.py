@@ -8,8 +8,9 @@ from functools import cache
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from ggufkit.core import escape
-from ggufkit.report import maps, plots
+from ggufkit.core import escape, units
+from ggufkit.llama import quants
+from ggufkit.report import composition, maps, palette, plots
 from ggufkit.report.choose import amount
 from ggufkit.report.data import Entry
 from ggufkit.report.markdown import MISSING
@@ -27,11 +28,13 @@ class Cell:
 
 @dataclass(frozen=True)
 class Figure:
-    """A drawing with its title and what it says. Its names are escaped: the page takes it as it is."""
+    """A drawing with its title and what it says, and a wider one for where there is room. Its names are escaped: the
+    page takes it as it is."""
 
     title: str
     caption: str
     svg: str
+    wide: str = ""
 
 
 COLUMNS = (
@@ -47,17 +50,29 @@ def render_html(summary: Summary) -> str:
     table = [(entry, _cells(entry, summary.budget.n_ctx)) for entry in summary.entries]
     columns = [(key, head) for key, head in COLUMNS if any(cells[key].text != MISSING for _, cells in table)]
     rows = [(entry, [cells[key] for key, _ in columns]) for entry, cells in table]
-    legend = maps.legend(summary.recipes)
+    holds = composition.held(summary.entries)
+    types = {part.type for one in holds for part in one.parts}
+    legend = maps.legend(summary.recipes, types)
     template = _environment().get_template("report.html.j2")
     return template.render(
         s=summary,
         columns=columns,
         rows=rows,
+        light=palette.LIGHT,
+        dark=palette.DARK,
+        quality=_quality(summary),
         figures=_figures(summary),
+        timeline=_timeline(summary),
+        holds=holds,
+        types_held=types,
+        types_mapped=maps.labels(summary.recipes),
         legend=legend,
+        numbers={swatch.label: i for i, swatch in enumerate(legend)},
         recipes=[maps.shown(told, legend) for told in summary.recipes],
         choices=_choices(summary),
         missing=MISSING,
+        size=units.size,
+        amount=amount,
     )
 
 
@@ -80,7 +95,7 @@ def _cells(entry: Entry, n_ctx: int) -> dict[str, Cell]:
     row, total = entry.row, entry.footprint.total(n_ctx)
     return {
         "file": Cell(entry.label, row.file.lower()),
-        "size": Cell(f"{row.size_bytes / 1e6:,.1f} MB", row.size_bytes),
+        "size": Cell(units.size(row.size_bytes), row.size_bytes),
         "bpw": Cell(f"{row.bpw:.2f}", row.bpw),
         "ppl": _measurement(row.ppl, row.ppl_stderr, 4),
         "ratio": _measurement(row.ln_ppl_ratio, row.ln_ppl_ratio_stderr, 5),
@@ -107,25 +122,53 @@ def _percentage(value: float | None, error: float | None) -> Cell:
     return Cell(f"{value:.2%}", value, "" if error is None else f"± {error:.2%}")
 
 
+def _quality(summary: Summary) -> Figure | None:
+    """The drawing that says most, for which there is the whole width."""
+    both = [
+        plots.quality_by_size(summary.quality, summary.known, summary.taken, is_wide=is_wide)
+        for is_wide in (False, True)
+    ]
+    return _figure("Quality against size", _about_quality(summary), *both)
+
+
 def _figures(summary: Summary) -> list[Figure]:
+    """Drawings for half a page; those that stand side by side are of one height."""
+    compared = [e for e in summary.speed if e in summary.quality]
+    height = plots.percentiles_height(summary.quality)
     drawn = (
-        ("Quality against size", _about_quality(summary),
-         plots.quality_by_size(summary.quality, summary.known)),
-        ("Quality against speed", "Lower and further right is better.",
-         plots.quality_by_speed([e for e in summary.speed if e in summary.quality])),
-        ("What each file really holds", "Tensors keep another type where the named one does not suit them.",
-         plots.composition(summary.entries)),
-        ("How the loss is spread", "Most tokens hardly change; the worst ones tell types apart.",
-         plots.percentiles(summary.quality)),
-        ("Where the time went", "The steps of the last build, from the start of the first.", plots.timeline(summary.spans)),
+        _figure("Quality against speed", "Lower and further right is better.",
+                plots.quality_by_speed(compared, summary.taken, height)),
+        _figure("How the loss is spread", _about_spread(summary), plots.percentiles(summary.quality)),
     )  # fmt: skip
-    return [Figure(title, caption, svg) for title, caption, svg in drawn if svg is not None]
+    return [figure for figure in drawn if figure is not None]
+
+
+def _timeline(summary: Summary) -> Figure | None:
+    both = [plots.timeline(summary.spans, is_wide=is_wide) for is_wide in (False, True)]
+    return _figure(
+        "Where the time went",
+        "The steps of the last build by what they ran on; those that overlap ran at once.",
+        *both,
+    )
+
+
+def _figure(title: str, caption: str, svg: str | None, wide: str | None = None) -> Figure | None:
+    return Figure(title, caption, svg, wide or "") if svg is not None else None
 
 
 def _about_quality(summary: Summary) -> str:
     said = "Lower and further left is better; the error bars are one standard error."
-    lines = " Lines are Pareto fronts: of recipes drawn through, of presets of the same variant dotted."
-    return said + lines if summary.recipes else said
+    lines = "Lines are Pareto fronts: of recipes drawn through, of presets of the same variant dotted."
+    front = "The line is the Pareto front, whose files are named: no other file is both smaller and closer to the base."
+    floats = any(quants.is_float(e.row.type) and not e.is_base for e in summary.quality)
+    left_out = ["Floating-point files are left out."] if floats else []
+    return " ".join([said, lines if summary.recipes else front, *left_out])
+
+
+def _about_spread(summary: Summary) -> str:
+    said = "Most tokens hardly change; the worst ones tell types apart."
+    is_all = len(plots.spread(summary.quality)) == sum(e.percentiles.get(0.5, 0) > 0 for e in summary.quality)
+    return said if is_all else f"{said} Files of the Pareto front."
 
 
 def _choices(summary: Summary) -> str:

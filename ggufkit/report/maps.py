@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from ggufkit.recipes.type_map import Cell, Row, layers
@@ -63,10 +63,15 @@ class Shown:
     texts: tuple[tuple[str, tuple[str, ...]], ...]
 
 
-def legend(told: Sequence[Told]) -> tuple[Swatch, ...]:
-    """A swatch for each type of any map."""
+def labels(told: Sequence[Told]) -> frozenset[str]:
+    """What cells of any map hold: "Q4_K", "Q4_K, Q6_K"."""
     rows = [row for one in told for row in (*one.rows, *one.preset_rows)]
-    return swatches(cell.label for row in rows for cell in row.cells.values())
+    return frozenset(cell.label for row in rows for cell in row.cells.values())
+
+
+def legend(told: Sequence[Told], types: Iterable[str] = ()) -> tuple[Swatch, ...]:
+    """A swatch for each label of any map, and for types that are shown elsewhere."""
+    return swatches(sorted({*labels(told), *types}))
 
 
 def shown(told: Told, known: Sequence[Swatch]) -> Shown:

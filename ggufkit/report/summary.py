@@ -64,6 +64,11 @@ class Summary:
         return in_short(self.verdicts)
 
     @property
+    def taken(self) -> str:
+        """Name of the file to take, "" where nothing fits the memory."""
+        return self.advice.pick.entry.row.file if self.advice.pick is not None else ""
+
+    @property
     def answer(self) -> str:
         """The file to take, in a sentence."""
         return self.advice.answer

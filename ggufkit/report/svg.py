@@ -1,6 +1,6 @@
-"""Drawings as SVG that takes its colours from the page, so that they follow dark mode.
+"""Drawings as SVG that takes its colours from the page, so that they follow dark mode; or as a picture of its own.
 
-Colours are written as placeholders, `#0a00NN` for series NN, and replaced by CSS variables at the end.
+For a page colours are written as placeholders and replaced by CSS variables at the end.
 """
 
 from __future__ import annotations
@@ -11,12 +11,86 @@ import html
 import io
 import re
 from collections.abc import Callable, Iterator
-from typing import Any, ParamSpec
+from dataclasses import dataclass
+from typing import Any, ParamSpec, TypeVar
 
-INK, MUTED, GRID, ON_BAR = "#010203", "#010204", "#010205", "#010207"
-_VARIABLES = {INK: "var(--ink)", MUTED: "var(--muted)", GRID: "var(--grid)", ON_BAR: "var(--on-bar)"}
-_SIZE = (4.4, 3.2)
+from ggufkit.report.palette import LIGHT, Theme
+
+NARROW_IN, WIDE_IN = 4.4, 10.6
+"""Widths of drawings, in inches, whose letters are readable on half a page or a phone, and on a whole page."""
+_PLACEHOLDERS = Theme(
+    page="#010201", card="#010202", ink="#010203", muted="#010204", grid="#010205", accent="#010206", mark="#010207",
+    series=tuple(f"#0a00{i:02d}" for i in range(1, len(LIGHT.series) + 1)),
+)  # fmt: skip
+_DECADES = 2.0
+_DPI = 160
 _P = ParamSpec("_P")
+_R = TypeVar("_R")
+
+
+@dataclass(frozen=True)
+class Canvas:
+    """A drawing, and the colours that it is drawn with."""
+
+    figure: Any
+    axes: Any
+    theme: Theme
+
+    def series(self, index: int) -> str:
+        """The colour of a series."""
+        return self.theme.series[index % len(self.theme.series)]
+
+    def style(self, grid: str) -> None:
+        """Lines, labels and a grid along "x", "y" or "both"."""
+        axes, theme = self.axes, self.theme
+        for side in ("top", "right"):
+            axes.spines[side].set_visible(False)
+        for side in ("left", "bottom"):
+            axes.spines[side].set_color(theme.muted)
+        axes.tick_params(colors=theme.muted, labelcolor=theme.ink, which="both")
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.label.set_color(theme.ink)
+            axis.get_offset_text().set_color(theme.ink)
+        axes.grid(True, axis=grid, color=theme.grid, linewidth=0.7)
+        axes.set_axisbelow(True)
+
+    def legend(self, columns: int) -> None:
+        """The legend, below the drawing."""
+        handles, labels = self.axes.get_legend_handles_labels()
+        self.figure.legend(
+            handles, labels, loc="outside lower center", ncols=columns, frameon=False, labelcolor=self.theme.ink,
+            fontsize=8.5, handletextpad=0.4, columnspacing=1.2,
+        )  # fmt: skip
+
+    def svg(self, name: str, key: str = "") -> str:
+        """The text of the drawing, to stand in a page; `key` tells apart two of one name."""
+        out = io.StringIO()
+        self.figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None})
+        text = out.getvalue()
+        text = text[text.index("<svg") :]
+        text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+        text = re.sub(r'<g id="tip:([0-9a-f]+)">', _title, text)
+        text = _colours(text)
+        head = f'<svg role="img" aria-label="{html.escape(name)}" class="plot"'
+        return _private_ids(text.replace("<svg", head, 1), f"{name} {key}".strip())
+
+    def png(self) -> bytes:
+        """The drawing as a picture."""
+        out = io.BytesIO()
+        self.figure.savefig(out, format="png", dpi=_DPI, metadata={"Software": None})
+        return out.getvalue()
+
+
+def canvas(width: float = NARROW_IN, height: float = 3.2, theme: Theme | None = None) -> Canvas:
+    """An empty drawing of a size in inches: for a page, unless it has a theme of its own."""
+    from matplotlib.figure import Figure
+
+    drawing = Figure(figsize=(width, height), layout="constrained")
+    axes = drawing.add_subplot()
+    if theme is None:
+        drawing.patch.set_alpha(0)
+        axes.patch.set_alpha(0)
+    return Canvas(drawing, axes, theme or _PLACEHOLDERS)
 
 
 @contextlib.contextmanager
@@ -30,60 +104,28 @@ def plain_text() -> Iterator[None]:
         yield
 
 
-def styled(draw: Callable[_P, str | None]) -> Callable[_P, str | None]:
+def styled(draw: Callable[_P, _R]) -> Callable[_P, _R]:
     """Draw with settings that hold for this drawing alone."""
 
     @functools.wraps(draw)
-    def drawn(*args: _P.args, **kwargs: _P.kwargs) -> str | None:
+    def drawn(*args: _P.args, **kwargs: _P.kwargs) -> _R:
         with plain_text():
             return draw(*args, **kwargs)
 
     return drawn
 
 
-def figure(height: float = _SIZE[1]) -> tuple[Any, Any]:
-    """An empty drawing, `height` inches high, and its axes."""
-    from matplotlib.figure import Figure
-
-    drawing = Figure(figsize=(_SIZE[0], height), layout="constrained")
-    axes = drawing.add_subplot()
-    drawing.patch.set_alpha(0)
-    axes.patch.set_alpha(0)
-    return drawing, axes
-
-
 def plain_ticks(axis: Any) -> None:
-    """0.01 rather than a power of ten: readable, and text of one size."""
+    """On a logarithmic axis: 0.01 rather than a power of ten, and several numbers however little the axis spans."""
+    import math
+
+    from matplotlib.ticker import LogLocator
+
+    low, high = axis.get_view_interval()
+    if low > 0 and math.log10(high / low) < _DECADES:
+        axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axis.set_major_formatter(lambda value, _: f"{value:g}")
     axis.set_minor_formatter(lambda *_: "")
-
-
-def style(axes: Any, grid: str) -> None:
-    """Lines, labels and a grid along "x", "y" or "both"."""
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
-    for side in ("left", "bottom"):
-        axes.spines[side].set_color(MUTED)
-    axes.tick_params(colors=MUTED, labelcolor=INK, which="both")
-    for axis in (axes.xaxis, axes.yaxis):
-        axis.label.set_color(INK)
-        axis.get_offset_text().set_color(INK)
-    axes.grid(True, axis=grid, color=GRID, linewidth=0.7)
-    axes.set_axisbelow(True)
-
-
-def legend(axes: Any, columns: int) -> None:
-    """The legend, below the drawing."""
-    handles, labels = axes.get_legend_handles_labels()
-    axes.figure.legend(
-        handles, labels, loc="outside lower center", ncols=columns, frameon=False, labelcolor=INK, fontsize=8.5,
-        handletextpad=0.4, columnspacing=1.2,
-    )  # fmt: skip
-
-
-def series(index: int) -> str:
-    """The colour of a series."""
-    return f"#0a00{index % 8 + 1:02d}"
 
 
 def tip(text: str) -> str:
@@ -91,27 +133,15 @@ def tip(text: str) -> str:
     return "tip:" + text.encode().hex()
 
 
-def svg(drawing: Any, name: str) -> str:
-    """The text of a drawing, to stand in a page."""
-    out = io.StringIO()
-    drawing.savefig(out, format="svg", metadata={"Date": None, "Creator": None})
-    text = out.getvalue()
-    text = text[text.index("<svg") :]
-    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
-    text = re.sub(r'<g id="tip:([0-9a-f]+)">', _title, text)
-    text = _colours(text)
-    head = f'<svg role="img" aria-label="{html.escape(name)}" class="plot"'
-    return _private_ids(text.replace("<svg", head, 1), name)
-
-
 def _title(match: re.Match[str]) -> str:
     return f'<g class="point"><title>{html.escape(bytes.fromhex(match[1]).decode())}</title>'
 
 
 def _colours(text: str) -> str:
-    for placeholder, variable in _VARIABLES.items():
-        text = text.replace(placeholder, variable)
-    return re.sub(r"#0a000(\d)", r"var(--s\1)", text)
+    for declaration in _PLACEHOLDERS.css.rstrip(";").split("; "):
+        variable, placeholder = declaration.split(": ")
+        text = text.replace(placeholder, f"var({variable})")
+    return text
 
 
 def _private_ids(text: str, name: str) -> str:

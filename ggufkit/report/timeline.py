@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 
@@ -17,6 +17,8 @@ from ggufkit.steps.notes import backend_of, seconds_of
 from ggufkit.steps.step import Workspace
 
 _PAUSE_S = 1800.0
+_TOUCH_S = 0.05
+"""What a step may overlap with the one before and still count as after it: clocks are read at different moments."""
 _TITLES = {
     convert.STEP: "convert",
     import_gguf.STEP: "import",
@@ -34,12 +36,13 @@ _TITLES = {
 
 @dataclass(frozen=True)
 class Span:
-    """One step: on "CPU" or a GPU backend's name; `start` in seconds after the first step's."""
+    """One step: on "CPU" or a GPU backend's name; `start` in seconds after the first step's; `kind` is what was done."""
 
     label: str
     resource: str
     start: float
     seconds: float
+    kind: str = field(default="", compare=False)
 
 
 def spans(root: Path, model: str = "") -> list[Span]:
@@ -49,17 +52,32 @@ def spans(root: Path, model: str = "") -> list[Span]:
         model: the name that the files' names begin with, which labels leave out.
     """
     found = sorted(_all(root, model))
-    last: list[tuple[float, float, str, str]] = []
-    for begun, ended, label, resource in found:
-        if last and begun - max(end for _, end, _, _ in last) > _PAUSE_S:
+    last: list[tuple[float, float, str, str, str]] = []
+    latest = 0.0
+    for step in found:
+        if step[0] - latest > _PAUSE_S:
             last = []
-        last.append((begun, ended, label, resource))
+        last.append(step)
+        latest = max(latest, step[1])
     first = last[0][0] if last else 0.0
-    return [Span(label, resource, begun - first, ended - begun) for begun, ended, label, resource in last]
+    return [Span(label, on, begun - first, ended - begun, kind) for begun, ended, label, on, kind in last]
 
 
-def _all(root: Path, model: str) -> Iterator[tuple[float, float, str, str]]:
-    """Begin and end in seconds, label and resource of every step."""
+def lanes(spans: Sequence[Span]) -> dict[str, list[list[Span]]]:
+    """For each resource the lanes that its steps take: those of one lane ran one after the other."""
+    found: dict[str, list[list[Span]]] = {resource: [] for resource in sorted({s.resource for s in spans})}
+    for span in sorted(spans, key=lambda s: s.start):
+        rows = found[span.resource]
+        free = next((row for row in rows if row[-1].start + row[-1].seconds <= span.start + _TOUCH_S), None)
+        if free is None:
+            rows.append([span])
+        else:
+            free.append(span)
+    return found
+
+
+def _all(root: Path, model: str) -> Iterator[tuple[float, float, str, str, str]]:
+    """Begin and end in seconds, label, resource and kind of every step."""
     workspace = Workspace(root)
     for place in (root, workspace.private, workspace.measurements):
         for file in place.glob(f"*{SUFFIX}"):
@@ -68,7 +86,7 @@ def _all(root: Path, model: str) -> Iterator[tuple[float, float, str, str]]:
                 yield _span(made, file.name.removesuffix(SUFFIX).removeprefix(f"{model}-"))
 
 
-def _span(made: Manifest, name: str) -> tuple[float, float, str, str]:
+def _span(made: Manifest, name: str) -> tuple[float, float, str, str, str]:
     # A measurement is written when its tool has ended; the tool's own seconds tell when it began.
     ended = datetime.fromisoformat(made.started_at).timestamp() + made.duration_s
     seconds = seconds_of(made)
@@ -77,4 +95,5 @@ def _span(made: Manifest, name: str) -> tuple[float, float, str, str]:
         label = label.removesuffix(ending)
     for kind in (perplexity.STEP, divergence.STEP, similarity.STEP, bench.STEP, imatrix.STEP):
         label = label.removesuffix(f".{kind}")
-    return ended - seconds, ended, escape.terminal(label), escape.terminal(backend_of(made).upper())
+    resource = escape.terminal(backend_of(made).upper())
+    return ended - seconds, ended, escape.terminal(label), resource, _TITLES[made.step]

@@ -5,16 +5,20 @@ from __future__ import annotations
 import html
 import json
 import re
+import resource
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from ggufkit import report
+from ggufkit.recipes.recipe_file import write_recipe
+from ggufkit.recipes.type_recipe import Choice, TypeRecipe, recipe_path
 from ggufkit.report import results
-from tests.fake_results import write_results
+from tests.fake_results import SIXTY, write_results
 
 CHROMIUM = next(
     (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), ""
@@ -96,7 +100,7 @@ def look(seen: dict[str, Any]) -> None:
     assert seen["down"][:-1] == seen["up"][:-1][::-1]
     assert seen["file"] == sorted(seen["before"], key=str.lower)
     assert seen["quiet"]
-    assert seen["choice"].startswith("Take tiny-F16.gguf: 25 MiB with 4,096 tokens of context")
+    assert seen["choice"].startswith("Take tiny-Q8_0.gguf, hard to tell from the base: 25 MiB with 4,096 tokens")
     assert seen["nothing"].startswith("Nothing fits: the smallest file needs ")
     assert seen["text"] >= 8
 
@@ -114,6 +118,147 @@ def test_requests_would_be_noticed(tmp_path: Path) -> None:
     ran = browse(page, tmp_path, "--dump-dom", "--virtual-time-budget=2000", f"--log-net-log={netlog}")
     assert "CONSOLE" in ran.stderr
     assert "http://127.0.0.1:9/x.png" in requests(netlog)
+
+
+# Texts of drawings that cross, the smallest letter, cards beside which nothing stands, and how far down the pick is.
+LAYOUT = """<!doctype html><title>layout</title><body><pre id="seen"></pre><script>
+const page = PAGE, seen = {};
+const open = width => new Promise(done => {
+  const frame = document.createElement("iframe");
+  frame.width = width; frame.height = 900; frame.srcdoc = page;
+  frame.onload = () => done(frame.contentDocument);
+  document.body.append(frame);
+});
+const box = node => node.getBoundingClientRect();
+const crossing = texts => texts.flatMap((one, i) => texts.slice(i + 1).filter(other => {
+  const a = box(one), b = box(other), within = 1;
+  return a.left + within < b.right && b.left + within < a.right && a.top + within < b.bottom && b.top + within < a.bottom;
+}).map(other => one.textContent + " / " + other.textContent));
+(async () => {
+  for (const width of [1280, 390]) {
+    const doc = await open(width), grid = box(doc.querySelector(".figures"));
+    const drawings = [...doc.querySelectorAll("svg")].filter(svg => box(svg).height);
+    const texts = drawings.map(svg => [...svg.querySelectorAll("text")]);
+    const cards = [...doc.querySelectorAll(".figures > *")].map(box);
+    const beside = card => cards.filter(other => Math.abs(other.top - card.top) < 1);
+    const lower = (one, other) => other.height - one.height > 1;
+    const filled = card => beside(card).reduce((sum, other) => sum + other.width + 18, -18);
+    seen[width] = {
+      overflow: doc.documentElement.scrollWidth - width,
+      crossing: texts.flatMap(crossing),
+      smallest: Math.min(...texts.flat().map(text => box(text).height)),
+      holes: cards.filter(card => filled(card) < grid.width - 2 || beside(card).some(other => lower(other, card))),
+      pick: box(doc.querySelector(".pick")).bottom,
+    };
+  }
+  document.getElementById("seen").textContent = JSON.stringify(seen);
+})();
+</script>"""
+AXE = "axe-core@4"
+# The page in a frame as wide as a screen or a phone, as axe sees it.
+AUDIT = """<!doctype html><html lang="en"><title>audit</title><body><pre id="seen"></pre><script>
+const page = PAGE, axe = AXE;
+const frame = document.createElement("iframe");
+frame.width = WIDTH; frame.height = 900; frame.srcdoc = page;
+frame.onload = async () => {
+  const script = frame.contentDocument.createElement("script");
+  script.textContent = axe;
+  frame.contentDocument.head.append(script);
+  frame.contentDocument.querySelectorAll("details").forEach(one => one.open = true);
+  const found = await frame.contentWindow.axe.run(frame.contentDocument, { iframes: false });
+  document.getElementById("seen").textContent = JSON.stringify({
+    passes: found.passes.map(rule => rule.id),
+    violations: found.violations.map(rule => [rule.id, rule.nodes.map(node => node.html + " " + node.failureSummary)]),
+  });
+};
+document.body.append(frame);
+</script>"""
+
+
+@pytest.fixture(scope="module")
+def sixty(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = write_results(tmp_path_factory.mktemp("sixty") / "out", SIXTY, n_rows=2048)
+    write_recipe(
+        TypeRecipe((Choice("blk.0.ffn_up.weight", "Q6_K"),)), recipe_path(root / "tiny-imatrix-Q4_K_M.gguf")
+    )
+    report.write(results.collect(root), root)
+    return root / "report.html"
+
+
+@pytest.fixture(scope="module")
+def axe(request: pytest.FixtureRequest) -> str:
+    """The source of axe, from npm, kept between runs."""
+    npm = shutil.which("npm")
+    if npm is None:
+        pytest.skip("npm is not installed")
+    home = request.config.cache.mkdir("axe")
+    source = home / "node_modules" / "axe-core" / "axe.min.js"
+    if not source.is_file():
+        command = [npm, "install", "--no-audit", "--no-fund", "--no-save", "--prefix", str(home), AXE]
+        ran = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+        if ran.returncode != 0:
+            pytest.skip(f"npm cannot install {AXE}: {ran.stderr.strip()[-200:]}")
+    return source.read_text(encoding="utf-8")
+
+
+def scheme(theme: str) -> str:
+    return f"--blink-settings=preferredColorScheme={['dark', 'light'].index(theme)}"
+
+
+@needs_chromium
+@pytest.mark.parametrize(("width", "theme"), [(1280, "light"), (1280, "dark"), (390, "light")])
+def test_axe_finds_no_fault(sixty: Path, axe: str, tmp_path: Path, width: int, theme: str) -> None:
+    texts = {"PAGE": sixty.read_text(encoding="utf-8"), "AXE": axe}
+    probe = AUDIT.replace("WIDTH", str(width))
+    for name, text in texts.items():
+        probe = probe.replace(
+            f"= {name}", "= " + json.dumps(text).replace("</", "<\\/").replace("<!--", "<\\!--"), 1
+        )
+    file = tmp_path / "audit.html"
+    file.write_text(probe, encoding="utf-8")
+    ran = browse(file, tmp_path, "--dump-dom", "--virtual-time-budget=60000", scheme(theme))
+    seen = re.search(r'<pre id="seen">(.+?)</pre>', ran.stdout, re.DOTALL)
+    assert seen, ran.stderr[-2000:]
+    found = json.loads(html.unescape(seen[1]))
+    assert found["violations"] == []
+    assert {"color-contrast", "heading-order", "page-has-heading-one"} <= set(found["passes"])
+
+
+@needs_chromium
+def test_sixty_files_stay_readable_on_a_screen_and_on_a_phone(sixty: Path, tmp_path: Path) -> None:
+    source = json.dumps(sixty.read_text(encoding="utf-8")).replace("</", "<\\/")
+    file = tmp_path / "layout.html"
+    file.write_text(LAYOUT.replace("PAGE", source), encoding="utf-8")
+    ran = browse(file, tmp_path, "--dump-dom", "--virtual-time-budget=20000")
+    seen = re.search(r'<pre id="seen">(.+?)</pre>', ran.stdout, re.DOTALL)
+    assert seen, ran.stderr[-2000:]
+    for width, found in json.loads(html.unescape(seen[1])).items():
+        assert found["overflow"] <= 0, width
+        assert found["crossing"] == [], width
+        assert found["smallest"] >= 8, width
+        assert found["holes"] == [], width
+        assert found["pick"] < 200, width
+
+
+@needs_chromium
+def test_it_prints_without_cutting(sixty: Path, tmp_path: Path) -> None:
+    target = tmp_path / "report.pdf"
+    ran = browse(sixty, tmp_path, f"--print-to-pdf={target}", "--no-pdf-header-footer")
+    assert target.is_file(), ran.stderr
+    n_pages = len(re.findall(rb"/Type\s*/Page\b", target.read_bytes()))
+    assert 3 <= n_pages <= 12
+
+
+@pytest.mark.alone
+def test_sixty_files_are_reported_within_five_seconds(sixty: Path) -> None:
+    root = sixty.parent
+    (root / "report.html").unlink()
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    subprocess.run([sys.executable, "-m", "ggufkit", "report", str(root)], check=True, capture_output=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    # Seconds of a processor: what else the machine does meanwhile does not count.
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 5
+    assert sixty.is_file()
 
 
 @needs_chromium

@@ -47,7 +47,7 @@ def test_the_picture_says_which_text_is_which(tmp_path: Path) -> None:
     curve_plot.save(CURVE, file)
     text = file.read_text()
     for said in ("expected on calibration.txt", "recipes, measured on tales.txt", "presets, measured on tales.txt", "Q4_K_M",
-                 "tiny $\\frac{1}{2}$", "file size (MB)"):  # fmt: skip
+                 "tiny $\\frac{1}{2}$", "file size (MiB)"):  # fmt: skip
         assert said in text
 
 
@@ -56,4 +56,4 @@ def test_what_a_logarithmic_axis_cannot_show_is_left_out(tmp_path: Path) -> None
     points = (Predicted(10**9, 8, -1e-6), Predicted(2 * 10**9, 16, 0.001))
     curve_plot.save(Curve(points, presets=(Preset("F16", 2 * 10**9, 16, 0.0),)), file)
     assert "F16" not in file.read_text()
-    assert "file size (GB)" in file.read_text()
+    assert "file size (GiB)" in file.read_text()

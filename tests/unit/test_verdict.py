@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ggufkit.core.records import ResultRow
-from ggufkit.report.plots import variant_title
+from ggufkit.report.scatter import variant_title
 from ggufkit.report.verdict import in_short, verdicts
 
 
