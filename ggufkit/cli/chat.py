@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -42,13 +43,16 @@ reply_options = grouped(
 def chat_command(gguf: Path, how: ChatOptions, run: RunOptions) -> None:
     """Let GGUF reply to PROMPT: a short generation, with the file's own chat template.
 
+    At a terminal without PROMPT it is a conversation: /bye or Ctrl-D ends it, Ctrl-C stops an answer.
+
     \b
-    Example:
+    Examples:
         ggufkit chat model-Q4_K_M.gguf "What is a llama?"
+        ggufkit chat model-Q4_K_M.gguf
     """
     from ggufkit.llama import binding, evaluates, toolchain
     from ggufkit.llama.gguf import read_gguf
-    from ggufkit.measure import chat
+    from ggufkit.measure import chat, conversation
 
     read_gguf(gguf)
     evaluates.require_generates(
@@ -58,6 +62,9 @@ def chat_command(gguf: Path, how: ChatOptions, run: RunOptions) -> None:
     with reporting() as reporter:
         tools = toolchain.find(run.backend, reporter)
         binding.ensure_installed(reporter)
+    if how.prompt is None and sys.stdin.isatty() and sys.stdout.isatty():
+        conversation.converse(gguf, how, tools, reporter)
+        return
     reply = chat.chat(gguf, how, tools, reporter, on_text=stream)
     emit("\n")
     rate = "" if reply.tokens_per_s is None else f", {reply.tokens_per_s:.1f} tokens/s"

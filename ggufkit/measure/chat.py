@@ -102,6 +102,26 @@ def chat(
         GgufError, ToolError: the model cannot be loaded.
         InputError: its template refuses the conversation, or the prompt is longer than the context.
     """
+    request, where = request_of(gguf, options, tools), surroundings(tools, reporter)
+
+    def show(stream: str, text: str) -> None:
+        if stream == "stdout":
+            on_text(text)
+
+    argv = [sys.executable, "-m", "ggufkit.measure.chat"]
+    output = process.run(argv, surroundings=where, stdin=json.dumps(request).encode(), on_text=show, log=log)
+    return _parse(output, gguf)
+
+
+def request_of(gguf: Path, options: ChatOptions, tools: Toolchain) -> dict[str, Any]:
+    """What the process that loads the model is asked for."""
+    layers = 0 if tools.backend == "cpu" else -1 if options.ngl is None else options.ngl
+    started = options.started or time.time()
+    return {**asdict(options), "gguf": str(gguf), "ngl": layers, "started": started, "limits": asdict(_LIMITS)}
+
+
+def surroundings(tools: Toolchain, reporter: Reporter) -> Surroundings:
+    """Where a process finds the binding, and the toolchain's libraries. Raises ToolchainError where one is missing."""
     if not PINNED_COMMIT.startswith(tools.commit[:9]):
         reporter.warn(
             f"The binding is made for llama.cpp {PINNED_COMMIT[:9]}, the toolchain is {tools.commit[:9]}."
@@ -110,24 +130,7 @@ def chat(
     home = binding.ensure_installed(reporter)
     if home is not None:
         env["PYTHONPATH"] = os.pathsep.join(filter(None, [str(home), os.environ.get("PYTHONPATH", "")]))
-    layers = 0 if tools.backend == "cpu" else -1 if options.ngl is None else options.ngl
-    request = {
-        **asdict(options),
-        "gguf": str(gguf),
-        "ngl": layers,
-        "started": options.started or time.time(),
-        "limits": asdict(_LIMITS),
-    }
-
-    def show(stream: str, text: str) -> None:
-        if stream == "stdout":
-            on_text(text)
-
-    argv = [sys.executable, "-m", "ggufkit.measure.chat"]
-    output = process.run(
-        argv, surroundings=Surroundings(env), stdin=json.dumps(request).encode(), on_text=show, log=log
-    )
-    return _parse(output, gguf)
+    return Surroundings(env)
 
 
 def _parse(output: process.ToolOutput, gguf: Path) -> Reply:
@@ -213,18 +216,9 @@ def require_sane(base: Reply, replies: Mapping[str, Reply]) -> None:
 def _main() -> None:
     """The process that loads the model."""
     request = json.load(sys.stdin)
-    started = request.pop("started")
-    from llama_cpp import Llama, llama_chat_format
-
-    # Templates are compiled within limits: not while the model is loaded.
-    formatter, llama_chat_format.Jinja2ChatFormatter = llama_chat_format.Jinja2ChatFormatter, _NoFormatter
-    clock = time.time()
-    model = Llama(
-        request["gguf"], n_ctx=request["n_ctx"], n_threads=request["threads"], n_threads_batch=request["threads"],
-        n_gpu_layers=request["ngl"], seed=request["seed"], verbose=False,
-    )  # fmt: skip
+    started, clock = request.pop("started"), time.time()
+    model, formatter = load(request)
     load_s = time.time() - clock
-    llama_chat_format.Jinja2ChatFormatter = formatter
     with limits.imposed(Limits(**request["limits"])):
         prompt, templated = _prompt_tokens(model, request["prompt"], request["system"], formatter)
     room = model.n_ctx() - len(prompt)
@@ -234,6 +228,20 @@ def _main() -> None:
     full = len(reply["tokens"]) == room < request["max_tokens"]
     numbers = {**reply, "n_prompt": len(prompt), "templated": templated, "load_s": load_s, "full": full}
     print(_MARK + json.dumps(numbers), file=sys.stderr, flush=True)
+
+
+def load(request: Mapping[str, Any]) -> tuple[Any, Callable[..., Any]]:
+    """The model, and what makes formatters of templates."""
+    from llama_cpp import Llama, llama_chat_format
+
+    # Templates are compiled within limits: not while the model is loaded.
+    formatter, llama_chat_format.Jinja2ChatFormatter = llama_chat_format.Jinja2ChatFormatter, _NoFormatter
+    model = Llama(
+        request["gguf"], n_ctx=request["n_ctx"], n_threads=request["threads"], n_threads_batch=request["threads"],
+        n_gpu_layers=request["ngl"], seed=request["seed"], verbose=False,
+    )  # fmt: skip
+    llama_chat_format.Jinja2ChatFormatter = formatter
+    return model, formatter
 
 
 class _NoFormatter:
@@ -250,27 +258,32 @@ def _prompt_tokens(
     model: Any, prompt: str | None, system: str | None, formatter: Callable[..., Any]
 ) -> tuple[list[int], bool]:
     """The prompt's ids, and whether a template made them. BOS is added once, as llama.cpp's server does."""
-    template = model.metadata.get("tokenizer.chat_template")
-    if template is None:
+    if "tokenizer.chat_template" not in model.metadata:
         text = "\n\n".join(filter(None, [system, prompt or _OPENING]))
         return list(model.tokenize(text.encode(), add_bos=True, special=True)), False
+    messages = [{"role": "user", "content": prompt or _GREETING}]
+    if system:
+        messages.insert(0, {"role": "system", "content": system})
+    return rendered(model, messages, formatter), True
+
+
+def rendered(model: Any, messages: Sequence[Mapping[str, str]], formatter: Callable[..., Any]) -> list[int]:
+    """The ids of a conversation by the model's own template. A template that cannot be rendered ends the process."""
 
     def text_of(token: int) -> str:
         return str(model._model.token_get_text(token)) if token >= 0 else ""
 
-    messages = [{"role": "user", "content": prompt or _GREETING}]
-    if system:
-        messages.insert(0, {"role": "system", "content": system})
     try:
         tokens = {"eos_token": text_of(model.token_eos()), "bos_token": text_of(model.token_bos())}
-        rendered = formatter(template=template, **tokens)(messages=messages).prompt
+        template = model.metadata["tokenizer.chat_template"]
+        text = formatter(template=template, **tokens)(messages=messages).prompt
     except MemoryError:
         sys.exit(f"{_TEMPLATE}it takes more than {_LIMITS.memory_bytes >> 30} GiB of memory")
     except Exception as error:
         sys.exit(f"{_TEMPLATE}{' '.join(str(error).split()) or type(error).__name__}")
-    ids = list(model.tokenize(rendered.encode(), add_bos=False, special=True))
+    ids = list(model.tokenize(text.encode(), add_bos=False, special=True))
     wants_bos = model.metadata.get("tokenizer.ggml.add_bos_token") == "true"
-    return [model.token_bos(), *ids] if wants_bos and ids[:1] != [model.token_bos()] else ids, True
+    return [model.token_bos(), *ids] if wants_bos and ids[:1] != [model.token_bos()] else ids
 
 
 def _generate(
@@ -280,7 +293,7 @@ def _generate(
     decoder = codecs.getincrementaldecoder("utf-8")("replace")
     tokens, text, raw = list[int](), "", b""
     first = begun = 0.0
-    for token in _until_end(model, prompt, temperature):
+    for token in until_end(model, prompt, temperature):
         if not tokens:
             first, begun = time.time() - started, time.perf_counter()
         tokens.append(token)
@@ -303,7 +316,8 @@ def _generate(
     }
 
 
-def _until_end(model: Any, prompt: Sequence[int], temperature: float) -> Iterator[int]:
+def until_end(model: Any, prompt: Sequence[int], temperature: float) -> Iterator[int]:
+    """Tokens of a generation up to the one that ends it."""
     import llama_cpp
 
     vocab = llama_cpp.llama_model_get_vocab(model.model)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import signal
 import subprocess
 import sys
 from dataclasses import replace
@@ -177,3 +179,28 @@ def test_build_smoke(speech: None, small: GgufFile, tmp_path: Path) -> None:
     assert ended.code == 0, ended.err
     assert (out / ".ggufkit" / "measurements" / "tiny-llama-Q8_0.speak.json").is_file()
     assert "Nothing had to be done again" in ggufkit(*wanted).out
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there are no pseudo-terminals")
+def test_a_conversation_at_a_terminal(speech: None, small: GgufFile) -> None:
+    ours, theirs = os.openpty()
+    command = [sys.executable, "-m", "ggufkit", "chat", str(small.path), "--max-tokens", "4", "--threads", "1"]
+    talking = subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True)
+    os.close(theirs)
+    shown = _until(ours, "> ")
+    assert "It has no chat template" in shown
+    os.write(ours, b"The quick\n")
+    answered = _until(ours, "\r\n> ")
+    assert len(answered) > len("The quick\r\n\r\n> "), "four tokens of an answer"
+    talking.send_signal(signal.SIGINT)  # as Ctrl-C does to all of the group: ggufkit leaves it to the conversation
+    os.write(ours, b"/bye\n")
+    assert talking.wait(20) == 0
+    os.close(ours)
+
+
+def _until(terminal: int, end: str) -> str:
+    """What a terminal shows up to and with `end`."""
+    shown = ""
+    while not shown.endswith(end):
+        shown += os.read(terminal, 1000).decode(errors="replace")
+    return shown
