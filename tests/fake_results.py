@@ -86,7 +86,7 @@ def write_results(
     for fake in fakes:
         infix = "" if fake.variant == "plain" else fake.variant.replace("+", "-") + "-"
         path = root / f"{name}-{infix}{fake.type}.gguf"
-        _write_gguf(path, fake.type, template, n_rows)
+        _write_gguf(path, fake, template, n_rows)
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
         base = base or digest
         notes: dict[str, Json] = {"name": name, "variant": fake.variant, "type": fake.type, "n_fallback": 0}
@@ -125,7 +125,7 @@ def _note(
     )
 
 
-def _write_gguf(path: Path, kind: str, template: str | None = None, n_rows: int = 512) -> None:
+def _write_gguf(path: Path, fake: Fake, template: str | None = None, n_rows: int = 512) -> None:
     writer = gguf.GGUFWriter(path, "llama")
     writer.add_name(path.name)
     if template is not None:
@@ -142,11 +142,11 @@ def _write_gguf(path: Path, kind: str, template: str | None = None, n_rows: int 
     writer.add_feed_forward_length(512)
     writer.add_head_count(4)
     writer.add_head_count_kv(2)
-    writer.add_tensor("output_norm.weight", np.ones(256, np.float32))
+    writer.add_tensor("output_norm.weight", np.full(256, len(fake.variant), np.float32))
     writer.add_tensor("token_embd.weight", np.zeros((512, 256), np.float16))
     for i in range(2):
         tensor_type = gguf.GGMLQuantizationType[
-            _MIXTURES.get(kind, (kind,))[i % len(_MIXTURES.get(kind, (kind,)))]
+            _MIXTURES.get(fake.type, (fake.type,))[i % len(_MIXTURES.get(fake.type, (fake.type,)))]
         ]
         block, n_bytes = gguf.GGML_QUANT_SIZES[tensor_type]
         data = np.zeros((n_rows, 256 // block * n_bytes), np.uint8)

@@ -74,7 +74,6 @@ def _show_results(result: BuildResult, as_json: bool, budget: MemoryBudget | Non
         emit(to_json(result.rows))
         return
     screen = console(stderr=False)
-    screen.print(tables.results_table(result.rows))
     state = "Nothing had to be done again" if result.made == 0 else "Done"
     for part in tables.answer(report.summary_of(result.rows, result.out, budget)):
         screen.print(part)

@@ -48,7 +48,6 @@ def report_command(directory: Path, budget: MemoryBudget, card: bool, repo: str 
         emit(to_json(rows))
         return
     screen = console(stderr=False)
-    screen.print(tables.results_table(rows))
     for part in tables.answer(report.summary_of(rows, directory, budget)):
         screen.print(part)
 

@@ -39,7 +39,8 @@ def results_table(rows: Sequence[ResultRow]) -> Table:
 
 
 def answer(summary: Summary) -> Iterator[RenderableType]:
-    """Which file to take, the ladder that it stands on, and what helped."""
+    """The results, which file to take, the ladder that it stands on, and what helped."""
+    yield results_table([entry.row for entry in summary.entries])
     yield ""
     yield words((summary.answer, "bold"))
     named = [rung for rung in summary.advice.ladder if rung.name]

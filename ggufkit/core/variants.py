@@ -28,6 +28,11 @@ class Variant:
         """Whether float types of it differ from those of another variant."""
         return not (self.imatrix or self.refined)
 
+    @property
+    def only_weighs(self) -> bool:
+        """Whether an importance matrix is all that sets it apart from plain."""
+        return self.imatrix and not (self.awq or self.refined)
+
 
 @dataclass(frozen=True)
 class Scaling:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from ggufkit.core.errors import UnknownType
 from ggufkit.core.records import QuantType
@@ -18,6 +18,10 @@ FLOAT_TYPES = ("F32", "F16", "BF16")
 
 NEEDS_IMATRIX = frozenset({"IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ2_M", "Q2_K_S", "IQ3_XXS", "IQ3_XS"})
 """Types that llama-quantize refuses, or warns of, without an importance matrix."""
+
+WITHOUT_MATRIX = frozenset({"Q8_0", "MXFP4_MOE"})
+"""Types of files all of whose tensors are rounded the same with an importance matrix and without.
+Source: `quantize_q8_0` and `quantize_mxfp4` in `ggml/src/ggml-quants.c`; `src/llama-quant.cpp` mixes no others in."""
 
 TENSOR_TYPES = (
     "Q1_0", "Q2_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "MXFP4", "NVFP4", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K",
@@ -158,9 +162,16 @@ def is_float(name: str) -> bool:
     return name in FLOAT_TYPES
 
 
-def is_made(name: str, variant: Variant, base: str) -> bool:
-    """Whether a build makes a type of a variant, when it is asked for both; `base` is the type of its base."""
+def is_made(name: str, variant: Variant, base: str, beside: Collection[str] = ()) -> bool:
+    """Whether a build makes a type of a variant, when it is asked for both.
+
+    Args:
+        base: the type of its base.
+        beside: names of all variants that are asked for: of files of one content the plain one is made.
+    """
     if is_float(name) and not variant.has_float_types:
+        return False
+    if name in WITHOUT_MATRIX and variant.only_weighs and "plain" in beside:
         return False
     return not (variant.name == "plain" and name == base)
 

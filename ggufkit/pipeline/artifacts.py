@@ -175,7 +175,9 @@ class Artifacts:
         Types that are measured are others for what is refined.
         """
         plainer = variants.unrefined(variant)
-        if (plainer, kind) in self.job.targets and not is_measured(kind):
+        shown = (plainer, kind) in self.job.targets and not is_measured(kind)
+        earlier = (plainer, kind) in self.job.made_as_plain and self.job.output(plainer, kind.name).exists()
+        if shown or earlier:
             return self.quantized(plainer, kind)
         output = self.job.session.workspace.private / variants.file_name(self.job.name, plainer, kind.name)
         return self._rounded(plainer, kind, output, refined=True)

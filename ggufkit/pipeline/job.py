@@ -12,6 +12,7 @@ from ggufkit.core.records import Checkpoint, GgufFile, QuantType, Toolchain
 from ggufkit.core.variants import Scaling, Variant
 from ggufkit.llama import quants
 from ggufkit.llama.argv import Overrides
+from ggufkit.pipeline import overridden
 from ggufkit.pipeline.foreseen import is_measured
 from ggufkit.request import BuildRequest
 from ggufkit.steps.session import Session
@@ -56,8 +57,19 @@ class Job:
     @property
     def targets(self) -> list[tuple[Variant, QuantType]]:
         """Which type is made for which variant; the base itself is not made again."""
-        wanted = [(v, t) for v in self.variants for t in self.types if quants.is_made(t.name, v, self.base_type)]
+        wanted = [(v, t) for v in self.variants for t in self.types if self._is_made(v, t)]
         return [(v, t) for v, t in wanted if v.imatrix or t not in self.for_matrices_only]
+
+    @property
+    def made_as_plain(self) -> list[tuple[Variant, QuantType]]:
+        """What is left out because it would be the plain file again: llama-quantize ignores the matrix."""
+        every = [(v, t) for v in self.variants for t in self.types if quants.is_made(t.name, v, self.base_type)]
+        return [(v, t) for v, t in every if not self._is_made(v, t)]
+
+    def _is_made(self, variant: Variant, kind: QuantType) -> bool:
+        is_of_one_type = overridden.of_kind(self.overrides, kind) == overridden.NONE
+        beside = [v.name for v in self.variants] if is_of_one_type else []
+        return quants.is_made(kind.name, variant, self.base_type, beside)
 
     @property
     def for_matrices_only(self) -> list[QuantType]:

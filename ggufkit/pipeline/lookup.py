@@ -77,6 +77,11 @@ def _tell_left_out(job: Job) -> None:
     if without and job.for_matrices_only:
         kinds = ", ".join(t.name for t in job.for_matrices_only)
         job.reporter.info(f"Not made as {' or '.join(without)}, because they need an importance matrix: {kinds}.")
+    if twins := job.made_as_plain:
+        files = ", ".join(f"{variant.name} {kind.name}" for variant, kind in twins)
+        job.reporter.info(
+            f"Not made, because an importance matrix changes nothing in it: {files}. Take the plain file."
+        )
 
 
 def _require_possible(request: BuildRequest, chosen: tuple[Variant, ...]) -> _Place:

@@ -12,6 +12,7 @@ from ggufkit.core.manifest import read_manifest
 from ggufkit.core.records import Conditions, Measurement, ResultRow
 from ggufkit.llama import memory
 from ggufkit.llama.gguf import GgufHeader, ggml_type_by_name, read_header
+from ggufkit.llama.same_tensors import same_tensors
 from ggufkit.measure import divergence, perplexity, similarity
 from ggufkit.measure.evaluation import EvalParams
 from ggufkit.recipes.type_recipe import TypeRecipe
@@ -83,6 +84,7 @@ class Entry:
         is_reference: whether the embeddings of others are compared with its own.
         types: of its tensors, by name.
         recipe: which types it was to have, and why; None for a preset of llama-quantize.
+        same_as: the file before it that holds the same tensors, byte for byte; "" where there is none.
         ppl_base_saved: the base's perplexity by the logits that llama-perplexity saved to compare with.
     """
 
@@ -103,6 +105,7 @@ class Entry:
     is_reference: bool = False
     types: Mapping[str, str] = field(default_factory=dict)
     recipe: TypeRecipe | None = None
+    same_as: str = ""
     ppl_base_saved: float | None = None
 
     @property
@@ -124,7 +127,13 @@ def load_entries(rows: Sequence[ResultRow], root: Path) -> list[Entry]:
     references = {
         e.quality.base_sha256 for e in entries if e.quality is not None and e.row.cosine_mean is not None
     }
-    return [replace(e, is_reference=e.row.sha256 in references) for e in entries]
+    entries = [replace(e, is_reference=e.row.sha256 in references) for e in entries]
+    return [replace(e, same_as=_first_alike(e, entries[:i], root)) for i, e in enumerate(entries)]
+
+
+def _first_alike(entry: Entry, before: Sequence[Entry], root: Path) -> str:
+    alike = (e.row.file for e in before if e.types == entry.types and e.footprint == entry.footprint)
+    return next((file for file in alike if same_tensors(root / file, root / entry.row.file)), "")
 
 
 def _entry(row: ResultRow, archive: Archive) -> Entry:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ggufkit import request
@@ -106,13 +106,13 @@ def _one_command(one: _Group, other: _Group) -> bool:
     types = {**one.types, **other.types}
     base = str(one.options.get("--base-type", DEFAULTS["--base-type"])).upper()
     every = {kind for kinds in types.values() for kind in kinds}
-    return all(set(kinds) == {t for t in every if _is_made(v, t, base)} for v, kinds in types.items())
+    return all(set(kinds) == {t for t in every if _is_made(v, t, base, types)} for v, kinds in types.items())
 
 
-def _is_made(variant: str, kind: str, base: str) -> bool:
-    """Whether a build makes a type of a variant, when it is asked for both."""
+def _is_made(variant: str, kind: str, base: str, beside: Collection[str]) -> bool:
+    """Whether a build makes a type of a variant, when it is asked for both and for other variants beside."""
     known = variants.BY_NAME.get(variant)
-    return known is None or quants.is_made(kind, known, base)
+    return known is None or quants.is_made(kind, known, base, beside)
 
 
 def _command(model: str, group: _Group, specs: Mapping[str, str]) -> str:

@@ -26,7 +26,7 @@ class Summary:
     """A report's content.
 
     Args:
-        entries: all files, in the order of the table.
+        entries: the files, in the order of the table; those of one content once.
         quality, speed: those of them that may be compared with each other.
         apart: why others may not, by file name.
         advice: «which one should I take?», of those in `quality`.
@@ -76,6 +76,7 @@ class Summary:
 
 def summarize(entries: Sequence[Entry], budget: MemoryBudget, spans: Sequence[Span] = ()) -> Summary:
     """Everything that a report says of these files; `spans` are the steps that made them."""
+    every, entries = entries, [e for e in entries if not e.same_as]
     samples = [Sample("", e) for e in entries]
     quality = compare.groups(samples, compare.quality_facts)
     speed = compare.groups(samples, compare.speed_facts)
@@ -95,7 +96,7 @@ def summarize(entries: Sequence[Entry], budget: MemoryBudget, spans: Sequence[Sp
         command=commands(entries),
         spans=tuple(spans),
         recipes=told(entries, together),
-        footnotes=tuple(_footnotes(together)),
+        footnotes=(*_footnotes(together), *_twins(every)),
     )
 
 
@@ -139,6 +140,11 @@ def _footnotes(entries: Sequence[Entry]) -> list[str]:
         f"ln(PPL/base) is of the base's own perplexity, {own:.4f}. By the logits that llama.cpp saves of it, clipped, it "
         f"would be {saved:.4f}; KLD and same top are by those."
     ]
+
+
+def _twins(entries: Sequence[Entry]) -> list[str]:
+    """Files that are not shown, for another one holds the same."""
+    return [f"{e.row.file} holds the same tensors as {e.same_as}, which is shown." for e in entries if e.same_as]
 
 
 def _calibration(entries: Sequence[Entry]) -> list[tuple[str, str]]:

@@ -84,7 +84,7 @@ def test_markdown_for_a_model_card(made: Path) -> None:
     assert "| `tiny-imatrix-Q5_0.gguf` ★ |" in text
     assert "0.005786 ± 0.000080" in text
     assert f"# tales.txt: sha256 {'ab' * 32}" in text
-    for made_so in ("q8_0,q5_0,q4_0", "q4_0 --variants awq,gptq", "q5_0,q4_0 --variants imatrix"):
+    for made_so in ("q8_0,q5_0,q4_0 --variants plain,imatrix", "q4_0 --variants awq,gptq"):
         assert f"ggufkit build tiny --types {made_so} --corpus tales.txt --chunks 60\n" in text
     assert (
         "**Which one should I take?** With 1.00 GiB of memory, take tiny-Q8\\_0.gguf: the best that fits" in text

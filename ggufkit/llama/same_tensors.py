@@ -1,0 +1,46 @@
+"""Whether two GGUFs hold the same tensors, whatever their metadata says of how they were made."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import BinaryIO
+
+from ggufkit.core.records import Tensor
+from ggufkit.llama.gguf import GgufHeader, read_header
+
+_START = 1 << 14
+_BLOCK = 1 << 22
+
+
+def same_tensors(one: Path, other: Path) -> bool:
+    """Whether all tensors of two files agree: names, shapes, types and every byte. A part of a split model agrees with none.
+
+    The start of every tensor is looked at first: of files that differ hardly more is read.
+
+    Raises:
+        GgufError: one of them is no GGUF that can be read.
+    """
+    a, b = read_header(one), read_header(other)
+    if max(a.n_parts, b.n_parts) > 1 or [_kind(t) for t in a.tensors] != [_kind(t) for t in b.tensors]:
+        return False
+    with one.open("rb") as first, other.open("rb") as second:
+        return _agree(a, first, b, second, _START) and _agree(a, first, b, second)
+
+
+def _kind(tensor: Tensor) -> tuple[str, Sequence[int], str]:
+    return tensor.name, tensor.shape, tensor.type
+
+
+def _agree(a: GgufHeader, first: BinaryIO, b: GgufHeader, second: BinaryIO, most: int | None = None) -> bool:
+    """Whether all tensors begin alike, by so many bytes; None for all of them."""
+    for mine, yours in zip(a.tensors, b.tensors, strict=True):
+        first.seek(mine.offset)
+        second.seek(yours.offset)
+        left = mine.n_bytes if most is None else min(most, mine.n_bytes)
+        while left > 0:
+            n_bytes = min(_BLOCK, left)
+            if first.read(n_bytes) != second.read(n_bytes):
+                return False
+            left -= n_bytes
+    return True
