@@ -6,8 +6,10 @@ import contextlib
 import importlib
 import io
 import os
+import shutil
 import signal
 import sys
+import textwrap
 import traceback
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -209,9 +211,19 @@ def _bug(error: Exception, debug: bool) -> int:
 
 
 def _say(text: str, fg: str | None = None) -> None:
-    """One line on stderr, whatever foreign names are in it; the exit code stays right where nobody reads it."""
+    """One line on stderr, whatever foreign names are in it; the exit code stays right where nobody reads it.
+
+    Where somebody looks, it is broken between words.
+    """
+    shown = escape.terminal(text)
+    if sys.stderr is not None and sys.stderr.isatty():
+        indent = shown[: len(shown) - len(shown.lstrip())]
+        width = shutil.get_terminal_size().columns
+        shown = textwrap.fill(
+            shown, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
+        )
     with contextlib.suppress(OSError):
-        click.secho(escape.terminal(text), fg=fg, err=True)
+        click.secho(shown, fg=fg, err=True)
 
 
 def _drop_what_cannot_be_printed() -> None:

@@ -117,7 +117,7 @@ SCRATCH = _option("scratch_limit", default=f"{request.default('scratch_limit') >
 STRATEGY = _option("strategy", show_default="chosen by what fits",
                    help="How base logits travel.")  # fmt: skip
 BENCH = _option("bench", help="Measure speed.")
-BENCH_REPS = _option("bench_reps", help="Repetitions of llama-bench.")
+BENCH_REPS = _option("bench_reps", "-r", help="Repetitions of llama-bench.")
 SMOKE = _option("smoke", help="Let each file speak; fail on garbage that the base does not speak.")
 
 FITS = _option("fits", help="Memory that you have, e.g. 6GiB: the best file for it.")

@@ -106,8 +106,9 @@ def state(done: float, total: float | None, note: str, seconds: float) -> str:
         gone = f"{seconds:.0f} s" if seconds < 100 else units.duration(seconds)
         return " · ".join(filter(None, [note, gone if seconds >= 1 else ""]))
     says_left = note.endswith(" left")
-    counted = f"{done:.0f} %" if note == "%" else f"{done:.0f}/{total:.0f}"
-    counted += "" if says_left or note == "%" or not note else f" {note}"
+    is_share = note.startswith("%")
+    counted = f"{done:.0f} {note}" if is_share else f"{done:.0f}/{total:.0f}"
+    counted += "" if says_left or is_share or not note else f" {note}"
     left = note if says_left else ""
     if not says_left and seconds >= _SOON_S and 0 < done < total:
         left = f"{durations.rough(seconds * (total - done) / done)} left"

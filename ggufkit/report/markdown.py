@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from tabulate import tabulate
 
 from ggufkit.core.escape import markdown, markdown_block, markdown_code, terminal
-from ggufkit.core.units import size
+from ggufkit.core.units import MIB, size
 from ggufkit.report.choose import amount
 from ggufkit.report.data import Entry
 from ggufkit.report.recipes import Told
@@ -67,7 +67,7 @@ def results_table(summary: Summary) -> str:
     """One line for each file; columns that nothing was measured for are left out."""
     columns = [
         ("File", [_file(e, summary) for e in summary.entries], True),
-        ("Size (MB)", [f"{e.row.size_bytes / 1e6:,.1f}" for e in summary.entries], True),
+        ("Size (MiB)", [f"{e.row.size_bytes / MIB:,.1f}" for e in summary.entries], True),
         ("Bits/weight", [f"{e.row.bpw:.2f}" for e in summary.entries], True),
         ("PPL", [with_error(e.row.ppl, e.row.ppl_stderr, 4) for e in summary.entries], False),
         ("ln(PPL/base)", [with_error(e.row.ln_ppl_ratio, e.row.ln_ppl_ratio_stderr, 5) for e in summary.entries],
