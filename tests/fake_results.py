@@ -144,10 +144,10 @@ def _write_gguf(path: Path, fake: Fake, template: str | None = None, n_rows: int
     writer.add_head_count_kv(2)
     writer.add_tensor("output_norm.weight", np.full(256, len(fake.variant), np.float32))
     writer.add_tensor("token_embd.weight", np.zeros((512, 256), np.float16))
+    preset = fake.type.rpartition("-")[2]  # of a label as "like-Q4_0"
+    kinds = _MIXTURES.get(preset, (preset,))
     for i in range(2):
-        tensor_type = gguf.GGMLQuantizationType[
-            _MIXTURES.get(fake.type, (fake.type,))[i % len(_MIXTURES.get(fake.type, (fake.type,)))]
-        ]
+        tensor_type = gguf.GGMLQuantizationType[kinds[i % len(kinds)]]
         block, n_bytes = gguf.GGML_QUANT_SIZES[tensor_type]
         data = np.zeros((n_rows, 256 // block * n_bytes), np.uint8)
         writer.add_tensor(f"blk.{i}.ffn_up.weight", data, raw_dtype=tensor_type)

@@ -13,8 +13,9 @@ import click
 from ggufkit.cli import options, parameter_types
 from ggufkit.cli.options import grouped
 from ggufkit.cli.terminal import console, emit, reporting, say, words
-from ggufkit.core.errors import UsageError
+from ggufkit.core.errors import InputError, UsageError
 from ggufkit.core.units import size
+from ggufkit.hub.addresses import require_repo
 
 if TYPE_CHECKING:
     from ggufkit.publish import Parcel, Wanted
@@ -102,10 +103,21 @@ def _ask_for_base_model(directory: Path) -> str:
     """The original's name, which somebody at a terminal may know where the files do not tell; "" for no answer."""
     from ggufkit import publish
 
-    if not (sys.stdin.isatty() and sys.stderr.isatty()) or publish.tells_base_model(directory):
+    if not _is_somebody_there() or publish.tells_base_model(directory):
         return ""
     asked = "Which model are these files made from? OWNER/NAME, or nothing to leave it out of the card"
-    return str(click.prompt(asked, default="", show_default=False, err=True)).strip()
+    return str(click.prompt(asked, default="", show_default=False, err=True, value_proc=_model_name))
+
+
+def _is_somebody_there() -> bool:
+    return sys.stdin.isatty() and sys.stderr.isatty()
+
+
+def _model_name(answer: str) -> str:
+    try:
+        return require_repo(answer.strip(), "a model's name") if answer.strip() else ""
+    except InputError as error:
+        raise click.BadParameter(f"{error.message} {error.hint}") from error
 
 
 def _as_json(parcel: Parcel, *, uploaded: bool) -> dict[str, Any]:

@@ -136,14 +136,14 @@ def _hash(text: str) -> str:
 
 def _render(fields: Mapping[str, Any], summary: Summary, shelf: Shelf | None, *, plot: bool, embeds: bool) -> str:
     _, answer, rest = render_markdown(summary).split("\n\n", 2)
+    files = downloads.table(summary, shelf)
     parts = [
         front_matter.text(fields),
         f"# {markdown(summary.name)} GGUF",
         _intro(summary.entries, fields),
         answer,
         downloads.usage(summary.advice, shelf, embeds=embeds) if shelf else "",
-        "## Files",
-        downloads.table(summary, shelf),
+        *(["## Files", files] if files else []),
         downloads.ways(summary, shelf) if shelf else "",
         f"![Loss against file size]({PLOT})" if plot else "",
         "## How they were made",

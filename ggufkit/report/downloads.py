@@ -93,7 +93,7 @@ def _pattern(files: Sequence[str]) -> str:
 
 
 def table(summary: Summary, shelf: Shelf | None) -> str:
-    """The files to be had, the largest first: link, type, size, parts and what each is like."""
+    """The files to be had, the largest first: link, type, size, parts and what each is like. "" where there are none."""
     there = [e for e in summary.entries if shelf is None or e.row.file in shelf.files]
     ordered = sorted(there, key=lambda e: (-e.row.size_bytes, e.row.file))
     columns = [
@@ -178,4 +178,6 @@ def _made_with(summary: Summary, shelf: Shelf) -> list[str]:
 
 
 def _prompt(shelf: Shelf | None) -> str:
-    return f"Prompt format:\n\n{markdown_block(shelf.prompt)}" if shelf is not None and shelf.prompt else ""
+    return (
+        f"Prompt format:\n\n{markdown_block(shelf.prompt.rstrip())}" if shelf is not None and shelf.prompt else ""
+    )

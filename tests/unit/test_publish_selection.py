@@ -11,6 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 from ggufkit import publish
+from ggufkit.cli import publish as cli_publish
 from ggufkit.cli.publish import publish_command
 from ggufkit.core.errors import InputError, UsageError
 from ggufkit.core.manifest import read_manifest, write_manifest
@@ -183,3 +184,24 @@ def test_a_base_model_that_was_told_is_remembered(root: Path) -> None:
 def test_a_base_model_is_a_name(given: str, root: Path) -> None:
     with pytest.raises(InputError, match="--base-model"):
         publish.pack(root, "me/x", Wanted(base_model=given), look_only=True)
+
+
+def test_somebody_at_a_terminal_is_asked_for_the_base_model(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (root / "README.md").unlink()
+    monkeypatch.setattr(cli_publish, "_is_somebody_there", lambda: True)
+    monkeypatch.setattr(publish, "send", lambda *_args, **_options: "there")
+    command = [str(root), "me/x", "--yes"]
+    CliRunner().invoke(publish_command, command, input="\n", catch_exceptions=False)
+    assert base_model(root) is None
+    asked = CliRunner().invoke(publish_command, command, input="tiny\nacme/tiny\n", catch_exceptions=False).output
+    assert "'tiny' is not a model's name" in asked
+    assert base_model(root) == "acme/tiny"
+    again = CliRunner().invoke(publish_command, command, catch_exceptions=False).output
+    assert "Which model" not in again
+    assert "Uploaded: there" in again
+
+
+def test_nobody_is_asked_for_what_is_known_or_not_sent(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cli_publish, "_is_somebody_there", lambda: True)
+    looked = CliRunner().invoke(publish_command, [str(root), "me/x"], catch_exceptions=False).output
+    assert "Which model" not in looked
