@@ -30,16 +30,22 @@ _MIXTURES = {
 
 @dataclass(frozen=True)
 class Fake:
-    """One file: its loss in nats (None for the base), its error, and tokens/s of generation (None: not timed)."""
+    """One file: its loss in nats (None for the base), its error, and tokens/s of generation (None: not timed).
+
+    Args:
+        ppl: None where the quality was not measured.
+        cosine: similarity of embeddings to the base's, which is measured instead.
+    """
 
     variant: str
     type: str
     kld: float | None
     stderr: float = 0.0002
     tg: float | None = 50.0
-    ppl: float = 30.6
+    ppl: float | None = 30.6
     n_chunks: int = 60
     machine: str = CONDITIONS.machine
+    cosine: float | None = None
 
 
 FAKES = (
@@ -159,8 +165,13 @@ def _write_gguf(path: Path, fake: Fake, template: str | None = None, n_rows: int
 
 def _measure(workspace: Workspace, path: Path, fake: Fake, digest: str, base: str) -> None:
     where = replace(CONDITIONS, n_chunks=fake.n_chunks, machine=fake.machine, base_sha256=base)
-    values: dict[str, Figure] = {"ppl": (fake.ppl, 0.6), "eval_tps": (900.0, None)}
+    values: dict[str, Figure] = {"ppl": (fake.ppl, 0.6), "eval_tps": (900.0, None)} if fake.ppl else {}
     kind = "perplexity"
+    if fake.cosine is not None:
+        kind, values = (
+            "similarity",
+            {"cosine_mean": (fake.cosine, fake.stderr), "cosine_min": (fake.cosine - 0.01, None)},
+        )
     if fake.kld is not None:
         kind = "divergence"
         values |= {
@@ -174,7 +185,8 @@ def _measure(workspace: Workspace, path: Path, fake: Fake, digest: str, base: st
     save(file, measured(digest, values, where))
     corpus = {"corpus": str(CONDITIONS.corpus_sha256)}
     argv = ["/x/llama-perplexity", "-m", str(path)]
-    _note(file, kind, {"corpus": "tales.txt"}, argv, "0" * 64, {"n_chunks": fake.n_chunks}, corpus)
+    if values:
+        _note(file, kind, {"corpus": "tales.txt"}, argv, "0" * 64, {"n_chunks": fake.n_chunks}, corpus)
     if fake.tg is not None:
         file = workspace.measurements / f"{path.stem}.bench.json"
         speeds: dict[str, Figure] = {"pp_tps": (fake.tg * 9, 4.0), "tg_tps": (fake.tg, 0.4)}

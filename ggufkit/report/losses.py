@@ -40,12 +40,13 @@ class Grade:
 NEARLY_LOSSLESS = Grade("hard to tell from the base", 0.006, 0.95, 0.999)
 GOOD = Grade("good for most uses", 0.05, 0.86, 0.99)
 NOTICEABLE = Grade("noticeably worse", 0.2, 0.7, 0.95)
+FAR = Grade("much worse", math.inf, 0.0, -1.0)
 GRADES = (
     NEARLY_LOSSLESS,
     GOOD,
     Grade("a little worse", 0.1, 0.79, 0.98),
     NOTICEABLE,
-    Grade("much worse", math.inf, 0.0, -1.0),
+    FAR,
 )
 """The best first. By llama.cpp's figures for Llama-3-8B Q6_K is hard to tell from the base, Q5_K_M, Q4_K_M and IQ4_XS are
 good for most uses, Q4_0 and Q3_K_M with a matrix a little worse, Q3_K_M and IQ3_XXS noticeably, Q2_K much."""

@@ -87,7 +87,7 @@ def summarize(entries: Sequence[Entry], budget: MemoryBudget, spans: Sequence[Sp
         quality=together,
         speed=_first(speed),
         apart=_apart(quality, "quality") | _apart(speed, "speed"),
-        advice=advise(together, budget),
+        advice=advise([*together, *(e for e in entries if e.is_reference and e not in together)], budget),
         verdicts=verdicts([e.row for e in together]),
         budget=budget,
         known=anchors.published_for(entries),

@@ -101,10 +101,8 @@ def _in_vain(found: Sequence[Verdict]) -> str:
     if not vain:
         return ""
     harm = [(name, [v for v in found if name in v.worse]) for name in vain]
-    said = [f"{name} loses more for {_types(members)}" for name, members in harm if members]
-    return (
-        f"{_listed(vain)} {'is' if len(vain) == 1 else 'are'} nowhere worth it{''.join('; ' + s for s in said)}."
-    )
+    said = "".join(f"; {name} loses more for {_types(members)}" for name, members in harm if members)
+    return f"{_listed(vain)} {'is' if len(vain) == 1 else 'are'} best nowhere{said}."
 
 
 def _grouped(found: Sequence[Verdict], key: Callable[[Verdict], T]) -> dict[T, list[Verdict]]:

@@ -98,7 +98,7 @@ def test_all_verdicts_in_three_lines() -> None:
         "By KL divergence gptq wins for Q2_K, Q3_K_S, Q3_K_M and 2 more (50% below plain); imatrix wins for Q6_K "
         "(25% below plain).",
         "Nothing beats plain for Q8_0 by more than the error.",
-        "awq is nowhere worth it; awq loses more for Q2_K, Q3_K_S, Q3_K_M and 2 more.",
+        "awq is best nowhere; awq loses more for Q2_K, Q3_K_S, Q3_K_M and 2 more.",
     )
     assert in_short(()) == ()
 
