@@ -2,25 +2,27 @@
 
     python -m benchmarks.estimates MODEL OTHER --corpus TEXT --calibration TEXT
 
-In the first round only what this machine did before tells the time, or a probe of two seconds; after that, the round
-before. The factor is that of the longer time to the shorter one.
+In the first round a probe of two seconds tells the time, in those after it what the rounds before took: what the machine
+remembers of other days is put aside meanwhile. The factor is that of the longer time to the shorter one.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import click
 
 from benchmarks.record import commit, write
-from ggufkit.core import failures, machine, process
+from ggufkit.core import durations, failures, machine, process
+from ggufkit.core.paths import cache_dir
 from ggufkit.llama import toolchain
 
 
@@ -56,33 +58,12 @@ def main(model: Path, other: Path, corpus: Path, calibration: Path, rounds: int,
     small, large = str(model.resolve()), str(other.resolve())
     builds = {
         "plain": [small, "--types", "q4_k_m,q5_k_m,q8_0", "--chunks", "40"],
-        "matrix, refined": [
-            large,
-            "--types",
-            "iq3_xxs,q4_k_m",
-            "--variants",
-            "imatrix,gptq",
-            "--chunks",
-            "20",
-            *drawn,
-        ],
-        "scaled": [
-            small,
-            "--types",
-            "q4_0,q6_k",
-            "--variants",
-            "plain,awq",
-            "--chunks",
-            "80",
-            "--no-bench",
-            *drawn,
-        ],
-    }
-    done = [
-        _compare(name, number, [*given, *text])
-        for number in range(1, rounds + 1)
-        for name, given in builds.items()
-    ]
+        "matrix, refined": [large, "--types", "iq3_xxs,q4_k_m", "--variants", "imatrix,gptq", "--chunks", "20", *drawn],
+        "scaled": [small, "--types", "q4_0,q6_k", "--variants", "plain,awq", "--chunks", "80", "--no-bench", *drawn],
+    }  # fmt: skip
+    numbered = [(number, name) for number in range(1, rounds + 1) for name in builds]
+    with _nothing_remembered():
+        done = [_compare(name, number, [*builds[name], *text]) for number, name in numbered]
     for one in done:
         click.echo(f"{one.name:<16} round {one.round}   foreseen {one.foreseen_s:6.1f} s ± {one.stated:.2f}   "
                    f"took {one.took_s:6.1f} s   factor {one.factor:.2f}")  # fmt: skip
@@ -93,6 +74,21 @@ def main(model: Path, other: Path, corpus: Path, calibration: Path, rounds: int,
         record = {"what": "estimates", "machine": machine.describe(), "commit": commit(),
                   "llama_cpp_commit": toolchain.find("cpu").commit, "worst": round(worst, 3), "rows": rows}  # fmt: skip
         click.echo(write("estimates", record))
+
+
+@contextlib.contextmanager
+def _nothing_remembered() -> Iterator[None]:
+    """Put aside what the machine remembers of how long work took."""
+    file = cache_dir() / durations.FILE
+    aside = file.with_suffix(".aside")
+    if file.exists() and not aside.exists():  # it is there where an earlier run was killed
+        file.replace(aside)
+    file.unlink(missing_ok=True)
+    try:
+        yield
+    finally:
+        if aside.exists():
+            aside.replace(file)
 
 
 def _compare(name: str, number: int, given: Sequence[str]) -> Compared:

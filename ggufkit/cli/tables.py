@@ -9,9 +9,8 @@ from rich.console import RenderableType
 from rich.table import Table
 
 from ggufkit.cli.terminal import words
-from ggufkit.core.durations import rough
 from ggufkit.core.records import ResultRow
-from ggufkit.core.units import size
+from ggufkit.core.units import rough, size
 from ggufkit.pipeline.resources import Plan
 
 if TYPE_CHECKING:

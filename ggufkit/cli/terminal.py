@@ -22,7 +22,7 @@ from rich.table import Column
 from rich.text import Text
 
 from ggufkit.cli.options import QUIETLY
-from ggufkit.core import durations, escape, progress, units
+from ggufkit.core import escape, progress, units
 
 _PLAIN_EVERY_S = 20.0
 _WIDE = 1000
@@ -111,7 +111,7 @@ def state(done: float, total: float | None, note: str, seconds: float) -> str:
     counted += "" if says_left or is_share or not note else f" {note}"
     left = note if says_left else ""
     if not says_left and seconds >= _SOON_S and 0 < done < total:
-        left = f"{durations.rough(seconds * (total - done) / done)} left"
+        left = f"{units.rough(seconds * (total - done) / done)} left"
     return f"{counted} · {left}" if left else counted
 
 

@@ -17,7 +17,7 @@ from statistics import median
 
 from filelock import FileLock, Timeout
 
-from ggufkit.core import machine
+from ggufkit.core import machine, units
 from ggufkit.core.errors import InputError
 from ggufkit.core.jsonfile import read_json
 from ggufkit.core.manifest import write_atomically
@@ -25,7 +25,8 @@ from ggufkit.core.paths import cache_dir
 
 _KEPT, _MOST = 7, 4000
 """Samples of the same work, and of all."""
-_FILE = "durations.json"
+FILE = "durations.json"
+"""Its name in the cache."""
 _EXACT, _OTHER, _SPREAD_PER_OCTAVE = 1.25, 1.6, 1.12
 """Factors of error: of work that was measured, of another variety of it, and for each doubling of its size."""
 _WORST = 4.0
@@ -85,7 +86,7 @@ def known() -> Durations:
 
 def note(work: Work, seconds: float) -> None:
     """Remember how long work took. Raises nothing."""
-    path, new = cache_dir() / _FILE, Sample(work.kind, work.units, work.how, _here(work.on), round(seconds, 3))
+    path, new = cache_dir() / FILE, Sample(work.kind, work.units, work.how, _here(work.on), round(seconds, 3))
     with contextlib.suppress(OSError, Timeout):
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(path.with_suffix(".lock"), timeout=1):
@@ -95,7 +96,7 @@ def note(work: Work, seconds: float) -> None:
 
 def _read() -> list[Sample]:
     try:
-        samples = read_json(cache_dir() / _FILE, _File).samples
+        samples = read_json(cache_dir() / FILE, _File).samples
     except InputError:
         return []
     return [s for s in samples if 0 < s.units < math.inf and 0 <= s.seconds < math.inf]
@@ -191,17 +192,4 @@ def words(estimate: Estimate) -> str:
     """For people: "about 3 min, give or take a third"."""
     named = (1.27, "a quarter"), (1.4, "a third"), (1.75, "half"), (2.5, "a factor of two")
     off = next((name for most, name in named if estimate.factor <= most), "a factor of three")
-    return f"about {rough(estimate.seconds)}, give or take {off}"
-
-
-def rough(seconds: float) -> str:
-    """Seconds as exactly as an estimate may tell them: 8 s, 40 s, 3 min, 2 h 10 min."""
-    if seconds < 10:
-        return f"{max(1, round(seconds))} s"
-    if seconds < 55:
-        return f"{5 * round(seconds / 5)} s"
-    minutes = max(1, round(seconds / 60))
-    if minutes < 60:
-        return f"{minutes} min"
-    hours, left = divmod(10 * round(minutes / 10), 60)
-    return f"{hours} h {left} min" if left else f"{hours} h"
+    return f"about {units.rough(estimate.seconds)}, give or take {off}"

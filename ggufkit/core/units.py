@@ -40,3 +40,16 @@ def duration(seconds: float) -> str:
         return f"{seconds:.1f} s"
     minutes, left = divmod(round(seconds), 60)
     return f"{minutes} min {left} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def rough(seconds: float) -> str:
+    """Seconds as exactly as an estimate may tell them: 8 s, 40 s, 3 min, 2 h 10 min."""
+    if seconds < 10:
+        return f"{max(1, round(seconds))} s"
+    if seconds < 55:
+        return f"{5 * round(seconds / 5)} s"
+    minutes = max(1, round(seconds / 60))
+    if minutes < 60:
+        return f"{minutes} min"
+    hours, left = divmod(10 * round(minutes / 10), 60)
+    return f"{hours} h {left} min" if left else f"{hours} h"

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ggufkit.core import durations
+from ggufkit.core import durations, units
 from ggufkit.core.concurrency import background
 from ggufkit.core.durations import Durations, Estimate
 from ggufkit.core.progress import Progress
@@ -80,4 +80,4 @@ class Outlook:
     def _tell(self) -> None:
         state = self._state
         left = max(state.left_s - (time.monotonic() - state.since), _LEAST * state.left_s)
-        self._progress.update(state.done, self._total, f"{durations.rough(left)} left")
+        self._progress.update(state.done, self._total, f"{units.rough(left)} left")
