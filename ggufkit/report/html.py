@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
-from functools import cache
+from dataclasses import dataclass, replace
+from functools import cache, partial
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
@@ -132,15 +132,24 @@ def _quality(summary: Summary) -> Figure | None:
 
 
 def _figures(summary: Summary) -> list[Figure]:
-    """Drawings for half a page; those that stand side by side are of one height."""
-    compared = [e for e in summary.speed if e in summary.quality]
-    height = plots.percentiles_height(summary.quality)
-    drawn = (
-        _figure("Quality against speed", "Lower and further right is better.",
-                plots.quality_by_speed(compared, summary.taken, height)),
-        _figure("How the loss is spread", _about_spread(summary), plots.percentiles(summary.quality)),
-    )  # fmt: skip
-    return [figure for figure in drawn if figure is not None]
+    """Two drawings of one height, each for half a page; one alone is for a whole one as well."""
+    compared, height = (
+        [e for e in summary.speed if e in summary.quality],
+        plots.percentiles_height(summary.quality),
+    )
+    by_speed = partial(plots.quality_by_speed, compared, summary.taken, height)
+    by_spread = partial(plots.percentiles, summary.quality)
+    drawn = [
+        (drawing, _figure(title, caption, drawing()))
+        for title, caption, drawing in (
+            ("Quality against speed", "Lower and further right is better.", by_speed),
+            ("How the loss is spread", _about_spread(summary), by_spread),
+        )
+    ]
+    found = [(drawing, figure) for drawing, figure in drawn if figure is not None]
+    if len(found) == 1:
+        return [replace(figure, wide=drawing(is_wide=True) or "") for drawing, figure in found]
+    return [figure for _, figure in found]
 
 
 def _timeline(summary: Summary) -> Figure | None:

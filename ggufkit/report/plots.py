@@ -53,15 +53,17 @@ def picture(entries: Sequence[Entry], known: Published | None = None, taken: str
 
 
 @svg.styled
-def quality_by_speed(entries: Sequence[Entry], taken: str = "", height: float = 3.6) -> str | None:
+def quality_by_speed(
+    entries: Sequence[Entry], taken: str = "", height: float = 3.6, *, is_wide: bool = False
+) -> str | None:
     """Loss against generation speed. None where speed or quality was not measured."""
     loss = scatter.loss_of(entries)
     shown = scatter.shown(entries, loss, scatter.SPEED)
     if len(shown) < 2:
         return None
-    canvas = svg.canvas(height=height)
-    Scatter(shown, loss, scatter.SPEED, taken).draw(canvas, 2)
-    return canvas.svg("Quality against speed")
+    canvas = svg.canvas(WIDE_IN if is_wide else NARROW_IN, height)
+    Scatter(shown, loss, scatter.SPEED, taken).draw(canvas, 6 if is_wide else 2)
+    return canvas.svg("Quality against speed", "wide" if is_wide else "")
 
 
 def spread(entries: Sequence[Entry]) -> list[Entry]:
@@ -76,12 +78,12 @@ def _with_percentiles(entries: Sequence[Entry]) -> list[Entry]:
 
 
 @svg.styled
-def percentiles(entries: Sequence[Entry]) -> str | None:
+def percentiles(entries: Sequence[Entry], *, is_wide: bool = False) -> str | None:
     """How KL divergence is spread over the tokens: from the median to the worst, on a log axis."""
     shown = spread(entries)
     if not shown:
         return None
-    canvas = svg.canvas(height=percentiles_height(shown))
+    canvas = svg.canvas(WIDE_IN if is_wide else NARROW_IN, percentiles_height(shown))
     for y, entry in enumerate(shown):
         _draw_percentiles(canvas, y, entry)
     axes = canvas.axes
@@ -92,7 +94,7 @@ def percentiles(entries: Sequence[Entry]) -> str | None:
     axes.set_xlabel("KL divergence of a token (nats)")
     canvas.style("x")
     canvas.legend(5)
-    return canvas.svg("KL divergence percentiles")
+    return canvas.svg("KL divergence percentiles", "wide" if is_wide else "")
 
 
 def percentiles_height(entries: Sequence[Entry]) -> float:

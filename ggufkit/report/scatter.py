@@ -92,7 +92,7 @@ class Scatter:
     known: Published | None = None
 
     def draw(self, canvas: Canvas, columns: int) -> None:
-        """All of it, with a legend of so many columns."""
+        """All of it, with a legend of so many columns at most."""
         axes = canvas.axes
         fronts = list(_fronts(self.entries, self.loss, self.along))
         for line in fronts:
@@ -138,7 +138,7 @@ class Scatter:
         point.set_gid(svg.tip(f"{entry.label}: {self.loss.short} {shown} at {x:,.4g}"))
         if entry.row.file == self.taken:
             canvas.axes.plot([x], [y], "o", markersize=15, markerfacecolor="none", markeredgewidth=1.6,
-                             markeredgecolor=canvas.theme.accent, label="the one to take", zorder=2)  # fmt: skip
+                             markeredgecolor=canvas.theme.accent, label="the one to take", zorder=4)  # fmt: skip
 
     def _draw_published(self, canvas: Canvas) -> None:
         model = self.known.model if self.known is not None else ""

@@ -9,6 +9,7 @@ import contextlib
 import functools
 import html
 import io
+import math
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -54,9 +55,11 @@ class Canvas:
         axes.grid(True, axis=grid, color=theme.grid, linewidth=0.7)
         axes.set_axisbelow(True)
 
-    def legend(self, columns: int) -> None:
-        """The legend, below the drawing."""
+    def legend(self, most: int) -> None:
+        """The legend, below the drawing, in rows of `most` at most."""
         handles, labels = self.axes.get_legend_handles_labels()
+        n_rows = math.ceil(len(labels) / most)
+        columns = math.ceil(len(labels) / max(n_rows, 1)) or 1
         self.figure.legend(
             handles, labels, loc="outside lower center", ncols=columns, frameon=False, labelcolor=self.theme.ink,
             fontsize=8.5, handletextpad=0.4, columnspacing=1.2,
@@ -117,8 +120,6 @@ def styled(draw: Callable[_P, _R]) -> Callable[_P, _R]:
 
 def plain_ticks(axis: Any) -> None:
     """On a logarithmic axis: 0.01 rather than a power of ten, and several numbers however little the axis spans."""
-    import math
-
     from matplotlib.ticker import LogLocator
 
     low, high = axis.get_view_interval()
