@@ -114,10 +114,8 @@ def pack(
     chat = chat_files({file: model.gguf for model in held for file in model.modelfiles}, teller)
     shelf = _shelf(repo, held, {*remote, *chat.files, *(name for model in chosen for name in _names(model))}, chat)
     about = _about(rows, root, shelf, asked, look_only=look_only)
-    if CARD in about and not asked.base_model and not card.tells_base_model(rows, root):
-        teller.warn(
-            f"{CARD} names no base model, which the files do not tell: give it with --base-model OWNER/NAME."
-        )
+    if (complaint := _about_base_model(rows, root, asked)) is not None and CARD in about:
+        teller.warn(complaint)
     contents: dict[Path, bytes | None] = {
         **dict.fromkeys(file for model in chosen for file in model.all_files),
         **{root / name: content for name, content in {**chat.files, **about}.items()},
@@ -136,6 +134,16 @@ def _forgotten(chat: Chat, remote: Mapping[str, RemoteFile]) -> Iterator[tuple[s
     for name in (TEMPLATE, SYSTEM, PARAMS):
         if name in remote and name not in chat.files:
             yield name, "the repository has one that is not from here; remove it there if it should not be used"
+
+
+def _about_base_model(rows: Sequence[ResultRow], root: Path, wanted: Wanted) -> str | None:
+    """Why the card does not name the base model."""
+    if wanted.base_model:
+        edited = card.is_edited(root)
+        return f"{CARD} was edited and stays as it is: write base_model into it yourself." if edited else None
+    if card.tells_base_model(rows, root):
+        return None
+    return f"{CARD} names no base model, which the files do not tell: give it with --base-model OWNER/NAME."
 
 
 def tells_base_model(root: Path) -> bool:

@@ -22,7 +22,7 @@ from ggufkit.report import downloads, front_matter, guard, plots
 from ggufkit.report.choose import MemoryBudget
 from ggufkit.report.data import Entry, load_entries
 from ggufkit.report.downloads import Shelf
-from ggufkit.report.markdown import render_markdown
+from ggufkit.report.markdown import answer, ladder_table, measured
 from ggufkit.report.recommend import advise
 from ggufkit.report.summary import Summary, summarize
 from ggufkit.version import __version__
@@ -135,21 +135,21 @@ def _hash(text: str) -> str:
 
 
 def _render(fields: Mapping[str, Any], summary: Summary, shelf: Shelf | None, *, plot: bool, embeds: bool) -> str:
-    _, answer, rest = render_markdown(summary).split("\n\n", 2)
     files = downloads.table(summary, shelf)
     parts = [
         front_matter.text(fields),
         f"# {markdown(summary.name)} GGUF",
         _intro(summary.entries, fields),
-        answer,
+        answer(summary),
         downloads.usage(summary.advice, shelf, embeds=embeds) if shelf else "",
+        ladder_table(summary.advice.ladder, lambda entry: downloads.links(entry, shelf)),
         *(["## Files", files] if files else []),
         downloads.ways(summary, shelf) if shelf else "",
         f"![Loss against file size]({PLOT})" if plot else "",
         "## How they were made",
         downloads.how_made(summary, shelf),
         "## What was measured",
-        rest,
+        measured(summary),
     ]
     return "\n\n".join(part.strip("\n") for part in parts if part) + "\n"
 

@@ -17,6 +17,7 @@ from ggufkit.core.variants import Variant
 from ggufkit.hub.addresses import Address
 from ggufkit.recipes.type_recipe import recipe_path
 from ggufkit.report.data import Entry
+from ggufkit.report.markdown import file_name
 from ggufkit.report.recommend import Advice
 from ggufkit.report.summary import Summary
 
@@ -97,7 +98,7 @@ def table(summary: Summary, shelf: Shelf | None) -> str:
     there = [e for e in summary.entries if shelf is None or e.row.file in shelf.files]
     ordered = sorted(there, key=lambda e: (-e.row.size_bytes, e.row.file))
     columns = [
-        ("File", [_links(e, shelf) for e in ordered]),
+        ("File", [links(e, shelf) for e in ordered]),
         ("Type", [markdown(e.label) for e in ordered]),
         ("Size", [size(e.row.size_bytes) for e in ordered]),
         ("Parts", [str(len(shelf.files[e.row.file])) if shelf else "1" for e in ordered]),
@@ -110,14 +111,15 @@ def table(summary: Summary, shelf: Shelf | None) -> str:
     return tabulate(body, [head for head, _ in shown], tablefmt="github", disable_numparse=True, colalign=align)
 
 
-def _links(entry: Entry, shelf: Shelf | None) -> str:
-    if shelf is None:
-        return markdown_code(entry.row.file, cell=True)
-    files = shelf.files[entry.row.file]
+def links(entry: Entry, shelf: Shelf | None) -> str:
+    """A file's name, which leads to its content; behind that of one in parts a link for each."""
+    files = shelf.files.get(entry.row.file, ()) if shelf is not None else ()
+    if shelf is None or not files:
+        return file_name(entry)
     if len(files) == 1:
         return shelf.link(files[0])
     numbers = " ".join(f"[{i}]({shelf.address.link(file)})" for i, file in enumerate(files, 1))
-    return f"{markdown_code(entry.row.file, cell=True)}: {numbers}"
+    return f"{file_name(entry)}: {numbers}"
 
 
 def _words(entry: Entry, advice: Advice) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from tabulate import tabulate
 
@@ -21,8 +21,21 @@ def render_markdown(summary: Summary) -> str:
     """The whole report. What comes from files is escaped."""
     parts = [
         f"# {markdown(summary.name)}",
-        f"**Which one should I take?** {markdown(summary.answer)}",
+        answer(summary),
         ladder_table(summary.advice.ladder),
+        measured(summary),
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def answer(summary: Summary) -> str:
+    """The file to take, in a line."""
+    return f"**Which one should I take?** {markdown(summary.answer)}"
+
+
+def measured(summary: Summary) -> str:
+    """What the report says behind its answer: what helped, the results, and how they came about."""
+    parts = [
         _verdict(summary),
         results_table(summary),
         _notes(summary),
@@ -36,16 +49,25 @@ def render_markdown(summary: Summary) -> str:
         _commands(summary.entries),
         _hashes(summary.entries),
     ]
-    return "\n\n".join(part for part in parts if part) + "\n"
+    return "\n\n".join(part for part in parts if part)
 
 
-def ladder_table(ladder: Sequence[Rung]) -> str:
-    """From the smallest file that speaks well to the base; "" where nothing was measured, or there is but one."""
+def file_name(entry: Entry) -> str:
+    """A file's name in a cell of a table."""
+    return markdown_code(entry.row.file, cell=True)
+
+
+def ladder_table(ladder: Sequence[Rung], show: Callable[[Entry], str] = file_name) -> str:
+    """From the smallest file that speaks well to the base; "" where nothing was measured, or there is but one.
+
+    Args:
+        show: a file as it stands in a cell.
+    """
     named = [rung for rung in ladder if rung.name]
     if len(named) < 2:
         return ""
     rows = [
-        [f"**{rung.name}**" if rung.is_pick else rung.name, markdown_code(rung.entry.row.file, cell=True),
+        [f"**{rung.name}**" if rung.is_pick else rung.name, show(rung.entry),
          size(rung.entry.row.size_bytes), amount(rung.memory_bytes), markdown(rung.loss), rung.words]
         for rung in named
     ]  # fmt: skip

@@ -205,3 +205,9 @@ def test_nobody_is_asked_for_what_is_known_or_not_sent(root: Path, monkeypatch: 
     monkeypatch.setattr(cli_publish, "_is_somebody_there", lambda: True)
     looked = CliRunner().invoke(publish_command, [str(root), "me/x"], catch_exceptions=False).output
     assert "Which model" not in looked
+
+
+def test_a_card_that_was_edited_gets_no_base_model(root: Path) -> None:
+    reporter = SilentReporter()
+    publish.pack(root, "me/x", Wanted(base_model="acme/tiny"), look_only=True, reporter=reporter)
+    assert any("write base_model into it yourself" in warning for warning in reporter.warnings)
