@@ -14,10 +14,12 @@ from ggufkit.core.durations import Work
 from ggufkit.core.errors import GgufkitError
 from ggufkit.core.records import Checkpoint, GgufFile, QuantType
 from ggufkit.core.variants import Scaling, Variant
-from ggufkit.llama import memory, quants
-from ggufkit.llama.gguf import read_header
+from ggufkit.llama import evaluates, memory, quants
+from ggufkit.llama.gguf import GgufHeader, read_header
+from ggufkit.measure import similarity
 from ggufkit.measure.bench import BenchOptions
 from ggufkit.measure.chat import SMOKE_TOKENS
+from ggufkit.measure.logits.precision import PILOT
 from ggufkit.models.checkpoint import read_config
 from ggufkit.pipeline.foreseen import is_measured
 from ggufkit.pipeline.job import Job
@@ -29,6 +31,8 @@ BYTES_PER_TOKEN_OF_VOCABULARY = 0.257
 """Bytes of English that a token takes, for each bit of a number of the vocabulary: 3.85 with 32,000 tokens, 4.4 with
 152,000, on WikiText-2."""
 _USUAL_VOCABULARY, _SAMPLE_TOKENS = 128_000, 512
+_PRECISION_OF_PILOT = 0.05
+"""What the first chunks usually give."""
 _PROBED_TOKENS, _SOLVING_TOKENS = 300_000, 20_000
 """Tokens whose passes cost as much as measuring for a recipe, and as rounding column by column, on a small model."""
 
@@ -121,17 +125,17 @@ class _Pieces:
         return scaling is not None or self.job.request.calibration.imatrix is None
 
     def _measured(self) -> Iterator[Piece]:
-        job = self.job
+        job, base = self.job, _header(self.job)
         files = [job.base_output, *(job.output(v, t.name) for v, t in job.targets)]
         where, measured = job.session.workspace.measurements, job.request.evaluation
         if job.text is not None:
-            how = evaluated(job)
+            how = similarity.STEP if base is not None and evaluates.embeds(base) else evaluated(job)
             work = job.session.work("evaluate", self._n_params * self.n_evaluated, how)
             cost = Cost(1, self._operations(self.n_evaluated))
-            for file in files:
+            for file in files if how != similarity.STEP else files[1:]:
                 kind = "perplexity" if how == "divergence" and file == job.base_output else how
                 yield Piece("evaluate", where / f"{file.stem}.{kind}.json", work, cost)
-        if measured.smoke:
+        if measured.smoke and (base is None or evaluates.generates(base)):
             work, cost = job.session.work("speak", self._n_params), Cost(2.5, 0, 2 * SMOKE_TOKENS * self._n_params)
             yield from (Piece("speak", where / f"{file.stem}.speak.json", work, cost) for file in files)
         if measured.bench:
@@ -147,12 +151,22 @@ class _Pieces:
         if text is None:
             return 0
         possible = int(text.n_bytes / (BYTES_PER_TOKEN_OF_VOCABULARY * log2(_n_vocab(self.job))))
-        return min(how.ctx * how.chunks, possible) if how.chunks is not None else possible
+        wanted = how.chunks if how.chunks is not None else possible
+        if how.precision is not None:
+            wanted = min(wanted, int(PILOT * (1 + (_PRECISION_OF_PILOT / how.precision) ** 2)))
+        return min(how.ctx * wanted, possible)
 
 
 def evaluated(job: Job) -> str:
     """What is measured of quality."""
     return "divergence" if job.request.evaluation.kld else "perplexity"
+
+
+def _header(job: Job) -> GgufHeader | None:
+    """Of the base, if there is one already."""
+    if isinstance(job.model, GgufFile):
+        return read_header(job.model.path)
+    return read_header(job.base_output) if job.base_output.exists() else None
 
 
 def _n_vocab(job: Job) -> int:
