@@ -1,39 +1,103 @@
 """ggufkit: one command from a Hugging Face checkpoint to GGUF files with numbers you can trust.
 
-The Python API, loaded when it is used:
+The Python API, loaded when it is used. Each command is a function that takes what the command line takes:
 
-- `build(BuildRequest(model, …))` does what `ggufkit build` does and returns a `BuildResult`;
-- `plan(BuildRequest(model, …))` tells what it would make;
-- `load_results(directory)` reads a result directory's table into a pandas DataFrame.
+    >>> result = ggufkit.build("qwen2.5-0.5b", types="q4_k_m,6GiB", precision="2%")  # doctest: +SKIP
+    >>> result.df  # a pandas DataFrame; in a notebook `result` shows it with a plot  # doctest: +SKIP
+
+- `build`, `plan`, `convert`, `imatrix`, `quantize`, `awq`, `refine`, `recipe`, `perplexity`, `bench`, `compare`;
+- `Result`, what they return, and `load_results(directory)`, a result directory's table;
+- `GgufkitError` and its subclasses: their text says what to do.
 """
 
 from __future__ import annotations
 
+import sys
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from ggufkit.version import __version__
 
-__all__ = ["BuildRequest", "BuildResult", "__version__", "build", "load_results", "plan"]
-
 if TYPE_CHECKING:
-    from ggufkit.pipeline.build import BuildResult, build
-    from ggufkit.pipeline.plan import plan
+    from ggufkit.api.engines import awq, recipe, refine
+    from ggufkit.api.making import build, convert, imatrix, plan, quantize
+    from ggufkit.api.measuring import bench, compare, perplexity
+    from ggufkit.api.result import Compared, Result
+    from ggufkit.api.result import Result as BuildResult
+    from ggufkit.core.errors import (
+        BusyError,
+        CheckpointError,
+        CorpusError,
+        DeviceMemoryError,
+        GgufError,
+        GgufkitError,
+        InputError,
+        Interrupted,
+        MissingExtra,
+        ResourceError,
+        SourceError,
+        TokenizerError,
+        ToolchainError,
+        ToolError,
+        ToolOutputError,
+        UnknownType,
+        UnsupportedArchitecture,
+        UsageError,
+    )
     from ggufkit.report.tables import load_results
     from ggufkit.request import BuildRequest
 
+__all__ = [
+    "BuildRequest", "BuildResult", "BusyError", "CheckpointError", "Compared", "CorpusError", "DeviceMemoryError",
+    "GgufError", "GgufkitError", "InputError", "Interrupted", "MissingExtra", "ResourceError", "Result", "SourceError",
+    "TokenizerError", "ToolError", "ToolOutputError", "ToolchainError", "UnknownType", "UnsupportedArchitecture",
+    "UsageError", "__version__", "awq", "bench", "build", "compare", "convert", "imatrix", "load_results", "perplexity",
+    "plan", "quantize", "recipe", "refine",
+]  # fmt: skip
+
+_FUNCTIONS = {
+    **dict.fromkeys(("build", "plan", "convert", "imatrix", "quantize"), "ggufkit.api.making"),
+    **dict.fromkeys(("awq", "refine", "recipe"), "ggufkit.api.engines"),
+    **dict.fromkeys(("perplexity", "bench", "compare"), "ggufkit.api.measuring"),
+}
 _HOMES = {
+    **_FUNCTIONS,
     "BuildRequest": "ggufkit.request",
-    "BuildResult": "ggufkit.pipeline.build",
-    "build": "ggufkit.pipeline.build",
-    "plan": "ggufkit.pipeline.plan",
+    "BuildResult": "ggufkit.api.result",
+    "Compared": "ggufkit.api.result",
+    "Result": "ggufkit.api.result",
     "load_results": "ggufkit.report.tables",
 }
+_NOW_CALLED = {"BuildResult": "Result"}
 
 
 def __getattr__(name: str) -> Any:
     """Import a public name's module on first use, so that `import ggufkit` costs nothing."""
-    if name not in _HOMES:
+    if name not in __all__:
         raise AttributeError(f"module 'ggufkit' has no attribute {name!r}")
     from importlib import import_module
 
-    return getattr(import_module(_HOMES[name]), name)
+    return getattr(import_module(_HOMES.get(name, "ggufkit.core.errors")), _NOW_CALLED.get(name, name))
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
+
+
+class _Called(ModuleType):
+    """A package that is a function of the same name, too: `ggufkit.awq(…)` and `ggufkit.awq.engine`."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return __getattr__(self.__name__.rpartition(".")[2])(*args, **kwargs)
+
+
+class _Package(ModuleType):
+    """This package. Python sets a submodule as its attribute, and would so hide the function of that name."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in _FUNCTIONS and isinstance(value, ModuleType):
+            value.__class__ = _Called
+        super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package

@@ -21,11 +21,16 @@ class GgufkitError(Exception):
     def __init__(
         self, message: str, *, hint: str | None = None, log: Path | None = None, details: Sequence[str] = ()
     ) -> None:
-        super().__init__("\n".join([message, *details]))
+        super().__init__(message)
         self.message = message
         self.details = tuple(details)
         self.hint = hint
         self.log = log
+
+    def __str__(self) -> str:
+        """All of it, as a traceback and a notebook show it."""
+        log = "" if self.log is None else f"Log: {self.log}"
+        return "\n".join(filter(None, (self.message, *self.details, self.hint, log)))
 
 
 class BusyError(GgufkitError):

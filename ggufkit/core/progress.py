@@ -92,6 +92,28 @@ class SilentReporter:
         self.warnings.append(text)
 
 
+class Listener:
+    """Passes all on to another reporter, and keeps the warnings."""
+
+    def __init__(self, reporter: Reporter) -> None:
+        self._reporter = reporter
+        self.warnings: list[str] = []
+
+    def step(self, title: str, total: float | None = None) -> AbstractContextManager[Progress]:
+        """Open a step of the other's."""
+        return self._reporter.step(title, total)
+
+    def info(self, text: str) -> None:
+        """Pass the text on."""
+        self._reporter.info(text)
+
+    def warn(self, text: str) -> None:
+        """Keep the warning, once, and pass it on."""
+        if text not in self.warnings:
+            self.warnings.append(text)
+        self._reporter.warn(text)
+
+
 class _Unwatched:
     def update(self, done: float, total: float | None = None, note: str = "") -> None:
         pass

@@ -181,6 +181,17 @@ class AnyText:
 
 
 @dataclass(frozen=True)
+class Some:
+    """Several values, of which there is one at least."""
+
+    def read(self, given: Any) -> list[Any]:
+        """Take them as they are."""
+        if not given:
+            raise UsageError("there is none")
+        return list(given)
+
+
+@dataclass(frozen=True)
 class UserPath:
     """A path; `~` is the home. `file` and `directory` say what may be there, `exists` that it must."""
 

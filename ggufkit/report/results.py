@@ -20,6 +20,7 @@ from ggufkit.llama.gguf import read_gguf
 from ggufkit.measure import bench, divergence, perplexity, similarity
 from ggufkit.measure.measurements import against_own_base, load, order_of
 from ggufkit.measure.metrics import BY_NAME
+from ggufkit.models import sources
 from ggufkit.recipes import recipe_file
 from ggufkit.recipes.type_recipe import TypeRecipe, recipe_path
 from ggufkit.steps.notes import GgufNotes
@@ -53,6 +54,20 @@ def collect(root: Path, reporter: Reporter | None = None) -> list[ResultRow]:
         raise InputError(f"{root} holds no results.", hint=hint)
     order = {variant.name: i for i, variant in enumerate(VARIANTS)}
     return sorted(rows, key=lambda r: (order.get(r.variant, len(order)), -r.size_bytes, r.file))
+
+
+def row_of(path: Path, workspace: Workspace) -> ResultRow:
+    """The row of one GGUF, whoever made it, with what was measured of it in a workspace.
+
+    Raises:
+        GgufError: it is none.
+    """
+    return _row(path, read_manifest(path), workspace)
+
+
+def rows_of(paths: Iterable[Path], workspace: Workspace) -> list[ResultRow]:
+    """The same of several files that were measured together."""
+    return _with_base([row_of(path, workspace) for path in paths], workspace)
 
 
 def measurements_of(path: Path, digest: str, workspace: Workspace) -> list[Measurement]:
@@ -157,10 +172,11 @@ def _row_unless_damaged(
         return None
 
 
-def _row(path: Path, manifest: Manifest, workspace: Workspace) -> ResultRow:
+def _row(path: Path, manifest: Manifest | None, workspace: Workspace) -> ResultRow:
     digest = sha256_file(path)  # which may have been replaced since
     gguf = read_gguf(path, digest)
-    notes = QuantizeNotes.from_manifest(manifest)
+    unknown = QuantizeNotes(sources.name_of(path), "plain")
+    notes = unknown if manifest is None else QuantizeNotes.from_manifest(manifest)
     measurements = measurements_of(path, digest, workspace)
     return ResultRow(
         name=notes.name,

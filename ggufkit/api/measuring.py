@@ -1,0 +1,130 @@
+"""Functions that measure, or read what was measured: perplexity, bench, compare."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ggufkit.api import options
+from ggufkit.api.call import Options, listening
+from ggufkit.api.options import Path_
+from ggufkit.api.result import Compared, Result
+from ggufkit.commands import measure
+from ggufkit.commands.measure import Measured
+from ggufkit.core import values
+from ggufkit.core.progress import Reporter
+from ggufkit.request import EvaluationOptions
+from ggufkit.steps.step import Workspace
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+Paths = Path_ | Iterable[Path_]
+
+
+def perplexity(
+    ggufs: Paths,
+    base: Path_ | None = None,
+    *,
+    out: Path_ | None = None,
+    reporter: Reporter | None = None,
+    quiet: bool = False,
+    **more: Unpack[options.PerplexityOptions],
+) -> Result:
+    """Measure the perplexity of GGUFs on a text, and with a base their KL divergence, as `ggufkit perplexity` does.
+
+        >>> found = perplexity("quantized/tiny-llama-Q4_0.gguf", "tiny-llama-F16.gguf", corpus="text.txt", chunks=2)
+        >>> bool((found.df["ppl"] > 1).all())
+        True
+
+    Args:
+        ggufs: a file or several.
+        base: the F16 that they come from; its row comes first.
+        out: directory for what is measured, default beside the first file.
+        more: every other option, see `PerplexityOptions`.
+
+    Raises:
+        GgufkitError: of the kind that tells what went wrong.
+    """
+    given = Options("perplexity", options.PerplexityOptions, more)
+    files, how = _paths("ggufs", ggufs), given.group(EvaluationOptions)
+    compared = None if base is None else values.read("base", values.FILE, base)
+    where = None if out is None else values.read("out", values.PATH, out)
+    with listening(reporter, quiet) as listener:
+        return _measured(measure.perplexity(files, compared, how, where, given.run, listener), listener.warnings)
+
+
+def bench(
+    ggufs: Paths,
+    *,
+    out: Path_ | None = None,
+    reporter: Reporter | None = None,
+    quiet: bool = False,
+    **more: Unpack[options.BenchOptions],
+) -> Result:
+    """Measure prompt-processing and generation speed of GGUFs, as `ggufkit bench` does.
+
+        >>> found = bench("quantized/tiny-llama-Q4_0.gguf", bench_reps=1)
+        >>> bool((found.df["tg_tps"] > 0).all())
+        True
+
+    Args:
+        ggufs: a file or several.
+        out: directory for what is measured, default beside the first file.
+        more: every other option, see `BenchOptions`.
+
+    Raises:
+        GgufkitError: of the kind that tells what went wrong.
+    """
+    given = Options("bench", options.BenchOptions, more)
+    files, how = _paths("ggufs", ggufs), given.group(EvaluationOptions)
+    where = None if out is None else values.read("out", values.PATH, out)
+    with listening(reporter, quiet) as listener:
+        return _measured(measure.bench(files, how, where, given.run, listener), listener.warnings)
+
+
+def _measured(done: Measured, warnings: Iterable[str]) -> Result:
+    from ggufkit.report.results import rows_of
+
+    paths = tuple(file.path for file in done.files)
+    rows = tuple(rows_of(paths, Workspace(done.out)))
+    return Result(done.out, paths, rows, tuple(warnings), sum(not one.fresh for one in done.results))
+
+
+def compare(directories: Paths, *, reporter: Reporter | None = None, quiet: bool = False) -> Compared:
+    """Lay result directories side by side, as `ggufkit compare` does.
+
+        >>> compare(["built", "built"]).groups.comparable
+        False
+
+    Args:
+        directories: one or several, as `build` leaves them.
+
+    Returns:
+        All rows, and which of them may be compared: `groups.comparable` is whether any two directories may.
+
+    Raises:
+        InputError: a directory holds no results.
+    """
+    from ggufkit.report import compare as comparing
+
+    found = [values.read("directories", values.DIRECTORY, one) for one in _several(directories)]
+    with listening(reporter, quiet) as listener:
+        samples = comparing.load(found, listener)
+    rows = tuple(sample.entry.row for sample in samples)
+    paths = tuple(dict.fromkeys(found))
+    origins = tuple(sample.origin for sample in samples)
+    return Compared(
+        found[0], paths, rows, tuple(listener.warnings), groups=comparing.compare(samples), origins=origins
+    )
+
+
+def _several(given: Paths) -> list[Path_]:
+    return [given] if isinstance(given, (str, os.PathLike)) else list(given)
+
+
+def _paths(name: str, given: Paths) -> list[Path]:
+    """Files, of which there is one at least. Raises UsageError."""
+    return [values.read(name, values.FILE, one) for one in values.read(name, values.Some(), _several(given))]

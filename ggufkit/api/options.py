@@ -1,0 +1,189 @@
+"""What each function may be told, by name: the options of the command of the same name, with `_` for `-`.
+
+A value may be of its type or written as on the command line: `precision="2%"` or `0.02`, `fits="6GiB"` or bytes, a list as
+`"q4_k_m,q8_0"` or a sequence, a path as text.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from typing import TypedDict
+
+Path_ = str | os.PathLike[str]
+Names = str | Iterable[str]
+
+
+class RedoOptions(TypedDict, total=False):
+    """Whether what is there counts.
+
+    Args:
+        force: redo everything, and overwrite what ggufkit did not make.
+        explain: say why each step runs or is skipped.
+    """
+
+    force: bool
+    explain: bool
+
+
+class CpuOptions(RedoOptions, total=False):
+    """The same, and how many threads work."""
+
+    threads: int
+
+
+class RunOptions(CpuOptions, total=False):
+    """The same, and what llama.cpp computes on: "auto", "cpu", "cuda" …, with so many layers, or "auto"."""
+
+    backend: str
+    ngl: int | str | None
+
+
+class SourceOptions(TypedDict, total=False):
+    """Where a model comes from.
+
+    Args:
+        hub: "auto", "hf" or "modelscope"; `--from` on the command line.
+        allow_pickle: accept weights in *.bin where there are no safetensors.
+        lora: directory of a LoRA adapter to merge first.
+    """
+
+    hub: str
+    allow_pickle: bool
+    lora: Path_ | None
+
+
+class ConversionOptions(TypedDict, total=False):
+    """What a conversion may be told."""
+
+    pre: str | None
+    allow_token_mismatch: bool
+    allow_losses: bool
+    check_function: bool | None
+    force_toolchain: bool
+
+
+class OverrideOptions(TypedDict, total=False):
+    """What llama-quantize is told besides a type: `tensor_type="attn_v=q8_0"`, or several of these."""
+
+    tensor_type: str | Iterable[str]
+    tensor_type_file: Path_ | None
+    output_tensor_type: str | None
+    token_embedding_type: str | None
+    leave_output_tensor: bool
+    pure: bool
+    override_kv: str | Iterable[str]
+    prune_layers: str | Iterable[int]
+
+
+class ChoosingOptions(TypedDict, total=False):
+    """How types are measured: "quick", "default" or "thorough", and which there are to choose from."""
+
+    effort: str
+    types_allowed: Names
+
+
+class TextOptions(TypedDict, total=False):
+    """The text to calibrate on: its path or name, how many samples of 512 tokens, and its field in JSON."""
+
+    calibration: Path_
+    calibration_samples: int
+    calibration_field: str
+
+
+class CalibrationOptions(TextOptions, total=False):
+    """The same where samples are drawn."""
+
+    seed: int
+
+
+class ScalingOptions(TypedDict, total=False):
+    """How AWQ scales are found."""
+
+    awq_engine: str
+    awq_objective: str
+    awq_dtype: str
+    awq_per_type: bool
+
+
+class EvaluationOptions(TypedDict, total=False):
+    """What quality is measured on, and until when: `chunks=100` or "all", `precision="2%"`, `scratch_limit="8GiB"`."""
+
+    corpus: Path_
+    ctx: int
+    chunks: int | str | None
+    precision: str | float | None
+    scratch_limit: str | int
+    strategy: str | None
+
+
+class BuildOptions(
+    SourceOptions, ConversionOptions, OverrideOptions, ChoosingOptions, CalibrationOptions, ScalingOptions,
+    EvaluationOptions, RunOptions, total=False,
+):  # fmt: skip
+    """Everything else that a build may be told."""
+
+    base_type: str
+    imatrix: Path_ | None
+    eval: bool
+    kld: bool
+    bench: bool
+    bench_reps: int
+    smoke: bool
+    fits: str | int | None
+    fits_ctx: int
+    allow_requantize: bool
+
+
+class ConvertOptions(SourceOptions, ConversionOptions, RedoOptions, total=False):
+    """What else a conversion may be told."""
+
+
+class ImatrixOptions(TextOptions, RunOptions, total=False):
+    """What else an importance matrix may be told."""
+
+
+class QuantizeOptions(OverrideOptions, ChoosingOptions, CpuOptions, total=False):
+    """What else quantizing may be told."""
+
+    recipe: Path_ | None
+    imatrix: Path_ | None
+    calibration: Path_ | None
+    calibration_field: str
+    allow_requantize: bool
+
+
+class AwqOptions(SourceOptions, CalibrationOptions, ScalingOptions, CpuOptions, total=False):
+    """What else AWQ may be told."""
+
+    for_imatrix: bool
+    device: str
+
+
+class RefineOptions(CalibrationOptions, CpuOptions, total=False):
+    """What else refining may be told."""
+
+    sequential: bool
+    act_order: str
+    include_output: bool
+    tune_norms: bool
+    device: str
+
+
+class RecipeOptions(ChoosingOptions, TextOptions, RunOptions, total=False):
+    """What else the choice of types may be told."""
+
+    curve: bool
+    imatrix: Path_ | None
+    at_least: str | Iterable[str]
+    for_gptq: bool
+
+
+class PerplexityOptions(EvaluationOptions, RunOptions, total=False):
+    """What else a measurement of quality may be told."""
+
+
+class BenchOptions(RunOptions, total=False):
+    """What else a measurement of speed may be told."""
+
+    bench_reps: int
