@@ -7,7 +7,8 @@ The Python API, loaded when it is used. Each command is a function that takes wh
 
 - `build`, `plan`, `convert`, `imatrix`, `quantize`, `awq`, `refine`, `recipe`, `perplexity`, `bench`, `compare`;
 - `Result`, what they return, and `load_results(directory)`, a result directory's table;
-- `GgufkitError` and its subclasses: their text says what to do.
+- `GgufkitError` and its subclasses: their text says what to do;
+- `Variant`, `Method`, `Work`, `Metric`, `Subject`: for packages that add variants and metrics.
 """
 
 from __future__ import annotations
@@ -44,15 +45,53 @@ if TYPE_CHECKING:
         UnsupportedArchitecture,
         UsageError,
     )
+    from ggufkit.core.methods import Method, Work
+    from ggufkit.core.variants import Variant
+    from ggufkit.measure.metrics import Metric, Subject
     from ggufkit.report.tables import load_results
     from ggufkit.request import BuildRequest
 
 __all__ = [
-    "BuildRequest", "BuildResult", "BusyError", "CheckpointError", "Compared", "CorpusError", "DeviceMemoryError",
-    "GgufError", "GgufkitError", "InputError", "Interrupted", "MissingExtra", "ResourceError", "Result", "SourceError",
-    "TokenizerError", "ToolError", "ToolOutputError", "ToolchainError", "UnknownType", "UnsupportedArchitecture",
-    "UsageError", "__version__", "awq", "bench", "build", "compare", "convert", "imatrix", "load_results", "perplexity",
-    "plan", "quantize", "recipe", "refine",
+    "BuildRequest",
+    "BuildResult",
+    "BusyError",
+    "CheckpointError",
+    "Compared",
+    "CorpusError",
+    "DeviceMemoryError",
+    "GgufError",
+    "GgufkitError",
+    "InputError",
+    "Interrupted",
+    "Method",
+    "Metric",
+    "MissingExtra",
+    "ResourceError",
+    "Result",
+    "SourceError",
+    "Subject",
+    "TokenizerError",
+    "ToolError",
+    "ToolOutputError",
+    "ToolchainError",
+    "UnknownType",
+    "UnsupportedArchitecture",
+    "UsageError",
+    "Variant",
+    "Work",
+    "__version__",
+    "awq",
+    "bench",
+    "build",
+    "compare",
+    "convert",
+    "imatrix",
+    "load_results",
+    "perplexity",
+    "plan",
+    "quantize",
+    "recipe",
+    "refine",
 ]  # fmt: skip
 
 _FUNCTIONS = {
@@ -67,6 +106,9 @@ _HOMES = {
     "Compared": "ggufkit.api.result",
     "Result": "ggufkit.api.result",
     "load_results": "ggufkit.report.tables",
+    **dict.fromkeys(("Method", "Work"), "ggufkit.core.methods"),
+    "Variant": "ggufkit.core.variants",
+    **dict.fromkeys(("Metric", "Subject"), "ggufkit.measure.metrics"),
 }
 _NOW_CALLED = {"BuildResult": "Result"}
 

@@ -143,6 +143,7 @@ class EvaluationOptions:
         strategy: how base logits travel, one of `measure.logits.strategy.STRATEGIES`; None to choose.
         bench: speed, `bench_reps` times.
         smoke: let each file speak, and refuse garbage that the base does not speak.
+        metrics: what installed packages measure, by name.
     """
 
     quality: bool = True
@@ -156,6 +157,7 @@ class EvaluationOptions:
     bench: bool = True
     bench_reps: int = BenchOptions.repetitions
     smoke: bool = False
+    metrics: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """A string may be given as a path."""
@@ -191,63 +193,22 @@ class ReportOptions:
     fits_ctx: int = 4096
 
 
+@dataclass(frozen=True)
+class MethodOptions:
+    """What methods of installed packages are told: `smooth.strength=0.5`."""
+
+    variant_option: tuple[str, ...] = ()
+
+
 GROUPS: Mapping[str, type] = {
     "source": Source, "conversion": ConvertOptions, "overrides": OverrideOptions, "calibration": CalibrationOptions,
     "recipes": RecipeOptions,
     "scaling": ScalingOptions, "refinement": RefineOptions, "evaluation": EvaluationOptions, "run": RunOptions,
-    "report": ReportOptions,
+    "report": ReportOptions, "methods": MethodOptions,
 }  # fmt: skip
 
-OPTIONS: Mapping[str, tuple[str, str]] = {
-    "hub": ("source", "hub"),
-    "allow_pickle": ("source", "allow_pickle"),
-    "lora": ("source", "lora"),
-    "allow_requantize": ("source", "allow_requantize"),
-    "base_type": ("conversion", "out_type"),
-    "pre": ("conversion", "pre"),
-    "allow_token_mismatch": ("conversion", "allow_token_mismatch"),
-    "allow_losses": ("conversion", "allow_losses"),
-    "check_function": ("conversion", "check_function"),
-    "force_toolchain": ("conversion", "force_toolchain"),
-    "tensor_type": ("overrides", "tensor_type"),
-    "tensor_type_file": ("overrides", "tensor_type_file"),
-    "output_tensor_type": ("overrides", "output_tensor_type"),
-    "token_embedding_type": ("overrides", "token_embedding_type"),
-    "leave_output_tensor": ("overrides", "leave_output_tensor"),
-    "pure": ("overrides", "pure"),
-    "override_kv": ("overrides", "override_kv"),
-    "prune_layers": ("overrides", "prune_layers"),
-    "effort": ("recipes", "effort"),
-    "types_allowed": ("recipes", "types_allowed"),
-    "calibration": ("calibration", "text"),
-    "calibration_samples": ("calibration", "samples"),
-    "calibration_field": ("calibration", "field"),
-    "seed": ("calibration", "seed"),
-    "imatrix": ("calibration", "imatrix"),
-    "awq_engine": ("scaling", "engine"),
-    "awq_objective": ("scaling", "objective"),
-    "awq_dtype": ("scaling", "dtype"),
-    "awq_per_type": ("scaling", "per_type"),
-    "eval": ("evaluation", "quality"),
-    "corpus": ("evaluation", "corpus"),
-    "ctx": ("evaluation", "ctx"),
-    "chunks": ("evaluation", "chunks"),
-    "kld": ("evaluation", "kld"),
-    "precision": ("evaluation", "precision"),
-    "scratch_limit": ("evaluation", "scratch_limit"),
-    "strategy": ("evaluation", "strategy"),
-    "bench": ("evaluation", "bench"),
-    "bench_reps": ("evaluation", "bench_reps"),
-    "smoke": ("evaluation", "smoke"),
-    "backend": ("run", "backend"),
-    "ngl": ("run", "ngl"),
-    "threads": ("run", "threads"),
-    "force": ("run", "force"),
-    "explain": ("run", "explain"),
-    "fits": ("report", "fits"),
-    "fits_ctx": ("report", "fits_ctx"),
-}
-"""Every option of a build that belongs to a group, by its name on the command line: the group, and its field there."""
+OPTIONS = spellings.OPTIONS
+"""Every option of a build that belongs to a group: the group, and its field there."""
 
 RENAMED = {"source": "hub", "n_ctx": "ctx", "n_chunks": "chunks", "evaluate": "eval"}
 """Names of options that earlier versions knew, and what they are called now."""
@@ -286,6 +247,7 @@ class BuildRequest:
     evaluation: EvaluationOptions
     run: RunOptions
     report: ReportOptions
+    methods: MethodOptions
 
     def __init__(
         self,

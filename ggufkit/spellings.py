@@ -1,4 +1,4 @@
-"""TABLE of options: how each is written, on the command line and in Python alike."""
+"""TABLES of options: how each is written, on the command line and in Python alike; which group of a request has it."""
 
 from __future__ import annotations
 
@@ -65,6 +65,7 @@ KINDS: Mapping[str, Kind] = {
     "device": Choice(("auto", "cpu", "cuda")),
     # what is measured
     "base": values.FILE,
+    "quantized": values.FILE,
     "eval": values.SWITCH,
     "corpus": values.TEXT,
     "ctx": Whole(8, values.MOST),
@@ -77,6 +78,8 @@ KINDS: Mapping[str, Kind] = {
     "bench": values.SWITCH,
     "bench_reps": Whole(1, 1000),
     "smoke": values.SWITCH,
+    "metrics": values.SOME_NAMES,
+    "variant_option": values.TEXTS,
     "fits": values.SIZE,
     "fits_ctx": Whole(1, None),
     # how the tools run
@@ -87,6 +90,60 @@ KINDS: Mapping[str, Kind] = {
     "explain": values.SWITCH,
 }
 """Every option by its name in Python: that of the command line with `_` for `-`."""
+
+
+OPTIONS: Mapping[str, tuple[str, str]] = {
+    "hub": ("source", "hub"),
+    "allow_pickle": ("source", "allow_pickle"),
+    "lora": ("source", "lora"),
+    "allow_requantize": ("source", "allow_requantize"),
+    "base_type": ("conversion", "out_type"),
+    "pre": ("conversion", "pre"),
+    "allow_token_mismatch": ("conversion", "allow_token_mismatch"),
+    "allow_losses": ("conversion", "allow_losses"),
+    "check_function": ("conversion", "check_function"),
+    "force_toolchain": ("conversion", "force_toolchain"),
+    "tensor_type": ("overrides", "tensor_type"),
+    "tensor_type_file": ("overrides", "tensor_type_file"),
+    "output_tensor_type": ("overrides", "output_tensor_type"),
+    "token_embedding_type": ("overrides", "token_embedding_type"),
+    "leave_output_tensor": ("overrides", "leave_output_tensor"),
+    "pure": ("overrides", "pure"),
+    "override_kv": ("overrides", "override_kv"),
+    "prune_layers": ("overrides", "prune_layers"),
+    "effort": ("recipes", "effort"),
+    "types_allowed": ("recipes", "types_allowed"),
+    "calibration": ("calibration", "text"),
+    "calibration_samples": ("calibration", "samples"),
+    "calibration_field": ("calibration", "field"),
+    "seed": ("calibration", "seed"),
+    "imatrix": ("calibration", "imatrix"),
+    "awq_engine": ("scaling", "engine"),
+    "awq_objective": ("scaling", "objective"),
+    "awq_dtype": ("scaling", "dtype"),
+    "awq_per_type": ("scaling", "per_type"),
+    "eval": ("evaluation", "quality"),
+    "corpus": ("evaluation", "corpus"),
+    "ctx": ("evaluation", "ctx"),
+    "chunks": ("evaluation", "chunks"),
+    "kld": ("evaluation", "kld"),
+    "precision": ("evaluation", "precision"),
+    "scratch_limit": ("evaluation", "scratch_limit"),
+    "strategy": ("evaluation", "strategy"),
+    "bench": ("evaluation", "bench"),
+    "bench_reps": ("evaluation", "bench_reps"),
+    "smoke": ("evaluation", "smoke"),
+    "backend": ("run", "backend"),
+    "ngl": ("run", "ngl"),
+    "threads": ("run", "threads"),
+    "force": ("run", "force"),
+    "explain": ("run", "explain"),
+    "variant_option": ("methods", "variant_option"),
+    "metrics": ("evaluation", "metrics"),
+    "fits": ("report", "fits"),
+    "fits_ctx": ("report", "fits_ctx"),
+}
+"""Every option of a build that belongs to a group of `request`: the group, and its field there."""
 
 
 def read(name: str, given: object, default: object = ...) -> object:

@@ -135,5 +135,6 @@ def _choice(given: Options) -> RecipeOptions:
         given.read("effort", RecipeOptions.effort),
         given.read("types_allowed", ()),
         given.read("at_least", ()),
+        given.read("speed"),
         given.read("for_gptq", False),
     )

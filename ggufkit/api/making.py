@@ -45,7 +45,7 @@ def build(
 ) -> Result:
     """Convert, quantize, measure and report a model, as `ggufkit build` does; what is there already is kept.
 
-        >>> made = build("tiny-llama", types="q4_0,q8_0", corpus="text.txt", chunks=2, out="built", bench=False)
+        >>> made = build("tiny-llama-F16.gguf", types="q4_0,q8_0", corpus="text.txt", chunks=2, out="built", bench=False)
         >>> [path.name for path in made.paths]
         ['tiny-llama-F16.gguf', 'tiny-llama-Q8_0.gguf', 'tiny-llama-Q4_0.gguf']
         >>> made.df[["type", "variant", "bpw"]].shape
@@ -104,7 +104,9 @@ def _request(
 ) -> BuildRequest:
     if not isinstance(model, BuildRequest):
         given = Options(function, options.BuildOptions, more).given
-        return BuildRequest(values.TEXT.read(model), values.PATH.read(out) if out else None, types, variants, **given)
+        return BuildRequest(
+            values.TEXT.read(model), values.PATH.read(out) if out else None, types, variants, **given
+        )
     if more or out or (types, variants) != (DEFAULT_TYPES, DEFAULT_VARIANTS):
         raise TypeError(f"{function}() takes a request or options, not both.")
     return model
@@ -208,8 +210,9 @@ def _path(name: str, given: Path_ | None) -> Path | None:
 
 def of_files(made: Sequence[Made], warnings: Iterable[str]) -> Result:
     """The result of steps that make files."""
-    from ggufkit.report.results import row_of
+    from ggufkit.report.results import rows_of
 
     paths = tuple(one.path for one in made)
-    rows = tuple(row_of(path, Workspace(path.parent)) for path in paths if path.suffix == ".gguf")
+    ggufs = [path for path in paths if path.suffix == ".gguf"]
+    rows = tuple(rows_of(ggufs, Workspace(paths[0].parent)))
     return Result(paths[0].parent, paths, rows, tuple(warnings), sum(not one.fresh for one in made))

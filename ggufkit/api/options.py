@@ -130,6 +130,8 @@ class BuildOptions(
     bench: bool
     bench_reps: int
     smoke: bool
+    metrics: Names
+    variant_option: str | Iterable[str]
     fits: str | int | None
     fits_ctx: int
     allow_requantize: bool
@@ -176,6 +178,7 @@ class RecipeOptions(ChoosingOptions, TextOptions, RunOptions, total=False):
     curve: bool
     imatrix: Path_ | None
     at_least: str | Iterable[str]
+    speed: str | float
     for_gptq: bool
 
 

@@ -45,7 +45,7 @@ def tensor_types(_ctx: click.Context, _param: click.Parameter, incomplete: str) 
 
 def some_variants(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Variants, the last of a list."""
-    return _last_of(variants.BY_NAME, incomplete)
+    return _last_of(variants.names(), incomplete)
 
 
 def _last_of(known: Iterable[str], incomplete: str) -> list[CompletionItem]:

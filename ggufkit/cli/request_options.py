@@ -120,6 +120,11 @@ BENCH = _option("bench", help="Measure speed.")
 BENCH_REPS = _option("bench_reps", "-r", help="Repetitions of llama-bench.")
 SMOKE = _option("smoke", help="Let each file speak; fail on garbage that the base does not speak.")
 
+METRICS = _option("metrics", metavar="LIST", show_default=False,
+                  help="What installed packages measure besides, by name.")  # fmt: skip
+VARIANT_OPTION = _option("variant_option", multiple=True, show_default=False, metavar="NAME.OPTION=VALUE",
+                         help="What a variant of an installed package is told; repeatable.")  # fmt: skip
+
 FITS = _option("fits", help="Memory that you have, e.g. 6GiB: the best file for it.")
 FITS_CTX = _option("fits_ctx", help="Context in tokens to run with, for --fits.")
 
@@ -216,7 +221,7 @@ build_options: Callable[[Any], Any] = grouped(
                  help=f"Types of llama-quantize, comma-separated; or {targets.FORMS}."),
     click.option("--variants", type=_TYPES["variants"], default=",".join(request.DEFAULT_VARIANTS),
                  show_default=True, metavar="LIST", shell_complete=completion.some_variants,
-                 help=f"Any of {', '.join(variants.BY_NAME)}."),
+                 help=f"Any of {', '.join(variants.names())}."),
     click.option("--out", type=_TYPES["out"],
                  help="Output directory.  [default: ./<name>; ./<name>-gguf where ./<name> is MODEL]"),
     BASE_TYPE,
@@ -224,9 +229,10 @@ build_options: Callable[[Any], Any] = grouped(
     *CHOOSING,
     *CALIBRATION,
     IMATRIX,
+    VARIANT_OPTION,
     *SCALING,
     EVAL, CORPUS, CTX, CHUNKS, KLD, PRECISION, SCRATCH,
-    BENCH, BENCH_REPS, SMOKE, FITS, FITS_CTX,
+    BENCH, BENCH_REPS, SMOKE, METRICS, FITS, FITS_CTX,
     *BACKEND,
     *SOURCE,
     *CONVERSION,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
 from typing import Any
 
 from rich.console import RenderableType
@@ -37,7 +36,7 @@ def as_json(found: Comparison) -> dict[str, Any]:
         kind: [
             {
                 "reasons": list(group.reasons),
-                "rows": [{"directory": s.origin, **asdict(s.entry.row)} for s in group.samples],
+                "rows": [{"directory": s.origin, **s.entry.row.columns()} for s in group.samples],
             }
             for group in groups
         ]

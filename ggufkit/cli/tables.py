@@ -9,7 +9,7 @@ from rich.console import RenderableType
 from rich.table import Table
 
 from ggufkit.cli.terminal import words
-from ggufkit.core.records import ResultRow
+from ggufkit.core.records import ResultRow, further_metrics
 from ggufkit.core.units import rough, size
 from ggufkit.pipeline.resources import Plan
 
@@ -24,17 +24,28 @@ def results_table(rows: Sequence[ResultRow]) -> Table:
     """What matters for choosing a file; the rest is in results.csv."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("file", overflow="fold")
-    embeds = any(row.cosine_mean is not None for row in rows)
-    for title in ("size", "BPW", *(("cosine", "least") if embeds else ("PPL", "KLD", "top")), "pp512", "tg128"):
+    embeds, added = any(row.cosine_mean is not None for row in rows), further_metrics(rows)
+    for title in (
+        "size",
+        "BPW",
+        *(("cosine", "least") if embeds else ("PPL", "KLD", "top")),
+        "pp512",
+        "tg128",
+        *added,
+    ):
         table.add_column(title, justify="right", no_wrap=True)
     for row in rows:
         quality = [_number(row.ppl, 3), _number(row.kld_mean, 5), _percent(row.same_top_p)]
         quality = [_number(row.cosine_mean, 5), _number(row.cosine_min, 5)] if embeds else quality
         table.add_row(
             row.file.removesuffix(".gguf"), size(row.size_bytes), f"{row.bpw:.2f}", *quality,
-            _number(row.pp_tps, 0), _number(row.tg_tps, 1),
+            _number(row.pp_tps, 0), _number(row.tg_tps, 1), *(_short(dict(row.further).get(name)) for name in added),
         )  # fmt: skip
     return table
+
+
+def _short(value: float | None) -> str:
+    return _MISSING if value is None else f"{value:.5g}"
 
 
 def answer(summary: Summary) -> Iterator[RenderableType]:

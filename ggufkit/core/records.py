@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -216,3 +216,15 @@ class ResultRow:
     cosine_mean: float | None = None
     cosine_stderr: float | None = None
     cosine_min: float | None = None
+    further: tuple[tuple[str, float], ...] = ()
+
+    def columns(self) -> dict[str, Json]:
+        """All columns by name; those of metrics that packages add come last, and only where there are some."""
+        own = {name: value for name, value in vars(self).items() if name != "further"}
+        return own | dict(self.further)
+
+
+def further_metrics(rows: Iterable[ResultRow]) -> list[str]:
+    """What metrics that packages add measured of any of these, without their errors."""
+    names = dict.fromkeys(name for row in rows for name, _ in row.further)
+    return [name for name in names if not (name.endswith("_stderr") and name.removesuffix("_stderr") in names)]

@@ -1,8 +1,37 @@
-"""TABLE of metrics: a row here and a parser make a new column."""
+"""TABLE of metrics: a row here and a parser make a new column. Installed packages add to it, by `ggufkit.metrics`."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+
+from ggufkit.core import plugins
+from ggufkit.core.errors import UsageError
+from ggufkit.core.progress import Reporter
+
+GROUP = "ggufkit.metrics"
+"""The entry points by which a package adds its own."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What a package's metric is given to measure.
+
+    Args:
+        gguf, base: the file, and the F32, F16 or BF16 that it comes from; the same where that is measured.
+        text: what the build evaluates on, None where it evaluates nothing.
+        threads: that may work.
+        reporter: where to tell how far it is.
+    """
+
+    gguf: Path
+    base: Path
+    text: Path | None
+    threads: int
+    reporter: Reporter
 
 
 @dataclass(frozen=True)
@@ -13,6 +42,9 @@ class Metric:
         name: the results column; its error's column follows from `stderr_column`.
         unit: "" for dimensionless.
         in_table: whether `results.csv` has it; the others are only in the reports.
+        measure: of a package's: the value and its standard error, None for what has none; None where there is nothing
+            to measure.
+        package, version: of which package it is; filled in when it is found.
     """
 
     name: str
@@ -20,6 +52,9 @@ class Metric:
     title: str
     stderr_column: str | None = None
     in_table: bool = True
+    measure: Callable[[Subject], tuple[float, float | None] | None] | None = None
+    package: str = ""
+    version: str = ""
 
 
 METRICS: tuple[Metric, ...] = (
@@ -48,3 +83,30 @@ METRICS: tuple[Metric, ...] = (
 )
 
 BY_NAME = {metric.name: metric for metric in METRICS}
+
+
+def find(name: str) -> Metric:
+    """A package's metric, loaded now.
+
+    Raises:
+        UsageError: no package has it.
+        InputError: the package is broken, or the name says something else already.
+    """
+    added = sorted({plugin.name for plugin in plugins.found(GROUP)})
+    if name not in added:
+        others = f"Choose from {', '.join(added)}." if added else "No package with metrics is installed."
+        raise UsageError(f"There is no metric {name!r} to ask for.", hint=others)
+    taken = {column for m in METRICS for column in (m.name, m.stderr_column) if column}
+    plugins.require_unique(GROUP, name, taken)
+    return _of_package(name)
+
+
+@cache
+def _of_package(name: str) -> Metric:
+    plugin = plugins.find(GROUP, name)
+    loaded = plugin.load(Metric)
+    if loaded.name != name or not re.fullmatch(r"[a-z][a-z0-9_]*", name):
+        raise plugin.broken(f"it is called {loaded.name!r} there; names are of a-z, 0-9 and _")
+    if loaded.measure is None:
+        raise plugin.broken("it has no function")
+    return replace(loaded, package=plugin.package, version=plugin.version)

@@ -9,6 +9,7 @@ from typing import TypeVar
 
 from ggufkit.core import variants
 from ggufkit.core.errors import UsageError
+from ggufkit.core.methods import AWQ, GPTQ, Method
 from ggufkit.core.records import Checkpoint, GgufFile, QuantType
 from ggufkit.core.variants import Scaling, Variant
 from ggufkit.llama import quants
@@ -18,7 +19,7 @@ from ggufkit.pipeline.chosen import Means
 from ggufkit.pipeline.foreseen import is_measured, planned_types
 from ggufkit.pipeline.job import Job
 from ggufkit.pipeline.recipes import RecipeSources
-from ggufkit.steps import awq, convert, quantize, refine
+from ggufkit.steps import awq, convert, method, quantize, refine
 from ggufkit.steps.awq import Wanted
 from ggufkit.steps.imatrix import ImatrixOptions, make_imatrix, name_missing, require_fits
 from ggufkit.steps.import_gguf import import_gguf
@@ -61,7 +62,7 @@ class Artifacts:
         self.base_file(scaling)
         if variant.imatrix and not quants.is_float(kind.name):
             self.imatrix(scaling)
-        if not variant.refined:
+        if variant.after is None:
             self._how(variant, kind, self.job.output(variant, kind.name))
 
     def quantized(self, variant: Variant, kind: QuantType) -> Result:
@@ -76,21 +77,32 @@ class Artifacts:
         return convert.convert(job.model, job.base_output, job.request.conversion, self.job.session)
 
     def _scaled_base(self, scaling: Scaling) -> Result:
-        options = replace(self.job.request.conversion, variant="awq")
+        shown = self.job.shown_base(scaling)
+        options = replace(self.job.request.conversion, variant=shown.name if shown is not None else scaling.method)
         return convert.convert(
             self._scaled(scaling), self.job.scaled_base_output(scaling), options, self.job.session
         )
 
     def _scaled(self, scaling: Scaling) -> Checkpoint:
-        """The scaled checkpoint."""
-        return awq.as_checkpoint(self._once("scaled", self._scale)[scaling], self._checkpoint())
+        """The scaled checkpoint, or the one that a package's method changed."""
+        if scaling.method == AWQ.name:
+            return awq.as_checkpoint(self._once("scaled", self._scale)[scaling], self._checkpoint())
+        made = self._once(("changed", scaling), lambda: self._change(scaling))
+        return awq.as_checkpoint(made, self._checkpoint())
+
+    def _change(self, scaling: Scaling) -> Result:
+        job = self.job
+        found = next(v.before for v in job.variants if v.before is not None and v.before.name == scaling.method)
+        asked, output = job.asked(found), job.scaled_checkpoint(scaling)
+        return method.change_checkpoint(self._checkpoint(), asked, output, job.session)
 
     def _scale(self) -> dict[Scaling, Result]:
         """All scaled checkpoints that the job needs, made in one run over the calibration text."""
         job = self.job
-        wanted = [Wanted(s, job.scaled_checkpoint(s), self._types(s)) for s in job.scalings]
+        scalings = [s for s in job.scalings if s.method == AWQ.name]
+        wanted = [Wanted(s, job.scaled_checkpoint(s), self._types(s)) for s in scalings]
         done = awq.scale(self._checkpoint(), wanted, self.calibration(), job.request.scaling, job.session)
-        return dict(zip(job.scalings, done, strict=True))
+        return dict(zip(scalings, done, strict=True))
 
     def _types(self, scaling: Scaling) -> tuple[dict[str, str], ...]:
         base = self.base_file().path
@@ -133,8 +145,8 @@ class Artifacts:
         output = job.output(variant, kind.name)
         if scaling is not None and job.scaled_base_output(scaling) == output:
             return self.base(scaling)
-        if variant.refined:
-            return self._refined(variant, kind, output)
+        if variant.after is not None:
+            return self._finished(variant, variant.after, kind, output)
         return self._rounded(variant, kind, output)
 
     def _rounded(self, variant: Variant, kind: QuantType, output: Path, *, refined: bool = False) -> Result:
@@ -158,29 +170,39 @@ class Artifacts:
             means = Means(RecipeSources(self.imatrix(scaling), job.calibration_text), options)
         return chosen.settle(self.base_file(scaling), kind, output, how, means, job.session)
 
-    def _refined(self, variant: Variant, kind: QuantType, output: Path) -> Result:
-        job, scaling = self.job, self.job.scaling_of(variant, kind)
+    def _finished(self, variant: Variant, last: Method, kind: QuantType, output: Path) -> Result:
+        """A file that is changed after it was quantized, by GPTQ or by a package's method."""
         rounded = self._unrefined(variant, kind)
+        if kind.target is not None:
+            chosen.copy_recipe(rounded.path, output, self.job.session)
+        if last == GPTQ:
+            return self._refined(rounded, variant, kind, output)
+        quantized, base = (
+            read_gguf(rounded.path, rounded.sha256),
+            self.base_file(self.job.scaling_of(variant, kind)),
+        )
+        return method.change_gguf(quantized, base, self.job.asked(last), output, variant.name, self.job.session)
+
+    def _refined(self, rounded: Result, variant: Variant, kind: QuantType, output: Path) -> Result:
+        job, scaling = self.job, self.job.scaling_of(variant, kind)
         options = RefiningOptions(job.request.refinement, variant=variant.name, type=kind.name, name=job.name)
         checkpoint = self._checkpoint() if scaling is None else self._scaled(scaling)
         quantized = read_gguf(rounded.path, rounded.sha256)
         source = Refinable(quantized, self.base_file(scaling), checkpoint, self.calibration())
-        if kind.target is not None:
-            chosen.copy_recipe(rounded.path, output, job.session)
         return refine.refine(source, output, options, self.job.session)
 
     def _unrefined(self, variant: Variant, kind: QuantType) -> Result:
-        """What is refined: the same type from the importance matrix; out of sight unless it is asked for.
+        """What is changed afterwards: the same type without that; out of sight unless it is asked for.
 
         Types that are measured are others for what is refined.
         """
         plainer = variants.unrefined(variant)
-        shown = (plainer, kind) in self.job.targets and not is_measured(kind)
+        shown = (plainer, kind) in self.job.targets and not (is_measured(kind) and variant.refined)
         earlier = (plainer, kind) in self.job.made_as_plain and self.job.output(plainer, kind.name).exists()
         if shown or earlier:
             return self.quantized(plainer, kind)
         output = self.job.session.workspace.private / variants.file_name(self.job.name, plainer, kind.name)
-        return self._rounded(plainer, kind, output, refined=True)
+        return self._rounded(plainer, kind, output, refined=variant.refined)
 
 
 def outputs(job: Job) -> list[tuple[Variant, QuantType, Path]]:

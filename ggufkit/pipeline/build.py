@@ -18,7 +18,7 @@ from ggufkit.core.records import Checkpoint, GgufFile, QuantType, ResultRow
 from ggufkit.core.variants import Variant
 from ggufkit.llama import evaluates
 from ggufkit.llama.gguf import read_gguf, read_header
-from ggufkit.measure import bench, chat, divergence, measurements, perplexity, similarity
+from ggufkit.measure import bench, chat, divergence, measurements, metrics, perplexity, plugged, similarity
 from ggufkit.measure.bench import BenchOptions
 from ggufkit.measure.evaluation import EvalOptions, Evaluation
 from ggufkit.measure.logits.strategy import Transport
@@ -72,7 +72,7 @@ def build(request: BuildRequest, reporter: Reporter | None = None) -> BuildResul
         files = [read_gguf(result.path, result.sha256) for result in made]
         written = modelfiles.write_all(made)
         spoken = _speak_all(job, files)
-        measured += _time_all(job, files)
+        measured += _measure_by_packages(job, files) + _time_all(job, files)
         results.confirm(measured)
         rows = results.collect(job.out, job.reporter)
         for warning in oversized.warnings(planned, rows):
@@ -139,16 +139,16 @@ def _make_and_evaluate(job: Job, artifacts: Artifacts, modelfiles: Writer) -> tu
 
 
 def _begin(job: Job, artifacts: Artifacts, pool: Executor) -> list[Coming]:
-    """Have every file made; what several of them need is made here, and refined ones come last."""
-    plainer = [(v, t) for v, t in job.targets if not v.refined]
+    """Have every file made; what several of them need is made here, and those that are changed afterwards come last."""
+    plainer = [(v, t) for v, t in job.targets if v.after is None]
     coming: dict[Target, Coming] = {}
     for variant, kind in plainer:
         artifacts.prepare(variant, kind)
         coming[variant, kind] = pool.submit(artifacts.quantized, variant, kind).result
-    refined = [(v, t) for v, t in job.targets if v.refined]
-    if refined:
+    changed = [(v, t) for v, t in job.targets if v.after is not None]
+    if changed:
         _results(list(coming.values()))
-    for variant, kind in refined:
+    for variant, kind in changed:
         artifacts.quantized(variant, kind)
         coming[variant, kind] = partial(artifacts.quantized, variant, kind)
     return [coming[target] for target in job.targets]
@@ -208,6 +208,12 @@ def _evaluation(job: Job, text: Corpus) -> Evaluation:
 
 def _transport(job: Job) -> Transport:
     return Transport(job.request.evaluation.scratch_limit, job.request.evaluation.strategy)
+
+
+def _measure_by_packages(job: Job, files: Sequence[GgufFile]) -> list[Result]:
+    """Measure what metrics of installed packages say of all files, the base first."""
+    asked = [metrics.find(name) for name in job.request.evaluation.metrics]
+    return [plugged.measure(file, files[0], metric, job.text, job.session) for metric in asked for file in files]
 
 
 def _time_all(job: Job, files: Sequence[GgufFile]) -> list[Result]:

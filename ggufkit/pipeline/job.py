@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ggufkit.core import variants
+from ggufkit.core import methods, variants
 from ggufkit.core.errors import UsageError
+from ggufkit.core.methods import Method
 from ggufkit.core.progress import Reporter
 from ggufkit.core.records import Checkpoint, GgufFile, QuantType, Toolchain
 from ggufkit.core.variants import Scaling, Variant
@@ -15,6 +16,7 @@ from ggufkit.llama.argv import Overrides
 from ggufkit.pipeline import overridden
 from ggufkit.pipeline.foreseen import is_measured
 from ggufkit.request import BuildRequest
+from ggufkit.steps.method import Asked
 from ggufkit.steps.session import Session
 from ggufkit.texts.corpus import Corpus
 
@@ -92,9 +94,11 @@ class Job:
         return self.output(variants.BY_NAME["plain"], self.base_type)
 
     def scaling_of(self, variant: Variant, kind: QuantType) -> Scaling | None:
-        """What the checkpoint is scaled for that a result is made from; None where it is not scaled."""
-        if not variant.awq:
+        """What the checkpoint is scaled for, or changed by, that a result is made from; None where it is as it was."""
+        if variant.before is None:
             return None
+        if not variant.awq:
+            return Scaling(method=variant.before.name)
         how = self.request.scaling
         if quants.is_float(kind.name) or not how.knows_types:
             return Scaling()
@@ -117,9 +121,9 @@ class Job:
 
     def scaled_base_output(self, scaling: Scaling) -> Path:
         """Where the base of a scaled checkpoint goes: among the results if it is asked for, else out of sight."""
-        awq = variants.BY_NAME["awq"]
-        if scaling == Scaling() and any(v == awq and t.name == self.base_type for v, t in self.targets):
-            return self.output(awq, self.base_type)
+        shown = self.shown_base(scaling)
+        if shown is not None:
+            return self.output(shown, self.base_type)
         return self.session.workspace.private / variants.scaled_base_name(
             self.name, scaling.file_name, self.base_type
         )
@@ -128,6 +132,16 @@ class Job:
         """Where the importance matrix of a base goes: out of sight."""
         base = self.base_output if scaling is None else self.scaled_base_output(scaling)
         return self.session.workspace.private / f"{base.stem}.imatrix"
+
+    def shown_base(self, scaling: Scaling) -> Variant | None:
+        """The variant of which the base of a scaled checkpoint is a result, if it is asked for."""
+        floats = (v for v, t in self.targets if t.name == self.base_type and self.scaling_of(v, t) == scaling)
+        return next(floats, None)
+
+    def asked(self, method: Method) -> Asked:
+        """A package's method with its options and its text. Raises UsageError."""
+        words, text = self.request.methods.variant_option, self.calibration if method.calibrated else None
+        return Asked(method, methods.options_of(method, words), text)
 
     @property
     def calibration_text(self) -> Corpus:

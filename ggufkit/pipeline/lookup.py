@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ggufkit import report
-from ggufkit.core import extras, variants
+from ggufkit.core import extras, methods, variants
 from ggufkit.core.errors import InputError, UsageError
 from ggufkit.core.manifest import read_manifest
 from ggufkit.core.progress import Reporter
 from ggufkit.core.records import Checkpoint, GgufFile, QuantType, Toolchain
 from ggufkit.core.variants import Variant
 from ggufkit.llama import targets, toolchain
+from ggufkit.measure import metrics
 from ggufkit.models import lora, sources
 from ggufkit.pipeline import overridden
 from ggufkit.pipeline.job import Job
@@ -94,6 +95,7 @@ def _require_possible(request: BuildRequest, chosen: tuple[Variant, ...]) -> _Pl
     overridden.require_used(request, chosen)
     if any(v.awq for v in chosen):
         request.scaling.require_possible()
+    _require_options(request, chosen)
     if request.calibration.imatrix is not None:
         read_imatrix(request.calibration.imatrix)
     sources.require_readable(request.model, source.hub)
@@ -111,6 +113,25 @@ def _require_possible(request: BuildRequest, chosen: tuple[Variant, ...]) -> _Pl
         _require_writable(place.out)
     place.require_free(_Place(), force=request.run.force)
     return place
+
+
+def _require_options(request: BuildRequest, chosen: tuple[Variant, ...]) -> None:
+    """Find what installed packages are asked for.
+
+    Raises:
+        UsageError: an option of a variant that is none, or of a method that no variant has; an unknown metric.
+        InputError: a package is broken.
+    """
+    asked = {method.name: method for v in chosen for method in v.methods}
+    for word in request.methods.variant_option:
+        name = methods.pair(word)[0]
+        if name not in asked:
+            message = f"--variant-option {word} is not used by --variants {', '.join(v.name for v in chosen)}."
+            raise UsageError(message, hint=f"Options are those of methods: {', '.join(asked) or 'here none'}.")
+    for metric in request.evaluation.metrics:
+        metrics.find(metric)
+    for method in asked.values():
+        methods.options_of(method, request.methods.variant_option)
 
 
 def _extras_of(request: BuildRequest, chosen: tuple[Variant, ...], out: Path | None) -> list[str]:
@@ -174,7 +195,7 @@ def unused_option(request: BuildRequest, chosen: tuple[Variant, ...]) -> UsageEr
     """
     names, given = ", ".join(v.name for v in chosen), request.calibration
     measured = _measures(request) or request.report.fits is not None
-    if given.imatrix is not None and not any((v.imatrix or measured) and not v.awq for v in chosen):
+    if given.imatrix is not None and not any((v.imatrix or measured) and v.before is None for v in chosen):
         return UsageError(f"--imatrix is not used by --variants {names}.", hint="Use --variants imatrix.")
     if given.text == CalibrationOptions.text or measured or _calibrated(chosen, request):
         return None
@@ -212,7 +233,7 @@ def _calibrated(chosen: tuple[Variant, ...], request: BuildRequest) -> bool:
     """Whether calibration text is needed: for all variants but plain, unless an importance matrix is given; and for types
     that are chosen by measurement."""
     own = request.calibration.imatrix is not None
-    return _measures(request) or any(v.awq or v.refined or (v.imatrix and not own) for v in chosen)
+    return _measures(request) or any(v.calibrated or (v.imatrix and not own) for v in chosen)
 
 
 def _measures(request: BuildRequest) -> bool:
@@ -231,7 +252,7 @@ def _require_checkpoint(chosen: tuple[Variant, ...], model: Checkpoint | GgufFil
         InputError: the model is a GGUF.
         UnsupportedArchitecture: AWQ has no fold table for it.
     """
-    needing = [v.name for v in chosen if v.awq or v.refined]
+    needing = [v.name for v in chosen if v.needs_checkpoint]
     if needing and isinstance(model, GgufFile):
         hint = "Give its directory or its id instead of the .gguf file."
         raise InputError(f"The variant {needing[0]} needs the Hugging Face checkpoint.", hint=hint)

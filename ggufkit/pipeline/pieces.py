@@ -12,11 +12,12 @@ from ggufkit.core import variants
 from ggufkit.core.concurrency import makers_at_once
 from ggufkit.core.durations import Work
 from ggufkit.core.errors import GgufkitError
+from ggufkit.core.methods import AWQ
 from ggufkit.core.records import Checkpoint, GgufFile, QuantType
 from ggufkit.core.variants import Scaling, Variant
 from ggufkit.llama import evaluates, memory, quants
 from ggufkit.llama.gguf import GgufHeader, read_header
-from ggufkit.measure import similarity
+from ggufkit.measure import plugged, similarity
 from ggufkit.measure.bench import BenchOptions
 from ggufkit.measure.chat import SMOKE_TOKENS
 from ggufkit.measure.logits.precision import PILOT
@@ -88,7 +89,12 @@ class _Pieces:
         convert, cost = job.session.work("convert", self._n_params), Cost(5, n_bytes=40 * self._n_params)
         yield Piece("convert", job.base_output, convert, cost)
         search = job.session.work("awq", self._n_params * self._tokens, job.request.scaling.engine)
+        change = job.session.work("method", self._n_params)
         for scaling in job.scalings:
+            if scaling.method != AWQ.name:
+                yield Piece("method", job.scaled_checkpoint(scaling), change, cost)
+                yield Piece("method", job.scaled_base_output(scaling), convert, cost)
+                continue
             grid = Cost(8, self._operations(4 * self._tokens), weights=10 * self._n_params, type="Q4_K")
             yield Piece("awq", job.scaled_checkpoint(scaling), search, grid)
             yield Piece("awq", job.scaled_base_output(scaling), convert, cost)
@@ -106,9 +112,9 @@ class _Pieces:
             work = job.session.work("imatrix", self._n_params * self._tokens)
             yield Piece("imatrix", job.matrix_output(scaling), work, Cost(1, self._operations(self._tokens)))
         rounded = output
-        if variant.refined:
+        if variant.after is not None:
             plainer = variants.unrefined(variant)
-            shown = (plainer, kind) in job.targets and not is_measured(kind)
+            shown = (plainer, kind) in job.targets and not (is_measured(kind) and variant.refined)
             name = variants.file_name(job.name, plainer, kind.name)
             rounded = job.output(plainer, kind.name) if shown else job.session.workspace.private / name
         if is_measured(kind):
@@ -120,6 +126,10 @@ class _Pieces:
         if variant.refined:
             cost = Cost(3, self._operations(4 * self._tokens + _SOLVING_TOKENS))
             yield Piece("refine", output, job.session.work("refine", self._n_params * self._tokens), cost)
+        elif variant.after is not None:
+            yield Piece(
+                "method", output, job.session.work("method", self._n_params), Cost(1, n_bytes=self._n_params)
+            )
 
     def _computes(self, scaling: Scaling | None) -> bool:
         return scaling is not None or self.job.request.calibration.imatrix is None
@@ -138,6 +148,9 @@ class _Pieces:
         if measured.smoke and (base is None or evaluates.generates(base)):
             work, cost = job.session.work("speak", self._n_params), Cost(2.5, 0, 2 * SMOKE_TOKENS * self._n_params)
             yield from (Piece("speak", where / f"{file.stem}.speak.json", work, cost) for file in files)
+        for name in measured.metrics:
+            work, cost = job.session.work("metric", self._n_params, name), Cost(1, n_bytes=4 * self._n_params)
+            yield from (Piece("metric", where / f"{f.stem}.{plugged.KIND}{name}.json", work, cost) for f in files)
         if measured.bench:
             runs, timed = measured.bench_reps + 1, BenchOptions()
             work = job.session.work("bench", self._n_params * runs)

@@ -125,7 +125,7 @@ def require_matrices(job: Job) -> None:
             quantize.require_matrix(job.tools, base, kind, _how(job, header, kind, None), _way_to_matrix(job))
         if own is not None:
             require_fits(own, header)
-            weighed = [t for v, t in job.targets if v.imatrix and not v.awq and not is_measured(t)]
+            weighed = [t for v, t in job.targets if v.imatrix and v.before is None and not is_measured(t)]
             for kind in dict.fromkeys(weighed):
                 quantize.require_matrix(job.tools, base, kind, _how(job, header, kind, own))
 
@@ -198,12 +198,13 @@ def _out_of_sight(job: Job, base: Path) -> int:
         width = 4 * job.model.n_params if job.request.scaling.dtype == "float32" else job.model.tensor_bytes
         n_bytes += sum(width for s in job.scalings if not job.scaled_checkpoint(s).exists())
     header = read_header(base)
-    refined = [(v, t) for v, t in job.targets if v.refined and not job.output(v, t.name).exists()]
+    changed = [(v, t) for v, t in job.targets if v.after is not None and not job.output(v, t.name).exists()]
     planner = Planner(job.tools, header, job.known_types, job.request.evaluation.ctx, job.overrides)
-    sizes = [planner.file(kind, "", variant.name).size_bytes for variant, kind in refined]
-    shown = [(variants.unrefined(v), t) in job.targets and not is_measured(t) for v, t in refined]
+    sizes = [planner.file(kind, "", variant.name).size_bytes for variant, kind in changed]
+    shown = [(variants.unrefined(v), t) in job.targets and not (is_measured(t) and v.refined) for v, t in changed]
     n_bytes += sum(n for n, is_result in zip(sizes, shown, strict=True) if not is_result)
-    return n_bytes + max([_measuring(job, planner), *(n + _refining(job, header) for n in sizes)])
+    kept = [n + (_refining(job, header) if v.refined else 0) for n, (v, _) in zip(sizes, changed, strict=True)]
+    return n_bytes + max([_measuring(job, planner), *kept])
 
 
 def _measuring(job: Job, planner: Planner) -> int:

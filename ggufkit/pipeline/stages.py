@@ -8,9 +8,11 @@ from dataclasses import replace
 from ggufkit.core import durations
 from ggufkit.core.concurrency import makers_at_once
 from ggufkit.core.durations import Estimate, total
+from ggufkit.core.methods import AWQ, GPTQ
 from ggufkit.core.records import Checkpoint
 from ggufkit.llama import evaluates, quants
 from ggufkit.llama.gguf import GgufHeader
+from ggufkit.measure import metrics
 from ggufkit.pipeline import overridden, pace
 from ggufkit.pipeline.foreseen import is_measured
 from ggufkit.pipeline.job import Job
@@ -68,19 +70,23 @@ def _making(job: Job) -> Iterator[PlannedStep]:
     if isinstance(job.model, Checkpoint):
         yield PlannedStep("convert", f"convert to {job.base_type}", "CPU")
     if any(v.awq for v, _ in job.targets):
-        labels = ", ".join(s.label for s in job.scalings)
+        labels = ", ".join(s.label for s in job.scalings if s.method == AWQ.name)
         yield PlannedStep("awq", f"AWQ scales: {labels}", "CPU or GPU", "one run for all")
+    for method in dict.fromkeys(v.before for v, _ in job.targets if v.before not in (None, AWQ)):
+        yield PlannedStep("method", method.title if method else "", "", "on the checkpoint")
     if job.measures or any(v.imatrix for v, _ in job.targets):
         yield PlannedStep("imatrix", "importance matrix of each base", _device(job))
     if job.measures:
         measured = ", ".join(t.name for t in job.types if is_measured(t))
         note = "for each base; kept for other sizes"
         yield PlannedStep("choose", f"types by measurement: {measured}", _device(job), note)
-    if rounded := dict.fromkeys(t.name for v, t in job.targets if not v.refined):
+    if rounded := dict.fromkeys(t.name for v, t in job.targets if v.after is None):
         uses = "CPU" if makers == 1 else f"CPU, {makers} at once"
         yield PlannedStep("quantize", f"quantize: {', '.join(rounded)}", uses, overridden.shown(job.overrides))
     if any(v.refined for v, _ in job.targets):
         yield PlannedStep("refine", "refine", "GPU or CPU", "one file after the other")
+    for method in dict.fromkeys(v.after for v, _ in job.targets if v.after not in (None, GPTQ)):
+        yield PlannedStep("method", method.title if method else "", "", "one file after the other")
 
 
 def _measuring(job: Job, base: GgufHeader) -> Iterator[PlannedStep]:
@@ -92,5 +98,9 @@ def _measuring(job: Job, base: GgufHeader) -> Iterator[PlannedStep]:
         yield PlannedStep("evaluate", what, _device(job), beside if job.tools.backend != "cpu" else "")
     if how.smoke and evaluates.generates(base):
         yield PlannedStep("speak", "a reply of each file", _device(job))
+    for name in how.metrics:
+        yield PlannedStep(
+            "metric", metrics.find(name).title or name, "", f"a metric of {metrics.find(name).package}"
+        )
     if how.bench:
         yield PlannedStep("bench", "speed", _device(job), "alone, one file after the other")

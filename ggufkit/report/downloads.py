@@ -146,7 +146,8 @@ def ways(summary: Summary, shelf: Shelf) -> str:
 def how_made(summary: Summary, shelf: Shelf | None) -> str:
     """What was done besides choosing types, on which text, with which files; and what chats look like."""
     entries = summary.entries
-    kinds = [variant for variant in variants.VARIANTS if any(e.row.variant == variant.name for e in entries)]
+    names = {e.row.variant for e in entries}
+    kinds = [found for name in variants.names() if name in names and (found := variants.known(name)) is not None]
     lines = [f"- {markdown_code(v.name)}: {_what_is_done(v)}." for v in kinds]
     facts = dict.fromkeys(fact for e in entries for fact in e.calibration)
     lines += [f"- {markdown(label)}: {markdown(value)}." for label, value in facts]
@@ -158,10 +159,12 @@ def how_made(summary: Summary, shelf: Shelf | None) -> str:
 
 
 def _what_is_done(variant: Variant) -> str:
+    by_packages = [m.title for m in variant.methods if m.package]
     done = [
         *(["scaled by AWQ, its function unchanged"] if variant.awq else []),
         "quantized by llama.cpp" + (" with an importance matrix" if variant.imatrix else ""),
         *(["its rounding improved by GPTQ within llama.cpp's own formats, same bytes"] if variant.refined else []),
+        *(f"changed by {markdown(title)}" for title in by_packages),
     ]
     return ", ".join(done)
 

@@ -6,7 +6,6 @@ import hashlib
 import importlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -126,7 +125,7 @@ def _noted_budget(root: Path) -> MemoryBudget:
 
 def _state(rows: Sequence[ResultRow], root: Path, budget: MemoryBudget) -> dict[str, Any]:
     """Hashes of what the reports were made from, and of the reports."""
-    said = json.dumps([VERSION, __version__, _noted(budget), [asdict(row) for row in rows]])
+    said = json.dumps([VERSION, __version__, _noted(budget), [row.columns() for row in rows]])
     beside = [
         *(manifest_path(root / row.file) for row in rows),
         *(recipe_path(root / row.file) for row in rows),

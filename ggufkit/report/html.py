@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from ggufkit.core import escape, units
+from ggufkit.core.records import further_metrics
 from ggufkit.llama import quants
 from ggufkit.report import composition, maps, palette, plots
 from ggufkit.report.choose import amount
@@ -47,8 +49,10 @@ COLUMNS = (
 
 def render_html(summary: Summary) -> str:
     """The whole report."""
-    table = [(entry, _cells(entry, summary.budget.n_ctx)) for entry in summary.entries]
-    columns = [(key, head) for key, head in COLUMNS if any(cells[key].text != MISSING for _, cells in table)]
+    added = further_metrics(entry.row for entry in summary.entries)
+    table = [(e, _cells(e, summary.budget.n_ctx) | _further(e, added)) for e in summary.entries]
+    named = [*COLUMNS, *((name, name.replace("_", " ")) for name in added)]
+    columns = [(key, head) for key, head in named if any(cells[key].text != MISSING for _, cells in table)]
     rows = [(entry, [cells[key] for key, _ in columns]) for entry, cells in table]
     holds = composition.held(summary.entries)
     types = {part.type for one in holds for part in one.parts}
@@ -108,6 +112,12 @@ def _cells(entry: Entry, n_ctx: int) -> dict[str, Cell]:
         "tg": _measurement(row.tg_tps, row.tg_tps_stddev, 1),
         "memory": Cell(amount(total), total),
     }
+
+
+def _further(entry: Entry, names: Sequence[str]) -> dict[str, Cell]:
+    """What metrics that packages add measured."""
+    found = dict(entry.row.further)
+    return {name: _measurement(found.get(name), found.get(f"{name}_stderr"), 4) for name in names}
 
 
 def _measurement(value: float | None, error: float | None, digits: int) -> Cell:

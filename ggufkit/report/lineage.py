@@ -12,7 +12,7 @@ from ggufkit.core.records import Manifest, ResultRow
 from ggufkit.measure import bench, divergence, perplexity, similarity
 from ggufkit.recipes.options import RecipeNotes
 from ggufkit.recipes.type_recipe import recipe_path
-from ggufkit.steps import awq, convert, imatrix, import_gguf
+from ggufkit.steps import awq, convert, imatrix, import_gguf, method
 from ggufkit.steps.convert import ConvertNotes, ConvertParams
 from ggufkit.steps.step import Workspace
 
@@ -57,11 +57,11 @@ class Archive:
         found[piece.path] = piece
 
     def _scaled(self, piece: Piece) -> list[Piece]:
-        """The scaled checkpoint that a base was converted from: its directory stands in the base's name."""
+        """The changed checkpoint that a base was converted from: its directory stands in the base's name."""
         if piece.made.step != convert.STEP:
             return []
         params = ConvertParams.from_manifest(piece.made)
-        scaled = [p for p in self._pieces if p.made.step == awq.STEP]
+        scaled = [p for p in self._pieces if p.made.step in (awq.STEP, method.STEP)]
         names = [variants.scaled_base_name(params.name, p.path.name, params.out_type.upper()) for p in scaled]
         return [p for p, name in zip(scaled, names, strict=True) if name == piece.path.name]
 

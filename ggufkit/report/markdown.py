@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from tabulate import tabulate
 
 from ggufkit.core.escape import markdown, markdown_block, markdown_code, terminal
+from ggufkit.core.records import further_metrics
 from ggufkit.core.units import MIB, size
 from ggufkit.report.choose import amount
 from ggufkit.report.data import Entry
@@ -101,11 +102,18 @@ def results_table(summary: Summary) -> str:
         ("Least cosine", [with_error(e.row.cosine_min, None, 5) for e in summary.entries], False),
         ("pp512 (t/s)", [with_error(e.row.pp_tps, e.row.pp_tps_stddev, 1) for e in summary.entries], False),
         ("tg128 (t/s)", [with_error(e.row.tg_tps, e.row.tg_tps_stddev, 1) for e in summary.entries], False),
+        *(_further(name, summary.entries) for name in further_metrics(e.row for e in summary.entries)),
     ]  # fmt: skip
     shown = [(head, cells) for head, cells, always in columns if always or any(c != MISSING for c in cells)]
     align = ["left"] + ["right"] * (len(shown) - 1)
     body = list(zip(*(cells for _, cells in shown), strict=True))
     return tabulate(body, [head for head, _ in shown], tablefmt="github", disable_numparse=True, colalign=align)
+
+
+def _further(name: str, entries: Sequence[Entry]) -> tuple[str, list[str], bool]:
+    """The column of a metric that a package adds."""
+    found = [dict(e.row.further) for e in entries]
+    return markdown(name), [with_error(row.get(name), row.get(f"{name}_stderr"), 4) for row in found], False
 
 
 def composition_table(entries: Sequence[Entry]) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from html import escape
 from pathlib import Path
 
 import pandas as pd
@@ -14,19 +13,17 @@ from ggufkit.core.records import ResultRow
 from ggufkit.report import plots
 from ggufkit.report.data import load_entries
 from ggufkit.report.markdown import MISSING
-from ggufkit.report.tables import frame
+from ggufkit.report.palette import DARK, LIGHT
+from ggufkit.report.tables import COLUMNS, frame
 
 _DIGITS: Mapping[str, tuple[str, int]] = {
-    "bpw": ("BPW", 2), "ppl": ("PPL", 4), "kld_mean": ("KLD", 6), "same_top_p": ("same top", 4), "cosine_mean": ("cosine", 5),
-    "pp_tps": ("pp512", 1), "tg_tps": ("tg128", 1),
+    "bpw": ("BPW", 2), "ppl": ("PPL", 4), "kld_mean": ("KLD", 6), "same_top_p": ("same top", 4),
+    "cosine_mean": ("cosine", 5), "pp_tps": ("pp512", 1), "tg_tps": ("tg128", 1),
 }  # fmt: skip
 """Columns that are shown where they are known, what they are called, and their digits."""
 
 
-_COLOURS = """
-.ggufkit { --ink: #1b1f24; --muted: #59636e; --grid: #d8dee4; --on-bar: #ffffff; --s1: #1f6fb2; --s2: #b85c00; --s3: #1a7f4b;
-  --s4: #7a3eb1; --s5: #bf3328; --s6: #0b7285; --s7: #7d6200; --s8: #57606a; }
-"""
+_COLOURS = f".ggufkit {{ {LIGHT.css} }} @media (prefers-color-scheme: dark) {{ .ggufkit {{ {DARK.css} }} }}"
 
 
 def render(rows: Sequence[ResultRow], root: Path) -> str:
@@ -42,11 +39,15 @@ def _are_in(rows: Sequence[ResultRow], root: Path) -> bool:
 
 def table(rows: pd.DataFrame) -> str:
     """The columns that matter for choosing a file."""
-    shown = pd.DataFrame({name: rows[name] for name in ("directory", "file") if name in rows}).map(visible.terminal)
+    shown = pd.DataFrame({name: rows[name] for name in ("directory", "file") if name in rows}).map(
+        visible.terminal
+    )
     shown["size"] = rows["size_bytes"].map(units.size)
     for name, (title, digits) in _DIGITS.items():
         if rows[name].notna().any():
             shown[title] = rows[name].map(lambda value, digits=digits: _number(value, digits))
+    for name in (str(name) for name in rows if name not in (*COLUMNS, *shown, "directory")):
+        shown[name] = rows[name].map(lambda value: MISSING if pd.isna(value) else f"{value:.5g}")
     return str(shown.to_html(index=False, border=0, escape=True))
 
 

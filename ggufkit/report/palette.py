@@ -50,7 +50,7 @@ DARK = Theme(
 )  # fmt: skip
 
 _MARKERS = "osDv^PXh"
-_ORDER = tuple(variants.BY_NAME)
+_ORDER = variants.names()
 
 
 def series_of(variant: str) -> int:

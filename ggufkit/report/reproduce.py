@@ -17,8 +17,9 @@ from ggufkit.report.data import Entry
 _DECIDING = (
     "base_type", "lora", "pre", "allow_token_mismatch", "allow_losses", "tensor_type", "output_tensor_type",
     "token_embedding_type", "leave_output_tensor", "pure", "override_kv", "prune_layers", "effort", "types_allowed",
-    "calibration", "calibration_samples", "seed", "imatrix", "awq_engine", "awq_objective", "awq_dtype", "awq_per_type",
-    "allow_requantize", "corpus", "ctx", "chunks", "precision", "eval", "kld", "bench", "bench_reps", "ngl",
+    "calibration", "calibration_samples", "seed", "imatrix", "awq_engine", "awq_objective", "awq_dtype",
+    "awq_per_type", "variant_option", "allow_requantize", "corpus", "ctx", "chunks", "precision", "eval", "kld",
+    "bench", "bench_reps", "metrics", "ngl",
 )  # fmt: skip
 
 
@@ -111,7 +112,7 @@ def _one_command(one: _Group, other: _Group) -> bool:
 
 def _is_made(variant: str, kind: str, base: str, beside: Collection[str]) -> bool:
     """Whether a build makes a type of a variant, when it is asked for both and for other variants beside."""
-    known = variants.BY_NAME.get(variant)
+    known = variants.known(variant)
     return known is None or quants.is_made(kind, known, base, beside)
 
 

@@ -5,19 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from glob import escape
 from pathlib import Path
 from typing import Any
 
+from ggufkit.core import variants
 from ggufkit.core.errors import GgufError, InputError
 from ggufkit.core.hashing import sha256_file
 from ggufkit.core.jsonfile import read_within
 from ggufkit.core.manifest import SUFFIX, manifest_path, open_manifest, read_manifest, write_manifest
 from ggufkit.core.progress import Reporter, SilentReporter
 from ggufkit.core.records import GgufFile, Manifest, Measurement, ResultRow
-from ggufkit.core.variants import VARIANTS
 from ggufkit.core.yamlfile import LIMIT_BYTES
 from ggufkit.llama.gguf import read_gguf
-from ggufkit.measure import bench, divergence, perplexity, similarity
+from ggufkit.measure import bench, divergence, perplexity, plugged, similarity
 from ggufkit.measure.measurements import against_own_base, load, order_of
 from ggufkit.measure.metrics import BY_NAME
 from ggufkit.models import sources
@@ -28,7 +29,7 @@ from ggufkit.steps.quantize import QuantizeNotes
 from ggufkit.steps.step import Result, Workspace
 
 _QUALITY = (divergence.STEP, perplexity.STEP, similarity.STEP)
-_KINDS = (*_QUALITY, bench.STEP)
+_KINDS = (*_QUALITY, bench.STEP, f"{plugged.KIND}*")
 
 
 def collect(root: Path, reporter: Reporter | None = None) -> list[ResultRow]:
@@ -52,22 +53,17 @@ def collect(root: Path, reporter: Reporter | None = None) -> list[ResultRow]:
     if not rows:
         hint = f"It should hold *.gguf with *{SUFFIX}: make them with `ggufkit build`."
         raise InputError(f"{root} holds no results.", hint=hint)
-    order = {variant.name: i for i, variant in enumerate(VARIANTS)}
+    order = {name: i for i, name in enumerate(variants.names())}
     return sorted(rows, key=lambda r: (order.get(r.variant, len(order)), -r.size_bytes, r.file))
 
 
-def row_of(path: Path, workspace: Workspace) -> ResultRow:
-    """The row of one GGUF, whoever made it, with what was measured of it in a workspace.
+def rows_of(paths: Iterable[Path], workspace: Workspace) -> list[ResultRow]:
+    """The rows of GGUFs, whoever made them, with what was measured of them in a workspace.
 
     Raises:
-        GgufError: it is none.
+        GgufError: one is none.
     """
-    return _row(path, read_manifest(path), workspace)
-
-
-def rows_of(paths: Iterable[Path], workspace: Workspace) -> list[ResultRow]:
-    """The same of several files that were measured together."""
-    return _with_base([row_of(path, workspace) for path in paths], workspace)
+    return _with_base([_row(path, read_manifest(path), workspace) for path in paths], workspace)
 
 
 def measurements_of(path: Path, digest: str, workspace: Workspace) -> list[Measurement]:
@@ -75,7 +71,8 @@ def measurements_of(path: Path, digest: str, workspace: Workspace) -> list[Measu
     files = [workspace.measurements / f"{path.stem}.{kind}.json" for kind in _QUALITY]
     made = [(order_of(m), file) for file in files if (m := read_manifest(file)) is not None]
     latest = [max(made)[1]] if made else []
-    found = [*latest, workspace.measurements / f"{path.stem}.{bench.STEP}.json"]
+    added = sorted(workspace.measurements.glob(f"{escape(path.stem)}.{plugged.KIND}*.json"))
+    found = [*latest, workspace.measurements / f"{path.stem}.{bench.STEP}.json", *added]
     return [m for file in found for m in _readable(file) if m.file_sha256 == digest]
 
 
@@ -195,8 +192,11 @@ def _row(path: Path, manifest: Manifest | None, workspace: Workspace) -> ResultR
 def _columns(measurements: Iterable[Measurement]) -> dict[str, Any]:
     """The measured columns, and the conditions: those of quality where there is any, else those of speed."""
     columns: dict[str, Any] = {}
+    further: list[tuple[str, float]] = []
     for m in measurements:
         metric = BY_NAME.get(m.metric)
+        if metric is None:
+            further += [(m.metric, m.value), *([(f"{m.metric}_stderr", m.stderr)] if m.stderr is not None else [])]
         if metric is None or not metric.in_table:
             continue
         columns[m.metric] = m.value
@@ -207,4 +207,4 @@ def _columns(measurements: Iterable[Measurement]) -> dict[str, Any]:
             value = getattr(m.conditions, key)
             if columns.get(key) is None and value is not None:
                 columns[key] = value
-    return columns
+    return columns | ({"further": tuple(further)} if further else {})

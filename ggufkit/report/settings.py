@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import PurePath
 
 from ggufkit.core import variants
-from ggufkit.core.records import Json, Manifest, ResultRow
+from ggufkit.core.records import Json, Manifest, ResultRow, further_metrics
 from ggufkit.llama import quants
 from ggufkit.llama.evaluates import embeds
 from ggufkit.llama.gguf import read_header
@@ -18,10 +18,11 @@ from ggufkit.models.lora import split_source
 from ggufkit.recipes.options import STEP, RecipeNotes, RecipeParams
 from ggufkit.refine.options import RefineOptions
 from ggufkit.report.lineage import Piece, is_start, own_imatrix
-from ggufkit.steps import awq, convert, imatrix, quantize, refine
+from ggufkit.steps import awq, convert, imatrix, method, quantize, refine
 from ggufkit.steps.awq import AwqNotes, AwqParams
 from ggufkit.steps.convert import ConvertNotes, ConvertParams
 from ggufkit.steps.imatrix import ImatrixNotes, ImatrixParams
+from ggufkit.steps.method import MethodNotes, MethodParams
 from ggufkit.steps.quantize import QuantizeNotes, QuantizeParams
 from ggufkit.steps.refine import RefineNotes
 from ggufkit.texts.calibration import CalibrationNotes
@@ -61,13 +62,15 @@ def settings(row: ResultRow, lineage: Sequence[Piece], measured: Sequence[Piece]
         options["--no-eval"] = row.ppl is None and row.cosine_mean is None
     if row.ppl is not None and row.ppl_base != row.ppl and not is_start(row, lineage):
         options["--no-kld"] = row.kld_mean is None
+    if row.further:
+        options["--metrics"] = ",".join(further_metrics([row]))
     hashes: dict[str, str] = {}
     for piece in [*lineage, *measured]:
         found = _of_step(piece.made, row)
         options |= found.options
         hashes |= found.hashes
-    own, variant = own_imatrix(lineage), variants.BY_NAME.get(row.variant)
-    if own is not None and not (variant is not None and variant.awq):
+    own, variant = own_imatrix(lineage), variants.known(row.variant)
+    if own is not None and not (variant is not None and variant.before is not None):
         name, digest = own
         options["--imatrix"] = name if digest else None
         hashes |= {name: digest} if digest else {}
@@ -91,6 +94,8 @@ def _of_step(made: Manifest, row: ResultRow) -> Settings:
         notes = RefineNotes.from_manifest(made)
         told = _of_overrides(notes.overrides, notes.target) if made.step == refine.STEP else {}
         return Settings({**scaled, **told, **_of_calibration(made)}, _calibration_text(made).hashes)
+    if made.step == method.STEP:
+        return _of_method(made)
     if made.step == STEP:
         return _of_recipe(made)
     if made.step in (divergence.STEP, perplexity.STEP, similarity.STEP):
@@ -99,6 +104,23 @@ def _of_step(made: Manifest, row: ResultRow) -> Settings:
         speed = BenchParams.from_manifest(made)
         return Settings({"--bench-reps": speed.repetitions, "--ngl": speed.ngl})
     return Settings()
+
+
+def _of_method(made: Manifest) -> Settings:
+    """What a method of a package was told, and calibrated on."""
+    params, notes = MethodParams.from_manifest(made), MethodNotes.from_manifest(made)
+    told: dict[str, Json] = {
+        "--variant-option": _told(params) or None,
+        **_of_overrides(notes.overrides, notes.target),
+    }
+    if not notes.method_text:
+        return Settings(told)
+    text = _text_of(notes.method_text, made.inputs.get("calibration"))
+    return Settings({**told, "--calibration": text.name}, text.hashes)
+
+
+def _told(params: MethodParams) -> list[Json]:
+    return [f"{params.method}.{name}={value}" for name, value in params.method_options.items()]
 
 
 def _of_recipe(made: Manifest) -> Settings:
@@ -228,6 +250,10 @@ def _samples(made: Manifest) -> str:
 def in_words(piece: Piece) -> str:
     """A step that ran no command, as a comment; "" for one that needs none."""
     made = piece.made
+    if made.step == method.STEP:
+        params = MethodParams.from_manifest(made)
+        said = [piece.path.name, *(str(option) for option in _told(params))]
+        return f"# {params.method} of {params.package} {params.package_version}: {', '.join(said)}"
     if made.step not in (awq.STEP, refine.STEP):
         return ""
     usual: Mapping[str, Json] = asdict(RefineOptions())

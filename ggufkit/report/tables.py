@@ -6,7 +6,7 @@ import csv
 import io
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, fields
+from dataclasses import fields
 from pathlib import Path
 
 import pandas as pd
@@ -16,8 +16,9 @@ from ggufkit.core.errors import InputError
 from ggufkit.core.manifest import write_atomically
 from ggufkit.core.records import ResultRow
 
-COLUMNS = tuple(field.name for field in fields(ResultRow))
-_KINDS = {field.name: str(field.type).removesuffix(" | None") for field in fields(ResultRow)}
+_KINDS = {f.name: str(f.type).removesuffix(" | None") for f in fields(ResultRow) if f.name != "further"}
+COLUMNS = tuple(_KINDS)
+"""Of every table; those of metrics that packages add come after them."""
 _DTYPES = {name: {"int": "Int64", "float": "float64", "str": "string"}[kind] for name, kind in _KINDS.items()}
 _MOST_COLUMNS = 1000
 _LATER = ("cosine_mean", "cosine_stderr", "cosine_min")
@@ -27,13 +28,15 @@ _TEXTS = tuple(name for name, dtype in _DTYPES.items() if dtype == "string")
 
 def frame(rows: Sequence[ResultRow]) -> pd.DataFrame:
     """Rows as a DataFrame with the contract's columns and dtypes: Int64, float64 and string, missing as NA."""
-    table: pd.DataFrame = pd.DataFrame([asdict(row) for row in rows], columns=list(COLUMNS)).astype(_DTYPES)
+    whole = [row.columns() for row in rows]
+    names = dict.fromkeys([*COLUMNS, *(name for row in whole for name in row)])
+    table: pd.DataFrame = pd.DataFrame(whole, columns=list(names)).astype(_DTYPES)
     return table
 
 
 def to_json(rows: Sequence[ResultRow]) -> str:
     """Rows as a JSON list; what was not measured is null."""
-    return json.dumps([asdict(row) for row in rows], indent=1) + "\n"
+    return json.dumps([row.columns() for row in rows], indent=1) + "\n"
 
 
 def to_csv(rows: Sequence[ResultRow]) -> str:
@@ -47,7 +50,9 @@ def from_csv(text: str) -> pd.DataFrame:
     read = pd.read_csv(io.StringIO(text), dtype=_DTYPES, keep_default_na=False, na_values=[""])
     missing = [name for name in _LATER if name not in read]
     whole = read.assign(**{name: pd.Series(dtype=_DTYPES[name]) for name in missing})
-    return _with_texts(whole[list(COLUMNS)], escape.from_csv)
+    added = [name for name in whole if name not in COLUMNS]
+    whole = whole.assign(**{name: pd.to_numeric(whole[name], errors="coerce").astype("float64") for name in added})
+    return _with_texts(whole[[*COLUMNS, *added]], escape.from_csv)
 
 
 def _require_columns(text: str) -> None:

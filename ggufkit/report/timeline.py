@@ -10,9 +10,9 @@ from pathlib import Path
 from ggufkit.core import escape
 from ggufkit.core.manifest import SUFFIX, read_manifest
 from ggufkit.core.records import Manifest
-from ggufkit.measure import bench, divergence, perplexity, similarity
+from ggufkit.measure import bench, divergence, perplexity, plugged, similarity
 from ggufkit.recipes.options import STEP
-from ggufkit.steps import awq, convert, imatrix, import_gguf, quantize, refine
+from ggufkit.steps import awq, convert, imatrix, import_gguf, method, quantize, refine
 from ggufkit.steps.notes import backend_of, seconds_of
 from ggufkit.steps.step import Workspace
 
@@ -27,10 +27,12 @@ _TITLES = {
     quantize.STEP: "quantize",
     STEP: "types by measurement",
     refine.STEP: "refine",
+    method.STEP: "method",
     perplexity.STEP: "perplexity",
     divergence.STEP: "KL divergence",
     similarity.STEP: "embeddings",
     bench.STEP: "speed",
+    plugged.STEP: "metric",
 }
 
 
