@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import RenderableType
 from rich.table import Table
+from rich.text import Text
 
 from ggufkit.cli.terminal import words
 from ggufkit.core.records import ResultRow, further_metrics
@@ -73,14 +74,14 @@ def _ladder(rungs: Sequence[Rung]) -> Table:
 
 
 def quality_table(rows: Sequence[ResultRow]) -> Table:
-    """What was measured of files, with its errors; columns that nothing was measured for are left out."""
+    """What was measured of files, errors below; columns that nothing was measured for are left out."""
     columns = [
         ("PPL", [_with_error(row.ppl, row.ppl_stderr, 4) for row in rows]),
         ("ln(PPL/base)", [_with_error(row.ln_ppl_ratio, row.ln_ppl_ratio_stderr, 5) for row in rows]),
         ("KLD", [_with_error(row.kld_mean, row.kld_stderr, 5) for row in rows]),
-        ("same top", [_percent(row.same_top_p) for row in rows]),
+        ("same top", [Text(_percent(row.same_top_p)) for row in rows]),
     ]
-    shown = [(title, cells) for title, cells in columns if any(cell != _MISSING for cell in cells)]
+    shown = [(title, cells) for title, cells in columns if any(cell.plain != _MISSING for cell in cells)]
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("file", overflow="fold")
     for title in ("size", *(title for title, _ in shown)):
@@ -90,8 +91,8 @@ def quality_table(rows: Sequence[ResultRow]) -> Table:
     return table
 
 
-def _with_error(value: float | None, error: float | None, digits: int) -> str:
-    return _number(value, digits) + ("" if value is None or error is None else f" ±{error:.{digits}f}")
+def _with_error(value: float | None, error: float | None, digits: int) -> Text:
+    return Text(_number(value, digits) + ("" if value is None or error is None else f"\n±{error:.{digits}f}"))
 
 
 def _number(value: float | None, digits: int) -> str:

@@ -34,7 +34,7 @@ from ggufkit.core.process import ToolOutput
 from ggufkit.core.progress import SilentReporter
 from ggufkit.core.records import Toolchain
 from ggufkit.layers import Shards, StreamedModel
-from ggufkit.llama import argv, logs
+from ggufkit.llama import argv, logs, quants
 from ggufkit.llama.argv import Compute, Excerpt, Quantization
 from ggufkit.llama.gguf import read_header
 from ggufkit.llama.libggml import LibGgml
@@ -127,6 +127,17 @@ def test_the_library_quantizes_as_the_tool_does(base: Path, tools: Toolchain) ->
     for kind in ("Q4_0", "Q5_1", "Q2_K", "Q3_K_M", "Q4_K_M", "IQ4_NL", "IQ4_XS"):
         compare_blocks(base, quantized(base, kind, tools), None, tools)
         compare_blocks(base, quantized(base, kind, tools, imatrix), imatrix, tools)
+
+
+def test_which_types_ignore_a_matrix(tools: Toolchain) -> None:
+    """What is made once, for plain and imatrix, is what the quantizers themselves make alike."""
+    lib, random = LibGgml(tools.dir), np.random.default_rng(0)
+    weights = random.standard_normal((4, 512)).astype(np.float32)
+    importance = random.random(512).astype(np.float32) ** 4
+    kinds = ("Q8_0", "MXFP4", "Q4_0", "Q5_1", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_NL", "IQ4_XS")
+    made = {kind: [lib.quantize(weights, kind, given) for given in (None, importance)] for kind in kinds}
+    assert [kind for kind, (plain, weighed) in made.items() if np.array_equal(plain, weighed)] == ["Q8_0", "MXFP4"]
+    assert frozenset({"Q8_0", "MXFP4_MOE"}) == quants.WITHOUT_MATRIX
 
 
 def compare_blocks(base: Path, made: Path, imatrix: Path | None, tools: Toolchain) -> None:

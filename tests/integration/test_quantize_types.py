@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import gguf
@@ -190,3 +191,38 @@ def test_a_build_refuses_what_cannot_be(
     assert (done.code, done.out) == (code, "")
     assert said in " ".join(done.err.split())
     assert not list((tmp_path / "out").glob("*.gguf"))
+
+
+def test_the_perplexity_of_several_files_is_a_table(base: Path, tmp_path: Path) -> None:
+    """Whose ratios are those of its perplexities; --json has all figures."""
+    made = ggufkit("quantize", base, "--types", "q8_0,q4_0").out.split()
+    text = tiny.text_file(tmp_path / "text.txt")
+    asked = (
+        "perplexity",
+        *made,
+        "--base",
+        base,
+        "--corpus",
+        text,
+        "--ctx",
+        64,
+        "--chunks",
+        8,
+        "--out",
+        tmp_path / "out",
+    )
+    head, *lines = (line.split() for line in ggufkit(*asked).out.splitlines())
+    rows = [line for line in lines if not line[0].startswith("±")]
+    assert len(lines) == 2 * len(rows), "errors stand below"
+    assert head == ["file", "size", "PPL", "ln(PPL/base)", "KLD", "same", "top"]
+    assert [row[0] for row in rows] == ["tiny-llama-F16", "tiny-llama-Q8_0", "tiny-llama-Q4_0"]
+    found = json.loads(ggufkit(*asked, "--json").out)
+    values = {file: {m["metric"]: m["value"] for m in ms} for file, ms in found.items()}
+    own = values[base.name]["ppl"]
+    for file in ("tiny-llama-Q8_0.gguf", "tiny-llama-Q4_0.gguf"):
+        assert values[file]["ppl_base"] == own
+        assert values[file]["ln_ppl_ratio"] == pytest.approx(math.log(values[file]["ppl"] / own))
+        assert "kld_p99" in values[file]
+    assert f"{values['tiny-llama-Q4_0.gguf']['ln_ppl_ratio']:.5f}" in rows[2]
+    alone = ggufkit("perplexity", made[0], *asked[5:])
+    assert alone.out.startswith("tiny-llama-Q8_0.gguf\n  ppl ")

@@ -15,6 +15,7 @@ from ggufkit.core.manifest import read_manifest, write_manifest
 from ggufkit.core.progress import SilentReporter
 from ggufkit.core.records import QuantType, Toolchain
 from ggufkit.llama import toolchain
+from ggufkit.llama.argv import Overrides
 from ggufkit.llama.gguf import read_gguf
 from ggufkit.models import sources
 from ggufkit.pipeline import lookup
@@ -168,6 +169,26 @@ def test_a_type_that_needs_a_matrix_is_left_out_where_another_variant_has_one(
     request = BuildRequest("x", variants=asked)
     found = Job(request, model, "x", kinds, kinds, chosen, None, None, Session(tools, Workspace(tmp_path)))
     assert ", ".join(f"{v.name} {t.name}" for v, t in found.targets) == made
+
+
+@pytest.mark.parametrize(
+    ("asked", "told", "made"),
+    [
+        (("plain", "imatrix"), Overrides(), "plain Q8_0, plain Q4_0, imatrix Q4_0"),
+        (("imatrix",), Overrides(), "imatrix Q8_0, imatrix Q4_0"),
+        (("plain", "imatrix"), Overrides(output="Q4_K"), "plain Q8_0, plain Q4_0, imatrix Q8_0, imatrix Q4_0"),
+        (("plain", "imatrix", "gptq"), Overrides(), "plain Q8_0, plain Q4_0, imatrix Q4_0, gptq Q8_0, gptq Q4_0"),
+    ],
+)
+def test_what_a_matrix_changes_nothing_in_is_made_once(
+    asked: tuple[str, ...], told: Overrides, made: str, tmp_path: Path
+) -> None:
+    model, kinds = read_gguf(write(tmp_path / "x.gguf")), (QuantType("Q8_0", ""), QuantType("Q4_0", ""))
+    tools, chosen = Toolchain(tmp_path, "built", "c" * 40, "cpu", "1"), variants.resolve(asked)
+    session = Session(tools, Workspace(tmp_path))
+    found = Job(BuildRequest("x", variants=asked), model, "x", kinds, kinds, chosen, None, None, session, told)
+    assert ", ".join(f"{v.name} {t.name}" for v, t in found.targets) == made
+    assert len(found.targets) + len(found.made_as_plain) == len(asked) * 2
 
 
 def test_paths_and_strings_are_taken_alike(tmp_path: Path) -> None:

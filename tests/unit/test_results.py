@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from ggufkit.core.manifest import read_manifest, write_manifest
 from ggufkit.core.records import Manifest
 from ggufkit.measure.evaluation import EvalNotes
 from ggufkit.measure.measurements import next_number
-from ggufkit.report import results, tables
+from ggufkit.report import results, summary_of, tables
 from ggufkit.steps.step import Result
 from tests.fake_results import FAKES, Fake, write_results
 
@@ -57,6 +58,38 @@ def test_missing_is_missing_and_never_zero(root: Path) -> None:
     rows = {row["file"]: row for row in json.loads((root / "results.json").read_text())}
     assert rows["tiny-F16.gguf"]["kld_mean"] is None
     assert list(rows["tiny-F16.gguf"]) == CONTRACT + FURTHER
+
+
+def saved_of(root: Path, file: str, **values: float) -> None:
+    """Change what was measured of a file."""
+    path = root / ".ggufkit" / "measurements" / file
+    found = [{**m, "value": values.get(m["metric"], m["value"])} for m in json.loads(path.read_text())]
+    path.write_text(json.dumps(found))
+
+
+def test_the_ratio_is_of_the_perplexities_in_the_table(tmp_path: Path) -> None:
+    """llama.cpp's own is of the base by its saved logits, which are clipped."""
+    root = write_results(tmp_path / "out", FAKES[:2])
+    saved_of(root, "tiny-F16.perplexity.json", ppl=175.04)
+    saved_of(root, "tiny-Q8_0.divergence.json", ppl=174.89, ppl_base=174.11, ln_ppl_ratio=0.00447)
+    base, made = results.collect(root)
+    assert (base.ppl, base.ppl_base, made.ppl_base) == (175.04, 175.04, 175.04)
+    assert made.ln_ppl_ratio == pytest.approx(math.log(174.89 / 175.04))
+    assert made.ln_ppl_ratio_stderr == 0.002
+    (note,) = summary_of([base, made], root).footnotes
+    assert note.startswith(
+        "ln(PPL/base) is of the base's own perplexity, 175.0400. By the logits that llama.cpp saves"
+    )
+    assert "174.1100" in note
+
+
+def test_where_the_base_was_measured_otherwise_the_tools_ratio_stays(tmp_path: Path) -> None:
+    fakes = [replace(FAKES[0], n_chunks=20), FAKES[1]]
+    root = write_results(tmp_path / "out", fakes)
+    saved_of(root, "tiny-F16.perplexity.json", ppl=29.0)
+    assert results.collect(root)[1].ln_ppl_ratio == pytest.approx(0.000209)
+    saved_of(root, "tiny-Q8_0.divergence.json", ppl_base=30.6)
+    assert summary_of(results.collect(root), root).footnotes == ()
 
 
 def test_a_table_of_an_earlier_version_is_read(root: Path, tmp_path: Path) -> None:
