@@ -24,6 +24,8 @@ from ggufkit.report.downloads import Shelf
 from ggufkit.steps.step import Workspace
 
 _ABOUT = (*report.FILES, CARD, PLOT)
+_NO_BASE_MODEL = f"{CARD} names no base model, which the files do not tell: give it with --base-model OWNER/NAME."
+_BASE_MODEL_NOT_WRITTEN = f"{CARD} was edited and stays as it is: write base_model into it yourself."
 _EDITED_THERE = "the one in the repository was written or edited there; --replace-card overwrites it"
 
 
@@ -113,9 +115,9 @@ def pack(
     held = [m for m in complete if m in chosen or all(_upload(f, remote).there for f in m.files)]
     chat = chat_files({file: model.gguf for model in held for file in model.modelfiles}, teller)
     shelf = _shelf(repo, held, {*remote, *chat.files, *(name for model in chosen for name in _names(model))}, chat)
-    about = _about(rows, root, shelf, asked, look_only=look_only)
-    if (complaint := _about_base_model(rows, root, asked)) is not None and CARD in about:
-        teller.warn(complaint)
+    about, remark = _about(rows, root, shelf, asked, look_only=look_only)
+    if remark:
+        teller.warn(remark)
     contents: dict[Path, bytes | None] = {
         **dict.fromkeys(file for model in chosen for file in model.all_files),
         **{root / name: content for name, content in {**chat.files, **about}.items()},
@@ -136,16 +138,6 @@ def _forgotten(chat: Chat, remote: Mapping[str, RemoteFile]) -> Iterator[tuple[s
             yield name, "the repository has one that is not from here; remove it there if it should not be used"
 
 
-def _about_base_model(rows: Sequence[ResultRow], root: Path, wanted: Wanted) -> str | None:
-    """Why the card does not name the base model."""
-    if wanted.base_model:
-        edited = card.is_edited(root)
-        return f"{CARD} was edited and stays as it is: write base_model into it yourself." if edited else None
-    if card.tells_base_model(rows, root):
-        return None
-    return f"{CARD} names no base model, which the files do not tell: give it with --base-model OWNER/NAME."
-
-
 def tells_base_model(root: Path) -> bool:
     """Whether the card of a directory will name the model that the files are made from."""
     return card.tells_base_model(results.collect(root), root)
@@ -162,19 +154,23 @@ def _shelf(repo: str, held: Sequence[Model], there: set[str], chat: Chat) -> She
 
 def _about(
     rows: Sequence[ResultRow], root: Path, shelf: Shelf, wanted: Wanted, *, look_only: bool
-) -> dict[str, bytes | None]:
-    """What tells of the models, with its content where that is not written."""
+) -> tuple[dict[str, bytes | None], str]:
+    """What tells of the models, with its content where that is not written; and what the user should know of it."""
     fresh: dict[str, bytes] = {
         name: text.encode(errors="backslashreplace")
         for name, text in report.refresh(rows, root, look_only=look_only).items()
     }
-    if wanted.selection.takes(CARD) and not card.is_edited(root):
+    remark = ""
+    if card.is_edited(root):
+        remark = _BASE_MODEL_NOT_WRITTEN if wanted.base_model else ""
+    elif wanted.selection.takes(CARD):
         made = card.render_card(rows, root, shelf, wanted.base_model)
+        remark = "" if made.names_base_model else _NO_BASE_MODEL
         fresh |= {CARD: made.text.encode(errors="backslashreplace")} | ({PLOT: made.plot} if made.plot else {})
         if not look_only:
             made.write(root)
     there = {name: None for name in _ABOUT if (root / name).is_file()}
-    return {name: content if look_only else None for name, content in {**there, **fresh}.items()}
+    return {name: content if look_only else None for name, content in {**there, **fresh}.items()}, remark
 
 
 def _upload(path: Path, remote: Mapping[str, RemoteFile], content: bytes | None = None) -> Upload:

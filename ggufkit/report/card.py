@@ -18,13 +18,15 @@ from ggufkit.core.records import ResultRow
 from ggufkit.hub.addresses import Address
 from ggufkit.llama import evaluates
 from ggufkit.llama.gguf import read_header
-from ggufkit.report import downloads, front_matter, guard, plots
+from ggufkit.report import commands, downloads, front_matter, guard, plots
 from ggufkit.report.choose import MemoryBudget
 from ggufkit.report.data import Entry, load_entries
 from ggufkit.report.downloads import Shelf
+from ggufkit.report.lineage import Archive
 from ggufkit.report.markdown import answer, ladder_table, measured
 from ggufkit.report.recommend import advise
 from ggufkit.report.summary import Summary, summarize
+from ggufkit.steps.step import Workspace
 from ggufkit.version import __version__
 
 CARD, PLOT = "README.md", "quality.png"
@@ -37,11 +39,13 @@ class Card:
 
     Args:
         plot: PNG, None where there is nothing to draw.
+        names_base_model: whether it says what the files are made from.
         note: what is remembered of it.
     """
 
     text: str
     plot: bytes | None
+    names_base_model: bool
     note: Mapping[str, Any]
 
     def write(self, root: Path) -> list[Path]:
@@ -77,19 +81,19 @@ def render_card(rows: Sequence[ResultRow], root: Path, shelf: Shelf | None = Non
     told = base_model or guard.read_note(root, _NOTE).get("base_model") or ""
     header = read_header(root / entries[0].row.file)
     fields = front_matter.fields(entries, header, shelf.address if shelf else None, str(told))
-    card = _render(
-        _with_users_fields(fields, root), summary, shelf, plot=plot is not None, embeds=evaluates.embeds(header)
-    )
+    shown = _with_users_fields(fields, root)
+    card = _render(shown, summary, shelf, plot=plot is not None, embeds=evaluates.embeds(header))
     note = {"card": _hash(card), "text": _hash(front_matter.without(card)), "fields": fields, "base_model": told}
-    return Card(card, plot, note)
+    return Card(card, plot, bool(shown.get("base_model")), note)
 
 
 def tells_base_model(rows: Sequence[ResultRow], root: Path) -> bool:
-    """Whether it is known what the files were made from: by their manifests, or because it was told before."""
-    entries = load_entries(rows, root)
-    header, told = read_header(root / entries[0].row.file), guard.read_note(root, _NOTE).get("base_model") or ""
-    fields = _with_users_fields(front_matter.fields(entries, header, None, str(told)), root)
-    return bool(fields.get("base_model")) or is_edited(root)
+    """Whether it is known what the files were made from, by their manifests or because it was told before; or need not be,
+    as the card is the user's."""
+    if is_edited(root) or guard.read_note(root, _NOTE).get("base_model"):
+        return True
+    archive = Archive(Workspace(root))
+    return any("/" in commands.source_of(archive.lineage(root / row.file))[0] for row in rows)
 
 
 def _of_what_is_there(summary: Summary, shelf: Shelf | None) -> Summary:
