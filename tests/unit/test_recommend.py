@@ -19,7 +19,7 @@ from ggufkit.report.card import CARD, write_card
 from ggufkit.report.choose import GIB, MIB, MemoryBudget
 from ggufkit.report.data import Entry, Extent, Footprint
 from ggufkit.report.losses import FAR, GOOD, GRADES, NEARLY_LOSSLESS, losses
-from ggufkit.report.recommend import advise
+from ggufkit.report.recommend import _WORTH, advise
 from ggufkit.report.verdict import verdicts
 from tests.fake_results import FAKES, SIXTY, Fake, write_results
 
@@ -76,6 +76,15 @@ def test_thresholds_rise_together() -> None:
     assert limits == sorted(limits)
     assert GRADES[0] is NEARLY_LOSSLESS
     assert GRADES[-1] is FAR
+
+
+def test_the_guide_has_the_limits() -> None:
+    guide = Path(__file__).resolve().parents[2].joinpath("docs", "guide", "reports.md").read_text(encoding="utf-8")
+    for grade in GRADES[:-1]:
+        limits = f"| {grade.words} | {grade.kld:g} | {100 * grade.same_top:.0f} % | {grade.cosine:g} |"
+        assert limits in guide
+    assert f"| {FAR.words} | more | less | less |" in guide
+    assert f"{_WORTH}^(KLD / {GOOD.kld})" in guide
 
 
 def test_of_a_tie_the_plainer_is_taken_and_there_is_one_star() -> None:
