@@ -6,6 +6,7 @@ any colour vision tell them apart; shapes say the same once more.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, fields
 
 from ggufkit.core import variants
@@ -49,15 +50,16 @@ DARK = Theme(
     series=("#8cc8f0", "#f0602a", "#009e73", "#ecc140", "#ffffff", "#e277c0", "#8c959f", "#c9b458"),
 )  # fmt: skip
 
-_MARKERS = "osDv^PXh"
-_ORDER = variants.names()
+_MARKERS = "osDv^PXhd"
+_ORDER = tuple(variants.BY_NAME)
 
 
-def series_of(variant: str) -> int:
-    """The number of a variant's series; one that is not in the table has the first that no other has."""
-    return _ORDER.index(variant) if variant in _ORDER else len(_ORDER)
+def numbers(names: Iterable[str]) -> dict[str, int]:
+    """A number for each variant: always the same for those of the table, then others by name."""
+    others = sorted(set(names) - set(_ORDER))
+    return {name: i for i, name in enumerate((*_ORDER, *others))}
 
 
-def marker_of(variant: str) -> str:
+def marker(number: int) -> str:
     """The shape of a variant's points, as matplotlib names it."""
-    return _MARKERS[series_of(variant) % len(_MARKERS)]
+    return _MARKERS[number % len(_MARKERS)]

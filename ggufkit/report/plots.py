@@ -84,8 +84,9 @@ def percentiles(entries: Sequence[Entry], *, is_wide: bool = False) -> str | Non
     if not shown:
         return None
     canvas = svg.canvas(WIDE_IN if is_wide else NARROW_IN, percentiles_height(shown))
+    numbers = palette.numbers(e.row.variant for e in entries)
     for y, entry in enumerate(shown):
-        _draw_percentiles(canvas, y, entry)
+        _draw_percentiles(canvas, y, entry, canvas.series(numbers[entry.row.variant]))
     axes = canvas.axes
     axes.set_xscale("log")
     svg.plain_ticks(axes.xaxis)
@@ -107,9 +108,8 @@ def _short(label: str) -> str:
     return label if len(label) <= _LONGEST_LABEL else f"{label[: _LONGEST_LABEL - 1]}…"
 
 
-def _draw_percentiles(canvas: Canvas, y: int, entry: Entry) -> None:
+def _draw_percentiles(canvas: Canvas, y: int, entry: Entry, colour: str) -> None:
     values = [entry.percentiles[p] for p, _, _ in _MARKS]
-    colour = canvas.series(palette.series_of(entry.row.variant))
     ends = [values[0], values[-1]]
     canvas.axes.plot(ends, [y, y], color=colour, linewidth=2, alpha=0.45, solid_capstyle="round")
     for (_, marker, name), value in zip(_MARKS, values, strict=True):

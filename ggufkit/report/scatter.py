@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from ggufkit.core import escape
@@ -91,10 +92,15 @@ class Scatter:
     base: Entry | None = None
     known: Published | None = None
 
+    @cached_property
+    def numbers(self) -> dict[str, int]:
+        """Of the variants, which their colours and shapes follow."""
+        return palette.numbers(e.row.variant for e in self.entries)
+
     def draw(self, canvas: Canvas, columns: int) -> None:
         """All of it, with a legend of so many columns at most."""
         axes = canvas.axes
-        fronts = list(_fronts(self.entries, self.loss, self.along))
+        fronts = list(self._fronts())
         for line in fronts:
             self._draw_front(canvas, line)
         self._draw_points(canvas)
@@ -110,6 +116,19 @@ class Scatter:
     def _at(self, entry: Entry) -> tuple[float, float]:
         return self.along.value(entry) or 0.0, self.loss.value(entry) or 0.0
 
+    def _fronts(self) -> Iterator[_Front]:
+        """The Pareto front; with recipes, that of the recipes and that of the presets for each variant that has both."""
+        if self.along.is_better_more:
+            yield _Front(_fastest(self.entries, self.loss, self.along))
+            return
+        with_recipes = dict.fromkeys(e.row.variant for e in self.entries if e.recipe is not None)
+        if not with_recipes:
+            yield _Front(recommend.pareto(self.entries))
+        for variant in with_recipes:
+            family, series = [e for e in self.entries if e.row.variant == variant], self.numbers[variant]
+            yield _Front(recommend.pareto([e for e in family if e.recipe is not None]), series, (0, ()), None)
+            yield _Front(recommend.pareto([e for e in family if e.recipe is None]), series, (0, (2, 3)), None)
+
     def _draw_front(self, canvas: Canvas, line: _Front) -> None:
         if len(line.files) >= _FEWEST:
             colour = canvas.theme.muted if line.series is None else canvas.series(line.series)
@@ -118,9 +137,9 @@ class Scatter:
 
     def _draw_points(self, canvas: Canvas) -> None:
         """Every file as a point, and all error bars at once."""
-        explained = {_look(e).label: e for e in self.entries[::-1]}
+        explained = {_legend(e): e for e in self.entries[::-1]}
         for entry in self.entries:
-            self._draw_point(canvas, entry, is_explained=explained[_look(entry).label] is entry)
+            self._draw_point(canvas, entry, is_explained=explained[_legend(entry)] is entry)
         places = [self._at(e) for e in self.entries]
         canvas.axes.errorbar(
             *zip(*places, strict=True), xerr=[self.along.error(e) or 0.0 for e in self.entries],
@@ -129,10 +148,11 @@ class Scatter:
         )  # fmt: skip
 
     def _draw_point(self, canvas: Canvas, entry: Entry, *, is_explained: bool) -> None:
-        (x, y), error, look = self._at(entry), self.loss.error(entry), _look(entry)
+        (x, y), error, number = self._at(entry), self.loss.error(entry), self.numbers[entry.row.variant]
+        marker, size = (_RECIPE_MARKER, 12) if entry.recipe is not None else (palette.marker(number), 7.5)
         (point,) = canvas.axes.plot(
-            [x], [y], look.marker, color=canvas.series(look.series), markersize=look.size, markeredgewidth=0.7,
-            markeredgecolor=canvas.theme.card, label=look.label if is_explained else None, zorder=3,
+            [x], [y], marker, color=canvas.series(number), markersize=size, markeredgewidth=0.7,
+            markeredgecolor=canvas.theme.card, label=_legend(entry) if is_explained else None, zorder=3,
         )  # fmt: skip
         shown = f"{y:.5g}" + (f" ± {error:.2g}" if error else "")
         point.set_gid(svg.tip(f"{entry.label}: {self.loss.short} {shown} at {x:,.4g}"))
@@ -193,21 +213,10 @@ def _widen(axes: Any, largest: float) -> None:
         axes.set_xlim(middle - 0.05 * largest, middle + 0.05 * largest)
 
 
-@dataclass(frozen=True)
-class _Look:
-    marker: str
-    series: int
-    label: str
-    size: float = 7.5
-
-
-def _look(entry: Entry) -> _Look:
-    """How a file is drawn: its variant by colour and shape."""
-    variant = entry.row.variant
-    title = variant_title(variant)
-    if entry.recipe is not None:
-        return _Look(_RECIPE_MARKER, palette.series_of(variant), f"{title}, by recipe", 12)
-    return _Look(palette.marker_of(variant), palette.series_of(variant), title)
+def _legend(entry: Entry) -> str:
+    """What a file's colour and shape stand for."""
+    title = variant_title(entry.row.variant)
+    return title if entry.recipe is None else f"{title}, by recipe"
 
 
 @dataclass(frozen=True)
@@ -216,20 +225,6 @@ class _Front:
     series: int | None = None
     dashes: tuple[int, tuple[int, ...]] = (0, (4, 3))
     label: str | None = "Pareto front"
-
-
-def _fronts(entries: Sequence[Entry], loss: Loss, along: Along) -> Iterator[_Front]:
-    """The Pareto front; with recipes, that of the recipes and that of the presets for each variant that has both."""
-    if along.is_better_more:
-        yield _Front(_fastest(entries, loss, along))
-        return
-    with_recipes = dict.fromkeys(e.row.variant for e in entries if e.recipe is not None)
-    if not with_recipes:
-        yield _Front(recommend.pareto(entries))
-    for variant in with_recipes:
-        family, series = [e for e in entries if e.row.variant == variant], palette.series_of(variant)
-        yield _Front(recommend.pareto([e for e in family if e.recipe is not None]), series, (0, ()), None)
-        yield _Front(recommend.pareto([e for e in family if e.recipe is None]), series, (0, (2, 3)), None)
 
 
 def _fastest(entries: Collection[Entry], loss: Loss, along: Along) -> list[Entry]:

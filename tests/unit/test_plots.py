@@ -16,7 +16,7 @@ from matplotlib.text import Text
 from ggufkit.core.units import MIB
 from ggufkit.report import composition, plots, recommend, results, scatter, svg
 from ggufkit.report.data import Entry, load_entries
-from ggufkit.report.palette import DARK, LIGHT, Theme, marker_of, series_of
+from ggufkit.report.palette import DARK, LIGHT, Theme, marker, numbers
 from ggufkit.report.scatter import Along, Scatter
 from ggufkit.report.svg import Canvas
 from ggufkit.report.timeline import Span, lanes
@@ -146,8 +146,10 @@ def test_colours_of_variants_are_told_apart_and_stand_out(theme: Theme) -> None:
 
 
 def test_shapes_tell_variants_apart_too() -> None:
-    names = ("plain", "awq", "imatrix", "awq+imatrix", "gptq", "awq+gptq", "a method of one's own")
-    assert len({marker_of(name) for name in names}) == len({series_of(name) for name in names}) == len(names)
+    own = ["a method of one's own", "another one"]
+    found = numbers(["gptq", *own])
+    assert found == {**numbers([]), own[0]: VARIANTS, own[1]: VARIANTS + 1}
+    assert len({marker(number) for number in found.values()}) == len(found) == VARIANTS + 2
 
 
 def linear(colour: str) -> np.ndarray:
