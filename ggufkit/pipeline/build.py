@@ -28,7 +28,7 @@ from ggufkit.pipeline.artifacts import Artifacts, outputs
 from ggufkit.pipeline.foreseen import is_measured
 from ggufkit.pipeline.job import Job
 from ggufkit.pipeline.lookup import prepare
-from ggufkit.pipeline.pieces import evaluated
+from ggufkit.pipeline.pieces import TABLE, evaluated
 from ggufkit.report import results
 from ggufkit.report.choose import MemoryBudget
 from ggufkit.request import BuildRequest
@@ -230,3 +230,4 @@ def _write_tables(job: Job, rows: Sequence[ResultRow]) -> None:
     if job.request.run.force or not report.is_current(rows, job.out, budget):
         with timed(job.reporter, "Writing tables and report", job.session.work("report", len(rows))):
             report.write(rows, job.out, budget)
+        job.session.finished(job.out / TABLE)

@@ -32,6 +32,8 @@ BYTES_PER_TOKEN_OF_VOCABULARY = 0.257
 """Bytes of English that a token takes, for each bit of a number of the vocabulary: 3.85 with 32,000 tokens, 4.4 with
 152,000, on WikiText-2."""
 _USUAL_VOCABULARY, _SAMPLE_TOKENS = 128_000, 512
+TABLE = "results.csv"
+"""Stands for all that a report is."""
 _PRECISION_OF_PILOT = 0.05
 """What the first chunks usually give."""
 _PROBED_TOKENS, _SOLVING_TOKENS = 300_000, 20_000
@@ -70,6 +72,8 @@ class _Pieces:
         yield from self._bases()
         yield from dict.fromkeys(piece for target in self.job.targets for piece in self._made(*target))
         yield from self._measured()
+        report = self.job.session.work("report", 1 + len(self.job.targets))
+        yield Piece("report", self.job.out / TABLE, report, Cost(2))
 
     @property
     def _n_params(self) -> int:

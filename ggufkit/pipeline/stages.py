@@ -104,3 +104,4 @@ def _measuring(job: Job, base: GgufHeader) -> Iterator[PlannedStep]:
         )
     if how.bench:
         yield PlannedStep("bench", "speed", _device(job), "alone, one file after the other")
+    yield PlannedStep("report", "tables and report", "CPU")

@@ -39,7 +39,7 @@ def job(tmp_path: Path, private_cache: Path) -> Job:
 def test_each_thing_once(job: Job) -> None:
     todo = pieces(job)
     assert Counter(piece.stage for piece in todo) == {
-        "convert": 1, "imatrix": 1, "quantize": 4, "evaluate": 5, "bench": 5
+        "convert": 1, "imatrix": 1, "quantize": 4, "evaluate": 5, "bench": 5, "report": 1
     }  # fmt: skip
     n_params = job.model.n_params
     assert {p.work.units for p in todo if p.stage == "evaluate"} == {n_params * 10 * 512}
@@ -57,7 +57,7 @@ def test_what_was_never_done_here_is_told_from_the_machine_s_pace(
     assert tried == [["IQ4_XS", "IQ4_XS", "Q4_K", "Q4_K"]]
     assert whole.factor == pytest.approx(pace._GUESSED)
     assert sum(step.seconds or 0 for step in steps) <= whole.seconds + 0.5
-    assert [step.stage for step in steps] == ["imatrix", "quantize", "evaluate", "bench"]
+    assert [step.stage for step in steps] == ["imatrix", "quantize", "evaluate", "bench", "report"]
 
 
 def test_what_was_done_is_told_from_that_and_the_machine_is_left_alone(
@@ -86,7 +86,7 @@ def test_the_display_counts_results_and_says_what_is_left(job: Job) -> None:
     assert told == []
     for piece in todo[:8]:
         shown.finished(piece.output)
-    assert told[-1] == (8, 16, "8 min left")
+    assert told[-1] == (8, 17, "9 min left")
 
 
 def test_nothing_to_make_shows_nothing(job: Job) -> None:
