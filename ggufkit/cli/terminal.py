@@ -24,7 +24,8 @@ from rich.text import Text
 from ggufkit.cli.options import QUIETLY
 from ggufkit.core import escape, progress, units
 
-_PLAIN_EVERY_S = 20.0
+_PLAIN_EVERY_S, _PLAIN_SHARE = 20.0, 0.05
+"""Seconds between two lines about a step, and the part of the time since its start that passes at least."""
 _WIDE = 1000
 _SOON_S = 2.0
 """Before that a step's pace tells nothing."""
@@ -222,10 +223,10 @@ class _Lines:
         self.lock = threading.Lock()
 
     def update(self, done: float, total: float | None = None, note: str = "") -> None:
-        """Print how far the step is, every 20 seconds at most."""
+        """Print how far the step is, every 20 seconds at most, and less often the longer it takes."""
         self.total = total or self.total
         with self.lock:
-            if time.monotonic() - self.last < _PLAIN_EVERY_S:
+            if time.monotonic() - self.last < max(_PLAIN_EVERY_S, _PLAIN_SHARE * (self.last - self.started)):
                 return
             self.last = time.monotonic()
         self.screen.print(f"  {self.title}: {state(done, self.total, note, self.last - self.started)}")
