@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
 from ggufkit.core.errors import GgufError
 from ggufkit.core.progress import Reporter
-from ggufkit.core.records import Json, Tensor
+from ggufkit.core.records import Json
 from ggufkit.core.units import GIB
 from ggufkit.llama.gguf import GgufHeader, read_header
+from ggufkit.llama.same_tensors import kind, same_bytes
 
 _NAME = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.gguf")
-_BLOCK = 1 << 22
 
 
 @dataclass(frozen=True)
@@ -25,6 +24,15 @@ class PartName:
     stem: str
     number: int
     count: int
+
+    @property
+    def pattern(self) -> str:
+        """What fits all parts, and nothing else."""
+        return f"{self.stem}-*-of-{self.count:05d}.gguf"
+
+    def siblings(self) -> list[str]:
+        """The names of all parts."""
+        return [f"{self.stem}-{number:05d}-of-{self.count:05d}.gguf" for number in range(1, self.count + 1)]
 
 
 def part_name(file: Path) -> PartName | None:
@@ -73,14 +81,16 @@ def _other_content(headers: Sequence[GgufHeader], whole: GgufHeader, reporter: R
     tensors = [(header, tensor) for header in headers for tensor in header.tensors]
     if _facts(headers[0]) != _facts(whole):
         return f"{headers[0].path.name} has other metadata"
-    if [_kind(tensor) for _, tensor in tensors] != [_kind(tensor) for tensor in whole.tensors]:
+    if [kind(tensor) for _, tensor in tensors] != [kind(tensor) for tensor in whole.tensors]:
         return "they have other tensors"
     total = sum(tensor.n_bytes for tensor in whole.tensors) / GIB
-    with reporter.step(f"Comparing {whole.path.name} with its parts", total) as progress:
+    comparing = f"Comparing {whole.path.name} with its parts"
+    with reporter.step(comparing, total) as progress, whole.path.open("rb") as second:
         done = 0
         for (header, ours), theirs in zip(tensors, whole.tensors, strict=True):
-            if not _same_bytes(header.path, ours, whole.path, theirs):
-                return f"{header.path.name} has other values of {ours.name}"
+            with header.path.open("rb") as first:
+                if not same_bytes(first, ours, second, theirs):
+                    return f"{header.path.name} has other values of {ours.name}"
             done += ours.n_bytes
             progress.update(done / GIB, total, "GiB")
     return None
@@ -88,18 +98,3 @@ def _other_content(headers: Sequence[GgufHeader], whole: GgufHeader, reporter: R
 
 def _facts(header: GgufHeader) -> dict[str, Json]:
     return {key: value for key, value in header.metadata.items() if not key.startswith("split.")}
-
-
-def _kind(tensor: Tensor) -> tuple[str, tuple[int, ...], str]:
-    return tensor.name, tensor.shape, tensor.type
-
-
-def _same_bytes(path: Path, tensor: Tensor, other_path: Path, other: Tensor) -> bool:
-    with path.open("rb") as file, other_path.open("rb") as other_file:
-        return all(a == b for a, b in zip(_blocks(file, tensor), _blocks(other_file, other), strict=True))
-
-
-def _blocks(file: BinaryIO, tensor: Tensor) -> Iterator[bytes]:
-    file.seek(tensor.offset)
-    for start in range(0, tensor.n_bytes, _BLOCK):
-        yield file.read(min(_BLOCK, tensor.n_bytes - start))

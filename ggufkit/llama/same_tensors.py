@@ -22,25 +22,32 @@ def same_tensors(one: Path, other: Path) -> bool:
         GgufError: one of them is no GGUF that can be read.
     """
     a, b = read_header(one), read_header(other)
-    if max(a.n_parts, b.n_parts) > 1 or [_kind(t) for t in a.tensors] != [_kind(t) for t in b.tensors]:
+    if max(a.n_parts, b.n_parts) > 1 or [kind(t) for t in a.tensors] != [kind(t) for t in b.tensors]:
         return False
     with one.open("rb") as first, other.open("rb") as second:
         return _agree(a, first, b, second, _START) and _agree(a, first, b, second)
 
 
-def _kind(tensor: Tensor) -> tuple[str, Sequence[int], str]:
+def kind(tensor: Tensor) -> tuple[str, Sequence[int], str]:
+    """What a tensor is besides its values: name, shape and type."""
     return tensor.name, tensor.shape, tensor.type
 
 
 def _agree(a: GgufHeader, first: BinaryIO, b: GgufHeader, second: BinaryIO, most: int | None = None) -> bool:
     """Whether all tensors begin alike, by so many bytes; None for all of them."""
-    for mine, yours in zip(a.tensors, b.tensors, strict=True):
-        first.seek(mine.offset)
-        second.seek(yours.offset)
-        left = mine.n_bytes if most is None else min(most, mine.n_bytes)
-        while left > 0:
-            n_bytes = min(_BLOCK, left)
-            if first.read(n_bytes) != second.read(n_bytes):
-                return False
-            left -= n_bytes
+    return all(
+        same_bytes(first, mine, second, yours, most) for mine, yours in zip(a.tensors, b.tensors, strict=True)
+    )
+
+
+def same_bytes(first: BinaryIO, mine: Tensor, second: BinaryIO, yours: Tensor, most: int | None = None) -> bool:
+    """Whether two tensors of as many bytes begin alike, by so many of them; None for all."""
+    first.seek(mine.offset)
+    second.seek(yours.offset)
+    left = mine.n_bytes if most is None else min(most, mine.n_bytes)
+    while left > 0:
+        n_bytes = min(_BLOCK, left)
+        if first.read(n_bytes) != second.read(n_bytes):
+            return False
+        left -= n_bytes
     return True

@@ -10,9 +10,9 @@ from ggufkit.core.errors import InputError, UnknownType
 from ggufkit.core.records import Tensor
 from ggufkit.llama import patterns, quants
 from ggufkit.llama.gguf import GgufHeader, ggml_type_by_name, named_type, read_header
+from ggufkit.llama.parts import part_name
 from ggufkit.recipes.type_recipe import Choice, TypeRecipe
 
-_PART = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.gguf")
 _PAIR = re.compile(rb"[^\s=]+=[A-Za-z0-9_]+")
 _MOST_PARTS = 1000
 _ANOTHER = "Copy the types of a GGUF of the same model, converted with the same tensors."
@@ -79,13 +79,11 @@ def _parts(path: Path) -> list[GgufHeader]:
     first = read_header(path, check_size=False)
     if first.n_parts == 1:
         return [first]
-    named = _PART.fullmatch(path.name)
-    if named is None or int(named[3]) != first.n_parts or first.n_parts > _MOST_PARTS:
+    named = part_name(path)
+    if named is None or named.count != first.n_parts or first.n_parts > _MOST_PARTS:
         message = f"{path} is one of {first.n_parts} parts of a split GGUF, and not called so."
         raise InputError(message, hint="Parts are called NAME-00001-of-00003.gguf; give one of them.")
-    count = first.n_parts
-    files = [path.with_name(f"{named[1]}-{number:05d}-of-{count:05d}.gguf") for number in range(1, count + 1)]
-    return [read_header(file, check_size=False) for file in files]
+    return [read_header(path.with_name(name), check_size=False) for name in named.siblings()]
 
 
 def looks_like_patterns(data: bytes) -> bool:

@@ -15,6 +15,7 @@ from ggufkit.core.escape import markdown, markdown_block, markdown_code
 from ggufkit.core.units import size
 from ggufkit.core.variants import Variant
 from ggufkit.hub.addresses import Address
+from ggufkit.llama.parts import part_name
 from ggufkit.recipes.type_recipe import recipe_path
 from ggufkit.report.data import Entry
 from ggufkit.report.markdown import file_name
@@ -24,7 +25,6 @@ from ggufkit.report.summary import Summary
 _LONGEST_TAG = 80
 _TAG = re.compile(r"[\w.-]+", re.ASCII)
 """Characters that Ollama reads as a tag."""
-_PART = re.compile(r"-\d{5}-of-(\d{5})\.gguf$")
 _MATRIX = ".imatrix"
 _ABOUT_PARTS = "Of a file in parts get all of them, and tell llama.cpp the first; Ollama takes none."
 
@@ -89,8 +89,9 @@ def _tag(entry: Entry, shelf: Shelf) -> str:
 
 
 def _pattern(files: Sequence[str]) -> str:
-    """What fits all parts of a file, and nothing else."""
-    return _PART.sub(lambda found: f"-*-of-{found[1]}.gguf", files[0])
+    """What fits all files that hold a GGUF, and nothing else."""
+    named = part_name(Path(files[0]))
+    return named.pattern if named is not None else files[0]
 
 
 def table(summary: Summary, shelf: Shelf | None) -> str:
@@ -178,7 +179,7 @@ def _made_with(summary: Summary, shelf: Shelf) -> list[str]:
     lines += [f"- Types of each tensor, and why: {', '.join(map(shelf.link, there))}."] if there else []
     if shelf.chat:
         files = [shelf.link(name) for name in ("template", "system", "params") if name in shelf.names]
-        lines.append(f"- Ollama renders chats by {', '.join(files)}. {markdown(shelf.chat)}")
+        lines.append(f"- For Ollama: {', '.join(files)}. {markdown(shelf.chat)}")
     return lines
 
 
