@@ -9,7 +9,7 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from ggufkit.cli.terminal import words
+from ggufkit.cli.terminal import lines, words
 from ggufkit.core.records import ResultRow, further_metrics
 from ggufkit.core.units import rough, size
 from ggufkit.pipeline.resources import Plan
@@ -79,7 +79,7 @@ def quality_table(rows: Sequence[ResultRow]) -> Table:
         ("PPL", [_with_error(row.ppl, row.ppl_stderr, 4) for row in rows]),
         ("ln(PPL/base)", [_with_error(row.ln_ppl_ratio, row.ln_ppl_ratio_stderr, 5) for row in rows]),
         ("KLD", [_with_error(row.kld_mean, row.kld_stderr, 5) for row in rows]),
-        ("same top", [Text(_percent(row.same_top_p)) for row in rows]),
+        ("same top", [lines(_percent(row.same_top_p)) for row in rows]),
     ]
     shown = [(title, cells) for title, cells in columns if any(cell.plain != _MISSING for cell in cells)]
     table = Table(box=None, pad_edge=False, header_style="bold")
@@ -92,7 +92,8 @@ def quality_table(rows: Sequence[ResultRow]) -> Table:
 
 
 def _with_error(value: float | None, error: float | None, digits: int) -> Text:
-    return Text(_number(value, digits) + ("" if value is None or error is None else f"\n±{error:.{digits}f}"))
+    below = [] if value is None or error is None else [f"±{error:.{digits}f}"]
+    return lines(_number(value, digits), *below)
 
 
 def _number(value: float | None, digits: int) -> str:

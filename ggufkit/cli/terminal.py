@@ -51,6 +51,11 @@ def words(*parts: str | tuple[str, str]) -> Text:
     return Text.assemble(*((escape.terminal(text), style) for text, style in styled))
 
 
+def lines(*parts: str) -> Text:
+    """Lines of one cell of a table."""
+    return Text("\n".join(escape.terminal(part) for part in parts))
+
+
 def say(text: str, *, err: bool = False) -> None:
     """Print one line."""
     click.echo(escape.terminal(text), err=err)

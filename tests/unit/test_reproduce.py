@@ -171,7 +171,7 @@ def test_a_command_for_each_group_of_variants_with_the_same_types(tmp_path: Path
     # F16 is the base for plain, and no type of gptq: asked for once more, it changes neither.
     assert asked == [
         "ggufkit build tiny --types q4_0,f16 --variants plain,awq,gptq",
-        "ggufkit build tiny --types iq2_xs,q4_0 --variants imatrix",
+        "ggufkit build tiny --types q4_0,iq2_xs --variants imatrix",
     ]
 
 
