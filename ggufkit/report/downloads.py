@@ -18,6 +18,7 @@ from ggufkit.hub.addresses import Address
 from ggufkit.llama.parts import part_name
 from ggufkit.recipes.type_recipe import recipe_path
 from ggufkit.report.data import Entry
+from ggufkit.report.losses import plainness
 from ggufkit.report.markdown import file_name
 from ggufkit.report.recommend import Advice
 from ggufkit.report.summary import Summary
@@ -95,9 +96,12 @@ def _pattern(files: Sequence[str]) -> str:
 
 
 def table(summary: Summary, shelf: Shelf | None) -> str:
-    """The files to be had, the largest first: link, type, size, parts and what each is like. "" where there are none."""
+    """The files to be had, "" where there are none: link, type, size, parts and what each is like.
+
+    The largest type comes first, and of a type the plainest file.
+    """
     there = [e for e in summary.entries if shelf is None or e.row.file in shelf.files]
-    ordered = sorted(there, key=lambda e: (-e.row.size_bytes, e.row.file))
+    ordered = sorted(there, key=lambda e: (-round(e.row.bpw, 2), e.row.type, plainness(e.row.variant), e.row.file))
     columns = [
         ("File", [links(e, shelf) for e in ordered]),
         ("Type", [markdown(e.label) for e in ordered]),
