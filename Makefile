@@ -17,7 +17,7 @@ demo: $(VENV)/.installed
 test: lint types docs pytest
 
 pytest: $(VENV)/.installed
-	$(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder -m "not alone" $(PYTEST)
+	$(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder --nbmake -m "not alone" $(PYTEST)
 	$(BIN)/python -m pytest -m alone $(PYTEST)
 
 lint: $(VENV)/.installed

@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -94,7 +95,7 @@ def reporting() -> Iterator[progress.Reporter]:
         with quiet.warning_at_the_end():
             yield quiet
         return
-    if not screen.is_terminal:
+    if not screen.is_terminal or (screen.is_jupyter and find_spec("ipywidgets") is None):
         plain = PlainReporter(screen)
         with plain.warning_at_the_end():
             yield plain
