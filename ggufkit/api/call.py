@@ -67,7 +67,7 @@ def listening(reporter: Reporter | None, quiet: bool) -> Iterator[Listener]:
         return
     from ggufkit.cli import terminal
 
-    if not terminal.console().is_terminal:
+    if not terminal.is_watched(terminal.console()):
         yield Listener(SilentReporter())
         return
     with terminal.reporting() as shown:

@@ -126,7 +126,7 @@ def recipe(
     file = values.read("gguf", values.FILE, gguf)
     with listening(reporter, quiet) as listener:
         paths = tuple(choosing.recipe(file, asked, how, text, given.run, listener))
-    return Result(paths[0].parent, paths, (), tuple(listener.warnings), len(paths))
+    return Result(paths[0].parent, paths, (), listener.warnings, len(paths))
 
 
 def _choice(given: Options) -> RecipeOptions:

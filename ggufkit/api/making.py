@@ -67,7 +67,7 @@ def build(
     with listening(reporter, quiet) as listener:
         done = building.build(wanted, listener)
     paths = tuple(done.out / row.file for row in done.rows)
-    return Result(done.out, paths, done.rows, tuple(listener.warnings), done.made)
+    return Result(done.out, paths, done.rows, listener.warnings, done.made)
 
 
 def plan(

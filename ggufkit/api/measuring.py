@@ -116,9 +116,7 @@ def compare(directories: Paths, *, reporter: Reporter | None = None, quiet: bool
     rows = tuple(sample.entry.row for sample in samples)
     paths = tuple(dict.fromkeys(found))
     origins = tuple(sample.origin for sample in samples)
-    return Compared(
-        found[0], paths, rows, tuple(listener.warnings), groups=comparing.compare(samples), origins=origins
-    )
+    return Compared(found[0], paths, rows, listener.warnings, groups=comparing.compare(samples), origins=origins)
 
 
 def _several(given: Paths) -> list[Path_]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -31,7 +31,7 @@ class Result:
 
     out: Path
     paths: tuple[Path, ...]
-    rows: tuple[ResultRow, ...] = ()
+    rows: tuple[ResultRow, ...] = field(default=(), repr=False)
     warnings: tuple[str, ...] = ()
     made: int = 0
 
@@ -64,8 +64,8 @@ class Result:
 class Compared(Result):
     """Result directories side by side; `groups` tells what of them is comparable, and why the rest is not."""
 
-    groups: Comparison | None = None
-    origins: Sequence[str] = ()
+    groups: Comparison | None = field(default=None, repr=False)
+    origins: Sequence[str] = field(default=(), repr=False)
 
     @property
     def df(self) -> pd.DataFrame:

@@ -81,9 +81,14 @@ def console(*, stderr: bool = True) -> Screen:
     """A console on stderr for what is said, on stdout for results. In a file or a pipe no line is broken."""
     made = Screen(stderr=stderr, highlight=False, markup=False, emoji=False)
     made.soft_wrap = not (stderr or made.is_terminal)
-    if not made.is_terminal and "COLUMNS" not in os.environ:
+    if not is_watched(made) and "COLUMNS" not in os.environ:
         made.width = _WIDE
     return made
+
+
+def is_watched(screen: Console) -> bool:
+    """Whether somebody looks at it: a terminal, or a notebook."""
+    return screen.is_terminal or screen.is_jupyter
 
 
 @contextmanager
@@ -95,7 +100,7 @@ def reporting() -> Iterator[progress.Reporter]:
         with quiet.warning_at_the_end():
             yield quiet
         return
-    if not screen.is_terminal or (screen.is_jupyter and find_spec("ipywidgets") is None):
+    if not is_watched(screen) or (screen.is_jupyter and find_spec("ipywidgets") is None):
         plain = PlainReporter(screen)
         with plain.warning_at_the_end():
             yield plain

@@ -97,7 +97,12 @@ class Listener:
 
     def __init__(self, reporter: Reporter) -> None:
         self._reporter = reporter
-        self.warnings: list[str] = []
+        self._warned: list[str] = []
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """Each kind once."""
+        return tuple(grouped(self._warned))
 
     def step(self, title: str, total: float | None = None) -> AbstractContextManager[Progress]:
         """Open a step of the other's."""
@@ -108,9 +113,8 @@ class Listener:
         self._reporter.info(text)
 
     def warn(self, text: str) -> None:
-        """Keep the warning, once, and pass it on."""
-        if text not in self.warnings:
-            self.warnings.append(text)
+        """Keep the warning, and pass it on."""
+        self._warned.append(text)
         self._reporter.warn(text)
 
 
