@@ -129,8 +129,18 @@ def __dir__() -> list[str]:
 class _Called(ModuleType):
     """A package that is a function of the same name, too: `ggufkit.awq(…)` and `ggufkit.awq.engine`."""
 
+    @property
+    def _function(self) -> Any:
+        return __getattr__(self.__name__.rpartition(".")[2])
+
+    @property
+    def __signature__(self) -> Any:
+        from inspect import signature
+
+        return signature(self._function)
+
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        return __getattr__(self.__name__.rpartition(".")[2])(*args, **kwargs)
+        return self._function(*args, **kwargs)
 
 
 class _Package(ModuleType):

@@ -120,7 +120,7 @@ class Whole:
         if (self.minimum is not None and number < self.minimum) or (
             self.maximum is not None and number > self.maximum
         ):
-            raise UsageError(f"{given!r} is not in the range {self._range}")
+            raise UsageError(f"{number} is not in the range {self._range}")
         return number
 
     @property
