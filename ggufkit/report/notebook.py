@@ -23,7 +23,10 @@ _DIGITS: Mapping[str, tuple[str, int]] = {
 """Columns that are shown where they are known, what they are called, and their digits."""
 
 
-_COLOURS = f".ggufkit svg {{ background: var(--card); }} .ggufkit {{ {LIGHT.css} }} @media (prefers-color-scheme: dark) {{ .ggufkit {{ {DARK.css} }} }}"
+_COLOURS = (
+    f".ggufkit {{ {LIGHT.css} }} @media (prefers-color-scheme: dark) {{ .ggufkit {{ {DARK.css} }} }}"
+    " .ggufkit svg { background: var(--card); }"
+)
 
 
 def render(rows: Sequence[ResultRow], root: Path) -> str:

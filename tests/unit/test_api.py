@@ -71,7 +71,7 @@ def test_what_is_wrong_is_refused_alike(option: str, said: str, capsys: pytest.C
     from ggufkit import cli as command_line
 
     with pytest.raises(ggufkit.UsageError) as raised:
-        BuildRequest("m", **{option: said})  # type: ignore[arg-type]
+        BuildRequest("m", **{option: said})
     assert command_line._run(["build", "m", f"--{option.replace('_', '-')}={said}"], False) == 2
     told = " ".join(capsys.readouterr().err.split())
     why = raised.value.message.partition(": ")[2].removesuffix(".")
