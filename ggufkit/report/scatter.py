@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -187,22 +188,27 @@ class Scatter:
         if not self.along.is_better_more:
             _widen(axes, max(self.along.value(e) or 0.0 for e in self.entries))
 
-    def _write_labels(self, canvas: Canvas, named: Sequence[Entry]) -> None:
-        """Name the files of the fronts, the one to take before all others."""
-        shown = sorted(dict.fromkeys(e.row.file for e in named), key=lambda file: file != self.taken)
-        by_file = {e.row.file: e for e in self.entries}
-        labels = [_label(by_file[file], self._at(by_file[file]), is_bold=file == self.taken) for file in shown]
+    def _write_labels(self, canvas: Canvas, on_lines: Sequence[Entry]) -> None:
+        """Name the file to take, then those of the Pareto front and of the lines that are drawn."""
+        front = [] if self.along.is_better_more else recommend.pareto(self.entries)
+        named = list({e.row.file: e for e in [*self._taken, *front, *on_lines]}.values())
+        types = Counter(e.row.type for e in named)
+        texts = [e.label if types[e.row.type] > 1 else escape.terminal(e.row.type) for e in named]
+        labels = [
+            Label(text, *self._at(e), {"weight": "bold"} if e in self._taken else {})
+            for text, e in zip(texts, named, strict=True)
+        ]
         place(canvas.axes, labels, [self._at(e) for e in self.entries], fontsize=8.5, color=canvas.theme.ink)
+
+    @property
+    def _taken(self) -> list[Entry]:
+        return [e for e in self.entries if e.row.file == self.taken]
 
 
 def shown(entries: Sequence[Entry], loss: Loss, along: Along) -> list[Entry]:
     """Those whose loss can be drawn. No float types beside others: they would take the room of all."""
     known = [e for e in entries if (loss.value(e) or 0) > 0 and along.value(e) is not None]
     return [e for e in known if not quants.is_float(e.row.type)] or known
-
-
-def _label(entry: Entry, at: tuple[float, float], *, is_bold: bool) -> Label:
-    return Label(escape.terminal(entry.row.type), *at, {"weight": "bold"} if is_bold else {})
 
 
 def _widen(axes: Any, largest: float) -> None:

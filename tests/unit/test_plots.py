@@ -14,6 +14,7 @@ import pytest
 from matplotlib.text import Text
 
 from ggufkit.core.units import MIB
+from ggufkit.recipes.type_recipe import Choice, TypeRecipe
 from ggufkit.report import composition, plots, recommend, results, scatter, svg
 from ggufkit.report.data import Entry, load_entries
 from ggufkit.report.palette import DARK, LIGHT, Theme, marker, numbers
@@ -87,6 +88,18 @@ def test_all_files_of_the_front_are_named(sixty: list[Entry]) -> None:
     assert {text.get_text() for text in canvas.axes.texts} == {
         e.row.type for e in recommend.pareto(picture.entries)
     }
+
+
+def test_the_file_to_take_is_named_whatever_lines_are_drawn(sixty: list[Entry]) -> None:
+    recipe = TypeRecipe((Choice("blk.0.ffn_up.weight", "Q6_K"),))
+    entries = [replace(e, recipe=recipe) if e.label == "Q4_K_M" else e for e in sixty]
+    canvas = svg.canvas(svg.WIDE_IN, 4.4)
+    drawn(entries, scatter.size_of(entries), canvas)
+    names = [text.get_text() for text in canvas.axes.texts]
+    assert "Pareto front" not in canvas.axes.get_legend_handles_labels()[1]
+    assert len(set(names)) == len(names) >= 12
+    assert {"gptq Q8_0", "Q4_K_M"} <= set(names), "types that several have are told with the variant"
+    assert [text.get_weight() for text in canvas.axes.texts].count("bold") == 1
 
 
 def test_float_types_take_no_room_from_others(sixty: list[Entry]) -> None:
