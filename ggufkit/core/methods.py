@@ -93,7 +93,15 @@ def options_of(method: Method, words: Sequence[str]) -> Any:
     try:
         return msgspec.convert(given, method.options, strict=False)
     except msgspec.ValidationError as error:
-        raise UsageError(f"An option of {method.title} is wrong: {error}.", hint=f"{words}") from None
+        raise UsageError(
+            f"An option of {method.title} is wrong: {error}.", hint=f"Write e.g. {_example(method)}."
+        ) from None
+
+
+def _example(method: Method) -> str:
+    """How the options of a method are written, with their defaults."""
+    told = fields(method.options) if method.options is not None else ()
+    return " or ".join(f"{method.name}.{f.name}={f.default}" for f in told)
 
 
 def pair(word: str) -> tuple[str, str, str]:

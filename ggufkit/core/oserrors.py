@@ -27,6 +27,11 @@ def of_links(error: RuntimeError) -> OSError | None:
     return found and OSError(errno.ELOOP, os.strerror(errno.ELOOP), found[1])
 
 
+def is_of_disk(error: BaseException) -> bool:
+    """Whether an error says that a disk has no room, or failed."""
+    return isinstance(error, OSError) and error.errno in _FULL
+
+
 def explain(error: OSError, failed: str | None = None) -> GgufkitError | None:
     """The error that tells what an OSError means; None for one that no user can do anything about.
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 
 from ggufkit.core import plugins
-from ggufkit.core.errors import InputError, UsageError
+from ggufkit.core.errors import GgufkitError, UsageError
 from ggufkit.core.methods import AWQ, GPTQ, Method
 
 GROUP = "ggufkit.variants"
@@ -145,7 +145,7 @@ def known(name: str) -> Variant | None:
     """The variant of a name that a manifest has; None where its package is not there, or is broken."""
     try:
         return find(name)
-    except InputError:
+    except GgufkitError:
         return None
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import cache
 from pathlib import Path
 
 from ggufkit.core import plugins
 from ggufkit.core.errors import UsageError
 from ggufkit.core.progress import Reporter
+from ggufkit.core.records import ResultRow
 
 GROUP = "ggufkit.metrics"
 """The entry points by which a package adds its own."""
@@ -85,6 +86,18 @@ METRICS: tuple[Metric, ...] = (
 BY_NAME = {metric.name: metric for metric in METRICS}
 
 
+_TAKEN = (
+    {"directory"}
+    | {f.name for f in fields(ResultRow)}
+    | {column for m in METRICS for column in (m.name, m.stderr_column) if column}
+)
+
+
+def may_be_added(name: str) -> bool:
+    """Whether a name is one that a package's metric may have: a measurement on disk may come from anywhere."""
+    return re.fullmatch(r"[a-z][a-z0-9_]{0,59}", name) is not None and not {name, f"{name}_stderr"} & _TAKEN
+
+
 def find(name: str) -> Metric:
     """A package's metric, loaded now.
 
@@ -96,8 +109,7 @@ def find(name: str) -> Metric:
     if name not in added:
         others = f"Choose from {', '.join(added)}." if added else "No package with metrics is installed."
         raise UsageError(f"There is no metric {name!r} to ask for.", hint=others)
-    taken = {column for m in METRICS for column in (m.name, m.stderr_column) if column}
-    plugins.require_unique(GROUP, name, taken)
+    plugins.require_unique(GROUP, name, _TAKEN)
     return _of_package(name)
 
 
@@ -105,7 +117,7 @@ def find(name: str) -> Metric:
 def _of_package(name: str) -> Metric:
     plugin = plugins.find(GROUP, name)
     loaded = plugin.load(Metric)
-    if loaded.name != name or not re.fullmatch(r"[a-z][a-z0-9_]*", name):
+    if loaded.name != name or not may_be_added(name):
         raise plugin.broken(f"it is called {loaded.name!r} there; names are of a-z, 0-9 and _")
     if loaded.measure is None:
         raise plugin.broken("it has no function")

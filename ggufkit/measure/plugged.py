@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
-from ggufkit.core import machine
+from ggufkit.core import machine, oserrors
 from ggufkit.core.errors import GgufkitError, ToolError
 from ggufkit.core.manifest import Params
 from ggufkit.core.records import Conditions, GgufFile, Measurement
@@ -64,9 +64,9 @@ def _measure(metric: Metric, subject: Subject) -> tuple[float, float | None] | N
     try:
         found = metric.measure(subject) if metric.measure is not None else None
         value = None if found is None else (float(found[0]), None if found[1] is None else float(found[1]))
-    except (GgufkitError, OSError, KeyboardInterrupt):
-        raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
+        if isinstance(error, GgufkitError) or oserrors.is_of_disk(error):
+            raise
         raise _failed(metric, f"{type(error).__name__}: {' '.join(str(error).split())}") from error
     if value is not None and not all(math.isfinite(v) for v in (value[0], value[1] or 0.0)):
         raise _failed(metric, f"{subject.gguf.name} has {value[0]} ± {value[1]}")

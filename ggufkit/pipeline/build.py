@@ -94,7 +94,8 @@ def _warn_of_overlap(job: Job, artifacts: Artifacts) -> None:
         return
     drawn = artifacts.calibration() if any(v.awq or v.refined for v in job.variants) else None
     n_tokens = 512 * job.request.calibration.samples if any(v.imatrix for v in job.variants) else 0
-    if any(is_measured(t) and not job.output(v, t.name).exists() for v, t in job.targets):
+    reads_all = any(method.calibrated and method.package for v in job.variants for method in v.methods)
+    if reads_all or any(is_measured(t) and not job.output(v, t.name).exists() for v, t in job.targets):
         n_tokens = job.calibration.n_bytes  # parts of all of the text; no token is shorter than a byte
     warn_of_overlap(job.calibration, job.text, job.model, n_tokens, drawn, job.reporter)
 

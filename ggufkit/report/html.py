@@ -47,11 +47,15 @@ COLUMNS = (
 )  # fmt: skip
 
 
+_KEY = "further "
+"""What the keys of columns begin with that packages add."""
+
+
 def render_html(summary: Summary) -> str:
     """The whole report."""
     added = further_metrics(entry.row for entry in summary.entries)
     table = [(e, _cells(e, summary.budget.n_ctx) | _further(e, added)) for e in summary.entries]
-    named = [*COLUMNS, *((name, name.replace("_", " ")) for name in added)]
+    named = [*COLUMNS, *((_KEY + name, name.replace("_", " ")) for name in added)]
     columns = [(key, head) for key, head in named if any(cells[key].text != MISSING for _, cells in table)]
     rows = [(entry, [cells[key] for key, _ in columns]) for entry, cells in table]
     holds = composition.held(summary.entries)
@@ -117,7 +121,7 @@ def _cells(entry: Entry, n_ctx: int) -> dict[str, Cell]:
 def _further(entry: Entry, names: Sequence[str]) -> dict[str, Cell]:
     """What metrics that packages add measured."""
     found = dict(entry.row.further)
-    return {name: _measurement(found.get(name), found.get(f"{name}_stderr"), 4) for name in names}
+    return {_KEY + name: _measurement(found.get(name), found.get(f"{name}_stderr"), 4) for name in names}
 
 
 def _measurement(value: float | None, error: float | None, digits: int) -> Cell:

@@ -20,7 +20,7 @@ from ggufkit.core.yamlfile import LIMIT_BYTES
 from ggufkit.llama.gguf import read_gguf
 from ggufkit.measure import bench, divergence, perplexity, plugged, similarity
 from ggufkit.measure.measurements import against_own_base, load, order_of
-from ggufkit.measure.metrics import BY_NAME
+from ggufkit.measure.metrics import BY_NAME, may_be_added
 from ggufkit.models import sources
 from ggufkit.recipes import recipe_file
 from ggufkit.recipes.type_recipe import TypeRecipe, recipe_path
@@ -195,7 +195,7 @@ def _columns(measurements: Iterable[Measurement]) -> dict[str, Any]:
     further: list[tuple[str, float]] = []
     for m in measurements:
         metric = BY_NAME.get(m.metric)
-        if metric is None:
+        if metric is None and may_be_added(m.metric):
             further += [(m.metric, m.value), *([(f"{m.metric}_stderr", m.stderr)] if m.stderr is not None else [])]
         if metric is None or not metric.in_table:
             continue

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ggufkit.core import oserrors
 from ggufkit.core.errors import GgufkitError, ToolError
 from ggufkit.core.inputs import Input
 from ggufkit.core.manifest import Params, read_manifest
@@ -135,9 +136,9 @@ def _run(asked: Asked, source: Path, output: Path, session: Session, base: Path 
     with session.reporter.step(f"{asked.method.name}: {source.name}"):
         try:
             return dict((run(work) if run is not None else None) or {})
-        except (GgufkitError, OSError, KeyboardInterrupt):
-            raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:
+            if isinstance(error, GgufkitError) or oserrors.is_of_disk(error):
+                raise
             said = " ".join(str(error).split())
             raise _failed(asked, f"{type(error).__name__}: {said}") from error
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import ggufkit
-from ggufkit.core.manifest import read_manifest
+from ggufkit.core.manifest import manifest_path, read_manifest
 from tests import tiny
 from tests.integration.run_cli import ggufkit as cli
 from tests.packages import OWN_METHOD, forget, install_own_method
@@ -27,17 +29,20 @@ def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]
 
 def test_a_build_with_a_method_of_one_s_own(converted: Path, tmp_path: Path) -> None:
     text, out = tiny.text_file(tmp_path / "text.txt", 1500), tmp_path / "out"
+    out.mkdir()
+    for file in (converted, manifest_path(converted)):
+        shutil.copyfile(file, out / file.name)
     model = str(converted.parent / "tiny-llama")
-    asked = {
+    asked: dict[str, Any] = {
         "types": "q4_0", "variants": "plain,fewer_bits,even_norms", "variant_option": ["fewer_bits.bits=3"],
         "metrics": "weight_sqnr", "corpus": text, "chunks": 2, "bench": False, "out": out, "quiet": True,
     }  # fmt: skip
-    plan = ggufkit.plan(model, **asked)  # type: ignore[arg-type]
+    plan = ggufkit.plan(model, **asked)
     assert {file.variant for file in plan.files} == {"plain", "fewer_bits", "even_norms"}
     said = [step.doing for step in plan.steps]
     assert {"fewer_bits of ggufkit-fewer-bits 0.1", "even_norms of ggufkit-fewer-bits 0.1"} <= set(said)
 
-    result = ggufkit.build(model, **asked)  # type: ignore[arg-type]
+    result = ggufkit.build(model, **asked)
     table = result.df.set_index("variant")
     assert [p.name for p in result.paths] == [
         "tiny-llama-F16.gguf", "tiny-llama-Q4_0.gguf", "tiny-llama-even_norms-Q4_0.gguf", "tiny-llama-fewer_bits-Q4_0.gguf",
@@ -61,11 +66,12 @@ def test_a_build_with_a_method_of_one_s_own(converted: Path, tmp_path: Path) -> 
         assert "weight" in told
         assert "# fewer_bits of ggufkit-fewer-bits 0.1" in told
 
-    assert ggufkit.build(model, **asked).made == 0  # type: ignore[arg-type]
+    assert ggufkit.build(model, **asked).made == 0
     before = {p.name: p.stat().st_mtime_ns for p in result.paths}
-    again = ggufkit.build(model, **asked | {"variant_option": "fewer_bits.bits=4"})  # type: ignore[arg-type]
+    more = {"variant_option": ["fewer_bits.bits=3", "even_norms.strength=0.2"]}
+    again = ggufkit.build(model, **{**asked, **more})
     changed = {p.name for p in again.paths if p.stat().st_mtime_ns != before[p.name]}
-    assert changed == {"tiny-llama-fewer_bits-Q4_0.gguf"}, "what does not depend on the option stays"
+    assert changed == {"tiny-llama-even_norms-Q4_0.gguf"}, "what does not depend on the option stays"
 
 
 def test_help_names_what_is_installed() -> None:

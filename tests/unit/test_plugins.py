@@ -145,6 +145,13 @@ def test_metrics_are_asked_for_by_name(site: Path, monkeypatch: pytest.MonkeyPat
     assert "weight_sqnr" in str(raised.value.hint)
 
 
+@pytest.mark.parametrize(
+    "name", ["=1+1", "file", "kld", "mine", "a b", "ppl_stderr", "Size", "x" * 70, "directory"]
+)
+def test_columns_that_a_measurement_on_disk_may_not_add(name: str) -> None:
+    assert metrics.may_be_added(name) == (name == "mine")
+
+
 def test_what_a_variant_is_before_its_file_is_changed() -> None:
     own: dict[str, Any] = {"after": Method("last", "gguf", lambda _: None)}
     assert variants.unrefined(Variant("x", **own)).name == "plain"
