@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +16,6 @@ from ggufkit.cli.options import grouped
 from ggufkit.cli.terminal import console, emit, reporting, say, words
 from ggufkit.core.errors import InputError, UsageError
 from ggufkit.core.units import size
-from ggufkit.hub.addresses import require_repo
 
 if TYPE_CHECKING:
     from ggufkit.publish import Parcel, Wanted
@@ -93,10 +93,8 @@ def publish_command(directory: Path, repo: str, yes: bool, wanted: Wanted, as_js
     elif address is not None:
         say(f"Uploaded: {address}")
     elif parcel.missing:
-        say(
-            "Nothing was uploaded, and nothing written: repeat with --yes. `ggufkit report DIR --card --repo REPO` writes"
-        )
-        say("README.md, should you want to edit it before.")
+        say("Nothing was uploaded, and nothing written: repeat with --yes.")
+        say(f"To edit the card before: ggufkit report {shlex.quote(str(directory))} --card --repo {repo}")
 
 
 def _ask_for_base_model(directory: Path) -> str:
@@ -114,6 +112,8 @@ def _is_somebody_there() -> bool:
 
 
 def _model_name(answer: str) -> str:
+    from ggufkit.hub.addresses import require_repo
+
     try:
         return require_repo(answer.strip(), "a model's name") if answer.strip() else ""
     except InputError as error:

@@ -10,7 +10,6 @@ import click
 from ggufkit.cli import options, parameter_types, request_options, side_by_side, tables
 from ggufkit.cli.terminal import console, emit, reporting
 from ggufkit.core.errors import InputError, UsageError
-from ggufkit.hub.addresses import require_repo
 from ggufkit.report import compare, results
 from ggufkit.report.choose import MemoryBudget
 
@@ -29,6 +28,7 @@ def report_command(directory: Path, budget: MemoryBudget, card: bool, repo: str 
         ggufkit report ./qwen2.5-0.5b --fits 2GiB
     """
     from ggufkit import report
+    from ggufkit.hub.addresses import require_repo
     from ggufkit.report.card import CARD, is_rewritten, write_card
 
     if repo is not None and not card:
