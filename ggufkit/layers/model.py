@@ -103,7 +103,7 @@ class StreamedModel:
         if stored != tuple(shape):
             message = f"{self.path}: {name} is {stored}, config.json implies {tuple(shape)}."
             raise CheckpointError(message, hint="config.json and the weights are not of one model.")
-        return self.shards.read(name)
+        return self.shards.read(name, self.device)
 
     def linears(self, layer: nn.Module, index: int) -> list[Linear]:
         """The linears of a loaded layer that become matrices of the GGUF, in the module's order."""

@@ -40,10 +40,16 @@ class Shards:
             message = f"{self.path} has no tensor {name}."
             raise CheckpointError(message, hint="Is the checkpoint complete? Download it again.") from None
 
-    def read(self, name: str) -> torch.Tensor:
-        """One weight in float32; beyond it, only a few megabytes of what is stored are in memory."""
+    def read(self, name: str, device: torch.device | None = None) -> torch.Tensor:
+        """One weight in float32; beyond it, only a few megabytes of what is stored are in memory.
+
+        For a GPU, what is stored is read whole, and converted there.
+        """
         info = self.info(name)
         dtype = self._dtype(info)
+        if device is not None and device.type != "cpu":
+            stored = torch.from_numpy(np.fromfile(info.file, np.uint8, info.end - info.start, offset=info.start))
+            return stored.to(device).view(dtype).to(torch.float32).view(info.shape)
         weight = torch.empty(info.n_elements)
         for start in range(0, info.n_elements, _AT_ONCE):
             part = weight[start : start + _AT_ONCE]

@@ -53,7 +53,7 @@ class Field:
 
     def write(self, values: I8, raw: U8) -> None:
         """Set this field's bits, zero so far, in `raw`. Every value must be one of `values`."""
-        code: U8 = self._codes[values.view(np.uint8)]
+        code: U8 = self.codes[values.view(np.uint8)]
         for part in self.bits:
             piece = code & np.uint8((1 << part.width) - 1)
             code = code >> np.uint8(part.width)
@@ -63,7 +63,8 @@ class Field:
                 raw[:, np.array(part.byte)[here]] |= piece[:, here] << shift
 
     @cached_property
-    def _codes(self) -> U8:
+    def codes(self) -> U8:
+        """What is stored for each value, by the value's byte, (256,)."""
         codes = np.zeros(256, np.uint8)
         codes[np.array(self.values, np.int8).view(np.uint8)] = np.arange(len(self.values))
         return codes

@@ -6,10 +6,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 import torch
 
 from ggufkit.refine.codecs import U8, Blocks, Codec, pack, unpack
+from ggufkit.refine.device_blocks import read_planes, write_planes
 
 
 @dataclass(frozen=True)
@@ -71,24 +73,28 @@ class Grid:
     def where(self, rows: torch.Tensor, other: Grid) -> Grid:
         """This grid in the rows that are True, `other` in the rest."""
         return Grid(
-            self.codec, *(torch.where(rows, a, b) for a, b in zip(self._tensors(), other._tensors(), strict=True))
+            self.codec, *(torch.where(rows, a, b) for a, b in zip(self.tensors(), other.tensors(), strict=True))
         )
 
     def _map(self, change: Callable[[torch.Tensor], torch.Tensor]) -> Grid:
-        return Grid(self.codec, *(change(t) for t in self._tensors()))
+        return Grid(self.codec, *(change(t) for t in self.tensors()))
 
-    def _tensors(self) -> tuple[torch.Tensor, ...]:
+    def tensors(self) -> tuple[torch.Tensor, ...]:
+        """All tensors, in the order of the fields."""
         return self.level, self.d, self.dmin, self.scale, self.least
 
 
 def join(grids: Sequence[Grid]) -> Grid:
     """One grid with the rows of all, which have one codec and width."""
-    parts = zip(*(grid._tensors() for grid in grids), strict=True)
+    parts = zip(*(grid.tensors() for grid in grids), strict=True)
     return Grid(grids[0].codec, *(torch.cat(same, dim=-1) for same in parts))
 
 
 def read_grid(codec: Codec, raw: U8, device: torch.device | None = None) -> Grid:
     """The grid of a matrix stored as `raw`, uint8 (rows, bytes of a row)."""
+    if device is not None and device.type != "cpu":
+        level, *rest = read_planes(codec, torch.from_numpy(np.array(raw)).to(device))
+        return Grid(codec, level.flatten(0, 1), *rest)
     blocks, n_rows = unpack(codec, raw), len(raw)
 
     def columns_first(values: npt.NDArray[Any]) -> torch.Tensor:
@@ -109,6 +115,10 @@ def write_grid(grid: Grid) -> U8:
         return rows_first.reshape(-1, values.shape[1]).contiguous().cpu().numpy()
 
     level = grid.level.view(-1, grid.codec.block, grid.n_rows)
+    if level.device.type != "cpu":
+        planes = write_planes(grid.codec, (level, grid.d, grid.dmin, grid.scale, grid.least))
+        packed: U8 = planes.cpu().numpy()
+        return packed
     halves, integers = (grid.d, grid.dmin), (grid.scale, grid.least)
     blocks = Blocks(
         grid.codec,

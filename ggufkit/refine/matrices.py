@@ -96,7 +96,7 @@ def _matrix(pair: Pair, owner: Owner, linear: Linear, sums: InputStatistics, hes
     codec, device = pair.codec(linear.tensor), owner.model.device
     assert codec is not None
     grid = read_grid(codec, pair.raw(linear.tensor, linear.expert), device)
-    original = pair.weights(linear.tensor, linear.expert).to(device).T.contiguous()
+    original = pair.weights(linear.tensor, linear.expert, device).T.contiguous()
     _require_same(pair, owner, linear, original)
     held_out = sums.held_out(original)
     return _Matrix(linear, grid, _target(original, sums, hessian, held_out, linear.tensor), held_out)

@@ -16,6 +16,7 @@ from ggufkit.refine.codecs import CODECS, U8, Codec
 
 # What the output matrix is called in a checkpoint; the embedding is read whole only where it is that matrix.
 _HEADS = ("lm_head.weight", "model.embed_tokens.weight")
+_FLOATS = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
 
 class Pair:
@@ -52,9 +53,10 @@ class Pair:
         """The bytes of a matrix of the quantized file, (rows, bytes of a row)."""
         return self._rows(self.quantized, name, expert)
 
-    def weights(self, name: str, expert: int | None = None) -> torch.Tensor:
-        """A matrix of the base, (rows, columns) float32."""
-        return _dequantize(self._rows(self.base, name, expert), self.base.by_name[name].type)
+    def weights(self, name: str, expert: int | None = None, device: torch.device | None = None) -> torch.Tensor:
+        """A matrix of the base, (rows, columns) float32 on the device."""
+        stored = torch.from_numpy(np.array(self._rows(self.base, name, expert))).to(device)
+        return stored.view(_FLOATS[self.base.by_name[name].type]).to(torch.float32)
 
     def stored(self, name: str, expert: int | None = None) -> torch.Tensor:
         """A matrix of the quantized file as llama.cpp reads it, (rows, columns) float32."""
@@ -94,9 +96,9 @@ class QuantizedRows(Shards):
         """Rows `ids` of the token embedding, float32."""
         return self._pair.embedding(ids)
 
-    def read(self, name: str) -> torch.Tensor:
+    def read(self, name: str, device: torch.device | None = None) -> torch.Tensor:
         """One weight in float32."""
-        return self._pair.head() if name in _HEADS else super().read(name)
+        return self._pair.head() if name in _HEADS else super().read(name, device)
 
 
 def _require_readable(tensor: Tensor, path: Path) -> None:
