@@ -26,8 +26,14 @@ most `passes` at a time), and the workspace of one batch of tokens. Hidden state
 """
 
 import ggufkit.layers.torch_threads  # noqa: F401 - must be the first to import torch
-from ggufkit.layers.device import borrowed_device, choose_device, keeping_freed_memory, return_freed_memory
-from ggufkit.layers.hidden import HiddenStates
+from ggufkit.layers.device import (
+    borrowed_device,
+    choose_device,
+    fast_products,
+    keeping_freed_memory,
+    return_freed_memory,
+)
+from ggufkit.layers.hidden import HiddenStates, KeptStates, Room
 from ggufkit.layers.linears import Linear, Stage, from_file_rows, to_file_rows
 from ggufkit.layers.model import StreamedModel
 from ggufkit.layers.moments import Moments, embed, gathering, moments_for, passes, run_layer
@@ -35,14 +41,17 @@ from ggufkit.layers.shards import Shards
 
 __all__ = [
     "HiddenStates",
+    "KeptStates",
     "Linear",
     "Moments",
+    "Room",
     "Shards",
     "Stage",
     "StreamedModel",
     "borrowed_device",
     "choose_device",
     "embed",
+    "fast_products",
     "from_file_rows",
     "gathering",
     "keeping_freed_memory",

@@ -45,6 +45,20 @@ def keeping_freed_memory() -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def fast_products() -> Iterator[None]:
+    """Let a GPU multiply float32 matrices as TF32: factors with 10 bits of mantissa, sums in float32.
+
+    For activations and their second moments: these are then, exactly, the moments of inputs so rounded.
+    """
+    before = torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = True
+    try:
+        yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = before
+
+
+@contextlib.contextmanager
 def borrowed_device(doing: str) -> Iterator[None]:
     """Give back all of the GPU's memory at the end, which torch keeps for itself.
 

@@ -16,9 +16,8 @@ from ggufkit.layers.hidden import HiddenStates
 from ggufkit.layers.linears import Linear
 from ggufkit.layers.model import StreamedModel
 
-BATCH_TOKENS = 1024
-# The matrix is symmetric: bands of columns right of the diagonal are enough.
-_TILE = 256
+# The matrix is symmetric: bands of columns right of the diagonal are enough. Wide ones for a GPU, which waits for launches.
+_BANDS = {"cpu": 256, "cuda": 2048}
 
 
 class Moments:
@@ -33,6 +32,7 @@ class Moments:
         self.full = full
         self.gram = torch.zeros((width, width) if full else (width,), device=device)
         self.absolute = torch.zeros(width, device=device, dtype=torch.float64)
+        self._band = _BANDS.get(self.gram.device.type, _BANDS["cpu"])
 
     def add(self, x: torch.Tensor) -> None:
         """Add activations (..., width)."""
@@ -42,15 +42,15 @@ class Moments:
         if not self.full:
             self.gram += rows.square().sum(0)
             return
-        for start in range(0, rows.shape[1], _TILE):
-            band = slice(start, start + _TILE)
+        for start in range(0, rows.shape[1], self._band):
+            band = slice(start, start + self._band)
             self.gram[band, start:].addmm_(rows[:, band].T, rows[:, start:])
 
     def total(self) -> torch.Tensor:
         """The sum of x xᵀ (width, width), or of x² (width,) if not `full`; a view, not a copy."""
         if self.full:
-            for start in range(0, len(self.gram), _TILE):
-                end = start + _TILE
+            for start in range(0, len(self.gram), self._band):
+                end = start + self._band
                 self.gram[end:, start:end] = self.gram[start:end, end:].T
         return self.gram
 
@@ -101,8 +101,8 @@ def embed(model: StreamedModel, samples: NDArray[np.int32], target: HiddenStates
 
 
 def batch_size(hidden: HiddenStates) -> int:
-    """Samples to run at once: about `BATCH_TOKENS` tokens."""
-    return max(1, BATCH_TOKENS // hidden.n_tokens)
+    """Samples to run at once: about `tokens_at_once` tokens."""
+    return max(1, hidden.tokens_at_once // hidden.n_tokens)
 
 
 def run_layer(

@@ -16,10 +16,13 @@ from ggufkit.core.hashing import sha256_file
 from ggufkit.core.progress import Progress, Reporter
 from ggufkit.layers import (
     HiddenStates,
+    KeptStates,
     Linear,
+    Room,
     StreamedModel,
     borrowed_device,
     embed,
+    fast_products,
     from_file_rows,
     keeping_freed_memory,
     passes,
@@ -28,6 +31,7 @@ from ggufkit.llama.gguf import quantized_tensors
 from ggufkit.llama.gguf_bytes import MetadataValue
 from ggufkit.models.files import fingerprint
 from ggufkit.refine import kernels
+from ggufkit.refine.behind import Behind, InTurn
 from ggufkit.refine.matrices import Owner, refine_matrices
 from ggufkit.refine.norms import Tuning, tune_norms
 from ggufkit.refine.options import RefineOptions
@@ -82,9 +86,9 @@ def refine_gguf(
             4 * (8 * width + MLP width) * tokens bytes, and is removed at the end.
 
     Memory, at most: two copies of a layer in float32; for the widest input, of n columns, 60 n² bytes of second
-    moments and their factors; 60 bytes for each weight of the largest matrices that share an input and a type (q
-    and k, gate and up); a batch of tokens, and the held-out tokens' inputs and outputs. Files are mapped.
-    `tune_norms` holds the whole model in float32.
+    moments and their factors (80 n² on a GPU); 60 bytes for each weight of the largest matrices that share an input
+    and a type (q and k, gate and up); a batch of tokens, and the held-out tokens' inputs and outputs. A GPU keeps
+    hidden states in what is left. Files are mapped. `tune_norms` holds the whole model in float32.
 
     Raises:
         GgufError: the files are damaged, do not belong together, or have been refined already.
@@ -124,6 +128,9 @@ class _Refiner:
         self.pair, self.model, self.state, self.options = pair, model, state, options
         self.samples = _stack(calibration)
         self.n_samples = len(calibration.samples)
+        self._room = Room(model.device, _needed(pair)) if model.device.type == "cuda" else None
+        self._states: dict[str, HiddenStates] = {}
+        self._saving = Behind() if self._room else InTurn()
 
     def run(self, reporter: Reporter) -> None:
         """Refine what is not done yet."""
@@ -132,11 +139,13 @@ class _Refiner:
             pace = Pace(progress, first, n_layers)
             if first == 0:
                 self._embed(self._hidden(0))
-            for index in range(first, n_layers):
-                with keeping_freed_memory():
-                    self._layer(index, pace)
-                self.state.enter(index + 1)
-                self._hidden(index).remove()
+            try:
+                for index in range(first, n_layers):
+                    with keeping_freed_memory():
+                        self._layer(index, pace)
+                    self._leave(index)
+            finally:  # whoever goes on elsewhere finds nothing half done
+                self._saving.finish()
             progress.update(n_layers)
             if self.options.include_output:
                 self._output(progress)
@@ -167,7 +176,25 @@ class _Refiner:
         return TwinHidden(self._file(f"original.{index}"), refined, self.n_samples)
 
     def _file(self, name: str) -> HiddenStates:
-        return HiddenStates(self.state.path / name, self.samples.shape, self.model.width)
+        if name not in self._states:
+            file, shape, width = self.state.path / name, self.samples.shape, self.model.width
+            kept = self._room and KeptStates(file, shape, width, self._room)
+            self._states[name] = kept or HiddenStates(file, shape, width)
+        return self._states[name]
+
+    def _leave(self, index: int) -> None:
+        """Have the inputs of the next layer in files, if there is one; then a later run starts there."""
+        done, after = self._hidden(index), self._outputs(index)
+        done.forget()
+        self._states = {} if after is None else {s.path.name: s for s in after.both}
+
+        def save() -> None:
+            for states in after.both if after else ():
+                states.save()
+            self.state.enter(index + 1)
+            done.remove()
+
+        self._saving.do(save)
 
     def _outputs(self, index: int) -> TwinHidden | None:
         """The outputs of a layer; those of the last one only if something comes of them."""
@@ -184,10 +211,13 @@ class _Refiner:
             wanted = outputs.original if outputs and number == len(groups) - 1 else None
             share = 1 / len(groups)
             part = Part(pace, index + number * share, _GATHERING * share / len(self.samples), group[0].tensor)
-            for key, sums in twin.gather(group, wanted, part.at).items():
+            with fast_products():
+                gathered = twin.gather(group, wanted, part.at)
+            for key, sums in gathered.items():
                 self._refine(twin, [x for x in group if x.input == key], sums)
         if outputs is not None:
-            twin.finish(outputs)
+            with fast_products():
+                twin.finish(outputs)
         twin.close()
 
     def _embed(self, hidden: TwinHidden) -> None:
@@ -204,6 +234,12 @@ class _Refiner:
         if twin.refined is not None and linear.tensor in self.pair.quantized.by_name:
             stored = self.pair.stored(linear.tensor, linear.expert)
             twin.set_weight(linear, from_file_rows(stored, linear.row_heads))
+
+
+def _needed(pair: Pair) -> int:
+    """Bytes of a GPU that refining the widest and the largest matrices takes; see `refine_gguf`."""
+    shapes = [t.shape for t in quantized_tensors(pair.quantized)]
+    return 80 * max(n_in**2 for n_in, *_ in shapes) + 120 * max(n_in * n_out for n_in, n_out, *_ in shapes)
 
 
 def _stack(calibration: Calibration) -> NDArray[np.int32]:

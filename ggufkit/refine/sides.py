@@ -182,5 +182,4 @@ class Side:
             file.remove()
 
     def _file(self, what: str, width: int) -> HiddenStates:
-        hidden = self._whole.file
-        return HiddenStates(self._scratch / f"{what}.{self.name}", (len(hidden), hidden.n_tokens), width)
+        return self._whole.file.beside(self._scratch / f"{what}.{self.name}", width)

@@ -38,8 +38,17 @@ class TwinHidden:
             for start in range(first, last, step):
                 yield Span(start, min(start + step, last), held_out)
 
+    @property
+    def both(self) -> list[HiddenStates]:
+        """Of both models, where they differ."""
+        return [self.original] if self.refined is None else [self.original, self.refined]
+
+    def forget(self) -> None:
+        """Give back memory that they take."""
+        for states in self.both:
+            states.forget()
+
     def remove(self) -> None:
         """Delete the files."""
-        self.original.remove()
-        if self.refined is not None:
-            self.refined.remove()
+        for states in self.both:
+            states.remove()
