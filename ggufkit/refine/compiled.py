@@ -15,6 +15,7 @@ from ggufkit.core.locks import waiting_lock
 from ggufkit.core.paths import cache_dir
 from ggufkit.core.progress import Reporter
 from ggufkit.llama.programs import find_program
+from ggufkit.refine import rounding
 from ggufkit.refine.codecs import Field
 from ggufkit.refine.grid import Grid
 from ggufkit.refine.scales import curvatures
@@ -104,6 +105,8 @@ class CompiledKernels:
         """As `scales.search`."""
         _, inverses, factors = curvatures(hessian, grid.codec.sub)
         self._do("search", grid, target, (hessian, inverses, factors))
+
+    error = staticmethod(rounding.error)
 
     def _do(
         self,

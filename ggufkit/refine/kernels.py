@@ -17,7 +17,7 @@ from ggufkit.refine.grid import Grid
 
 
 class Kernels(Protocol):
-    """Each changes the grid's tensors in place, and lowers tr(D H Dᵀ) of every row for D = weights - target."""
+    """Each but `error` changes the grid's tensors in place, and lowers tr(D H Dᵀ) of every row for D = weights - target."""
 
     def gptq(
         self, grid: Grid, target: torch.Tensor, factor: torch.Tensor, order: torch.Tensor | None = None
@@ -32,6 +32,9 @@ class Kernels(Protocol):
     def refit(self, grid: Grid, target: torch.Tensor, hessian: torch.Tensor) -> None:
         """Move scales, minima and super-scales to their best values, the levels fixed; see `scales.refit`."""
 
+    def error(self, grid: Grid, target: torch.Tensor, hessian: torch.Tensor) -> torch.Tensor:
+        """tr(D H Dᵀ) row by row, (rows,); see `rounding.error`."""
+
     def search(self, grid: Grid, target: torch.Tensor, hessian: torch.Tensor) -> None:
         """Run by run, try other steps and offsets with levels rounded anew for each; see `scales.search`."""
 
@@ -43,6 +46,7 @@ class TorchKernels:
     descend = staticmethod(rounding.descend)
     refit = staticmethod(scales.refit)
     search = staticmethod(scales.search)
+    error = staticmethod(rounding.error)
 
 
 REFERENCE: Kernels = TorchKernels()
@@ -57,5 +61,24 @@ def of(device: torch.device, reporter: Reporter | None = None) -> Kernels:
 
 
 def _find(device: torch.device, reporter: Reporter) -> Kernels:
-    found = compiled.find(reporter) if device.type == "cpu" else None
+    found: Kernels | None = None
+    if device.type == "cpu":
+        found = compiled.find(reporter)
+    elif device.type == "cuda":
+        found = _on_gpu(device, reporter)
     return found or REFERENCE
+
+
+def _on_gpu(device: torch.device, reporter: Reporter) -> Kernels | None:
+    try:
+        from ggufkit.refine.triton_kernels import TritonKernels, try_out
+
+        try_out(device)
+    except Exception as error:  # whatever is missing: Triton, a C compiler for it, a GPU that it knows
+        why = f"{type(error).__name__}: {error}".splitlines()[0]
+        reporter.warn(
+            f"Refinement runs without its kernels for GPUs, several times slower: {why} "
+            "They need Triton, which comes with torch for CUDA on Linux, and a C compiler."
+        )
+        return None
+    return TritonKernels()

@@ -12,8 +12,8 @@ from ggufkit.refine.grid import Grid
 
 # What a search tries around a run's integers, or around a block's own step where it has no integers.
 _NEIGHBOURS = (-1, 0, 1)
-_FACTORS = (0.97, 1.0, 1.03)
-_SHIFT = 0.15  # of a step, for the offsets of such a block
+FACTORS = (0.97, 1.0, 1.03)
+SHIFT = 0.15  # of a step, for the offsets of such a block
 _STEADY = 1e-5
 
 
@@ -175,8 +175,8 @@ def _near(value: torch.Tensor, field: Field) -> list[torch.Tensor]:
 
 
 def _scaled(codec: Codec, present: _Choice) -> Iterator[_Choice]:
-    shifts = (0,) if codec.dmin is None else (-_SHIFT, 0, _SHIFT)
-    for factor in _FACTORS:
+    shifts = (0,) if codec.dmin is None else (-SHIFT, 0, SHIFT)
+    for factor in FACTORS:
         for shift in shifts:
             d, dmin = _as_half(present.d * factor), _as_half(present.dmin + shift * present.d)
             yield _Choice(d, dmin, present.scale, present.least)

@@ -8,7 +8,6 @@ from ggufkit.core.errors import InputError
 from ggufkit.refine import kernels
 from ggufkit.refine.grid import Grid, join
 from ggufkit.refine.kernels import Kernels
-from ggufkit.refine.rounding import error
 
 # Shares of the mean of diag(H), added to it: for GPTQ as in the paper, for the regression on refined inputs.
 _DAMPING, _RIDGE, _TINY = 0.01, 0.01, 1e-6
@@ -91,7 +90,7 @@ def _solve_rows(
     best = _rounded(do, grid, target, factors[0])
     for factor in factors[1:]:
         other = _rounded(do, grid, target, factor)
-        best = other.where(error(other, target, hessian) < error(best, target, hessian), best)
+        best = other.where(do.error(other, target, hessian) < do.error(best, target, hessian), best)
     do.descend(best, target, hessian, 3)
     do.refit(best, target, hessian)
     do.descend(best, target, hessian, 3)
