@@ -3,29 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import BinaryIO
 
 from ggufkit.core.records import Tensor
-from ggufkit.llama.gguf import GgufHeader, read_header
+from ggufkit.llama.gguf import GgufHeader
 
 _START = 1 << 14
 _BLOCK = 1 << 22
 
 
-def same_tensors(one: Path, other: Path) -> bool:
+def same_tensors(one: GgufHeader, other: GgufHeader) -> bool:
     """Whether all tensors of two files agree: names, shapes, types and every byte. A part of a split model agrees with none.
 
     The start of every tensor is looked at first: of files that differ hardly more is read.
-
-    Raises:
-        GgufError: one of them is no GGUF that can be read.
     """
-    a, b = read_header(one), read_header(other)
-    if max(a.n_parts, b.n_parts) > 1 or [kind(t) for t in a.tensors] != [kind(t) for t in b.tensors]:
+    if max(one.n_parts, other.n_parts) > 1 or [kind(t) for t in one.tensors] != [kind(t) for t in other.tensors]:
         return False
-    with one.open("rb") as first, other.open("rb") as second:
-        return _agree(a, first, b, second, _START) and _agree(a, first, b, second)
+    with one.path.open("rb") as first, other.path.open("rb") as second:
+        return _agree(one, first, other, second, _START) and _agree(one, first, other, second)
 
 
 def kind(tensor: Tensor) -> tuple[str, Sequence[int], str]:

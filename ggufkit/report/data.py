@@ -123,24 +123,25 @@ class Entry:
 def load_entries(rows: Sequence[ResultRow], root: Path) -> list[Entry]:
     """The entries of a result directory, in the order of its rows."""
     archive = Archive(Workspace(root))
-    entries = [_entry(row, archive) for row in rows]
+    headers = {row.file: read_header(root / row.file) for row in rows}
+    entries = [_entry(row, headers[row.file], archive) for row in rows]
     references = {
         e.quality.base_sha256 for e in entries if e.quality is not None and e.row.cosine_mean is not None
     }
     entries = [replace(e, is_reference=e.row.sha256 in references) for e in entries]
-    return [replace(e, same_as=_first_alike(e, entries[:i], root)) for i, e in enumerate(entries)]
+    return [replace(e, same_as=_first_alike(e, entries[:i], headers)) for i, e in enumerate(entries)]
 
 
-def _first_alike(entry: Entry, before: Sequence[Entry], root: Path) -> str:
-    alike = (e.row.file for e in before if e.types == entry.types and e.footprint == entry.footprint)
-    return next((file for file in alike if same_tensors(root / file, root / entry.row.file)), "")
+def _first_alike(entry: Entry, before: Sequence[Entry], headers: Mapping[str, GgufHeader]) -> str:
+    alike = (e.row.file for e in before if e.composition == entry.composition)
+    return next((file for file in alike if same_tensors(headers[file], headers[entry.row.file])), "")
 
 
-def _entry(row: ResultRow, archive: Archive) -> Entry:
+def _entry(row: ResultRow, header: GgufHeader, archive: Archive) -> Entry:
     workspace, path = archive.workspace, archive.workspace.root / row.file
     lineage, measured = archive.lineage(path), archive.measured(path, row)
     source, revision = commands.source_of(lineage)
-    header, found = read_header(path), measurements_of(path, str(row.sha256), workspace)
+    found = measurements_of(path, str(row.sha256), workspace)
     return Entry(
         row=row,
         quality=_conditions(found, "kld_mean", "ppl", "cosine_mean"),
