@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -44,6 +44,7 @@ class Bench:
     base: GgufFile
     sources: RecipeSources
     options: RecipeOptions
+    refinement: RefineOptions = field(default_factory=RefineOptions)
 
     @cached_property
     def engine(self) -> RecipeEngine:
@@ -94,10 +95,11 @@ class Bench:
 
     def refined(self, target: Target, text: Calibration) -> Made:
         """The file of a recipe for a refinement, with its weights rounded again."""
-        for_it = replace(self, options=replace(self.options, refined=True))
+        output_too = self.refinement.include_output
+        for_it = replace(self, options=replace(self.options, refined=True, output_refined=output_too))
         rounded = for_it.recipe(replace(target, label=f"unrefined-{target.label}"))
         files = Refinable(rounded.file, self.base, self.checkpoint, text)
-        how = RefiningOptions(RefineOptions(), type=target.label, name=self.name)
+        how = RefiningOptions(self.refinement, type=target.label, name=self.name)
         done = refine.refine(files, self._path(f"gptq-{target.label}", ".gguf"), how, self.session)
         return self._made(REFINED, target.preset, done)
 

@@ -13,7 +13,7 @@ fresh is not made again: the same command goes on where it was interrupted, and 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,7 @@ from ggufkit.measure.evaluation import EvalOptions, Evaluation
 from ggufkit.measure.logits.strategy import Transport
 from ggufkit.recipes.effort import EFFORTS
 from ggufkit.recipes.options import RecipeOptions
+from ggufkit.refine.options import RefineOptions
 from ggufkit.request import EvaluationOptions, RunOptions
 from ggufkit.texts import corpus
 from ggufkit.texts.corpus import Corpus
@@ -59,12 +60,19 @@ class Wanted:
     presets: tuple[str, ...]
     neighbours: tuple[str, ...]
     refine: tuple[str, ...]
+    include_output: bool
+    tune_norms: bool
     chunks: int
     matrix_chunks: int
     random: int
     sizes: int
     effort: str
     types_allowed: tuple[str, ...]
+
+    @property
+    def refinement(self) -> RefineOptions:
+        """How their files are refined."""
+        return RefineOptions(include_output=self.include_output, tune_norms=self.tune_norms)
 
     @property
     def options(self) -> RecipeOptions:
@@ -82,6 +90,8 @@ class Wanted:
     "--neighbours", type=NAMES, default=_NEIGHBOURS, show_default=True, help="What the line goes through."
 )
 @click.option("--refine", type=NAMES, default=(), help="Presets whose recipes are refined, too.")
+@click.option("--include-output", is_flag=True, help="Refine the output matrix, too.")
+@click.option("--tune-norms", is_flag=True, help="Tune norms after refining.")
 @click.option("--chunks", default=60, show_default=True, help="Of the corpus, 512 tokens each.")
 @click.option("--matrix-chunks", default=128, show_default=True, help="Of the calibration text.")
 @click.option(
@@ -101,6 +111,7 @@ def main(model: Path, out: Path, evaluated: Path, calibration: Path, keep: bool,
         with session.workspace.locked():
             text, own = (corpus.resolve(str(file.resolve()), reporter) for file in (calibration, evaluated))
             bench = begin(model.resolve(), text, wanted.matrix_chunks, wanted.options, session)
+            bench = replace(bench, refinement=wanted.refinement)
             rows, sizes = compare(bench, own, wanted)
     click.echo(table(rows))
     click.echo(verdict(rows))

@@ -137,4 +137,5 @@ def _choice(given: Options) -> RecipeOptions:
         given.read("at_least", ()),
         given.read("speed"),
         given.read("for_gptq", False),
+        given.read("include_output", False),
     )

@@ -180,6 +180,7 @@ class RecipeOptions(ChoosingOptions, TextOptions, RunOptions, total=False):
     at_least: str | Iterable[str]
     speed: str | float
     for_gptq: bool
+    include_output: bool
 
 
 class PerplexityOptions(EvaluationOptions, RunOptions, total=False):

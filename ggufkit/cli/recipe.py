@@ -37,6 +37,7 @@ how_options = grouped(
     click.option("--effort", type=click.Choice(list(EFFORTS)), default=RecipeOptions.effort, show_default=True,
                  help="How much is measured."),
     click.option("--for-gptq", is_flag=True, help="The file will be refined afterwards."),
+    click.option("--include-output", is_flag=True, help="With --for-gptq: its output matrix, too."),
     click.option("--types-allowed", type=parameter_types.NAMES, default=(), metavar="LIST",
                  shell_complete=completion.tensor_types,
                  show_default="what is fast on the backend", help="Tensor types to choose from, e.g. q3_k,q4_k,q6_k."),

@@ -34,12 +34,18 @@ class Asked:
 
 
 def how(
-    effort: str, types_allowed: Sequence[str], at_least: Sequence[str], speed: float | None, for_gptq: bool
+    effort: str,
+    types_allowed: Sequence[str],
+    at_least: Sequence[str],
+    speed: float | None,
+    for_gptq: bool,
+    include_output: bool,
 ) -> RecipeOptions:
     """How types are measured, from what was typed. Raises UsageError, UnknownType."""
     allowed = tuple(quants.tensor_type(name) for name in types_allowed)
     floors = tuple(patterns.pair(word, "--at-least") for word in at_least)
-    return RecipeOptions(effort, allowed, floors, speed=speed or 0.0, refined=for_gptq)
+    fast, output = speed or 0.0, for_gptq and include_output
+    return RecipeOptions(effort, allowed, floors, speed=fast, refined=for_gptq, output_refined=output)
 
 
 def recipe(

@@ -166,7 +166,8 @@ class Artifacts:
         how = QuantizeOptions(matrix, requantize, variant.name, job.name, told)
         means = None
         if is_measured(kind):
-            options = replace(job.request.recipes, refined=refined)
+            output_too = refined and job.request.refinement.include_output
+            options = replace(job.request.recipes, refined=refined, output_refined=output_too)
             means = Means(RecipeSources(self.imatrix(scaling), job.calibration_text), options)
         return chosen.settle(self.base_file(scaling), kind, output, how, means, job.session)
 

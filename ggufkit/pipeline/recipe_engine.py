@@ -23,7 +23,7 @@ from ggufkit.measure.logits import sample
 from ggufkit.pipeline.probing import Found, Probing
 from ggufkit.pipeline.type_speeds import TypeSpeeds
 from ggufkit.recipes import allowed
-from ggufkit.recipes.groups import Group, group, layer_of
+from ggufkit.recipes.groups import Group, group
 from ggufkit.recipes.options import RecipeOptions
 from ggufkit.recipes.probes import ProbeKit
 from ggufkit.recipes.rounding import Rounder
@@ -240,12 +240,12 @@ class RecipeEngine:
         ]
 
     def _loss(self, name: str, type_name: str, worth: Sensitivities) -> float:
-        left = allowed.left_by_refinement(name, type_name) if self.options.refined else 1.0
+        left = allowed.left_by_refinement(type_name) if self.options.refines(name) else 1.0
         return left * worth.of_tensor(name, type_name)
 
     def _types(self, tensor: Tensor) -> list[str]:
         types = allowed.possible(tensor, self.allowed_types, weighed=self._weighs(tensor))
-        if self.options.refined and layer_of(tensor.name) is not None:
+        if self.options.refines(tensor.name):
             types = tuple(kind for kind in types if kind in allowed.REFINABLE)
         wanted = [kind for pattern, kind in self.options.at_least if is_found(pattern, tensor.name)]
         least = max((self._padded(tensor, kind) for kind in wanted), default=0)

@@ -64,6 +64,8 @@ def make_recipe(
     }  # fmt: skip
     if options.refined:
         params["refined"] = True
+    if options.output_refined:
+        params["output_refined"] = True
     if options.speed:
         params |= {"speed": options.speed, "machine": machine.describe(), "threads": session.threads}
     files = {"base": base.as_input(), "calibration": sources.calibration.as_input()}

@@ -8,7 +8,6 @@ from math import prod
 from ggufkit.core.records import Tensor
 from ggufkit.llama.gguf import ggml_type_by_name
 from ggufkit.llama.quants import needs_data
-from ggufkit.recipes.groups import layer_of
 
 FAST_ON_CPU = ("Q2_K", "Q3_K", "IQ4_XS", "IQ4_NL", "Q4_0", "Q4_1", "Q4_K", "Q5_0", "Q5_1", "Q5_K", "Q6_K", "Q8_0")
 """Types with quick kernels on a CPU; its codebook types below four bits take two to four times as long."""
@@ -32,9 +31,9 @@ def by_backend(backend: str) -> tuple[str, ...]:
     return FAST_ON_CPU if backend == "cpu" else FAST_ON_GPU
 
 
-def left_by_refinement(name: str, type_name: str) -> float:
-    """The part of a tensor's loss that a refinement usually leaves; of what belongs to no layer it leaves all."""
-    return 1.0 if layer_of(name) is None else _LEFT.get(type_name, _USUALLY_LEFT)
+def left_by_refinement(type_name: str) -> float:
+    """The part of a tensor's loss that a refinement usually leaves."""
+    return _LEFT.get(type_name, _USUALLY_LEFT)
 
 
 def fits(tensor: Tensor, type_name: str) -> bool:

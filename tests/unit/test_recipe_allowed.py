@@ -10,6 +10,7 @@ from ggufkit.recipes.allowed import (
     left_by_refinement,
     possible,
 )
+from ggufkit.recipes.options import RecipeOptions
 from ggufkit.refine.codecs import CODECS
 
 
@@ -38,7 +39,11 @@ def test_what_is_measured_is_near_to_what_it_will_be() -> None:
 
 def test_what_a_refinement_leaves() -> None:
     assert set(REFINABLE) <= set(CODECS)
-    assert left_by_refinement("output.weight", "Q4_K") == 1
-    assert (
-        left_by_refinement("blk.3.ffn_up.weight", "Q4_K") < left_by_refinement("blk.3.ffn_up.weight", "Q8_0") < 1
-    )
+    assert left_by_refinement("Q4_K") < left_by_refinement("Q8_0") < 1
+    layers, output = RecipeOptions(refined=True), RecipeOptions(refined=True, output_refined=True)
+    names = ("blk.3.ffn_up.weight", "output.weight", "token_embd.weight")
+    assert [[how.refines(n) for n in names] for how in (RecipeOptions(), layers, output)] == [
+        [False, False, False],
+        [True, False, False],
+        [True, True, False],
+    ]
