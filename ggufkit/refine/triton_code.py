@@ -202,6 +202,6 @@ def descend(grid, work, sizes, gained, sub: tl.constexpr, form: tl.constexpr):
 
 
 @triton.jit
-def whole(values):
-    """Round one value: what tells whether kernels run here."""
-    tl.store(values, _whole(tl.load(values)))
+def round_one(values, form: tl.constexpr):
+    """Round one value, told of as the other kernels are: what tells whether they run here."""
+    tl.store(values[0], _nearest(tl.load(values[0]), form))

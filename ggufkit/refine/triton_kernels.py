@@ -125,7 +125,7 @@ def _halves(values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def _multiplies_bfloat16(device: torch.device) -> bool:
-    known = hasattr(torch.ops.aten.mm, "dtype")
+    known = hasattr(torch.ops.aten.mm, "dtype") and torch.version.cuda is not None
     return known and device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
 
 
@@ -160,7 +160,7 @@ class _Launcher:
 def try_out(device: torch.device) -> None:
     """Run a kernel on a GPU. Raises whatever Triton does where that cannot be, RuntimeError if it is wrong."""
     values = torch.full((1,), 0.7, device=device)
-    triton_code.whole[1,](values)
+    triton_code.round_one[1,]((values,), ((0, 1), ()))
     if float(values) != 1:
         raise RuntimeError("it computes wrong results.")
 
