@@ -33,6 +33,8 @@ def report_command(directory: Path, budget: MemoryBudget, card: bool, repo: str 
 
     if repo is not None and not card:
         raise UsageError("--repo is for the card.", hint="Add --card.")
+    if repo is not None:
+        require_repo(repo)
     with reporting() as reporter:
         rows = results.collect(directory, reporter)
     report.require_writable(directory)
@@ -41,7 +43,7 @@ def report_command(directory: Path, budget: MemoryBudget, card: bool, repo: str 
         hint = "Move it away, or take what you need from report.md, which was written now."
         raise InputError(f"{directory / CARD} was written or edited by hand.", hint=hint)
     if card:
-        write_card(rows, directory, repo and require_repo(repo))
+        write_card(rows, directory, repo)
     if as_json:
         from ggufkit.report.tables import to_json
 

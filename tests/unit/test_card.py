@@ -11,7 +11,7 @@ import yaml
 from click.testing import CliRunner
 
 from ggufkit.cli.report import report_command
-from ggufkit.core.errors import InputError
+from ggufkit.core.errors import InputError, UsageError
 from ggufkit.core.manifest import read_manifest, write_manifest
 from ggufkit.core.records import Manifest
 from ggufkit.llama.gguf import read_header
@@ -216,3 +216,13 @@ def test_report_leaves_a_card_of_the_user_alone(root: Path) -> None:
         CliRunner().invoke(report_command, [str(root), "--card"], catch_exceptions=False)
     assert (root / CARD).read_text() == "mine"
     assert (root / "report.md").is_file()
+
+
+def test_report_writes_a_card_for_a_repository(root: Path) -> None:
+    run = CliRunner().invoke(report_command, [str(root), "--card", "--repo", "me/x"], catch_exceptions=False)
+    assert run.exit_code == 0
+    assert "llama-cli -hf me/x" in (root / CARD).read_text()
+    for wrong in (["--repo", "me/x"], ["--card", "--repo", "x"]):
+        assert isinstance(
+            CliRunner().invoke(report_command, [str(root), *wrong]).exception, InputError | UsageError
+        )
