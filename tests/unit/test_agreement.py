@@ -41,7 +41,9 @@ def test_what_agrees(checkpoint: Path) -> None:
 @pytest.mark.parametrize("method", ["awq", "bitsandbytes"])
 def test_weights_that_no_converter_unpacks(checkpoint: Path, method: str) -> None:
     settings(checkpoint, quantization_config={"quant_method": method, "bits": 4})
-    with pytest.raises(CheckpointError, match=rf"is quantized already: .* does not read {method}\.$") as caught:
+    with pytest.raises(
+        CheckpointError, match=rf"(?m)is quantized already: .* does not read {method}\.$"
+    ) as caught:
         require_agreement(checkpoint)
     assert caught.value.hint == "Start from the original checkpoint in F32, F16 or BF16."
 
@@ -71,7 +73,7 @@ def test_rows_without_tokens_are_padding(checkpoint: Path) -> None:
 def test_a_token_beyond_the_vocabulary(checkpoint: Path) -> None:
     number = add_token(checkpoint)
     with pytest.raises(
-        TokenizerError, match=rf"has the token '<\|extra\|>' with the id {number}; .* is {number}\.$"
+        TokenizerError, match=rf"(?m)has the token '<\|extra\|>' with the id {number}; .* is {number}\.$"
     ) as caught:
         require_agreement(checkpoint)
     assert "The embedding was not resized when tokens were added" in str(caught.value.hint)
@@ -155,14 +157,16 @@ def test_a_vocabulary_above_the_rows(checkpoint: Path) -> None:
     rows = add_token(checkpoint)
     settings(checkpoint, vocab_size=rows + 1)
     with pytest.raises(
-        CheckpointError, match=rf"model\.embed_tokens\.weight .* has {rows} rows where .* of {rows + 1}\.$"
+        CheckpointError, match=rf"(?m)model\.embed_tokens\.weight .* has {rows} rows where .* of {rows + 1}\.$"
     ):
         require_agreement(checkpoint)
 
 
 def test_layers_that_are_not_there(checkpoint: Path) -> None:
     settings(checkpoint, num_hidden_layers=60_000)
-    with pytest.raises(CheckpointError, match=r"no weights for layers that its config\.json has: 2, 3, 4, 5 …\.$"):
+    with pytest.raises(
+        CheckpointError, match=r"(?m)no weights for layers that its config\.json has: 2, 3, 4, 5 …\.$"
+    ):
         require_agreement(checkpoint)
 
 

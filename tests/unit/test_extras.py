@@ -85,7 +85,7 @@ def no_torch(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_what_is_missing_is_named_with_what_brings_it(no_torch: None) -> None:
     with pytest.raises(
-        MissingExtra, match=r"^Merging a LoRA adapter needs what is not installed: torch\.$"
+        MissingExtra, match=r"(?m)^Merging a LoRA adapter needs what is not installed: torch\.$"
     ) as told:
         extras.require("data", "lora")
     assert str(told.value.hint).endswith("-m pip install 'ggufkit[lora]'")
@@ -187,5 +187,5 @@ def test_doctor_tells_which_extras_are_there(no_torch: None, monkeypatch: pytest
 def test_only_what_is_needed_of_an_extra_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(extras, "_is_installed", lambda module: module != "datasets")
     extras.require("data", modules=("pyarrow",))
-    with pytest.raises(MissingExtra, match=r"^Reading rows needs what is not installed: datasets\.$"):
+    with pytest.raises(MissingExtra, match=r"(?m)^Reading rows needs what is not installed: datasets\.$"):
         extras.require("data", modules=("datasets",), purpose="Reading rows")

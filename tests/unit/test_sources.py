@@ -78,7 +78,7 @@ def test_what_no_hub_has_is_not_here_either(
     with pytest.raises(error, match=r"The hub says no\. Nor is there a local path ck/typo\.") as refused:
         sources.resolve("ck/typo")
     assert refused.value.hint == "Try again."
-    with pytest.raises(error, match=r"says no\.$"):
+    with pytest.raises(error, match=r"(?m)says no\.$"):
         sources.resolve("acme/typo")
 
 
