@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import json
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -62,11 +63,13 @@ def main(model: Path, other: Path, corpus: Path, calibration: Path, rounds: int,
         "scaled": [small, "--types", "q4_0,q6_k", "--variants", "plain,awq", "--chunks", "80", "--no-bench", *drawn],
     }  # fmt: skip
     numbered = [(number, name) for number in range(1, rounds + 1) for name in builds]
+    done = list[Compared]()
     with _nothing_remembered():
-        done = [_compare(name, number, [*builds[name], *text]) for number, name in numbered]
-    for one in done:
-        click.echo(f"{one.name:<16} round {one.round}   foreseen {one.foreseen_s:6.1f} s ± {one.stated:.2f}   "
-                   f"took {one.took_s:6.1f} s   factor {one.factor:.2f}")  # fmt: skip
+        for number, name in numbered:
+            one = _compare(name, number, [*builds[name], *text])
+            done.append(one)
+            click.echo(f"{one.name:<16} round {one.round}   foreseen {one.foreseen_s:6.1f} s within {one.stated:.2f}   "
+                       f"took {one.took_s:6.1f} s   factor {one.factor:.2f}")  # fmt: skip
     worst = max(one.factor for one in done if one.round == rounds)
     click.echo(f"worst of the last round: {worst:.2f}")
     if keep:
@@ -81,6 +84,7 @@ def _nothing_remembered() -> Iterator[None]:
     """Put aside what the machine remembers of how long work took."""
     file = cache_dir() / durations.FILE
     aside = file.with_suffix(".aside")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that it is put back
     if file.exists() and not aside.exists():  # it is there where an earlier run was killed
         file.replace(aside)
     file.unlink(missing_ok=True)

@@ -11,6 +11,7 @@ from pathlib import Path
 from ggufkit.core import failures, process
 from ggufkit.core.concurrency import run_both
 from ggufkit.core.errors import GgufError, ResourceError, ToolchainError, ToolOutputError
+from ggufkit.core.expected import timed
 from ggufkit.core.manifest import PARTIAL
 from ggufkit.core.process import Surroundings, ToolOutput
 from ggufkit.llama import argv, cuda, embedding_tool, evaluates, load_errors, reference
@@ -90,8 +91,9 @@ def _evaluate(file: Path, session: Session, stop: threading.Event | None, n_ctx:
 
 def _told(file: Path, session: Session) -> AbstractContextManager[object]:
     """What takes more than a moment is told."""
-    long = file.stat().st_size >= _LONG
-    return session.reporter.step(f"Loading {called(file)}") if long else nullcontext()
+    n_bytes = file.stat().st_size
+    title, work = f"Loading {called(file)}", session.work("load", n_bytes)
+    return timed(session.reporter, title, work) if n_bytes >= _LONG else nullcontext()
 
 
 def _require_embeds(file: Path, session: Session, stop: threading.Event | None) -> None:
