@@ -105,6 +105,7 @@ class Scatter:
         for line in fronts:
             self._draw_front(canvas, line)
         self._draw_points(canvas)
+        self._draw_ring(canvas)
         self._draw_published(canvas)
         self._set_scales(axes)
         self._draw_base(canvas)
@@ -157,7 +158,10 @@ class Scatter:
         )  # fmt: skip
         shown = f"{y:.5g}" + (f" ± {error:.2g}" if error else "")
         point.set_gid(svg.tip(f"{entry.label}: {self.loss.short} {shown} at {x:,.4g}"))
-        if entry.row.file == self.taken:
+
+    def _draw_ring(self, canvas: Canvas) -> None:
+        for entry in self._taken:
+            x, y = self._at(entry)
             canvas.axes.plot([x], [y], "o", markersize=15, markerfacecolor="none", markeredgewidth=1.6,
                              markeredgecolor=canvas.theme.accent, label="the one to take", zorder=4)  # fmt: skip
 
