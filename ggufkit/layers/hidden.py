@@ -23,12 +23,13 @@ class HiddenStates:
     Args:
         path: the file; written by `write`, removed by `remove`.
         shape: (samples, tokens), the shape of the token ids.
+        reuse: write over what is there, if it has the same size: the system need not find its pages again.
     """
 
     tokens_at_once = 1024
 
-    def __init__(self, path: Path, shape: tuple[int, ...], width: int) -> None:
-        self.path = path
+    def __init__(self, path: Path, shape: tuple[int, ...], width: int, *, reuse: bool = False) -> None:
+        self.path, self._reuse = path, reuse
         self.n_samples, self.n_tokens = shape
         self.width = width
 
@@ -48,13 +49,15 @@ class HiddenStates:
         return torch.from_numpy(values.reshape(stop - start, self.n_tokens, self.width))
 
     def write(self, start: int, values: torch.Tensor) -> None:
-        """Put samples, in order of `start`; the first write starts the file anew.
+        """Put samples, in order of `start`; the first write starts the file anew, or goes over the one there.
 
         Raises:
             ResourceError: the disk is full.
         """
+        over = start > 0 or (self._reuse and self.complete)
         try:
-            with self.path.open("wb" if start == 0 else "ab") as file:
+            with self.path.open("r+b" if over else "wb") as file:
+                file.seek(self._offset(start))
                 file.write(np.ascontiguousarray(values.detach().cpu().numpy(), _FLOAT).data)
         except OSError as error:
             message = f"The hidden states cannot be written to {self.path}: {error.strerror}."
@@ -74,7 +77,7 @@ class HiddenStates:
 
     def beside(self, path: Path, width: int) -> HiddenStates:
         """None yet, of the same samples at another place; kept as these are."""
-        return HiddenStates(path, (self.n_samples, self.n_tokens), width)
+        return HiddenStates(path, (self.n_samples, self.n_tokens), width, reuse=True)
 
     def _offset(self, samples: int) -> int:
         return samples * self.n_tokens * self.width * _FLOAT.itemsize

@@ -20,38 +20,56 @@ from ggufkit.layers.model import StreamedModel
 _BANDS = {"cpu": 256, "cuda": 2048}
 
 
+AddGram = Callable[[torch.Tensor, torch.Tensor], None]
+
+
+def add_gram(sums: torch.Tensor, x: torch.Tensor) -> None:
+    """Add xᵀ x for x (tokens, width) to `sums` (width, width), on and right of the diagonal."""
+    for start in range(0, x.shape[1], size := _band(x)):
+        band = slice(start, start + size)
+        sums[band, start:].addmm_(x[:, band].T, x[:, start:])
+
+
+def _band(x: torch.Tensor) -> int:
+    return _BANDS.get(x.device.type, _BANDS["cpu"])
+
+
 class Moments:
     """Running sums over tokens of one input, on the device.
 
     `gram` is x xᵀ (width, width), on and right of the diagonal; not `full`, it is x² (width,), as for
     experts that are too many, and see too few tokens, for a matrix each. `absolute` is |x| (width,), float64.
+
+    Args:
+        add_gram: does what `add_gram` does, for `full` ones.
     """
 
-    def __init__(self, width: int, device: torch.device | None = None, *, full: bool = True) -> None:
-        self.count = 0
+    def __init__(
+        self, width: int, device: torch.device | None = None, *, full: bool = True, add_gram: AddGram = add_gram
+    ) -> None:
+        self.count, self._add_gram = 0, add_gram
         self.full = full
         self.gram = torch.zeros((width, width) if full else (width,), device=device)
         self.absolute = torch.zeros(width, device=device, dtype=torch.float64)
-        self._band = _BANDS.get(self.gram.device.type, _BANDS["cpu"])
 
     def add(self, x: torch.Tensor) -> None:
         """Add activations (..., width)."""
         rows = x.detach().reshape(-1, x.shape[-1])
         self.count += len(rows)
         self.absolute += rows.abs().sum(0)
-        if not self.full:
+        if self.full:
+            self._add_gram(self.gram, rows)
+        else:
             self.gram += rows.square().sum(0)
-            return
-        for start in range(0, rows.shape[1], self._band):
-            band = slice(start, start + self._band)
-            self.gram[band, start:].addmm_(rows[:, band].T, rows[:, start:])
 
     def total(self) -> torch.Tensor:
         """The sum of x xᵀ (width, width), or of x² (width,) if not `full`; a view, not a copy."""
         if self.full:
-            for start in range(0, len(self.gram), self._band):
-                end = start + self._band
-                self.gram[end:, start:end] = self.gram[start:end, end:].T
+            for start in range(0, len(self.gram), band := _band(self.gram)):
+                right = self.gram[start : start + band, start:]
+                square = right[:, : len(right)]
+                square.copy_(square.triu() + square.triu(1).T)
+                self.gram[start + len(right) :, start : start + band] = right[:, len(right) :].T
         return self.gram
 
     def mean(self) -> torch.Tensor:

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from ggufkit.core.errors import CheckpointError, GgufError
@@ -55,6 +56,8 @@ VERSION = 1
 # Held-out text that repeats the calibration text proves nothing. In prose hardly any window occurs twice.
 _WINDOW, _MOST_REPEATED = 16, 0.5
 _MOMENTS_BUDGET = 4 << 30
+# Rounding what is multiplied to bfloat16 is nothing beside what fewer bits a weight lose.
+_FINE = 6.0
 _GATHERING = 0.6  # of the time that a group of linears takes
 
 
@@ -86,8 +89,8 @@ def refine_gguf(
             4 * (8 * width + MLP width) * tokens bytes, and is removed at the end.
 
     Memory, at most: two copies of a layer in float32; for the widest input, of n columns, 60 n² bytes of second
-    moments and their factors (80 n² on a GPU); 60 bytes for each weight of the largest matrices that share an input
-    and a type (q and k, gate and up); a batch of tokens, and the held-out tokens' inputs and outputs. A GPU keeps
+    moments and their factors (80 n² on a GPU); 68 bytes for each weight of the largest matrices that share an input
+    and a type (q and k, gate and up); a batch of tokens, and the held-out tokens' inputs. A GPU keeps
     hidden states in what is left. Files are mapped. `tune_norms` holds the whole model in float32.
 
     Raises:
@@ -131,6 +134,8 @@ class _Refiner:
         self._room = Room(model.device, _needed(pair)) if model.device.type == "cuda" else None
         self._states: dict[str, HiddenStates] = {}
         self._saving = Behind() if self._room else InTurn()
+        coarse = pair.bits_per_weight() < _FINE
+        self.operands = kernels.of(model.device).operands if coarse else torch.float32
 
     def run(self, reporter: Reporter) -> None:
         """Refine what is not done yet."""
@@ -203,7 +208,7 @@ class _Refiner:
 
     def _layer(self, index: int, pace: Pace) -> None:
         hidden, outputs = self._hidden(index), self._outputs(index)
-        twin = TwinLayer(self.model, index, hidden, self.state.path, self._refines)
+        twin = TwinLayer(self.model, index, hidden, self.state.path, self._refines, self.operands)
         for linear in twin.others:
             self._use_stored(twin, linear)
         groups = [group for stage in twin.stages() for group in passes(stage, _MOMENTS_BUDGET)]
@@ -218,7 +223,7 @@ class _Refiner:
         if outputs is not None:
             with fast_products():
                 twin.finish(outputs)
-        twin.close()
+        twin.forget()
 
     def _embed(self, hidden: TwinHidden) -> None:
         embed(self.model, self.samples, hidden.original)

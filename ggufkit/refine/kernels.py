@@ -14,10 +14,13 @@ import torch
 from ggufkit.core.progress import Reporter, SilentReporter
 from ggufkit.refine import compiled, rounding, scales
 from ggufkit.refine.grid import Grid
+from ggufkit.refine.sums import TorchSums
 
 
 class Kernels(Protocol):
-    """Each but `error` changes the grid's tensors in place, and lowers tr(D H Dᵀ) of every row for D = weights - target."""
+    """Steps of a solve, which all but `error` change the grid in place and lower tr(D H Dᵀ), D = weights - target, of every
+    row; and the sums that a solve starts from.
+    """
 
     def gptq(
         self, grid: Grid, target: torch.Tensor, factor: torch.Tensor, order: torch.Tensor | None = None
@@ -35,11 +38,21 @@ class Kernels(Protocol):
     def error(self, grid: Grid, target: torch.Tensor, hessian: torch.Tensor) -> torch.Tensor:
         """tr(D H Dᵀ) row by row, (rows,); see `rounding.error`."""
 
+    @property
+    def operands(self) -> torch.dtype:
+        """What the operands of a layer's matrix products are rounded to; sums are float32."""
+
+    def add_gram(self, sums: torch.Tensor, x: torch.Tensor) -> None:
+        """Add xᵀ x to `sums` (n, n), on and right of the diagonal, for x (tokens, n)."""
+
+    def add_products(self, sums: torch.Tensor, x: torch.Tensor, y: torch.Tensor) -> None:
+        """Add xᵀ y to `sums` (n, m), for x (tokens, n) and y (tokens, m)."""
+
     def search(self, grid: Grid, target: torch.Tensor, hessian: torch.Tensor) -> None:
         """Run by run, try other steps and offsets with levels rounded anew for each; see `scales.search`."""
 
 
-class TorchKernels:
+class TorchKernels(TorchSums):
     """The reference, on any device."""
 
     gptq = staticmethod(rounding.gptq)

@@ -110,7 +110,7 @@ def _target(
     if wanted is None:
         return original
     step = correction(original, hessian, wanted, name)
-    return original + held_out.best_share(original, step) * step
+    return original + held_out.best_share(step) * step
 
 
 def _require_same(pair: Pair, owner: Owner, linear: Linear, original: torch.Tensor) -> None:

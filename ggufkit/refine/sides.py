@@ -18,7 +18,7 @@ from torch import nn
 
 from ggufkit.layers import HiddenStates, Linear, StreamedModel
 from ggufkit.layers.moments import require_finite
-from ggufkit.refine.taps import BETWEEN, Seen, StopForward, Tap, replayed, tapped
+from ggufkit.refine.taps import BETWEEN, Seen, StopForward, Tap, multiplying, replayed, tapped
 from ggufkit.refine.twin import Span
 
 
@@ -42,11 +42,16 @@ class Record(Start, Protocol):
 
 @dataclass(frozen=True)
 class FromInput:
-    """Runs the whole layer."""
+    """Runs the whole layer.
+
+    Args:
+        operands: what its linears multiply is rounded to.
+    """
 
     model: StreamedModel
     index: int
     file: HiddenStates
+    operands: torch.dtype = torch.float32
 
     def run(self, layer: nn.Module, span: Span, seen: Seen) -> torch.Tensor:
         """The layer's output for some samples."""
@@ -144,7 +149,8 @@ class Side:
             ResourceError: the disk is full.
         """
         seen = Seen()
-        with torch.no_grad(), tapped(self.layer, taps, seen), contextlib.suppress(StopForward):
+        products = multiplying(self._whole.operands)
+        with products, torch.no_grad(), tapped(self.layer, taps, seen), contextlib.suppress(StopForward):
             seen.output = self._start.run(self.layer, span, seen)
             require_finite(self._whole.model, self._whole.index, seen.output)
         if record is not None:
@@ -175,6 +181,11 @@ class Side:
         if record is not None:
             self._start = record
             self._recorded.append(record.file)
+
+    def forget(self) -> None:
+        """Give back memory that the records take; files stay, for those of another layer to be written over them."""
+        for file in self._recorded:
+            file.forget()
 
     def close(self) -> None:
         """Delete the records."""

@@ -34,6 +34,7 @@ class TwinLayer:
         hidden: before this layer.
         scratch: directory for what stages record for later ones.
         refines: whether a linear is to be refined.
+        operands: what linears multiply is rounded to.
     """
 
     def __init__(
@@ -43,15 +44,17 @@ class TwinLayer:
         hidden: TwinHidden,
         scratch: Path,
         refines: Callable[[Linear], bool],
+        operands: torch.dtype = torch.float32,
     ) -> None:
         layer = model.load_layer(index)
         every = model.linears(layer, index)
         self.linears, self.others = [x for x in every if refines(x)], [x for x in every if not refines(x)]
         self.model = model
-        self.original = Side("original", layer, FromInput(model, index, hidden.original), scratch)
+        self.original = Side("original", layer, FromInput(model, index, hidden.original, operands), scratch)
         self.refined: Side | None = None
         if hidden.refined is not None:
-            self.refined = Side("refined", copy.deepcopy(layer), FromInput(model, index, hidden.refined), scratch)
+            start = FromInput(model, index, hidden.refined, operands)
+            self.refined = Side("refined", copy.deepcopy(layer), start, scratch)
         self._hidden = hidden
         self._plain = model.model_type in _PLAIN_RESIDUAL
 
@@ -115,6 +118,11 @@ class TwinLayer:
             self.original.write_outputs(outputs.original, self._hidden.spans())
         if self.refined is not None and outputs.refined is not None:
             self.refined.write_outputs(outputs.refined, self._hidden.spans())
+
+    def forget(self) -> None:
+        """Give back memory that the records take; their files are for the next layer to write over."""
+        for side in filter(None, (self.original, self.refined)):
+            side.forget()
 
     def close(self) -> None:
         """Delete what was recorded between stages."""

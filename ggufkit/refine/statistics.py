@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from enum import Enum
 
 import torch
 
 from ggufkit.layers import Linear, Moments
+from ggufkit.refine import kernels
 
 
 class Pairing(Enum):
@@ -20,24 +22,41 @@ class Pairing(Enum):
 
 @dataclass(frozen=True)
 class HeldOut:
-    """Held-out tokens: (x̂, t) by batch, inputs in the refined model and the outputs wanted for them."""
+    """What held-out tokens tell of a linear, whose original weights W (n_in, n_out) miss t by r = t - x̂ W.
 
-    pairs: list[tuple[torch.Tensor, torch.Tensor]]
+    Args:
+        original: W.
+        moments: Σ x̂ x̂ᵀ, (n_in, n_in).
+        pull: Σ x̂ rᵀ, (n_in, n_out).
+        missed, size: Σ ‖r‖², Σ ‖t‖².
+    """
+
+    original: torch.Tensor
+    moments: torch.Tensor
+    pull: torch.Tensor
+    missed: float
+    size: float
 
     def error(self, weights: torch.Tensor) -> float:
         """‖x̂ W - t‖² / ‖t‖² for weights (n_in, n_out); NaN without tokens."""
-        missed = sum(float((x @ weights - wanted).square().sum()) for x, wanted in self.pairs)
-        size = sum(float(wanted.square().sum()) for _, wanted in self.pairs)
-        return missed / size if size else float("nan")
+        step = weights - self.original
+        rest = float((step * (self.moments @ step)).sum()) - 2 * float((step * self.pull).sum()) + self.missed
+        return rest / self.size if self.size else float("nan")
 
-    def best_share(self, original: torch.Tensor, step: torch.Tensor) -> float:
-        """The share of `step`, from 0 to 1, that brings the weights `original` nearest to t."""
-        gain, size = 0.0, 0.0
-        for x, wanted in self.pairs:
-            moved = x @ step
-            gain += float((moved * (wanted - x @ original)).sum())
-            size += float(moved.square().sum())
+    def best_share(self, step: torch.Tensor) -> float:
+        """The share of `step`, from 0 to 1, that brings the original weights nearest to t."""
+        gain, size = float((step * self.pull).sum()), float((step * (self.moments @ step)).sum())
         return min(max(gain / size, 0.0), 1.0) if size else 0.0
+
+
+@dataclass(frozen=True)
+class _HeldOutMoments:
+    """Over held-out tokens Σ x̂ x̂ᵀ, Σ x̂ (x - x̂)ᵀ, Σ (x - x̂)(x - x̂)ᵀ and Σ x xᵀ."""
+
+    itself: torch.Tensor
+    crossed: torch.Tensor
+    lost: torch.Tensor
+    wanted: torch.Tensor
 
 
 class InputStatistics:
@@ -50,7 +69,8 @@ class InputStatistics:
 
     def __init__(self, linear: Linear, n_out: int, pairing: Pairing, device: torch.device) -> None:
         self.linear, self.pairing = linear, pairing
-        self.moments = Moments(linear.n_in, device)
+        self._do = kernels.of(device)
+        self.moments = Moments(linear.n_in, device, add_gram=self._do.add_gram)
         self._crossed: torch.Tensor | None = None
         if pairing is not Pairing.ITSELF:
             other = n_out if pairing is Pairing.OUTPUT else linear.n_in
@@ -64,7 +84,7 @@ class InputStatistics:
             return
         self.moments.add(refined)
         if self._crossed is not None:
-            self._crossed.addmm_(refined.T, other)
+            self._do.add_products(self._crossed, refined, other)
 
     def wanted_for(self, weights: torch.Tensor) -> torch.Tensor | None:
         """E[x̂ tᵀ] for a linear with the original `weights` (n_in, n_out); None where it follows from x̂ alone."""
@@ -74,9 +94,30 @@ class InputStatistics:
         return mean if self.pairing is Pairing.OUTPUT else mean @ weights
 
     def held_out(self, original: torch.Tensor) -> HeldOut:
-        """The held-out tokens, for a linear with the original weights `original` (n_in, n_out)."""
-        direct = self.pairing is Pairing.OUTPUT
-        return HeldOut([(x, other if direct else other @ original) for x, other in self._held_out])
+        """What the held-out tokens tell of a linear with the original weights `original` (n_in, n_out)."""
+        moments = self._held_out_moments
+        if self.pairing is Pairing.OUTPUT:
+            pull, missed, size = torch.zeros_like(original), 0.0, 0.0
+            for x, wanted in self._held_out:
+                rest = wanted - x @ original
+                pull.addmm_(x.T, rest)
+                missed, size = missed + float(rest.square().sum()), size + float(wanted.square().sum())
+            return HeldOut(original, moments.itself, pull, missed, size)
+        missed, size = (float((original * (m @ original)).sum()) for m in (moments.lost, moments.wanted))
+        return HeldOut(original, moments.itself, moments.crossed @ original, missed, size)
+
+    @functools.cached_property
+    def _held_out_moments(self) -> _HeldOutMoments:
+        n_in, device = self.linear.n_in, self.moments.gram.device
+        sums = _HeldOutMoments(*(torch.zeros(n_in, n_in, device=device) for _ in range(4)))
+        for x, other in self._held_out:
+            sums.itself.addmm_(x.T, x)
+            if self.pairing is not Pairing.OUTPUT:
+                lost = other - x
+                sums.crossed.addmm_(x.T, lost)
+                sums.lost.addmm_(lost.T, lost)
+                sums.wanted.addmm_(other.T, other)
+        return sums
 
     @property
     def n_held_out(self) -> int:

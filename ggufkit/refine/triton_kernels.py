@@ -15,12 +15,13 @@ from ggufkit.refine import triton_code, triton_scales
 from ggufkit.refine.codecs import Codec, Field
 from ggufkit.refine.grid import Grid
 from ggufkit.refine.scales import FACTORS, SHIFT, curvatures
+from ggufkit.refine.sums import TorchSums
 
 # Columns of a launch: a multiple of every block.
 _COLUMNS = 256
 
 
-class TritonKernels:
+class TritonKernels(TorchSums):
     """`kernels.Kernels` for the GPU that the tensors are on.
 
     What a matrix is made into for products is kept as long as the matrix itself.

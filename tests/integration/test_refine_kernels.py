@@ -115,3 +115,15 @@ def test_what_cannot_be_compiled_is_told(monkeypatch: pytest.MonkeyPatch, tmp_pa
     assert compiled.find(reporter) is None
     assert len(reporter.warnings) == 1
     assert str(tmp_path) in reporter.warnings[0]
+
+
+@pytest.mark.parametrize(("n_tokens", "n", "m"), [(64, 64, 96), (33, 96, 40)])
+def test_sums_of_products_are_those_of_rounded_operands(n_tokens: int, n: int, m: int, fast: Kernels) -> None:
+    generator = torch.Generator().manual_seed(0)
+    x, y = (torch.randn(n_tokens, width, generator=generator) for width in (n, m))
+    crossed, gram = torch.ones(n, m), torch.ones(n, n)
+    fast.add_products(crossed, x, y)
+    fast.add_gram(gram, x)
+    x, y = (t.to(fast.operands).double() for t in (x, y))
+    assert torch.allclose(crossed.double(), 1 + x.T @ y, atol=1e-4)
+    assert torch.allclose(gram.triu().double(), (1 + x.T @ x).triu(), atol=1e-4)

@@ -191,6 +191,17 @@ def test_hidden_states_on_a_full_disk(tmp_path: Path, monkeypatch: pytest.Monkey
         HiddenStates(tmp_path / "0", (1, 2), 3).write(0, torch.zeros(1, 2, 3))
 
 
+def test_hidden_states_may_go_over_a_file_of_their_size(tmp_path: Path) -> None:
+    for shape, value in (((3, 2), 1.0), ((3, 2), 2.0), ((2, 2), 3.0)):
+        hidden = HiddenStates(tmp_path / "0", shape, 4, reuse=True)
+        for start in range(shape[0]):
+            hidden.write(start, torch.full((1, 2, 4), value + start))
+        assert hidden.complete
+        assert [float(hidden.read(i, i + 1).mean()) for i in range(shape[0])] == [
+            value + i for i in range(shape[0])
+        ]
+
+
 def edit_config(path: Path, **changes: object) -> None:
     """Change settings of a checkpoint's config.json."""
     config = json.loads((path / "config.json").read_text())
