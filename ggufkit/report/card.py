@@ -98,8 +98,8 @@ def tells_base_model(rows: Sequence[ResultRow], root: Path) -> bool:
 
 def _of_what_is_there(summary: Summary, shelf: Shelf | None) -> Summary:
     """The summary with the advice that is right for those who have the repository's files to choose from."""
-    there = [e for e in summary.quality if shelf is not None and e.row.file in shelf.files]
-    return replace(summary, advice=advise(there, summary.budget)) if there else summary
+    there = [e.row.file for e in summary.quality if shelf is not None and e.row.file in shelf.files]
+    return replace(summary, advice=advise(summary.quality, summary.budget, there)) if there else summary
 
 
 def is_edited(root: Path) -> bool:

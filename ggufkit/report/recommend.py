@@ -7,7 +7,7 @@ is better than every plainer one; of others the smaller. Float types, and so the
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from ggufkit.core import units
@@ -100,11 +100,18 @@ class Advice:
     words: Mapping[str, str]
 
 
-def advise(entries: Sequence[Entry], budget: MemoryBudget | None = None) -> Advice:
-    """The answer for files that may be compared with each other, at least one."""
+def advise(
+    entries: Sequence[Entry], budget: MemoryBudget | None = None, among: Collection[str] | None = None
+) -> Advice:
+    """The answer for files that may be compared with each other, at least one.
+
+    Args:
+        among: names of those to choose from, None for all; what the others are, their base say, counts all the same.
+    """
     wanted, lost = budget or MemoryBudget(), losses(entries)
-    front = pareto(entries)
-    chosen = _Choice(wanted, lost, tuple(front or sorted(entries, key=lambda e: (e.row.bpw, e.row.size_bytes))))
+    there = [e for e in entries if among is None or e.row.file in among]
+    front = _front(there, lost)
+    chosen = _Choice(wanted, lost, tuple(front or sorted(there, key=lambda e: (e.row.bpw, e.row.size_bytes))))
     pick = chosen.pick()
     return Advice(
         pick,
@@ -119,7 +126,10 @@ def advise(entries: Sequence[Entry], budget: MemoryBudget | None = None) -> Advi
 def pareto(entries: Sequence[Entry]) -> list[Entry]:
     """The files that are worth their size, the smallest first: each is better than every smaller one by more than the
     error, or by a grade. Of those of one type or size a treated one must be better than every plainer one."""
-    lost = losses(entries)
+    return _front(entries, losses(entries))
+
+
+def _front(entries: Sequence[Entry], lost: Mapping[str, Loss]) -> list[Entry]:
     front: list[Entry] = []
     for entry in sorted(_proven(entries, lost), key=lambda e: (e.row.size_bytes, lost[e.row.file].value)):
         own = lost[entry.row.file]

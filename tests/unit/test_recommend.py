@@ -183,6 +183,16 @@ def test_perplexity_alone_tells_types_by_grade_and_no_variants_apart() -> None:
     assert taken(files[1:]) == "Q4_K_M"
 
 
+def test_files_that_are_not_to_be_had_count_all_the_same() -> None:
+    """A repository without the base: how far the others are from it is known."""
+    files = [entry("F16", 1000, ppl=30.0), entry("Q8_0", 530, ppl=30.03), entry("Q4_K_M", 300, ppl=30.6)]
+    found = advise(files, among=["m-Q8_0.gguf", "m-Q4_K_M.gguf"])
+    assert found.pick is not None
+    assert (found.pick.entry.row.type, found.words["m-Q4_K_M.gguf"]) == ("Q4_K_M", "good for most uses")
+    assert [r.name for r in found.ladder] == ["balanced", "nearly lossless"]
+    assert found.front == {"m-Q8_0.gguf", "m-Q4_K_M.gguf"}
+
+
 def test_embeddings_are_judged_by_their_cosine() -> None:
     base = entry("F16", 500, ppl=None)
     object.__setattr__(base, "is_reference", True)
