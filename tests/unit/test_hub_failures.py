@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import types
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import requests
@@ -10,10 +13,12 @@ import urllib3
 from huggingface_hub.errors import LocalEntryNotFoundError
 
 from ggufkit.core.errors import GgufkitError, ResourceError
+from ggufkit.core.progress import SilentReporter
 from ggufkit.hub import failures
 from ggufkit.hub.failures import Hints
 from ggufkit.hub.http import TooSlow
 from ggufkit.hub.listing import HubUnreachable, Repo, RepoAbsent
+from ggufkit.hub.obtain import Place, Want, obtain
 
 HINTS = Hints("ask at {host}/{id}", "absent", "busy", "unreached", "broken", "changed")
 
@@ -47,7 +52,7 @@ def nowhere() -> Exception:
         try:
             raise OSError(-2, "Name or service not known")
         except OSError as error:
-            raise urllib3.exceptions.NameResolutionError("hub.example", None, error) from error  # type: ignore[arg-type]
+            raise urllib3.exceptions.NameResolutionError("hub.example", None, error) from error
     except urllib3.exceptions.NameResolutionError as error:
         outer = requests.exceptions.ConnectionError(error)
         outer.__cause__ = error
@@ -145,3 +150,26 @@ def test_a_failure_is_one_message(
     assert words in made.message
     assert hint in str(made.hint)
     assert made.exit_code == (6 if kind is ResourceError else 3)
+
+
+@pytest.mark.parametrize(
+    ("asked", "advised"), [(["hf"], True), (["hf", "modelscope"], False), (["modelscope"], False)]
+)
+def test_another_hub_is_advised_only_where_it_was_not_asked(
+    asked: list[str], advised: bool, private_cache: Path
+) -> None:
+    def fail(_repo: Repo) -> None:
+        raise HubUnreachable("It does not answer.", hint="Check the network.")
+
+    def place(key: str) -> Any:
+        hub = SimpleNamespace(
+            KEY=key, TITLE=key, host=lambda: "https://hub", list_files=fail, list_cached=lambda _repo: None,
+            directory=lambda *_: private_cache,
+        )  # fmt: skip
+        return Place(hub, Repo("a/b"))
+
+    with pytest.raises(HubUnreachable) as failed:
+        obtain([place(key) for key in asked], Want(lambda *_: []), SilentReporter())
+    hint = failed.value.hint or ""
+    assert hint.startswith("Check the network.")
+    assert ("--from modelscope" in hint) == advised

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
 import pytest
 
 from ggufkit.cli import terminal
-from ggufkit.core.progress import OneOfMany, SilentReporter, grouped
+from ggufkit.core import durations, expected
+from ggufkit.core.durations import Work
+from ggufkit.core.progress import OneOfMany, Progress, SilentReporter, grouped
 
+WORK = Work("work", 1)
 BUSY = "The machine is busy: {}. Repeat it."
 
 
@@ -53,3 +61,28 @@ def test_the_terminal_says_at_the_end_what_is_said_of_many(
 )
 def test_how_far_a_step_is(done: float, total: float | None, note: str, seconds: float, shown: str) -> None:
     assert terminal.state(done, total, note, seconds) == shown
+
+
+def test_a_step_that_does_not_tell_is_told_by_its_usual_time(
+    private_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = list[tuple[float, float | None, str]]()
+
+    class Watching(SilentReporter):
+        @contextmanager
+        def step(self, title: str, total: float | None = None) -> Iterator[Progress]:
+            assert (title, total) == ("Working", 100 if durations.known().estimate(WORK) else None)
+            yield Watched()
+
+    class Watched:
+        def update(self, done: float, total: float | None = None, note: str = "") -> None:
+            told.append((done, total, note))
+
+    monkeypatch.setattr(expected, "_EVERY_S", 0.01)
+    with expected.timed(Watching(), "Working", WORK):
+        time.sleep(0.05)
+    assert told == [], "it was never done before"
+    with expected.timed(Watching(), "Working", WORK, remember=False):
+        time.sleep(0.05)
+    assert told
+    assert all(0 < done <= 99 and (total, note) == (100, "%") for done, total, note in told)

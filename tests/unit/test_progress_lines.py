@@ -13,6 +13,7 @@ from ggufkit.llama.progress_lines import (
     ended_tokenizing,
     is_computing,
     percent_written,
+    repetitions_done,
     steps_done,
 )
 
@@ -55,3 +56,10 @@ def test_what_the_launcher_explains_is_raised_as_it_is() -> None:
     assert isinstance(error, TokenizerError)
     assert (error.message, error.hint) == ("No.", "Yes.")
     assert launcher.error_in(ToolOutput(("python",), 1, "", "Traceback", 1.0)) is None
+
+
+def test_repetitions_of_a_benchmark() -> None:
+    said = "llama-bench: benchmark 1/2: warmup prompt run\n"
+    assert repetitions_done(said) is None
+    assert repetitions_done(said + "llama-bench: benchmark 1/2: prompt run 1/5\n") == (0, 10)
+    assert repetitions_done(said + "llama-bench: benchmark 2/2: generation run 3/5\n") == (7, 10)
