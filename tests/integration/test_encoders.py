@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -49,7 +50,10 @@ def test_a_bert_with_a_wordpiece_of_its_own(tmp_path: Path, session: Session) ->
     card.write_card(results.collect(out), out, "me/tiny-bert")
     text_of_card = (out / "README.md").read_text()
     assert "pipeline_tag: feature-extraction" in text_of_card
-    assert "llama-embedding -hf me/tiny-bert -hff tiny-bert-Q8_0.gguf\n```" in text_of_card
+    taken = re.search(r"\*\*Which one should I take\?\*\* Take (\S+): the best balance", report)
+    assert taken is not None, report[:500]
+    file = taken[1].replace("\\", "")
+    assert f"llama-embedding -hf me/tiny-bert -hff {file}\n```" in text_of_card
     base = out / "tiny-bert-F16.gguf"
     told = fails(3, "perplexity", base, "--corpus", text, "--base", base)
     assert "tiny-bert-F16.gguf is an encoder (bert): it gives embeddings of texts, and has no perplexity." in told
