@@ -17,7 +17,7 @@ def main(model: str, out: str) -> None:
     result = ggufkit.build(
         model,
         types="q4_k_m,q8_0",
-        variants="plain,fewer_bits,even_norms",
+        variants="plain,fewer_bits,smaller_norms",
         variant_option="fewer_bits.bits=4",
         metrics="weight_sqnr",
         corpus=demo.evaluation_text(),

@@ -93,11 +93,14 @@ class _Pieces:
         convert, cost = job.session.work("convert", self._n_params), Cost(5, n_bytes=40 * self._n_params)
         yield Piece("convert", job.base_output, convert, cost)
         search = job.session.work("awq", self._n_params * self._tokens, job.request.scaling.engine)
-        change = job.session.work("method", self._n_params)
         for scaling in job.scalings:
             if scaling.method != AWQ.name:
-                yield Piece("method", job.scaled_checkpoint(scaling), change, cost)
-                yield Piece("method", job.scaled_base_output(scaling), convert, cost)
+                step, change = (
+                    f"method {scaling.method}",
+                    job.session.work("method", self._n_params, scaling.method),
+                )
+                yield Piece(step, job.scaled_checkpoint(scaling), change, cost)
+                yield Piece(step, job.scaled_base_output(scaling), convert, cost)
                 continue
             grid = Cost(8, self._operations(4 * self._tokens), weights=10 * self._n_params, type="Q4_K")
             yield Piece("awq", job.scaled_checkpoint(scaling), search, grid)
@@ -131,9 +134,8 @@ class _Pieces:
             cost = Cost(3, self._operations(4 * self._tokens + _SOLVING_TOKENS))
             yield Piece("refine", output, job.session.work("refine", self._n_params * self._tokens), cost)
         elif variant.after is not None:
-            yield Piece(
-                "method", output, job.session.work("method", self._n_params), Cost(1, n_bytes=self._n_params)
-            )
+            change = job.session.work("method", self._n_params, variant.after.name)
+            yield Piece(f"method {variant.after.name}", output, change, Cost(1, n_bytes=self._n_params))
 
     def _computes(self, scaling: Scaling | None) -> bool:
         return scaling is not None or self.job.request.calibration.imatrix is None
@@ -154,7 +156,8 @@ class _Pieces:
             yield from (Piece("speak", where / f"{file.stem}.speak.json", work, cost) for file in files)
         for name in measured.metrics:
             work, cost = job.session.work("metric", self._n_params, name), Cost(1, n_bytes=4 * self._n_params)
-            yield from (Piece("metric", where / f"{f.stem}.{plugged.KIND}{name}.json", work, cost) for f in files)
+            measurements = [where / f"{file.stem}.{plugged.KIND}{name}.json" for file in files]
+            yield from (Piece(f"metric {name}", file, work, cost) for file in measurements)
         if measured.bench:
             runs, timed = measured.bench_reps + 1, BenchOptions()
             work = job.session.work("bench", self._n_params * runs)

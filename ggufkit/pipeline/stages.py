@@ -72,8 +72,8 @@ def _making(job: Job) -> Iterator[PlannedStep]:
     if any(v.awq for v, _ in job.targets):
         labels = ", ".join(s.label for s in job.scalings if s.method == AWQ.name)
         yield PlannedStep("awq", f"AWQ scales: {labels}", "CPU or GPU", "one run for all")
-    for method in dict.fromkeys(v.before for v, _ in job.targets if v.before not in (None, AWQ)):
-        yield PlannedStep("method", method.title if method else "", "", "on the checkpoint")
+    for method in dict.fromkeys(v.before for v, _ in job.targets if v.before is not None and v.before != AWQ):
+        yield PlannedStep(f"method {method.name}", method.title, "", "on the checkpoint")
     if job.measures or any(v.imatrix for v, _ in job.targets):
         yield PlannedStep("imatrix", "importance matrix of each base", _device(job))
     if job.measures:
@@ -85,8 +85,8 @@ def _making(job: Job) -> Iterator[PlannedStep]:
         yield PlannedStep("quantize", f"quantize: {', '.join(rounded)}", uses, overridden.shown(job.overrides))
     if any(v.refined for v, _ in job.targets):
         yield PlannedStep("refine", "refine", "GPU or CPU", "one file after the other")
-    for method in dict.fromkeys(v.after for v, _ in job.targets if v.after not in (None, GPTQ)):
-        yield PlannedStep("method", method.title if method else "", "", "one file after the other")
+    for method in dict.fromkeys(v.after for v, _ in job.targets if v.after is not None and v.after != GPTQ):
+        yield PlannedStep(f"method {method.name}", method.title, "", "one file after the other")
 
 
 def _measuring(job: Job, base: GgufHeader) -> Iterator[PlannedStep]:
@@ -100,7 +100,7 @@ def _measuring(job: Job, base: GgufHeader) -> Iterator[PlannedStep]:
         yield PlannedStep("speak", "a reply of each file", _device(job))
     for name in how.metrics:
         yield PlannedStep(
-            "metric", metrics.find(name).title or name, "", f"a metric of {metrics.find(name).package}"
+            f"metric {name}", metrics.find(name).title or name, "", f"a metric of {metrics.find(name).package}"
         )
     if how.bench:
         yield PlannedStep("bench", "speed", _device(job), "alone, one file after the other")

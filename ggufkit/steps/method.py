@@ -85,7 +85,7 @@ def change_checkpoint(checkpoint: Checkpoint, asked: Asked, output: Path, sessio
         _require_same(asked, _shapes(checkpoint.path), _shapes(partial))
         return Made(notes=MethodNotes(said=said, method_text=_name(asked.text)).to_notes())
 
-    work = session.work("method", checkpoint.n_params)
+    work = session.work("method", checkpoint.n_params, asked.method.name)
     return session.ensure(_recipe({"checkpoint": digest}, reads, asked), output, make, work=work)
 
 
@@ -115,7 +115,7 @@ def change_gguf(
         )  # fmt: skip
         return Made(notes=notes.to_notes())
 
-    work = session.work("method", base.n_params)
+    work = session.work("method", base.n_params, asked.method.name)
     return session.ensure(_recipe(inputs, reads, asked), output, make, work=work)
 
 

@@ -34,18 +34,19 @@ def test_a_build_with_a_method_of_one_s_own(converted: Path, tmp_path: Path) -> 
         shutil.copyfile(file, out / file.name)
     model = str(converted.parent / "tiny-llama")
     asked: dict[str, Any] = {
-        "types": "q4_0", "variants": "plain,fewer_bits,even_norms", "variant_option": ["fewer_bits.bits=3"],
+        "types": "q4_0", "variants": "plain,fewer_bits,smaller_norms", "variant_option": ["fewer_bits.bits=3"],
         "metrics": "weight_sqnr", "corpus": text, "chunks": 2, "bench": False, "out": out, "quiet": True,
     }  # fmt: skip
     plan = ggufkit.plan(model, **asked)
-    assert {file.variant for file in plan.files} == {"plain", "fewer_bits", "even_norms"}
+    assert {file.variant for file in plan.files} == {"plain", "fewer_bits", "smaller_norms"}
     said = [step.doing for step in plan.steps]
-    assert {"fewer_bits of ggufkit-fewer-bits 0.1", "even_norms of ggufkit-fewer-bits 0.1"} <= set(said)
+    assert {"fewer_bits of ggufkit-fewer-bits 0.1", "smaller_norms of ggufkit-fewer-bits 0.1"} <= set(said)
 
     result = ggufkit.build(model, **asked)
     table = result.df.set_index("variant")
     assert [p.name for p in result.paths] == [
-        "tiny-llama-F16.gguf", "tiny-llama-Q4_0.gguf", "tiny-llama-even_norms-Q4_0.gguf", "tiny-llama-fewer_bits-Q4_0.gguf",
+        "tiny-llama-F16.gguf", "tiny-llama-Q4_0.gguf", "tiny-llama-fewer_bits-Q4_0.gguf",
+        "tiny-llama-smaller_norms-Q4_0.gguf",
     ]  # fmt: skip
     assert {f.file: f.size_bytes for f in plan.files} == {p.name: p.stat().st_size for p in result.paths[1:]}
     assert table.loc["fewer_bits", "weight_sqnr"] < table[table["type"] == "Q4_0"].loc["plain", "weight_sqnr"]
@@ -68,13 +69,13 @@ def test_a_build_with_a_method_of_one_s_own(converted: Path, tmp_path: Path) -> 
 
     assert ggufkit.build(model, **asked).made == 0
     before = {p.name: p.stat().st_mtime_ns for p in result.paths}
-    more = {"variant_option": ["fewer_bits.bits=3", "even_norms.strength=0.2"]}
+    more = {"variant_option": ["fewer_bits.bits=3", "smaller_norms.strength=0.02"]}
     again = ggufkit.build(model, **{**asked, **more})
     changed = {p.name for p in again.paths if p.stat().st_mtime_ns != before[p.name]}
-    assert changed == {"tiny-llama-even_norms-Q4_0.gguf"}, "what does not depend on the option stays"
+    assert changed == {"tiny-llama-smaller_norms-Q4_0.gguf"}, "what does not depend on the option stays"
 
 
 def test_help_names_what_is_installed() -> None:
     shown = cli("build", "--help")
-    assert "even_norms" in shown.out
+    assert "smaller_norms" in shown.out
     assert "--metrics" in shown.out

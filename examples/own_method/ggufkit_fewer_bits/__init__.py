@@ -15,10 +15,10 @@ class Bits:
 
 
 @dataclass(frozen=True)
-class Evening:
-    """How far norms are drawn towards their mean: 0 leaves them, 1 makes them equal."""
+class Shrinking:
+    """How much smaller norms are: 0 leaves them, 0.1 takes a tenth."""
 
-    strength: float = 0.1
+    strength: float = 0.01
 
 
 def round_checkpoint(work: Work) -> dict[str, int]:
@@ -28,11 +28,11 @@ def round_checkpoint(work: Work) -> dict[str, int]:
     return {"matrices": round_matrices(work.source, work.output, work.options.bits)}
 
 
-def even_norms(work: Work) -> dict[str, int]:
-    """Write the GGUF with evener norms."""
-    from ggufkit_fewer_bits.norms import draw_to_mean
+def smaller_norms(work: Work) -> dict[str, int]:
+    """Write the GGUF with smaller norms."""
+    from ggufkit_fewer_bits.norms import shrink
 
-    return {"norms": draw_to_mean(work.source, work.output, work.options.strength)}
+    return {"norms": shrink(work.source, work.output, work.options.strength)}
 
 
 def weight_sqnr(subject: Subject) -> tuple[float, float | None] | None:
@@ -43,5 +43,5 @@ def weight_sqnr(subject: Subject) -> tuple[float, float | None] | None:
 
 
 FEWER_BITS = Variant("fewer_bits", before=Method("fewer_bits", "checkpoint", round_checkpoint, Bits))
-EVEN_NORMS = Variant("even_norms", after=Method("even_norms", "gguf", even_norms, Evening))
+SMALLER_NORMS = Variant("smaller_norms", after=Method("smaller_norms", "gguf", smaller_norms, Shrinking))
 WEIGHT_SQNR = Metric("weight_sqnr", "dB", "signal to noise of the weights", measure=weight_sqnr)

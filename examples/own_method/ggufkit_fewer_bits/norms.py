@@ -1,4 +1,4 @@
-"""A GGUF whose norms are evener."""
+"""A GGUF whose norms are smaller."""
 
 from __future__ import annotations
 
@@ -9,11 +9,10 @@ import numpy as np
 from gguf import GGUFReader
 
 
-def draw_to_mean(source: Path, output: Path, strength: float) -> int:
-    """Write `source` to `output` with each norm drawn towards its mean; returns how many there are."""
+def shrink(source: Path, output: Path, strength: float) -> int:
+    """Write `source` to `output` with its norms made smaller; returns how many there are."""
     shutil.copyfile(source, output)
     norms = [t for t in GGUFReader(output, "r+").tensors if t.name.endswith("_norm.weight")]
     for norm in norms:
-        weights = norm.data.view(np.float32)
-        weights += strength * (weights.mean() - weights)
+        norm.data.view(np.float32)[:] *= 1 - strength
     return len(norms)
