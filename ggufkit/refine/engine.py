@@ -88,8 +88,8 @@ def refine_gguf(
         state_dir: where finished matrices and hidden states are kept; the same call goes on there. It takes
             4 * (8 * width + MLP width) * tokens bytes, and is removed at the end.
 
-    Memory, at most: two copies of a layer in float32; for the widest input, of n columns, 60 n² bytes of second
-    moments and their factors (80 n² on a GPU); 68 bytes for each weight of the largest matrices that share an input
+    Memory, at most: two copies of a layer in float32; for the widest input, of n columns, 76 n² bytes of second
+    moments and their factors (96 n² on a GPU); 68 bytes for each weight of the largest matrices that share an input
     and a type (q and k, gate and up); a batch of tokens, and the held-out tokens' inputs. A GPU keeps
     hidden states in what is left. Files are mapped. `tune_norms` holds the whole model in float32.
 
@@ -244,7 +244,7 @@ class _Refiner:
 def _needed(pair: Pair) -> int:
     """Bytes of a GPU that refining the widest and the largest matrices takes; see `refine_gguf`."""
     shapes = [t.shape for t in quantized_tensors(pair.quantized)]
-    return 80 * max(n_in**2 for n_in, *_ in shapes) + 120 * max(n_in * n_out for n_in, n_out, *_ in shapes)
+    return 96 * max(n_in**2 for n_in, *_ in shapes) + 120 * max(n_in * n_out for n_in, n_out, *_ in shapes)
 
 
 def _stack(calibration: Calibration) -> NDArray[np.int32]:

@@ -50,12 +50,11 @@ class HeldOut:
 
 
 @dataclass(frozen=True)
-class _HeldOutMoments:
-    """Over held-out tokens Σ x̂ x̂ᵀ, Σ x̂ (x - x̂)ᵀ, Σ (x - x̂)(x - x̂)ᵀ and Σ x xᵀ."""
+class _Lost:
+    """Over held-out tokens, of which the refined model is given x̂ for x: of l = x - x̂ Σ l lᵀ and Σ x̂ lᵀ; and Σ x xᵀ."""
 
     itself: torch.Tensor
     crossed: torch.Tensor
-    lost: torch.Tensor
     wanted: torch.Tensor
 
 
@@ -95,29 +94,36 @@ class InputStatistics:
 
     def held_out(self, original: torch.Tensor) -> HeldOut:
         """What the held-out tokens tell of a linear with the original weights `original` (n_in, n_out)."""
-        moments = self._held_out_moments
         if self.pairing is Pairing.OUTPUT:
             pull, missed, size = torch.zeros_like(original), 0.0, 0.0
             for x, wanted in self._held_out:
                 rest = wanted - x @ original
-                pull.addmm_(x.T, rest)
+                self._do.add_products(pull, x, rest)
                 missed, size = missed + float(rest.square().sum()), size + float(wanted.square().sum())
-            return HeldOut(original, moments.itself, pull, missed, size)
-        missed, size = (float((original * (m @ original)).sum()) for m in (moments.lost, moments.wanted))
-        return HeldOut(original, moments.itself, moments.crossed @ original, missed, size)
+            return HeldOut(original, self._held_out_gram, pull, missed, size)
+        lost = self._lost
+        missed, size = (float((original * (m @ original)).sum()) for m in (lost.itself, lost.wanted))
+        return HeldOut(original, self._held_out_gram, lost.crossed @ original, missed, size)
 
     @functools.cached_property
-    def _held_out_moments(self) -> _HeldOutMoments:
-        n_in, device = self.linear.n_in, self.moments.gram.device
-        sums = _HeldOutMoments(*(torch.zeros(n_in, n_in, device=device) for _ in range(4)))
+    def _held_out_gram(self) -> torch.Tensor:
+        """Σ x̂ x̂ᵀ over held-out tokens."""
+        sums = self._moments()
+        for x, _ in self._held_out:
+            sums.add(x)
+        return sums.total()
+
+    @functools.cached_property
+    def _lost(self) -> _Lost:
+        itself, wanted, crossed = self._moments(), self._moments(), torch.zeros_like(self.moments.gram)
         for x, other in self._held_out:
-            sums.itself.addmm_(x.T, x)
-            if self.pairing is not Pairing.OUTPUT:
-                lost = other - x
-                sums.crossed.addmm_(x.T, lost)
-                sums.lost.addmm_(lost.T, lost)
-                sums.wanted.addmm_(other.T, other)
-        return sums
+            itself.add(other - x)
+            wanted.add(other)
+            self._do.add_products(crossed, x, other - x)
+        return _Lost(itself.total(), crossed, wanted.total())
+
+    def _moments(self) -> Moments:
+        return Moments(self.linear.n_in, self.moments.gram.device, add_gram=self._do.add_gram)
 
     @property
     def n_held_out(self) -> int:
