@@ -52,7 +52,7 @@ def nowhere() -> Exception:
         try:
             raise OSError(-2, "Name or service not known")
         except OSError as error:
-            raise urllib3.exceptions.NameResolutionError("hub.example", None, error) from error
+            raise urllib3.exceptions.NameResolutionError("hub.example", None, error) from error  # type: ignore[arg-type]
     except urllib3.exceptions.NameResolutionError as error:
         outer = requests.exceptions.ConnectionError(error)
         outer.__cause__ = error
