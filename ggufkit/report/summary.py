@@ -93,7 +93,7 @@ def summarize(entries: Sequence[Entry], budget: MemoryBudget, spans: Sequence[Sp
         known=anchors.published_for(entries),
         published=frozenset(e.row.file for e in entries if anchors.comparable(e)),
         facts=tuple(_facts(entries, together, _first(speed))),
-        command=commands(entries),
+        command=commands(every),
         spans=tuple(spans),
         recipes=told(entries, together),
         footnotes=(*_footnotes(together), *_twins(every)),
