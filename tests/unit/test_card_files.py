@@ -140,4 +140,8 @@ def test_the_answer_is_for_what_there_is_to_choose_from(summary: Summary) -> Non
     assert _of_what_is_there(summary, whole(summary)).advice == summary.advice
     there = [e for e in summary.quality if "Q8_0" in e.row.file or "F16" in e.row.file]
     shelf = Shelf.of("me/x", [e.row.file for e in there])
-    assert _of_what_is_there(summary, shelf).advice == advise(there, summary.budget)
+    chosen = _of_what_is_there(summary, shelf).advice
+    assert chosen == advise(summary.quality, summary.budget, shelf.files)
+    assert {rung.entry.row.file for rung in chosen.ladder} <= set(shelf.files)
+    assert chosen.pick is not None
+    assert chosen.pick.entry.row.file in shelf.files

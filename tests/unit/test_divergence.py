@@ -23,7 +23,7 @@ NEED = Need(20, 25 * MB, 60, 8000 * MB, 500 * MB, [300 * MB] * 3, 4000 * MB, Tru
 def test_a_file_when_it_fits() -> None:
     chosen = choose(NEED)
     assert (chosen.name, chosen.n_chunks) == (strategy.FILE, 60)
-    assert "1.5 GB of base logits at most, which fits" in chosen.why
+    assert "1.4 GiB of base logits at most, which fits" in chosen.why
 
 
 def test_pipes_when_it_does_not() -> None:

@@ -60,7 +60,7 @@ def test_values_that_would_spoil_a_tensor(
 ) -> None:
     """llama-quantize ends with them, or makes zeros of every weight and says nothing."""
     name = "blk.0.ffn_up_exps.weight"
-    said = rf"is not an importance matrix: {name} holds {fault}\.$"
+    said = rf"(?m)is not an importance matrix: {name} holds {fault}\.$"
     with pytest.raises(InputError, match=said) as caught:
         require_fits(write_dat(tmp_path / "x.dat", name, N_EXPERTS * N_COLUMNS, first, rest), moe)
     assert caught.value.exit_code == 3

@@ -55,7 +55,7 @@ def test_a_tool_that_failed_on_a_full_disk(tmp_path: Path, monkeypatch: pytest.M
     with pytest.raises(ToolError):
         ensure(RECIPE, tmp_path / "a.gguf", fail)
     monkeypatch.setattr(machine, "free_disk", lambda _: 1_600_000)
-    with pytest.raises(ResourceError, match=r"1\.6 MB are free .* failed to quantize model"):
+    with pytest.raises(ResourceError, match=r"1\.53 MiB are free .* failed to quantize model"):
         ensure(RECIPE, tmp_path / "a.gguf", fail)
 
 
