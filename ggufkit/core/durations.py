@@ -86,7 +86,7 @@ def known() -> Durations:
 
 def note(work: Work, seconds: float) -> None:
     """Remember how long work took. Raises nothing."""
-    path, new = cache_dir() / FILE, Sample(work.kind, work.units, work.how, _here(work.on), round(seconds, 3))
+    path, new = cache_dir() / FILE, Sample(work.kind, work.units, work.how, _here(work.on), seconds)
     with contextlib.suppress(OSError, Timeout):
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(path.with_suffix(".lock"), timeout=1):
@@ -99,7 +99,7 @@ def _read() -> list[Sample]:
         samples = read_json(cache_dir() / FILE, _File).samples
     except InputError:
         return []
-    return [s for s in samples if 0 < s.units < math.inf and 0 <= s.seconds < math.inf]
+    return [s for s in samples if 0 < s.units < math.inf and 0 < s.seconds < math.inf]
 
 
 def _with(samples: Sequence[Sample], new: Sample) -> list[Sample]:

@@ -64,7 +64,7 @@ class Variant:
     @property
     def only_weighs(self) -> bool:
         """Whether an importance matrix is all that sets it apart from plain."""
-        return self.imatrix and not (self.awq or self.refined)
+        return self.imatrix and not self.methods
 
 
 @dataclass(frozen=True)

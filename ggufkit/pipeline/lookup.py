@@ -10,6 +10,7 @@ from ggufkit import report
 from ggufkit.core import extras, methods, variants
 from ggufkit.core.errors import InputError, UsageError
 from ggufkit.core.manifest import read_manifest
+from ggufkit.core.methods import Method
 from ggufkit.core.progress import Reporter
 from ggufkit.core.records import Checkpoint, GgufFile, QuantType, Toolchain
 from ggufkit.core.variants import Variant
@@ -119,10 +120,15 @@ def _require_options(request: BuildRequest, chosen: tuple[Variant, ...]) -> None
     """Find what installed packages are asked for.
 
     Raises:
-        UsageError: an option of a variant that is none, or of a method that no variant has; an unknown metric.
+        UsageError: an option of a variant that is none, or of a method that no variant has; an unknown metric; two methods
+            of one name.
         InputError: a package is broken.
     """
-    asked = {method.name: method for v in chosen for method in v.methods}
+    asked: dict[str, Method] = {}
+    for method in (method for v in chosen for method in v.methods):
+        if asked.setdefault(method.name, method) != method:
+            message = f"Two methods are called {method.name}, of {asked[method.name].title} and of {method.title}."
+            raise UsageError(message, hint="Ask for the variant of one package at a time.")
     for word in request.methods.variant_option:
         name = methods.pair(word)[0]
         if name not in asked:

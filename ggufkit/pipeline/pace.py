@@ -76,8 +76,8 @@ def known_pace(session: Session, known: Durations) -> Pace:
         how: session.threads * _WEIGHTS / max(s, 1e-9) for how, s in weights.items() if how in quants.TENSOR_TYPES
     }
     return Pace(
-        _UNIT / operations.seconds if operations else usual[0],
-        _UNIT / n_bytes.seconds if n_bytes else usual[1],
+        _UNIT / max(operations.seconds, 1e-9) if operations else usual[0],
+        _UNIT / max(n_bytes.seconds, 1e-9) if n_bytes else usual[1],
         rates,
         session.threads * _OF_THREAD[2],
         _PROBED if operations and n_bytes else _GUESSED,

@@ -186,7 +186,10 @@ def _header(job: Job) -> GgufHeader | None:
     """Of the base, if there is one already."""
     if isinstance(job.model, GgufFile):
         return read_header(job.model.path)
-    return read_header(job.base_output) if job.base_output.exists() else None
+    try:
+        return read_header(job.base_output) if job.base_output.exists() else None
+    except GgufkitError:  # it is made anew, or refused, where it is needed
+        return None
 
 
 def _n_vocab(job: Job) -> int:

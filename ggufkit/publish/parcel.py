@@ -108,7 +108,8 @@ def pack(
         require_repo(asked.base_model, "a model's name, which --base-model takes")
     rows = results.collect(root, reporter)
     complete, left_out = models.find(root, teller)
-    asked.selection.require_used({*_ABOUT, *(name for model in complete for name in _names(model))})
+    known = {*_ABOUT, TEMPLATE, SYSTEM, PARAMS, *(name for model in complete for name in _names(model))}
+    asked.selection.require_used(known, left_out=[name for name, _ in left_out])
     there, unreached = _look(repo, look_only=look_only)
     remote = there or {}
     chosen = [model for model in complete if asked.selection.takes_model(model.names)]

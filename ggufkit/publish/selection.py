@@ -30,16 +30,20 @@ class Selection:
         """Whether another file goes up."""
         return not _fits([name], self.exclude)
 
-    def require_used(self, names: Iterable[str]) -> None:
+    def require_used(self, names: Iterable[str], left_out: Iterable[str] = ()) -> None:
         """Refuse a pattern that none of these names fits.
+
+        Args:
+            left_out: files that are not sent anyway, and may be excluded.
 
         Raises:
             UsageError: a typing error, which would have sent, or kept back, what it was not meant to.
         """
         known = sorted(names)
-        for option, patterns in (("--include", self.include), ("--exclude", self.exclude)):
+        also = {*known, *left_out}
+        for option, patterns, fitting in (("--include", self.include, known), ("--exclude", self.exclude, also)):
             for pattern in patterns:
-                if not _fits(known, (pattern,)):
+                if not _fits(fitting, (pattern,)):
                     raise UsageError(f"{option} {pattern!r} fits no file.", hint=f"There are {', '.join(known)}.")
 
 

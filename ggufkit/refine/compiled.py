@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 from ggufkit.core import process
+from ggufkit.core.errors import ResourceError
 from ggufkit.core.locks import waiting_lock
 from ggufkit.core.paths import cache_dir
 from ggufkit.core.progress import Reporter
@@ -31,6 +32,14 @@ _Pointer = ctypes.c_void_p
 
 def find(reporter: Reporter) -> CompiledKernels | None:
     """The kernels, compiled now if need be; None, and a word why, where they cannot be."""
+    try:
+        return _find(reporter)
+    except (OSError, ResourceError) as error:  # the cache cannot be written, or nothing in it run
+        reporter.warn(f"Kernels for refinement cannot be kept in the cache, so it is slower: {error}")
+        return None
+
+
+def _find(reporter: Reporter) -> CompiledKernels | None:
     compiler = next((c for name in _COMPILERS if (c := find_program(name)) is not None), None)
     if compiler is None:
         reporter.info("Refinement is slower without a C++ compiler: install g++ or clang++.")

@@ -190,6 +190,7 @@ class _Refiner:
     def _leave(self, index: int) -> None:
         """Have the inputs of the next layer in files, if there is one; then a later run starts there."""
         done, after = self._hidden(index), self._outputs(index)
+        self._saving.finish()  # it may still be saving what is forgotten now
         done.forget()
         self._states = {} if after is None else {s.path.name: s for s in after.both}
 

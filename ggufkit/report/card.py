@@ -24,7 +24,7 @@ from ggufkit.report.data import Entry, load_entries
 from ggufkit.report.downloads import Shelf
 from ggufkit.report.lineage import Archive
 from ggufkit.report.markdown import answer, ladder_table, measured
-from ggufkit.report.recommend import advise
+from ggufkit.report.recommend import advise, nothing
 from ggufkit.report.summary import Summary, summarize
 from ggufkit.steps.step import Workspace
 from ggufkit.version import __version__
@@ -98,8 +98,12 @@ def tells_base_model(rows: Sequence[ResultRow], root: Path) -> bool:
 
 def _of_what_is_there(summary: Summary, shelf: Shelf | None) -> Summary:
     """The summary with the advice that is right for those who have the repository's files to choose from."""
-    there = [e.row.file for e in summary.quality if shelf is not None and e.row.file in shelf.files]
-    return replace(summary, advice=advise(summary.quality, summary.budget, there)) if there else summary
+    if shelf is None:
+        return summary
+    there = [e.row.file for e in summary.quality if e.row.file in shelf.files]
+    return replace(
+        summary, advice=advise(summary.quality, summary.budget, there) if there else nothing(summary.advice)
+    )
 
 
 def is_edited(root: Path) -> bool:

@@ -18,7 +18,9 @@ from ggufkit.report.data import Entry
 SIGNIFICANT = 2.0
 """Standard errors that a difference must exceed before it is called one."""
 
-_PLAINNESS = {name: i for i, name in enumerate(variants.BY_NAME)}
+_PLAINNESS = {
+    v.name: i for i, v in enumerate(sorted(variants.VARIANTS, key=lambda v: (len(v.methods), v.imatrix)))
+}
 
 
 @dataclass(frozen=True)
@@ -87,14 +89,14 @@ def losses(entries: Sequence[Entry]) -> Mapping[str, Loss]:
 
 
 def plainness(variant: str) -> int:
-    """How far down the table of variants it is; one that is not there comes last."""
+    """How little is done for a variant: to the weights above all; one that is not in the table comes last."""
     return _PLAINNESS.get(variant, len(_PLAINNESS))
 
 
 def best_of_type(lost: Mapping[str, Loss]) -> str:
-    """Of losses by variant the one to take: the plainest, unless a treated one is better than every plainer one."""
-    ordered = sorted(lost, key=plainness)
-    return [v for i, v in enumerate(ordered) if all(lost[v].is_less_than(lost[p]) for p in ordered[:i])][-1]
+    """Of losses by variant the one to take: the plainest of those that lose no more than the best by more than the error."""
+    best = min(lost.values(), key=lambda loss: loss.value)
+    return min((v for v, loss in lost.items() if not best.is_less_than(loss)), key=plainness)
 
 
 def measured(entry: Entry) -> float | None:

@@ -30,8 +30,8 @@ def render_markdown(summary: Summary) -> str:
 
 
 def answer(summary: Summary) -> str:
-    """The file to take, in a line."""
-    return f"**Which one should I take?** {markdown(summary.answer)}"
+    """The file to take, in a line; "" where there is none to choose from."""
+    return summary.answer and f"**Which one should I take?** {markdown(summary.answer)}"
 
 
 def measured(summary: Summary) -> str:

@@ -1,14 +1,14 @@
 """Which file to take: the one answer that the terminal, the reports, the page's calculator and the model card give.
 
-Pure functions. Differences within the error are ties. Of files of one type or size the plainest wins, unless a treated one
-is better than every plainer one; of others the smaller. Float types, and so the base, are for where nothing else is good.
+Pure functions. Differences within the error are ties. Of files of one type or size the plainest of those that tie with the
+best wins; of others the smaller. Float types, and so the base, are for where nothing else is good.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ggufkit.core import units
 from ggufkit.llama import quants
@@ -123,9 +123,14 @@ def advise(
     )
 
 
+def nothing(advice: Advice) -> Advice:
+    """No answer, where none of the files that may be compared is to be had; what they are like stays."""
+    return replace(advice, pick=None, answer="", ladder=(), front=frozenset(), preference=())
+
+
 def pareto(entries: Sequence[Entry]) -> list[Entry]:
     """The files that are worth their size, the smallest first: each is better than every smaller one by more than the
-    error, or by a grade. Of those of one type or size a treated one must be better than every plainer one."""
+    error, or by a grade. Of those of one type or size, the plainest that ties with the best."""
     return _front(entries, losses(entries))
 
 
@@ -152,17 +157,19 @@ def loss_in_words(entry: Entry) -> str:
 
 
 def _proven(entries: Sequence[Entry], lost: Mapping[str, Loss]) -> list[Entry]:
-    """Measured files, without those that are not better than a plainer one of their type or size."""
+    """Measured files, of those of one type or size the plainest that ties with the best."""
     measured = [e for e in entries if e.row.file in lost]
-    return [
-        e for e in measured
-        if all(lost[e.row.file].is_less_than(lost[p.row.file]) for p in measured if _is_plainer_twin(p, e))
-    ]  # fmt: skip
+    return [e for e in measured if _is_first(e, [other for other in measured if _is_twin(other, e)], lost)]
 
 
-def _is_plainer_twin(other: Entry, entry: Entry) -> bool:
-    alike = other.row.type == entry.row.type or _is_as_large(other, entry)
-    return alike and _plainness(other) < _plainness(entry)
+def _is_first(entry: Entry, twins: Sequence[Entry], lost: Mapping[str, Loss]) -> bool:
+    best = min((lost[e.row.file] for e in twins), key=lambda loss: loss.value)
+    tied = [e for e in twins if not best.is_less_than(lost[e.row.file])]
+    return entry in tied and not any(_plainness(e) < _plainness(entry) for e in tied)
+
+
+def _is_twin(other: Entry, entry: Entry) -> bool:
+    return other.row.type == entry.row.type or _is_as_large(other, entry)
 
 
 def _plainness(entry: Entry) -> tuple[bool, int, bool]:

@@ -152,9 +152,10 @@ class Scatter:
     def _draw_point(self, canvas: Canvas, entry: Entry, *, is_explained: bool) -> None:
         (x, y), error, number = self._at(entry), self.loss.error(entry), self.numbers[entry.row.variant]
         marker, size = (_RECIPE_MARKER, 12) if entry.recipe is not None else (palette.marker(number), 7.5)
+        is_taken = entry.row.file == self.taken
         (point,) = canvas.axes.plot(
             [x], [y], marker, color=canvas.series(number), markersize=size, markeredgewidth=0.7,
-            markeredgecolor=canvas.theme.card, label=_legend(entry) if is_explained else None, zorder=3,
+            markeredgecolor=canvas.theme.card, label=_legend(entry) if is_explained else None, zorder=3.5 if is_taken else 3,
         )  # fmt: skip
         shown = f"{y:.5g}" + (f" ± {error:.2g}" if error else "")
         point.set_gid(svg.tip(f"{entry.label}: {self.loss.short} {shown} at {x:,.4g}"))
@@ -197,7 +198,9 @@ class Scatter:
         front = [] if self.along.is_better_more else recommend.pareto(self.entries)
         named = list({e.row.file: e for e in [*self._taken, *front, *on_lines]}.values())
         types = Counter(e.row.type for e in named)
-        texts = [e.label if types[e.row.type] > 1 else escape.terminal(e.row.type) for e in named]
+        several = {kind for kind, n in Counter(e.row.type for e in self.entries).items() if n > 1}
+        full = [types[e.row.type] > 1 or (e in self._taken and e.row.type in several) for e in named]
+        texts = [e.label if whole else escape.terminal(e.row.type) for e, whole in zip(named, full, strict=True)]
         labels = [
             Label(text, *self._at(e), {"weight": "bold"} if e in self._taken else {})
             for text, e in zip(texts, named, strict=True)

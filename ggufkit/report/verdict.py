@@ -28,7 +28,7 @@ class Verdict:
 
     Args:
         best: the variant with the lowest KL divergence.
-        take: the one to take: the plainest, unless another is better than every plainer one by more than the error.
+        take: the one to take: the plainest of those that lose no more than the best by more than the error.
         plainest: of those measured; gain: how much less `take` loses than it, as a fraction.
         worse: variants that lose more than the plainest, by more than the error.
         variants: all that were measured.
@@ -149,16 +149,17 @@ def _gap(a: ResultRow, b: ResultRow) -> _Gap:
 
 
 def _praise(best: ResultRow, take: ResultRow, by_variant: Mapping[str, ResultRow]) -> str:
-    """The one to take against the plainest; or what the lowest one is no better than."""
+    """The lowest one against the plainest, and the one to take where that is as good; or that none stands out."""
     ordered = sorted(by_variant.values(), key=lambda row: plainness(row.variant))
     rival = next((row for row in ordered if row is not best and not _gap(best, row).real), None)
     if take is ordered[0] and rival is not None:
         low = f"{best.variant} is lowest, {_value(best)}, {_below(best, rival)} (within the error)"
         return f"no variant stands out; {low}"
-    reference = ordered[0] if take is not ordered[0] else min(ordered[1:], key=lambda row: row.kld_mean or 0.0)
-    praise = f"{take.variant} is best, {_value(take)}, {_below(take, reference)} (more than the error)"
-    no_better = f"; {best.variant} is no better than {rival.variant}" if rival and take is not best else ""
-    return f"{praise}{no_better}"
+    reference = ordered[0] if best is not ordered[0] else min(ordered[1:], key=lambda row: row.kld_mean or 0.0)
+    praise = f"{_value(best)}, {_below(best, reference)} (more than the error)"
+    if take is best:
+        return f"{best.variant} is best, {praise}"
+    return f"{best.variant} is lowest, {praise}; {take.variant} is as good within the error"
 
 
 def _value(row: ResultRow) -> str:
@@ -179,4 +180,5 @@ def _on_awq(name: str, by_variant: dict[str, ResultRow]) -> str | None:
         return f"AWQ helped{beside} ({gap.gain:.1%} less)"
     if gap.real:
         return f"AWQ made it worse{beside} ({-gap.gain:.1%} more)"
-    return f"AWQ did not help{beside} ({-gap.gain:+.1%}, within the error)"
+    more = "more" if gap.gain < 0 else "less"
+    return f"AWQ did not help{beside} ({abs(gap.gain):.1%} {more}, within the error)"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -107,7 +108,7 @@ def change_gguf(
         said = _run(asked, quantized.path, partial, session, base.path)
         if not partial.is_file():
             raise _failed(asked, "it wrote no file")
-        _require_same(asked, _types(quantized.path), _types(partial))
+        _require_same(asked, _types(quantized.path), _types_left(asked, partial))
         settle_and_require_computes(partial, session)
         notes = MethodNotes(
             before.name, variant, before.type, n_fallback=before.n_fallback, said=said, method_text=_name(asked.text),
@@ -135,7 +136,9 @@ def _run(asked: Asked, source: Path, output: Path, session: Session, base: Path 
     work = Work(source, output, asked.options, base, text, session.threads, session.reporter)
     with session.reporter.step(f"{asked.method.name}: {source.name}"):
         try:
-            return dict((run(work) if run is not None else None) or {})
+            told = dict((run(work) if run is not None else None) or {})
+            facts: dict[str, Json] = json.loads(json.dumps(told))
+            return facts
         except (Exception, SystemExit) as error:
             if isinstance(error, GgufkitError) or oserrors.is_of_disk(error):
                 raise
@@ -156,6 +159,13 @@ def _shapes(checkpoint: Path) -> dict[str, object]:
 
 def _types(gguf: Path) -> dict[str, object]:
     return {tensor.name: (tensor.shape, tensor.type) for tensor in read_header(gguf).tensors}
+
+
+def _types_left(asked: Asked, gguf: Path) -> dict[str, object]:
+    try:
+        return _types(gguf)
+    except GgufkitError as error:
+        raise _failed(asked, f"it left no whole GGUF: {error.message}") from error
 
 
 def _require_same(asked: Asked, before: Mapping[str, object], after: Mapping[str, object]) -> None:

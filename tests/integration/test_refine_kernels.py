@@ -117,6 +117,14 @@ def test_what_cannot_be_compiled_is_told(monkeypatch: pytest.MonkeyPatch, tmp_pa
     assert str(tmp_path) in reporter.warnings[0]
 
 
+def test_a_cache_that_cannot_be_written_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("GGUFKIT_CACHE", str(tmp_path / "file" / "cache"))
+    reporter = SilentReporter()
+    assert compiled.find(reporter) is None
+    assert "so it is slower" in reporter.warnings[0]
+
+
 @pytest.mark.parametrize(("n_tokens", "n", "m"), [(64, 64, 96), (33, 96, 40)])
 def test_sums_of_products_are_those_of_rounded_operands(n_tokens: int, n: int, m: int, fast: Kernels) -> None:
     generator = torch.Generator().manual_seed(0)

@@ -78,3 +78,16 @@ def test_the_error_of_the_longest_counts_most() -> None:
 )
 def test_as_people_say_it(estimate: Estimate, shown: str) -> None:
     assert durations.words(estimate) == shown
+
+
+def test_work_that_took_next_to_no_time_is_remembered_and_a_cache_that_says_none_is_healed(
+    private_cache: Path,
+) -> None:
+    work = Work("machine", 1e9, "FLOPS", "cuda")
+    durations.note(work, 2e-5)
+    found = durations.known().estimate(work)
+    assert found is not None
+    assert found.seconds == pytest.approx(2e-5)
+    file = next(private_cache.rglob(durations.FILE))
+    file.write_text(file.read_text().replace("2e-05", "0.0"))
+    assert durations.known().estimate(work) is None

@@ -79,15 +79,15 @@ def test_no_label_of_sixty_files_covers_another_or_a_point(sixty: list[Entry], w
     assert len(names) == len(set(names)), "only the front is named"
     assert len(names) >= 12
     (bold,) = [text for text in canvas.axes.texts if text.get_weight() == "bold"]
-    assert bold.get_text() == recommend.pareto(picture.entries)[3].row.type
+    assert bold.get_text() == recommend.pareto(picture.entries)[3].label
 
 
 def test_all_files_of_the_front_are_named(sixty: list[Entry]) -> None:
     canvas = svg.canvas(svg.WIDE_IN, 4.4)
     picture = drawn(sixty, scatter.size_of(sixty), canvas)
-    assert {text.get_text() for text in canvas.axes.texts} == {
-        e.row.type for e in recommend.pareto(picture.entries)
-    }
+    front = recommend.pareto(picture.entries)
+    names = {e.label if e.row.file == picture.taken else e.row.type for e in front}
+    assert {text.get_text() for text in canvas.axes.texts} == names
 
 
 def test_the_file_to_take_is_named_whatever_lines_are_drawn(sixty: list[Entry]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -162,3 +163,17 @@ def test_what_a_variant_is_before_its_file_is_changed() -> None:
     assert Scaling.from_label("first+imatrix") == Scaling(True, None, "first")
     for variant in variants.VARIANTS:
         assert variants.unrefined(variant).name == variant.name.replace("gptq", "imatrix")
+
+
+def test_a_package_s_variant_with_a_matrix_is_more_than_a_matrix() -> None:
+    own = Method("smooth", "checkpoint", lambda _: None)
+    assert Variant("imatrix", imatrix=True).only_weighs
+    assert not Variant("smooth+imatrix", before=own, imatrix=True).only_weighs
+
+
+def test_two_methods_of_one_name_are_refused() -> None:
+    first, second = (Method("smooth", "checkpoint", lambda _: None, package=name) for name in ("one", "two"))
+    chosen = (Variant("a", before=first), Variant("b", before=second))
+    with pytest.raises(UsageError, match="Two methods are called smooth"):
+        _require_options(BuildRequest("./m"), chosen)
+    _require_options(BuildRequest("./m"), (chosen[0], replace(chosen[0], name="c", imatrix=True)))

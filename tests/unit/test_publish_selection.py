@@ -211,3 +211,10 @@ def test_a_card_that_was_edited_gets_no_base_model(root: Path) -> None:
     reporter = SilentReporter()
     publish.pack(root, "me/x", Wanted(base_model="acme/tiny"), look_only=True, reporter=reporter)
     assert any("write base_model into it yourself" in warning for warning in reporter.warnings)
+
+
+def test_what_ollama_reads_and_what_stays_here_may_be_excluded() -> None:
+    selection = Selection(exclude=("params", "*Q2_K*"))
+    selection.require_used(["m-Q8_0.gguf", "params"], left_out=["m-Q2_K.gguf"])
+    with pytest.raises(UsageError, match="fits no file"):
+        Selection(include=("*Q2_K*",)).require_used(["m-Q8_0.gguf"], left_out=["m-Q2_K.gguf"])

@@ -43,8 +43,8 @@ def test_plain_can_be_best() -> None:
 def test_awq_within_the_error_did_not_help() -> None:
     (v,) = verdicts([row("plain", 0.0205), row("awq", 0.0204), row("gptq", 0.0120), row("awq+gptq", 0.0119)])
     assert v.best == "awq+gptq"
-    assert "AWQ did not help (-0.5%, within the error)" in v.sentence
-    assert "AWQ did not help with gptq (-0.8%, within the error)" in v.sentence
+    assert "AWQ did not help (0.5% less, within the error)" in v.sentence
+    assert "AWQ did not help with gptq (0.8% less, within the error)" in v.sentence
 
 
 def test_awq_that_helps_is_praised() -> None:
@@ -67,18 +67,26 @@ def test_equal_files_without_errors() -> None:
     assert "no variant stands out" in v.sentence
 
 
-def test_a_treated_variant_is_to_be_taken_only_where_it_beats_every_plainer_one() -> None:
+def test_the_plainest_of_those_that_tie_with_the_best_is_to_be_taken() -> None:
     (v,) = verdicts([row("plain", 0.0210), row("imatrix", 0.0206), row("gptq", 0.0203)])
-    assert (v.best, v.take) == ("gptq", "plain")  # below plain, but not below imatrix
-    assert "no variant stands out; gptq is lowest" in v.sentence
-    assert "below imatrix's 0.02060 (within the error)" in v.sentence
+    assert (v.best, v.take) == ("gptq", "imatrix")  # plain loses more than gptq
+    assert "gptq is lowest, KLD 0.02030" in v.sentence
+    assert "below plain's 0.02100 (more than the error); imatrix is as good within the error" in v.sentence
+    (tied,) = verdicts([row("plain", 0.0207), row("imatrix", 0.0206), row("gptq", 0.0203)])
+    assert tied.take == "plain"
+    assert "no variant stands out; gptq is lowest" in tied.sentence
+
+
+def test_scaled_weights_are_less_plain_than_a_matrix() -> None:
+    (v,) = verdicts([row("plain", 0.0210), row("awq", 0.0150), row("imatrix", 0.0151)])
+    assert (v.best, v.take) == ("awq", "imatrix")
 
 
 def test_what_is_lowest_by_chance_is_not_to_be_taken() -> None:
     (v,) = verdicts([row("plain", 0.0205), row("gptq", 0.0120), row("awq+gptq", 0.0119)])
     assert (v.best, v.take) == ("awq+gptq", "gptq")
-    assert v.sentence.startswith("Q4_K_M: gptq is best, KLD 0.01200 ± 0.00020, 41.5% below plain's")
-    assert "; awq+gptq is no better than gptq; AWQ did not help with gptq" in v.sentence
+    assert v.sentence.startswith("Q4_K_M: awq+gptq is lowest, KLD 0.01190 ± 0.00020, 42.0% below plain's")
+    assert "; gptq is as good within the error; AWQ did not help with gptq" in v.sentence
 
 
 def test_all_verdicts_in_three_lines() -> None:
