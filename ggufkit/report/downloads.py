@@ -107,7 +107,7 @@ def table(summary: Summary, shelf: Shelf | None) -> str:
         ("Type", [markdown(e.label) for e in ordered]),
         ("Size", [size(e.row.size_bytes) for e in ordered]),
         ("Parts", [str(len(shelf.files[e.row.file])) if shelf else "1" for e in ordered]),
-        ("Beside the base", [_words(e, summary.advice) for e in ordered]),
+        ("In words", [_words(e, summary.advice) for e in ordered]),
     ]
     shown = [(head, cells) for head, cells in columns if head not in ("Parts",) or set(cells) - {"1"}]
     shown = [(head, cells) for head, cells in shown if any(cells)]

@@ -182,7 +182,10 @@ def _figure(title: str, caption: str, svg: str | None, wide: str | None = None) 
 def _about_quality(summary: Summary) -> str:
     said = "Lower and further left is better; the error bars are one standard error."
     lines = "Lines are Pareto fronts: of recipes drawn through, of presets of the same variant dotted."
-    front = "The line is the Pareto front: files, named, that are closer to the base than every smaller one."
+    front = (
+        "The line is the Pareto front: files, named, that are closer to the base than every smaller one by more than "
+        "the error."
+    )
     floats = any(quants.is_float(e.row.type) and not e.is_base for e in summary.quality)
     left_out = ["Floating-point files are left out."] if floats else []
     return " ".join([said, lines if summary.recipes else front, *left_out])

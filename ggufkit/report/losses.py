@@ -94,9 +94,13 @@ def plainness(variant: str) -> int:
 
 
 def best_of_type(lost: Mapping[str, Loss]) -> str:
-    """Of losses by variant the one to take: the plainest of those that lose no more than the best by more than the error."""
+    """Of losses by variant the one to take: the plainest, unless others lose less by more than the error: then of these the
+    plainest that ties with the best."""
+    plain, *others = sorted(lost, key=plainness)
     best = min(lost.values(), key=lambda loss: loss.value)
-    return min((v for v, loss in lost.items() if not best.is_less_than(loss)), key=plainness)
+    if not best.is_less_than(lost[plain]):
+        return plain
+    return next(v for v in others if lost[v].is_less_than(lost[plain]) and not best.is_less_than(lost[v]))
 
 
 def measured(entry: Entry) -> float | None:

@@ -72,7 +72,7 @@ def ladder_table(ladder: Sequence[Rung], show: Callable[[Entry], str] = file_nam
          size(rung.entry.row.size_bytes), amount(rung.memory_bytes), markdown(rung.loss), rung.words]
         for rung in named
     ]  # fmt: skip
-    heads = ["", "File", "Size", "Memory", "Loss", "Beside the base"]
+    heads = ["", "File", "Size", "Memory", "Against the base", "In words"]
     align = ["left", "left", "right", "right", "left", "left"]
     return tabulate(rows, heads, tablefmt="github", disable_numparse=True, colalign=align)
 
@@ -149,7 +149,8 @@ def _file(entry: Entry, summary: Summary) -> str:
 
 
 def _notes(summary: Summary) -> str:
-    notes = ["★ closer to the base than every smaller file, by more than the error."] if summary.front else []
+    surely = "more than the error, two standard errors of the difference"
+    notes = [f"★ closer to the base than every smaller file by {surely}."] if summary.front else []
     if summary.published:
         notes.append(
             "Measured as published figures are (WikiText-2, 512 tokens, all chunks): " + _published(summary)

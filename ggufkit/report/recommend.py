@@ -1,7 +1,8 @@
 """Which file to take: the one answer that the terminal, the reports, the page's calculator and the model card give.
 
-Pure functions. Differences within the error are ties. Of files of one type or size the plainest of those that tie with the
-best wins; of others the smaller. Float types, and so the base, are for where nothing else is good.
+Pure functions. Differences within the error are ties. Of files of one type or size the plainest wins, unless others are
+better; of these the plainest that ties with the best; of other sizes the smaller. Float types, and so the base, are for
+where nothing else is good.
 """
 
 from __future__ import annotations
@@ -130,7 +131,7 @@ def nothing(advice: Advice) -> Advice:
 
 def pareto(entries: Sequence[Entry]) -> list[Entry]:
     """The files that are worth their size, the smallest first: each is better than every smaller one by more than the
-    error, or by a grade. Of those of one type or size, the plainest that ties with the best."""
+    error, or by a grade. Of those of one type or size there is one, as `losses.best_of_type` chooses."""
     return _front(entries, losses(entries))
 
 
@@ -163,9 +164,17 @@ def _proven(entries: Sequence[Entry], lost: Mapping[str, Loss]) -> list[Entry]:
 
 
 def _is_first(entry: Entry, twins: Sequence[Entry], lost: Mapping[str, Loss]) -> bool:
-    best = min((lost[e.row.file] for e in twins), key=lambda loss: loss.value)
-    tied = [e for e in twins if not best.is_less_than(lost[e.row.file])]
-    return entry in tied and not any(_plainness(e) < _plainness(entry) for e in tied)
+    """Whether it is the one to take of its twins, which are it and others: as `losses.best_of_type` has it."""
+    least = min(map(_plainness, twins))
+    plain, best = (
+        min((lost[e.row.file] for e in group), key=lambda loss: loss.value)
+        for group in ([e for e in twins if _plainness(e) == least], twins)
+    )
+    wanted = [
+        e for e in twins
+        if not best.is_less_than(lost[e.row.file]) and (_plainness(e) == least or lost[e.row.file].is_less_than(plain))
+    ]  # fmt: skip
+    return entry in wanted and not any(_plainness(e) < _plainness(entry) for e in wanted)
 
 
 def _is_twin(other: Entry, entry: Entry) -> bool:

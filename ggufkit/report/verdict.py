@@ -28,7 +28,7 @@ class Verdict:
 
     Args:
         best: the variant with the lowest KL divergence.
-        take: the one to take: the plainest of those that lose no more than the best by more than the error.
+        take: the one to take, by `losses.best_of_type`.
         plainest: of those measured; gain: how much less `take` loses than it, as a fraction.
         worse: variants that lose more than the plainest, by more than the error.
         variants: all that were measured.

@@ -40,7 +40,7 @@ def rows(table: str) -> list[list[str]]:
 
 def test_each_file_has_a_link_a_size_and_words(summary: Summary) -> None:
     heads, _, *lines = rows(downloads.table(summary, whole(summary)))
-    assert heads == ["File", "Type", "Size", "Beside the base"]
+    assert heads == ["File", "Type", "Size", "In words"]
     assert len(lines) == len(FAKES)
     assert lines[0][0] == "[`tiny-F16.gguf`](https://huggingface.co/me/x/resolve/main/tiny-F16.gguf)"
     by_file = {re.sub(r"\[`(.*?)`.*", r"\1", line[0]): line[-1] for line in lines}

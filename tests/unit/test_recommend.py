@@ -103,14 +103,14 @@ def test_of_a_tie_between_types_the_smaller_is_taken() -> None:
 
 
 def test_what_the_verdict_calls_no_better_is_never_taken() -> None:
-    """What loses more than the best is out; of those that tie with it the plainest is taken."""
+    """A file that is no better than the plainest is not taken, one that is better is."""
     files = [
         BASE, entry("Q4_K_M", 300, 0.0108, 0.0002), entry("imatrix-Q4_K_M", 300, 0.0104, 0.0002),
         entry("gptq-Q4_K_M", 300, 0.0102, 0.0002), Q8,
     ]  # fmt: skip
-    assert taken(files) == taken(files, 400) == "imatrix-Q4_K_M"
+    assert taken(files) == taken(files, 400) == "gptq-Q4_K_M"
     (verdict,) = verdicts([e.row for e in files])
-    assert (verdict.best, verdict.take) == ("gptq", "imatrix")
+    assert (verdict.best, verdict.take) == ("gptq", "gptq")
 
 
 def test_across_a_threshold_a_tie_is_a_tie_for_files_of_one_type() -> None:

@@ -67,11 +67,10 @@ def test_equal_files_without_errors() -> None:
     assert "no variant stands out" in v.sentence
 
 
-def test_the_plainest_of_those_that_tie_with_the_best_is_to_be_taken() -> None:
+def test_a_treated_variant_is_to_be_taken_where_it_beats_the_plainest() -> None:
     (v,) = verdicts([row("plain", 0.0210), row("imatrix", 0.0206), row("gptq", 0.0203)])
-    assert (v.best, v.take) == ("gptq", "imatrix")  # plain loses more than gptq
-    assert "gptq is lowest, KLD 0.02030" in v.sentence
-    assert "below plain's 0.02100 (more than the error); imatrix is as good within the error" in v.sentence
+    assert (v.best, v.take) == ("gptq", "gptq")  # below plain; imatrix is not
+    assert "gptq is best, KLD 0.02030 ± 0.00020, 3.3% below plain's 0.02100 (more than the error)" in v.sentence
     (tied,) = verdicts([row("plain", 0.0207), row("imatrix", 0.0206), row("gptq", 0.0203)])
     assert tied.take == "plain"
     assert "no variant stands out; gptq is lowest" in tied.sentence
