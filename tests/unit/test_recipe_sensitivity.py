@@ -3,7 +3,7 @@
 import pytest
 
 from ggufkit.recipes.groups import Group
-from ggufkit.recipes.sensitivity import Worth, sensitivities
+from ggufkit.recipes.sensitivity import sensitivities
 
 GROUPS = (Group("a", ("a",)), Group("b", ("b1", "b2")))
 LOST = {
@@ -46,19 +46,3 @@ def test_a_group_that_is_split_is_worth_as_much() -> None:
     assert found.expected(PROBED["b"]) == pytest.approx(0.05)
     assert found.of_tensor("b2", "Q3_K") == pytest.approx(3 * found.of_tensor("b1", "Q3_K"))
     assert found.of_tensor("a", "Q3_K") == pytest.approx(0.02)
-
-
-def test_between_measurements_is_a_power_law_and_beyond_them_it_goes_on() -> None:
-    worth = Worth(((1.0, 0.01),)).knowing(4.0, 0.02).knowing(16.0, 0.08)
-    assert [worth.at(e) for e in (1.0, 2.0, 4.0, 8.0, 16.0)] == pytest.approx(
-        [0.01, 0.01 * 2**0.5, 0.02, 0.04, 0.08]
-    )
-    assert worth.at(64.0) == pytest.approx(0.32)
-    assert worth.at(0.25) == pytest.approx(0.005)
-    assert worth.at(0.0) == 0.0
-
-
-def test_a_measurement_replaces_one_of_nearly_the_same_error_and_is_doubted_where_it_shows_nothing() -> None:
-    worth = Worth(((1.0, 0.01),))
-    assert worth.knowing(1.1, 0.02).points == ((1.1, 0.02),)
-    assert worth.knowing(0.1, -0.0003).at(0.1) == pytest.approx(0.0001)
