@@ -118,33 +118,6 @@ class CompiledKernels(TorchSums):
 
     error = staticmethod(rounding.error)
 
-    @property
-    def operands(self) -> torch.dtype:
-        """bfloat16 where the processor multiplies it."""
-        return torch.bfloat16 if self.library.ggufkit_has_bfloat16() else torch.float32
-
-    def add_gram(self, sums: torch.Tensor, x: torch.Tensor) -> None:
-        """As `layers.moments.add_gram`."""
-        if self.operands is torch.bfloat16:
-            self._add(sums, x, None)
-        else:
-            super().add_gram(sums, x)
-
-    def add_products(self, sums: torch.Tensor, x: torch.Tensor, y: torch.Tensor) -> None:
-        """Add xᵀ y."""
-        if self.operands is torch.bfloat16:
-            self._add(sums, x, y.contiguous())
-        else:
-            super().add_products(sums, x, y)
-
-    def _add(self, sums: torch.Tensor, x: torch.Tensor, y: torch.Tensor | None) -> None:
-        x = x.contiguous()
-        self.library.ggufkit_products(
-            *(_Pointer(t.data_ptr() if t is not None else None) for t in (sums, x, y)),
-            *(ctypes.c_int64(n) for n in (len(x), *sums.shape)),
-            ctypes.c_int32(torch.get_num_threads()),
-        )
-
     def _do(
         self,
         name: str,

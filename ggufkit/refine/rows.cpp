@@ -11,9 +11,6 @@
 #include <thread>
 #include <vector>
 
-#if defined(__AVX512BF16__)
-#include <immintrin.h>
-#endif
 
 namespace {
 
@@ -485,86 +482,9 @@ void search_run(
     }
 }
 
-#if defined(__AVX512BF16__)
-
-// Columns that are multiplied at once, of the first and of the second matrix.
-constexpr int A = 8, B = 32;
-
-uint32_t bfloat16(float x) {
-    uint32_t bits;
-    std::memcpy(&bits, &x, sizeof bits);
-    return (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
-}
-
-// Columns of (tokens, width) as (width / N, tokens / 2, N) pairs of bfloat16, with zeros where there is nothing.
-template <int N>
-struct Pairs {
-    int64_t n_panels, n_pairs;
-    std::vector<uint32_t> values;
-
-    Pairs(const float *x, int64_t tokens, int64_t width, int64_t threads)
-        : n_panels((width + N - 1) / N), n_pairs((tokens + 1) / 2), values(n_panels * n_pairs * N) {
-        share(n_panels, threads, [&](int64_t i, std::vector<V> &) {
-            const int64_t first = i * N, count = std::min<int64_t>(N, width - first);
-            for (int64_t t = 0; t < n_pairs; t++) {
-                float even[N] = {}, odd[N] = {};
-                std::memcpy(even, x + 2 * t * width + first, count * sizeof(float));
-                if (2 * t + 1 < tokens) std::memcpy(odd, x + (2 * t + 1) * width + first, count * sizeof(float));
-                uint32_t *into = &values[(i * n_pairs + t) * N];
-                for (int c = 0; c < N; c++) into[c] = bfloat16(even[c]) | bfloat16(odd[c]) << 16;
-            }
-        });
-    }
-    const uint32_t *at(int64_t i) const { return &values[i * n_pairs * N]; }
-};
-
-// sums[a][b] += Σ x[t][a] y[t][b] for A columns of one and B of the other.
-void add_products(float *sums, int64_t stride, int64_t rows, int64_t columns, const uint32_t *x, const uint32_t *y,
-                  int64_t n_pairs) {
-    __m512 held[A][B / 16];
-    for (int a = 0; a < A; a++)
-        for (int b = 0; b < B / 16; b++) held[a][b] = _mm512_setzero_ps();
-    for (int64_t t = 0; t < n_pairs; t++, x += A, y += B)
-        for (int b = 0; b < B / 16; b++) {
-            const __m512bh other = (__m512bh)_mm512_loadu_si512(y + 16 * b);
-            for (int a = 0; a < A; a++)
-                held[a][b] = _mm512_dpbf16_ps(held[a][b], (__m512bh)_mm512_set1_epi32(x[a]), other);
-        }
-    float each[A][B];
-    std::memcpy(each, held, sizeof each);
-    for (int64_t a = 0; a < rows; a++)
-        for (int64_t b = 0; b < columns; b++) sums[a * stride + b] += each[a][b];
-}
-
-#endif
-
 }  // namespace
 
 extern "C" {
-
-// Whether the processor multiplies bfloat16.
-int32_t ggufkit_has_bfloat16() {
-#if defined(__AVX512BF16__)
-    return 1;
-#else
-    return 0;
-#endif
-}
-
-#if defined(__AVX512BF16__)
-// sums (n, m) += xᵀ y for x (tokens, n), y (tokens, m), rounded to bfloat16; without y of x itself, and only on and right
-// of the diagonal.
-void ggufkit_products(float *sums, const float *x, const float *y, int64_t tokens, int64_t n, int64_t m, int32_t threads) {
-    const Pairs<A> one(x, tokens, n, threads);
-    const Pairs<B> other(y ? y : x, tokens, m, threads);
-    share(other.n_panels, threads, [&](int64_t j, std::vector<V> &) {
-        const int64_t end = y ? n : std::min(n, (j + 1) * B);
-        for (int64_t i = 0; i * A < end; i++)
-            add_products(sums + i * A * m + j * B, m, std::min<int64_t>(A, n - i * A), std::min<int64_t>(B, m - j * B),
-                         one.at(i), other.at(j), one.n_pairs);
-    });
-}
-#endif
 
 void ggufkit_gptq(const Problem *p, const float *factor, const int64_t *order) {
     const auto packed = panels(factor, p->columns);
