@@ -56,7 +56,7 @@ VERSION = 1
 # Held-out text that repeats the calibration text proves nothing. In prose hardly any window occurs twice.
 _WINDOW, _MOST_REPEATED = 16, 0.5
 _MOMENTS_BUDGET = 4 << 30
-# Rounding what is multiplied to bfloat16 is nothing beside what fewer bits a weight lose.
+# Rounding what is multiplied, where kernels do, is nothing beside what fewer bits a weight lose.
 _FINE = 6.0
 _GATHERING = 0.6  # of the time that a group of linears takes
 

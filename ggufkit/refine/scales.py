@@ -14,7 +14,8 @@ from ggufkit.refine.grid import Grid
 _NEIGHBOURS = (-1, 0, 1)
 FACTORS = (0.97, 1.0, 1.03)
 SHIFT = 0.15  # of a step, for the offsets of such a block
-_STEADY = 1e-5
+# Shares of the mean diagonal; the later ones for what is still indefinite.
+_STEADY = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
 
 
 def refit(grid: Grid, target: torch.Tensor, hessian: torch.Tensor) -> None:
@@ -105,9 +106,13 @@ def curvatures(hessian: torch.Tensor, sub: int) -> tuple[torch.Tensor, torch.Ten
     """H within each run of `sub` columns, its inverse, and the inverse's upper triangular factor: (runs, sub, sub)."""
     runs = range(len(hessian) // sub)
     near = torch.stack([hessian[_span(r, sub), _span(r, sub)] for r in runs]).double()
-    # Float32 sums of inputs that depend on each other can miss being positive definite by a rounding error.
+    # Sums of inputs that depend on each other can miss being positive definite by a rounding error.
     diagonal = near.diagonal(dim1=1, dim2=2)
-    diagonal += _STEADY * diagonal.mean(1, keepdim=True)
+    mean = diagonal.mean(1, keepdim=True)
+    diagonal += _STEADY[0] * mean
+    for share in _STEADY[1:]:
+        failed = torch.linalg.cholesky_ex(near).info != 0
+        diagonal += share * mean * failed[:, None]
     inverse = torch.linalg.inv(near)
     factors = torch.linalg.cholesky(inverse, upper=True)
     return near.float(), inverse.float(), factors.float()

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from ggufkit.layers import Linear
+from ggufkit.refine.scales import curvatures
 from ggufkit.refine.statistics import InputStatistics, Pairing
 
 N_IN, N_OUT = 24, 10
@@ -45,3 +46,12 @@ def test_without_held_out_tokens_nothing_is_told() -> None:
     held_out = some_linear(Pairing.INPUT).held_out(torch.ones(N_IN, N_OUT))
     assert math.isnan(held_out.error(torch.zeros(N_IN, N_OUT)))
     assert held_out.best_share(torch.ones(N_IN, N_OUT)) == 0
+
+
+def test_runs_that_are_not_positive_definite_are_made_so() -> None:
+    x = torch.randn(4, 64, generator=torch.Generator().manual_seed(0))
+    hessian = x.T @ x
+    hessian[5, 5] -= 0.05 * hessian.diagonal().mean()
+    _, inverses, factors = curvatures(hessian, 32)
+    assert bool(inverses.isfinite().all())
+    assert torch.allclose(factors.mT @ factors, inverses, rtol=1e-3, atol=1e-3 * float(inverses.abs().max()))
