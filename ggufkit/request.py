@@ -15,7 +15,7 @@ from ggufkit import spellings
 from ggufkit.core import machine
 from ggufkit.core.paths import user_path
 from ggufkit.core.progress import Reporter
-from ggufkit.core.records import Toolchain
+from ggufkit.core.records import F16, Toolchain
 from ggufkit.llama import patterns, quants, toolchain
 from ggufkit.llama.argv import Overrides
 from ggufkit.measure.bench import BenchOptions
@@ -137,6 +137,8 @@ class EvaluationOptions:
     Args:
         quality: perplexity and, with `kld`, the KL divergence from the base.
         corpus: path or name of the evaluation text.
+        ctx: context in tokens, or several: the first is that of the table of results.
+        kv_types: types of KV caches to measure as well; F16 is the one of the table.
         chunks: chunks of `ctx` tokens to evaluate, None for all.
         precision: relative standard error of mean KL divergence that is enough, None for all of `chunks`.
         scratch_limit: bytes of disk that base logits may take at any moment.
@@ -148,7 +150,8 @@ class EvaluationOptions:
 
     quality: bool = True
     corpus: str = "wikitext2"
-    ctx: int = EvalOptions.n_ctx
+    ctx: int | tuple[int, ...] = EvalOptions.n_ctx
+    kv_types: tuple[str, ...] = ()
     chunks: int | None = None
     kld: bool = True
     precision: float | None = None
@@ -162,6 +165,16 @@ class EvaluationOptions:
     def __post_init__(self) -> None:
         """A string may be given as a path."""
         object.__setattr__(self, "corpus", str(self.corpus))
+
+    @property
+    def contexts(self) -> tuple[int, ...]:
+        """All contexts in tokens, the first one first."""
+        return self.ctx if isinstance(self.ctx, tuple) else (self.ctx,)
+
+    @property
+    def depths(self) -> tuple[int, ...]:
+        """Tokens behind which speed is measured, too: the contexts, where there are several or several KV caches."""
+        return self.contexts if self.contexts[1:] or self.kv_types else ()
 
 
 @dataclass(frozen=True)
@@ -187,10 +200,12 @@ class RunOptions:
 
 @dataclass(frozen=True)
 class ReportOptions:
-    """Bytes of memory, and tokens of context, that a file is made for, and that the report names the best file for."""
+    """Bytes of memory, tokens of context, and the type of their KV cache, that a file is made for, and that the report
+    names the best file for."""
 
     fits: int | None = None
     fits_ctx: int = 4096
+    fits_kv: str = F16
 
 
 @dataclass(frozen=True)

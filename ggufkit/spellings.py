@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from ggufkit.core import machine, values, variants
-from ggufkit.core.values import Choice, Count, Fraction, Kind, Whole
-from ggufkit.llama import backends
+from ggufkit.core.values import Choice, Count, Fraction, Kind, SomeOf, Whole, Wholes
+from ggufkit.llama import backends, kv_cache
 from ggufkit.measure.logits import strategy
 from ggufkit.recipes.effort import EFFORTS
 
@@ -68,7 +68,8 @@ KINDS: Mapping[str, Kind] = {
     "quantized": values.FILE,
     "eval": values.SWITCH,
     "corpus": values.TEXT,
-    "ctx": Whole(8, values.MOST),
+    "ctx": Wholes(8, values.MOST),
+    "kv_types": SomeOf(kv_cache.TYPES),
     "chunks": Count("all", 2),
     "kld": values.SWITCH,
     "precision": Fraction(),
@@ -82,6 +83,7 @@ KINDS: Mapping[str, Kind] = {
     "variant_option": values.TEXTS,
     "fits": values.SIZE,
     "fits_ctx": Whole(1, None),
+    "fits_kv": Choice(kv_cache.TYPES),
     # how the tools run
     "backend": Choice(backends.CHOICES),
     "ngl": Count("auto", 0),
@@ -125,6 +127,7 @@ OPTIONS: Mapping[str, tuple[str, str]] = {
     "eval": ("evaluation", "quality"),
     "corpus": ("evaluation", "corpus"),
     "ctx": ("evaluation", "ctx"),
+    "kv_types": ("evaluation", "kv_types"),
     "chunks": ("evaluation", "chunks"),
     "kld": ("evaluation", "kld"),
     "precision": ("evaluation", "precision"),
@@ -142,6 +145,7 @@ OPTIONS: Mapping[str, tuple[str, str]] = {
     "metrics": ("evaluation", "metrics"),
     "fits": ("report", "fits"),
     "fits_ctx": ("report", "fits_ctx"),
+    "fits_kv": ("report", "fits_kv"),
 }
 """Every option of a build that belongs to a group of `request`: the group, and its field there."""
 

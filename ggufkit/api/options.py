@@ -107,10 +107,12 @@ class ScalingOptions(TypedDict, total=False):
 
 
 class EvaluationOptions(TypedDict, total=False):
-    """What quality is measured on, and until when: `chunks=100` or "all", `precision="2%"`, `scratch_limit="8GiB"`."""
+    """What quality is measured on, and until when: `ctx=4096` or several, `kv_types="q8_0,q4_0"`, `chunks=100` or "all",
+    `precision="2%"`, `scratch_limit="8GiB"`."""
 
     corpus: Path_
-    ctx: int
+    ctx: int | str | Iterable[int]
+    kv_types: Names
     chunks: int | str | None
     precision: str | float | None
     scratch_limit: str | int
@@ -134,6 +136,7 @@ class BuildOptions(
     variant_option: str | Iterable[str]
     fits: str | int | None
     fits_ctx: int
+    fits_kv: str
     allow_requantize: bool
 
 

@@ -42,7 +42,7 @@ def build_command(wanted: BuildRequest, dry_run: bool, as_json: bool) -> None:
     if isinstance(outcome, Plan):
         _show_plan(outcome, as_json)
     else:
-        _show_results(outcome, as_json, MemoryBudget(wanted.report.fits, wanted.report.fits_ctx))
+        _show_results(outcome, as_json, MemoryBudget.of(wanted.report))
 
 
 def _show_plan(plan: Plan, as_json: bool) -> None:

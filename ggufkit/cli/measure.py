@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -12,8 +13,8 @@ from ggufkit.cli import options, parameter_types, request_options, tables
 from ggufkit.cli.terminal import console, emit, reporting
 from ggufkit.commands import measure
 from ggufkit.commands.measure import Measured
-from ggufkit.core.records import Measurement
-from ggufkit.report import results
+from ggufkit.core.records import Measurement, ResultRow
+from ggufkit.report import caches, conditions, results
 from ggufkit.request import EvaluationOptions, RunOptions
 
 GGUFS = click.argument("ggufs", nargs=-1, required=True, type=parameter_types.FILE)
@@ -52,15 +53,28 @@ def perplexity_command(
     """
     with reporting() as reporter:
         done = measure.perplexity(ggufs, base, evaluation, out, run, reporter)
-    if as_json or len(done.files) == 1:
+    if as_json or (len(done.files) == 1 and not done.further):
         _show(done, as_json)
     else:
         rows = [results.row_of(file, found) for file, found in zip(done.files, done.measurements, strict=True)]
         console(stderr=False).print(tables.quality_table(rows))
+        _show_further(done, rows)
+
+
+def _show_further(done: Measured, rows: Sequence[ResultRow]) -> None:
+    """What was measured in other contexts and with other KV caches, where anything was."""
+    found = caches.further(conditions.of_rows(rows, done.measurements, done.further_measurements))
+    if not found.lines:
+        return
+    console(stderr=False).print("", tables.further_table(found.lines), *found.sentences, sep="\n")
 
 
 def _show(done: Measured, as_json: bool) -> None:
-    found = [(file.path.name, ms) for file, ms in zip(done.files, done.measurements, strict=True)]
+    further = done.further_measurements
+    found = [
+        (file.path.name, [*ms, *(m for group in further for m in group if m.file_sha256 == file.sha256)])
+        for file, ms in zip(done.files, done.measurements, strict=True)
+    ]
     if as_json:
         emit(json.dumps({name: [asdict(m) for m in ms] for name, ms in found}, indent=1) + "\n")
         return

@@ -83,7 +83,10 @@ def of_kind(kind: values.Kind) -> click.ParamType[Any]:
     return Written(kind, _NAMES[type(kind)])
 
 
-_NAMES = {values.Names: "list", values.Numbers: "numbers", values.Size: "size", values.Fraction: "percent"}
+_NAMES = {
+    values.Names: "list", values.SomeOf: "list", values.Numbers: "numbers", values.Wholes: "numbers", values.Size: "size",
+    values.Fraction: "percent",
+}  # fmt: skip
 
 NAMES, NUMBERS, SIZE = NameList(), of_kind(values.NUMBERS), of_kind(values.SIZE)
 PATH, FILE, DIRECTORY = of_kind(values.PATH), of_kind(values.FILE), of_kind(values.DIRECTORY)

@@ -106,7 +106,9 @@ SCALING = (
 )  # fmt: skip
 
 CORPUS = _option("corpus", metavar="PATH|NAME", shell_complete=completion.texts, help="Evaluation text.")
-CTX = _option("ctx", help="Context in tokens, as in llama-perplexity.")
+CTX = _option("ctx", metavar="LIST", help="Context in tokens, as in llama-perplexity; or several, e.g. 512,4096.")
+KV_TYPES = _option("kv_types", metavar="LIST", show_default=False,
+                   help="Types of KV caches to measure as well, e.g. q8_0,q4_0.")  # fmt: skip
 CHUNKS = _option("chunks", default="all", show_default=True, help="How many chunks of the text to evaluate.")
 EVAL = _option("eval", help="Measure quality: perplexity and KL divergence.")
 KLD = _option("kld", help="KL divergence against the base.")
@@ -127,6 +129,7 @@ VARIANT_OPTION = _option("variant_option", multiple=True, show_default=False, me
 
 FITS = _option("fits", help="Memory that you have, e.g. 6GiB: the best file for it.")
 FITS_CTX = _option("fits_ctx", help="Context in tokens to run with, for --fits.")
+FITS_KV = _option("fits_kv", help="Type of the KV cache to run with, for --fits.")
 
 THREADS = _option("threads", default=machine.physical_cores,
                   show_default="physical cores", help="CPU threads.")  # fmt: skip
@@ -197,12 +200,15 @@ refinement_options = _group(
                  help="What the refinement runs on."),
 )  # fmt: skip
 """What a refinement may be told."""
-evaluation_options = _group("evaluation", EvaluationOptions, CORPUS, CTX, CHUNKS, PRECISION, SCRATCH, STRATEGY)
+evaluation_options = _group(
+    "evaluation", EvaluationOptions, CORPUS, CTX, KV_TYPES, CHUNKS, PRECISION, SCRATCH, STRATEGY
+)
 """--corpus, --ctx, --chunks and how they are evaluated."""
 bench_options = _group("evaluation", EvaluationOptions, BENCH_REPS)
 """--bench-reps."""
-budget_options = grouped("budget", lambda given: MemoryBudget(given["fits"], given["fits_ctx"]), FITS, FITS_CTX)
-"""--fits and --fits-ctx."""
+budget_options = grouped("budget", lambda given: MemoryBudget(given["fits"], given["fits_ctx"], given["fits_kv"]),
+                         FITS, FITS_CTX, FITS_KV)  # fmt: skip
+"""--fits, --fits-ctx, --fits-kv."""
 run_options = _group("run", RunOptions, *BACKEND, FORCE, EXPLAIN)
 """--backend, --ngl, --threads, --force, --explain."""
 backend_options = _group("run", RunOptions, *BACKEND)
@@ -231,8 +237,8 @@ build_options: Callable[[Any], Any] = grouped(
     IMATRIX,
     VARIANT_OPTION,
     *SCALING,
-    EVAL, CORPUS, CTX, CHUNKS, KLD, PRECISION, SCRATCH,
-    BENCH, BENCH_REPS, SMOKE, METRICS, FITS, FITS_CTX,
+    EVAL, CORPUS, CTX, KV_TYPES, CHUNKS, KLD, PRECISION, SCRATCH,
+    BENCH, BENCH_REPS, SMOKE, METRICS, FITS, FITS_CTX, FITS_KV,
     *BACKEND,
     *SOURCE,
     *CONVERSION,

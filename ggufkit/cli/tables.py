@@ -15,6 +15,7 @@ from ggufkit.core.units import rough, size
 from ggufkit.pipeline.resources import Plan
 
 if TYPE_CHECKING:
+    from ggufkit.report.caches import Line
     from ggufkit.report.recommend import Rung
     from ggufkit.report.summary import Summary
 
@@ -58,6 +59,7 @@ def answer(summary: Summary) -> Iterator[RenderableType]:
     if len(named) > 1:
         yield _ladder(named)
     yield from summary.verdict
+    yield from summary.further.sentences
 
 
 def _ladder(rungs: Sequence[Rung]) -> Table:
@@ -88,6 +90,23 @@ def quality_table(rows: Sequence[ResultRow]) -> Table:
         table.add_column(title, justify="right", no_wrap=True)
     for row, *cells in zip(rows, *(cells for _, cells in shown), strict=True):
         table.add_row(row.file.removesuffix(".gguf"), size(row.size_bytes), *cells)
+    return table
+
+
+def further_table(measured: Sequence[Line]) -> Table:
+    """Each file in each context with each KV cache."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("file", overflow="fold")
+    for title in ("context", "cache", "PPL", "KLD", "more", "same top"):
+        table.add_column(title, justify="right", no_wrap=True)
+    for line in measured:
+        top = None if line.same_top is None else line.same_top[0]
+        more = _MISSING if line.added is None else f"{line.added:+.5f}"
+        pairs = [pair or (None, None) for pair in (line.ppl, line.kld)]
+        ppl, kld = (_with_error(value, error, 5) for value, error in pairs)
+        table.add_row(
+            line.file.removesuffix(".gguf"), f"{line.n_ctx:,}", line.kv_type, ppl, kld, more, _percent(top)
+        )
     return table
 
 

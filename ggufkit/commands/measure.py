@@ -10,11 +10,13 @@ from ggufkit.commands.places import beside
 from ggufkit.core.errors import InputError, UsageError
 from ggufkit.core.progress import Reporter
 from ggufkit.core.records import GgufFile, Measurement
-from ggufkit.llama import evaluates
+from ggufkit.llama import evaluates, kv_cache
+from ggufkit.llama.gguf import read_header
 from ggufkit.measure import bench as timing
 from ggufkit.measure import divergence
 from ggufkit.measure import perplexity as predicting
 from ggufkit.measure.bench import BenchOptions
+from ggufkit.measure.conditions import settings, with_caches
 from ggufkit.measure.evaluation import (
     EvalOptions,
     Evaluation,
@@ -22,8 +24,9 @@ from ggufkit.measure.evaluation import (
     warn_of_guess,
     warn_of_special_tokens,
 )
+from ggufkit.measure.length import require_two_contexts
 from ggufkit.measure.logits.strategy import Transport
-from ggufkit.measure.measurements import against_own_base, load
+from ggufkit.measure.measurements import against_own_bases, load
 from ggufkit.models import sources
 from ggufkit.request import EvaluationOptions, RunOptions
 from ggufkit.steps.step import Result
@@ -36,22 +39,26 @@ _ENCODER = (
 
 @dataclass(frozen=True)
 class Measured:
-    """Files and what was measured of them, in the same order; `out` is where it lies."""
+    """Files and what was measured of them, in the same order; `out` is where it lies.
+
+    `further` is what was measured of them in other settings and with other KV caches.
+    """
 
     files: tuple[GgufFile, ...]
     results: tuple[Result, ...]
     out: Path
+    further: tuple[Result, ...] = ()
 
     @property
     def measurements(self) -> list[list[Measurement]]:
         """Of each file; what is compared with a base is compared with its own perplexity. Raises InputError."""
-        loaded = [load(result.path) for result in self.results]
-        by_hash = {file.sha256: found for file, found in zip(self.files, loaded, strict=True)}
-        return [against_own_base(found, by_hash.get(_base_of(found), [])) for found in loaded]
+        return against_own_bases([load(result.path) for result in self.results])
 
-
-def _base_of(found: Sequence[Measurement]) -> str | None:
-    return next((m.conditions.base_sha256 for m in found), None)
+    @property
+    def further_measurements(self) -> list[list[Measurement]]:
+        """Of each file in each other setting and with each other KV cache. Raises InputError."""
+        every = [*self.results, *self.further]
+        return against_own_bases([load(result.path) for result in every])[len(self.results) :]
 
 
 def perplexity(
@@ -71,19 +78,25 @@ def perplexity(
     for path in (file.path for file in files):
         evaluates.require_generates(path, "has no perplexity", _ENCODER)
         warn_of_guess(path, reporter)
-    warn_of_context(files[0].path, evaluation.ctx, reporter)
+    warn_of_context(files[0].path, evaluation.contexts, reporter)
     text = corpus.resolve(evaluation.corpus, reporter)
     warn_of_special_tokens(files[0].path, text, reporter)
+    for kind in evaluation.kv_types:
+        kv_cache.require_possible(read_header(files[0].path), kind, files[0].path.name)
     session = run.session(out or beside(ggufs[0]), reporter)
+    require_two_contexts(files[0].path, text, evaluation.contexts, session)
+    done: list[Result] = []
     with session.workspace.locked():
-        how = EvalOptions(evaluation.ctx, evaluation.chunks, run.ngl, evaluation.precision)
-        asked = Evaluation(text, how, session)
-        if base is None:
-            done = predicting.measure_all(files, asked)
-        else:
-            transport = Transport(evaluation.scratch_limit, evaluation.strategy)
-            done = divergence.measure_all(files[0], files[1:], asked, transport)
-    return Measured(tuple(files), tuple(done), session.workspace.root)
+        for setting in settings(text, evaluation.contexts, evaluation.kv_types):
+            how = EvalOptions(setting.n_ctx, evaluation.chunks, run.ngl, evaluation.precision)
+            asked = Evaluation(setting.text, how, setting.session(session))
+            if base is None:
+                done += predicting.measure_all([*files, *with_caches(files, setting.kv_types)], asked)
+            else:
+                transport = Transport(evaluation.scratch_limit, evaluation.strategy)
+                done += divergence.measure_all(files[0], setting.runs(files[0], files[1:]), asked, transport)
+    n = len(files)
+    return Measured(tuple(files), tuple(done[:n]), session.workspace.root, tuple(done[n:]))
 
 
 def bench(

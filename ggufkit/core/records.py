@@ -17,6 +17,10 @@ else:
 """What a manifest may hold."""
 
 
+F16 = "f16"
+"""The type of a KV cache where nobody asks for another."""
+
+
 @dataclass(frozen=True)
 class Checkpoint:
     """A Hugging Face checkpoint on disk, checked to be whole.
@@ -47,7 +51,10 @@ class Tensor:
 
 @dataclass(frozen=True)
 class GgufFile:
-    """A complete GGUF. `type` names the type that holds most of its weight bytes, or a quantization mix."""
+    """A complete GGUF, and with which type of KV cache it is run where it is measured.
+
+    `type` names the type that holds most of its weight bytes, or a quantization mix.
+    """
 
     path: Path
     size_bytes: int
@@ -57,6 +64,22 @@ class GgufFile:
     tensor_bytes: int
     tensor_types: Mapping[str, int]
     sha256: str | None = None
+    kv_type: str = F16
+
+    @property
+    def run(self) -> tuple[Path, str]:
+        """What tells it from all others that are measured at once."""
+        return self.path, self.kv_type
+
+    @property
+    def run_stem(self) -> str:
+        """A name for what belongs to the file as it is run: logs."""
+        return self.path.stem if self.kv_type == F16 else f"{self.path.stem}-kv-{self.kv_type}"
+
+    @property
+    def run_name(self) -> str:
+        """The file as it is run, for people."""
+        return self.path.name if self.kv_type == F16 else f"{self.path.name} with a KV cache in {self.kv_type}"
 
     @property
     def bpw(self) -> float:
@@ -145,7 +168,11 @@ class Manifest:
 
 @dataclass(frozen=True)
 class Conditions:
-    """What a measurement depends on. Quality is comparable within one corpus, context, chunk set and backend."""
+    """What a measurement depends on. Quality is comparable within one corpus, context, chunk set and backend.
+
+    `corpus` is the text as the user named it, `kv_type` the type of the KV cache and `depth` the tokens in it when timing
+    began; all three are None in measurements of earlier versions, whose caches were F16 and, for timing, empty.
+    """
 
     backend: str
     device: str
@@ -157,6 +184,9 @@ class Conditions:
     n_ctx: int | None = None
     n_chunks: int | None = None
     base_sha256: str | None = None
+    corpus: str | None = None
+    kv_type: str | None = None
+    depth: int | None = None
 
 
 @dataclass(frozen=True)
@@ -216,6 +246,7 @@ class ResultRow:
     cosine_mean: float | None = None
     cosine_stderr: float | None = None
     cosine_min: float | None = None
+    kv_type: str | None = None
     further: tuple[tuple[str, float], ...] = ()
 
     def columns(self) -> dict[str, Json]:

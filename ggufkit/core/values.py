@@ -53,6 +53,20 @@ class Names:
 
 
 @dataclass(frozen=True)
+class SomeOf:
+    """Some of a few names, between commas; upper case or lower does not matter."""
+
+    names: tuple[str, ...]
+
+    def read(self, given: Any) -> tuple[str, ...]:
+        """Split at commas; each name once."""
+        found = tuple(dict.fromkeys(name.lower() for name in Names(empty=True).read(given)))
+        if odd := [name for name in found if name not in self.names]:
+            raise UsageError(f"{odd[0]!r} is not one of {', '.join(map(repr, self.names))}")
+        return found
+
+
+@dataclass(frozen=True)
 class Numbers:
     """Numbers from 0 between commas: `3,4,5`."""
 
@@ -127,6 +141,25 @@ class Whole:
     def _range(self) -> str:
         low = "" if self.minimum is None else f"{self.minimum}<="
         return f"{low}x" + ("" if self.maximum is None else f"<={self.maximum}")
+
+
+@dataclass(frozen=True)
+class Wholes:
+    """A whole number within limits, or several between commas: `512`, `512,4096`."""
+
+    minimum: int
+    maximum: int
+
+    def read(self, given: Any) -> int | tuple[int, ...]:
+        """One number as such; several in their order, each once."""
+        one = Whole(self.minimum, self.maximum)
+        words = [
+            part for each in _several(given) for part in (each.split(",") if isinstance(each, str) else [each])
+        ]
+        found = tuple(dict.fromkeys(map(one.read, words)))
+        if not found:
+            raise UsageError("the list is empty")
+        return found[0] if len(found) == 1 else found
 
 
 @dataclass(frozen=True)

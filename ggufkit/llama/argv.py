@@ -6,20 +6,22 @@ import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ggufkit.core.records import Toolchain
+from ggufkit.core.records import F16, Toolchain
 
 Argv = list[str]
 
 
 @dataclass(frozen=True)
 class Compute:
-    """Where a tool computes. `ngl` is the number of layers on the GPU, None for all that fit."""
+    """Where a tool computes, and with which type of KV cache. `ngl` is the number of layers on the GPU, None for all that
+    fit."""
 
     backend: str = "cpu"
     ngl: int | None = None
     threads: int = 1
     batch: int | None = None
     ubatch: int | None = None
+    kv_type: str = F16
 
     @property
     def on_cpu(self) -> bool:
@@ -37,6 +39,15 @@ class Compute:
             argv += ["-b", str(self.batch)]
         if self.ubatch is not None:
             argv += ["-ub", str(self.ubatch)]
+        if self.kv_type != F16:
+            argv += [
+                "-ctk",
+                self.kv_type,
+                "-ctv",
+                self.kv_type,
+                "-fa",
+                "on",
+            ]  # what is quantized is read by it alone
         return argv
 
 
@@ -210,12 +221,26 @@ def embedding(
     return [*argv, *([] if pooling is None else ["--pooling", pooling]), *compute.options()]
 
 
-def bench(
-    tools: Toolchain, model: Path, compute: Compute, *, n_prompt: int = 512, n_gen: int = 128, repetitions: int = 5
-) -> Argv:
+@dataclass(frozen=True)
+class Timing:
+    """What llama-bench times: tokens of prompt and of generation, how often, and how many tokens the context holds
+    before."""
+
+    n_prompt: int = 512
+    n_gen: int = 128
+    repetitions: int = 5
+    depth: int = 0
+
+    def options(self) -> Argv:
+        """The options of llama-bench."""
+        argv = ["-p", str(self.n_prompt), "-n", str(self.n_gen), "-r", str(self.repetitions)]
+        return [*argv, "-d", str(self.depth)] if self.depth else argv
+
+
+def bench(tools: Toolchain, model: Path, compute: Compute, timing: Timing) -> Argv:
     """llama-bench: prompt processing and generation, one JSON object a line."""
-    tests = ["-p", str(n_prompt), "-n", str(n_gen), "-r", str(repetitions)]
-    return [str(tools.binary("llama-bench")), "-m", str(model), *tests, *compute.options(), "-o", "jsonl"]
+    tool = str(tools.binary("llama-bench"))
+    return [tool, "-m", str(model), *timing.options(), *compute.options(), "-o", "jsonl"]
 
 
 def _csv(value: str) -> str:

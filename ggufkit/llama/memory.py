@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from ggufkit.core.records import F16
 from ggufkit.llama.gguf import GgufHeader
+from ggufkit.llama.kv_cache import head_widths, instead_of_f16
 
 GPU_BATCH = 1024
 """Tokens that a GPU evaluates at once."""
 
-_EVAL_TOKENS = 2048
+BATCH = 2048
+"""Tokens that llama-perplexity reads at once by itself: chunks of a shorter context go together."""
+
 _UBATCH = 512
 _OVERHEAD = 8 << 20
 _CUDA = 1 << 30
@@ -19,13 +23,11 @@ def n_vocab(header: GgufHeader) -> int:
     return embedding.shape[-1] if embedding is not None else 0
 
 
-def kv_bytes(header: GgufHeader, n_tokens: int) -> int:
-    """An F16 KV cache for `n_tokens` tokens."""
-    heads = header.hparam("attention.head_count", 1)
-    kv_heads = header.hparam("attention.head_count_kv", heads)
-    per_head = header.hparam("embedding_length") // max(heads, 1)
-    width = header.hparam("attention.key_length", per_head) + header.hparam("attention.value_length", per_head)
-    return header.hparam("block_count") * kv_heads * width * 2 * n_tokens
+def kv_bytes(header: GgufHeader, n_tokens: int, kv_type: str = F16) -> int:
+    """A KV cache of a type for `n_tokens` tokens."""
+    kv_heads = header.hparam("attention.head_count_kv", header.hparam("attention.head_count", 1))
+    in_f16 = header.hparam("block_count") * kv_heads * sum(head_widths(header)) * 2 * n_tokens
+    return instead_of_f16(in_f16, kv_type)
 
 
 def compute_line(header: GgufHeader) -> tuple[int, int]:
@@ -39,24 +41,26 @@ def compute_line(header: GgufHeader) -> tuple[int, int]:
     return activations + _OVERHEAD, _UBATCH * 4
 
 
-def evaluation_ram(header: GgufHeader, n_bytes: int, n_ctx: int) -> int:
-    """llama-perplexity on a file of `n_bytes`: weights, KV cache, the logits of one batch, compute buffers.
+def evaluation_ram(header: GgufHeader, n_bytes: int, n_ctx: int, kv_type: str = F16) -> int:
+    """llama-perplexity on a file of `n_bytes`: weights, KV cache, logits, compute buffers.
 
     On a GPU the logits are the host's, and its compute buffers are those of `GPU_BATCH` tokens: no more in all.
     """
-    tokens = max(_EVAL_TOKENS, n_ctx)
+    tokens = max(BATCH, n_ctx)
     fixed, per_token = compute_line(header)
-    return n_bytes + kv_bytes(header, tokens) + _logits(header, tokens) + fixed + per_token * tokens
+    return (
+        n_bytes + kv_bytes(header, tokens, kv_type) + _logits(header, tokens, n_ctx) + fixed + per_token * tokens
+    )
 
 
 def ram_beside_gpu(header: GgufHeader, n_ctx: int) -> int:
-    """The machine's own memory for llama-perplexity where a GPU holds the model: the logits of one batch, and CUDA."""
-    return _logits(header, max(GPU_BATCH, n_ctx)) + _CUDA
+    """The machine's own memory for llama-perplexity where a GPU holds the model: the logits, and CUDA."""
+    return _logits(header, max(GPU_BATCH, n_ctx), n_ctx) + _CUDA
 
 
-def _logits(header: GgufHeader, n_tokens: int) -> int:
-    """The scored half of a batch's logits."""
-    return n_tokens // 2 * n_vocab(header) * 4
+def _logits(header: GgufHeader, n_tokens: int, n_ctx: int) -> int:
+    """The scored half of a batch's logits, and the base's of one context in 16 bits, on their way out."""
+    return n_tokens // 2 * n_vocab(header) * 4 + n_ctx * n_vocab(header) * 2
 
 
 def base_logits(header: GgufHeader, n_ctx: int) -> tuple[int, int]:

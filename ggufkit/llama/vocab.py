@@ -31,18 +31,20 @@ def tokenize(
     log: Path | None = None,
     *,
     special: bool = False,
+    marks: bool = True,
 ) -> list[list[int]]:
     """Token ids of each text, control tokens recognized, none added unless `special` asks for BOS and the like.
 
     Args:
         binaries: directory that holds libllama.
         source: llama.cpp's source tree of the same commit.
+        marks: whether "<|end|>" is the control token; else it is text, as for llama-perplexity.
 
     Raises:
         ToolOutputError: the library could not load the vocabulary.
     """
     argv = [sys.executable, "-m", "ggufkit.llama.vocab", str(binaries), str(source), str(gguf)]
-    argv += ["special"] if special else []
+    argv += [word for word, wanted in (("special", special), ("text", not marks)) if wanted]
     output = process.run(argv, stdin=json.dumps(list(texts)).encode(), log=log, surroundings=cuda.HIDDEN)
     for line in output.stdout.splitlines():
         if line.startswith(_MARK):
@@ -87,7 +89,7 @@ class _ModelParams(ctypes.Structure):
     _fields_ = (("raw", ctypes.c_uint8 * _PARAMS_SIZE),)
 
 
-def _main(binaries: Path, source: Path, gguf: Path, *, special: bool) -> None:
+def _main(binaries: Path, source: Path, gguf: Path, *, special: bool, marks: bool) -> None:
     offset = vocab_only_offset((source / "include" / "llama.h").read_text(encoding="utf-8"))
     llama = ctypes.CDLL(str(_library(binaries)))
     llama.llama_model_default_params.restype = _ModelParams
@@ -101,17 +103,17 @@ def _main(binaries: Path, source: Path, gguf: Path, *, special: bool) -> None:
     if not model:
         sys.exit(f"{gguf} cannot be loaded")
     vocab = llama.llama_model_get_vocab(model)
-    ids = [_tokenize(llama, vocab, text, special=special) for text in json.load(sys.stdin)]
+    ids = [_tokenize(llama, vocab, text, special=special, marks=marks) for text in json.load(sys.stdin)]
     print(_MARK + json.dumps(ids), flush=True)
 
 
-def _tokenize(llama: ctypes.CDLL, vocab: int, text: str, *, special: bool) -> list[int]:
+def _tokenize(llama: ctypes.CDLL, vocab: int, text: str, *, special: bool, marks: bool) -> list[int]:
     raw = text.encode()
     room = (ctypes.c_int32 * (len(raw) + 8))()
     llama.llama_tokenize.argtypes = [
         ctypes.c_void_p, ctypes.c_char_p, ctypes.c_int32, ctypes.c_void_p, ctypes.c_int32, ctypes.c_bool, ctypes.c_bool,
     ]  # fmt: skip
-    count = llama.llama_tokenize(vocab, raw, len(raw), room, len(room), special, True)
+    count = llama.llama_tokenize(vocab, raw, len(raw), room, len(room), special, marks)
     return list(room[: max(count, 0)])
 
 
@@ -125,4 +127,4 @@ def _library(binaries: Path) -> Path:
 
 
 if __name__ == "__main__":
-    _main(*(Path(a) for a in sys.argv[1:4]), special="special" in sys.argv[4:])
+    _main(*(Path(a) for a in sys.argv[1:4]), special="special" in sys.argv[4:], marks="text" not in sys.argv[4:])

@@ -9,13 +9,13 @@ from ggufkit.core import failures, machine, process
 from ggufkit.core.manifest import Params
 from ggufkit.core.process import ToolOutput
 from ggufkit.core.progress import OneOfMany
-from ggufkit.core.records import Conditions, GgufFile
+from ggufkit.core.records import F16, Conditions, GgufFile, Json
 from ggufkit.llama import argv, evaluates, logs
 from ggufkit.llama.argv import Compute
 from ggufkit.llama.gguf import read_header
 from ggufkit.llama.logs import Speed
 from ggufkit.llama.progress_lines import repetitions_done
-from ggufkit.measure.measurements import Figure, measured, save
+from ggufkit.measure.measurements import Figure, measured, place, save
 from ggufkit.steps import offload
 from ggufkit.steps.session import Session
 from ggufkit.steps.step import Made, Recipe, Result
@@ -27,7 +27,10 @@ _BUSY = "The machine is busy, speeds varied between repetitions: {}. Repeat on a
 
 @dataclass(frozen=True)
 class BenchParams(Params):
-    """What decides a file's speed besides the file and the tools."""
+    """What decides a file's speed besides the file and the tools.
+
+    `depth` is missing where the context is empty at first, `kv_type` where the KV cache is F16.
+    """
 
     n_prompt: int = 512
     n_gen: int = 128
@@ -36,16 +39,29 @@ class BenchParams(Params):
     threads: int | None = None
     machine: str = ""
     backend: str = "cpu"
+    depth: int = 0
+    kv_type: str = F16
+
+    def to_params(self) -> dict[str, Json]:
+        """What is there of it."""
+        usual = {"depth": 0, "kv_type": F16}
+        return {key: value for key, value in super().to_params().items() if (key, value) not in usual.items()}
 
 
 @dataclass(frozen=True)
 class BenchOptions:
-    """What is timed: tokens of prompt and of generation, and how often."""
+    """What is timed: tokens of prompt and of generation, how often, and behind how many tokens."""
 
     n_prompt: int = 512
     n_gen: int = 128
     repetitions: int = 5
     ngl: int | None = None
+    depth: int = 0
+
+    def at_depth(self, session: Session) -> Session:
+        """The session that keeps what is timed behind so many tokens apart."""
+        name = f"depth-{self.depth}" if self.depth else ""
+        return replace(session, workspace=replace(session.workspace, setting=name))
 
 
 def bench(gguf: GgufFile, options: BenchOptions, session: Session) -> Result:
@@ -54,19 +70,24 @@ def bench(gguf: GgufFile, options: BenchOptions, session: Session) -> Result:
     Raises:
         ToolError: llama-bench failed or gave no speeds.
     """
-    options = _possible(gguf, options)
+    options, session = _possible(gguf, options), options.at_depth(session)
     params = BenchParams(
         options.n_prompt, options.n_gen, options.ngl, options.repetitions,
-        session.threads, machine.describe(), session.tools.backend,
+        session.threads, machine.describe(), session.tools.backend, options.depth, gguf.kv_type,
     )  # fmt: skip
     inputs = {"gguf": str(gguf.sha256)}
     recipe = Recipe(STEP, VERSION, inputs, params.to_params(), session.tools.identity, (gguf.as_input(),))
     return session.ensure(
         recipe,
-        session.workspace.measurements / f"{gguf.path.stem}.bench.json",
+        place(gguf, STEP, session.workspace),
         lambda partial: _bench(gguf, options, session, partial),
-        work=session.work("bench", gguf.n_params * (options.repetitions + 1)),
+        work=session.work("bench", gguf.n_params * (options.repetitions + 1), _how(gguf, options)),
     )
+
+
+def _how(gguf: GgufFile, options: BenchOptions) -> str:
+    """What takes its own time: behind many tokens it is another one."""
+    return f"{options.depth} {gguf.kv_type}" if options.depth or gguf.kv_type != F16 else ""
 
 
 def _possible(gguf: GgufFile, options: BenchOptions) -> BenchOptions:
@@ -96,7 +117,8 @@ def _bench(gguf: GgufFile, options: BenchOptions, session: Session, partial: Pat
     run = _timed(gguf, options, session)
     found = logs.parse_bench(run)
     values: dict[str, Figure] = {"pp_tps" if s.n_prompt else "tg_tps": _value(s, options) for s in found}
-    save(partial, measured(str(gguf.sha256), values, _conditions(found[0], session)))
+    where = replace(_conditions(found[0], session), kv_type=gguf.kv_type, depth=options.depth)
+    save(partial, measured(str(gguf.sha256), values, where))
     _warn_if_noisy(gguf, found, session)
     return Made([run])
 
@@ -107,17 +129,17 @@ def _value(speed: Speed, options: BenchOptions) -> Figure:
 
 
 def _run(gguf: GgufFile, options: BenchOptions, session: Session, ngl: int | None) -> ToolOutput:
-    command = argv.bench(
-        session.tools, gguf.path, Compute(session.tools.backend, ngl, session.threads),
-        n_prompt=options.n_prompt, n_gen=options.n_gen, repetitions=options.repetitions,
-    )  # fmt: skip
-    with session.reporter.step(f"Speed of {gguf.path.name}") as progress:
+    compute = Compute(session.tools.backend, ngl, session.threads, kv_type=gguf.kv_type)
+    timing = argv.Timing(options.n_prompt, options.n_gen, options.repetitions, options.depth)
+    command = argv.bench(session.tools, gguf.path, compute, timing)
+    behind = f" behind {options.depth:,} tokens" if options.depth else ""
+    with session.reporter.step(f"Speed of {gguf.run_name}{behind}") as progress:
 
         def watch(_stream: str, text: str) -> None:
             if (done := repetitions_done(text)) is not None:
                 progress.update(*done, "repetitions")
 
-        log = session.workspace.log(f"bench-{gguf.path.stem}")
+        log = session.workspace.log(f"bench-{gguf.run_stem}")
         run = process.run([*command, "--progress"], log=log, on_text=watch)
         _require_success(run, f"timing {gguf.path.name}", ngl, session)
     if run.paused_s:

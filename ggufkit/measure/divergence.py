@@ -16,23 +16,25 @@ from pathlib import Path
 from ggufkit.core.errors import InputError, ResourceError
 from ggufkit.core.inputs import unchanged
 from ggufkit.core.manifest import read_manifest
-from ggufkit.core.records import GgufFile, Json
+from ggufkit.core.records import F16, GgufFile, Json
 from ggufkit.llama import logs, memory
 from ggufkit.llama.gguf import read_header
 from ggufkit.llama.kld import FEWEST_VALUES, Divergence, scored
-from ggufkit.measure import perplexity
+from ggufkit.measure import perplexity, shares
 from ggufkit.measure.evaluation import EvalNotes, Evaluation
 from ggufkit.measure.logits import sample, strategy
 from ggufkit.measure.logits.evaluate import evaluate, strategy_for
 from ggufkit.measure.logits.passes import BasePass, FilePass, Pass
 from ggufkit.measure.logits.precision import PILOT, chunks_needed
 from ggufkit.measure.logits.strategy import Transport
-from ggufkit.measure.measurements import Figure, measured, next_number, save
+from ggufkit.measure.measurements import Figure, measured, next_number, place, save
 from ggufkit.steps import offload
 from ggufkit.steps.session import Session
 from ggufkit.steps.step import Made, Recipe, Result, staleness
 
 STEP, VERSION = "divergence", 1
+Run = tuple[Path, str]
+"""A file as it is run: see `GgufFile.run`."""
 _ALONG = "measured along with the others"
 _GUESSED_TOKEN = 4
 _MOST = 0.6
@@ -55,14 +57,14 @@ class DivergenceNotes(EvalNotes):
 
 def result_path(gguf: GgufFile, session: Session) -> Path:
     """The file that holds a GGUF's KL divergence."""
-    return session.workspace.measurements / f"{gguf.path.stem}.divergence.json"
+    return place(gguf, STEP, session.workspace)
 
 
 def recipe(gguf: GgufFile, base: GgufFile, evaluation: Evaluation) -> Recipe:
     """What decides a file's KL divergence."""
     inputs = {"gguf": str(gguf.sha256), "base": str(base.sha256), "corpus": evaluation.corpus.sha256}
     reads = (gguf.as_input(), base.as_input(), evaluation.corpus.as_input())
-    return Recipe(STEP, VERSION, inputs, evaluation.params, evaluation.session.tools.identity, reads)
+    return Recipe(STEP, VERSION, inputs, evaluation.params(gguf), evaluation.session.tools.identity, reads)
 
 
 def measure_all(
@@ -139,8 +141,11 @@ class _Work:
             return list(self.files)
         return [f for f in self.files if staleness(self._recipe(f), result_path(f, self.session)) is not None]
 
-    def measure(self, stale: Sequence[GgufFile]) -> dict[Path, Result]:
+    def measure(self, stale: Sequence[GgufFile]) -> dict[Run, Result]:
         """Measure files, and their base along with them; each is published as soon as it is done."""
+        chosen = strategy_for(self.base, stale, self.evaluation, self.transport)
+        n_ctx, at_once = self.evaluation.options.n_ctx, 2 if chosen.by_pipes else 1
+        shares.require_memory(self.base, n_ctx, self.session, at_once=at_once)
         reads = dict.fromkeys(one for file in stale for one in self._recipe(file).reads)
         with unchanged(list(reads)) as require:
             if self.evaluation.options.precision:
@@ -148,14 +153,14 @@ class _Work:
             with contextlib.closing(evaluate(self.base, stale, self.evaluation, self.transport)) as found:
                 return self._publish_all(self.evaluation, found, require)
 
-    def results(self, done: Mapping[Path, Result]) -> list[Result]:
+    def results(self, done: Mapping[Run, Result]) -> list[Result]:
         """Every result, the base's first. A base that was measured by no pass of this command is measured now.
 
         Args:
             done: what was measured now.
         """
-        base = done.get(self.base.path) or self._measure_base(again=self.session.force and not done)
-        return [base, *(done.get(f.path) or self._keep(f) for f in self.files)]
+        base = done.get(self.base.run) or self._measure_base(again=self.session.force and not done)
+        return [base, *(done.get(f.run) or self._keep(f) for f in self.files)]
 
     def _recipe(self, file: GgufFile) -> Recipe:
         return recipe(file, self.base, self.evaluation)
@@ -172,11 +177,15 @@ class _Work:
         while True:
             evaluation = self._sampled(n_bytes)
             found = list(evaluate(self.base, todo, evaluation, self.transport))
-            of_files = [one for one in found if isinstance(one, FilePass)]
-            more = _more_needed([one.result for one in of_files], evaluation)
+            of_files = [one for one in found if isinstance(one, FilePass) and self._decides(one.file)]
+            more = _more_needed([one.result for one in of_files], evaluation) if of_files else None
             if more is None:
                 return evaluation, found
             n_bytes, todo = more, list(self.files)
+
+    def _decides(self, file: GgufFile) -> bool:
+        """Whether a file has a say in how much is enough: a cache loses so little that a part of it takes too long."""
+        return file.kv_type == F16 or all(f.kv_type != F16 for f in self.files)
 
     def _sampled(self, n_bytes: int) -> Evaluation:
         """The evaluation of so many bytes from all over the corpus; of the corpus itself when that is most of it."""
@@ -202,11 +211,11 @@ class _Work:
 
     def _publish_all(
         self, evaluation: Evaluation, found: Iterable[Pass], require: Callable[[], None]
-    ) -> dict[Path, Result]:
-        done = dict[Path, Result]()
+    ) -> dict[Run, Result]:
+        done = dict[Run, Result]()
         for one in found:
             require()
-            done[one.file.path] = self._publish(one, evaluation)
+            done[one.file.run] = self._publish(one, evaluation)
         return done
 
     def _publish(self, one: Pass, evaluation: Evaluation) -> Result:
@@ -247,6 +256,7 @@ def _more_needed(results: Sequence[Divergence], evaluation: Evaluation) -> int |
 def _write(partial: Path, one: FilePass, base: GgufFile, evaluation: Evaluation) -> Made:
     offload.tell(one.file, logs.parse_placement(one.run), evaluation.session)
     where = evaluation.conditions(one.run, one.result.n_ctx, one.result.n_chunks, str(base.sha256))
+    where = replace(where, kv_type=one.file.kv_type)
     save(partial, measured(str(one.file.sha256), _values(one.result, one.run.duration_s), where))
     number = next_number(result_path(one.file, evaluation.session))
     notes = DivergenceNotes(

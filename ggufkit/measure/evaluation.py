@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -10,10 +11,11 @@ from ggufkit.core import machine
 from ggufkit.core.manifest import Notes, Params
 from ggufkit.core.process import ToolOutput
 from ggufkit.core.progress import Reporter
-from ggufkit.core.records import Conditions, Json
+from ggufkit.core.records import F16, Conditions, GgufFile, Json
 from ggufkit.llama import evaluates, logs
 from ggufkit.llama.argv import Compute, Excerpt
 from ggufkit.llama.gguf import read_header
+from ggufkit.llama.memory import BATCH
 from ggufkit.steps import offload
 from ggufkit.steps.session import Session
 from ggufkit.texts.corpus import Corpus
@@ -27,7 +29,8 @@ _CONTROL = 3  # llama.cpp's number of the tokens that text is not split into
 class EvalParams(Params):
     """What decides quality measurements besides the files and the tools.
 
-    `batch` and `ubatch` are missing where the tool's own are used, `precision` where nobody asked for one.
+    `batch` and `ubatch` are missing where the tool's own are used, `precision` where nobody asked for one, `kv_type` where
+    the KV cache is F16.
     """
 
     n_ctx: int = 512
@@ -37,11 +40,13 @@ class EvalParams(Params):
     batch: int | None = None
     ubatch: int | None = None
     precision: float | None = None
+    kv_type: str = F16
 
     def to_params(self) -> dict[str, Json]:
         """What is there of it."""
         missing = {"batch", "ubatch"} if self.ubatch is None else set()
         missing |= {"precision"} if self.precision is None else set()
+        missing |= {"kv_type"} if self.kv_type == F16 else set()
         return {key: value for key, value in super().to_params().items() if key not in missing}
 
 
@@ -70,10 +75,12 @@ class EvalOptions:
     ngl: int | None = None
     precision: float | None = None
 
-    def params(self, session: Session) -> dict[str, Json]:
+    def params(self, session: Session, kv_type: str = F16) -> dict[str, Json]:
         """What decides the result besides the files and the tools."""
         how, backend = offload.compute(session, self.ngl, 1, self.n_ctx), session.tools.backend
-        params = EvalParams(self.n_ctx, self.n_chunks, self.ngl, backend, how.batch, how.ubatch, self.precision)
+        params = EvalParams(
+            self.n_ctx, self.n_chunks, self.ngl, backend, how.batch, how.ubatch, self.precision, kv_type
+        )
         return params.to_params()
 
 
@@ -98,19 +105,23 @@ class Evaluation:
         """The text that is evaluated."""
         return self.sample or self.corpus
 
-    @property
-    def params(self) -> dict[str, Json]:
-        """What decides the result besides the files and the tools."""
-        return self.options.params(self.session)
+    def params(self, gguf: GgufFile) -> dict[str, Json]:
+        """What decides a file's result besides the files and the tools."""
+        return self.options.params(self.session, gguf.kv_type)
 
     @property
     def excerpt(self) -> Excerpt:
         """The part of the text that the tool reads."""
         return Excerpt(self.text.path, self.options.n_ctx, self.options.n_chunks)
 
-    def compute(self, threads: int) -> Compute:
-        """How the tool computes with so many threads."""
-        return offload.compute(self.session, self.options.ngl, threads, self.options.n_ctx)
+    def compute(self, gguf: GgufFile, threads: int) -> Compute:
+        """How the tool computes with so many threads on a file.
+
+        A context that is longer than its batch it would put together from several, with the logits in memory twice.
+        """
+        n_ctx = self.options.n_ctx
+        how = replace(offload.compute(self.session, self.options.ngl, threads, n_ctx), kv_type=gguf.kv_type)
+        return replace(how, batch=n_ctx) if n_ctx > BATCH else how
 
     def with_layers(self, ngl: int | None) -> Evaluation:
         """The same with so many layers on the GPU."""
@@ -136,6 +147,7 @@ class Evaluation:
             n_ctx=n_ctx,
             n_chunks=n_chunks,
             base_sha256=base_sha256,
+            corpus=self.text.name,
         )
 
 
@@ -169,10 +181,11 @@ def warn_of_special_tokens(gguf: Path, text: Corpus, reporter: Reporter) -> None
         )
 
 
-def warn_of_context(gguf: Path, n_ctx: int, reporter: Reporter) -> None:
+def warn_of_context(gguf: Path, contexts: Sequence[int], reporter: Reporter) -> None:
     """Beyond the context that a model was trained on its predictions fall apart, and those of its quantizations too."""
     trained = read_header(gguf).hparam("context_length")
-    if 0 < trained < n_ctx:
+    if beyond := [n_ctx for n_ctx in contexts if 0 < trained < n_ctx]:
+        at = ",".join(map(str, beyond))
         reporter.warn(
-            f"{gguf.name} was trained on a context of {trained:,} tokens: at --ctx {n_ctx} its figures are not reliable."
+            f"{gguf.name} was trained on a context of {trained:,} tokens: at --ctx {at} its figures are not reliable."
         )

@@ -12,8 +12,9 @@ from pathlib import Path
 from ggufkit.core.errors import InputError
 from ggufkit.core.jsonfile import read_json
 from ggufkit.core.manifest import SUFFIX, Notes, read_manifest
-from ggufkit.core.records import Conditions, Manifest, Measurement
+from ggufkit.core.records import F16, Conditions, GgufFile, Manifest, Measurement
 from ggufkit.measure.metrics import BY_NAME
+from ggufkit.steps.step import Workspace
 
 Figure = tuple[float, float | None]
 """A value and its standard error, or None if it has none."""
@@ -32,6 +33,14 @@ class Order(Notes):
     confirmed: int = 0
     confirmed_at: str = ""
     number: int = 0
+
+
+def place(gguf: GgufFile, kind: str, workspace: Workspace) -> Path:
+    """The file that holds what is measured of a GGUF; with a KV cache of its own type in a directory of its own."""
+    directory = workspace.measurements
+    if gguf.kv_type != F16:
+        directory = directory / f"kv-{gguf.kv_type}"
+    return directory / f"{gguf.path.stem}.{kind}.json"
 
 
 def next_number(result: Path) -> int:
@@ -68,6 +77,22 @@ def against_own_base(found: Sequence[Measurement], of_base: Sequence[Measurement
         return list(found)
     values = {"ppl_base": own.value, "ln_ppl_ratio": math.log(ppl.value / own.value)}
     return [replace(m, value=values.get(m.metric, m.value)) for m in found]
+
+
+def against_own_bases(found: Sequence[Sequence[Measurement]]) -> list[list[Measurement]]:
+    """The same for the measurements of several files and settings, a list for each; bases run with an F16 KV cache."""
+    bases = {
+        (m.file_sha256, _text(m.conditions)): ms
+        for ms in found
+        for m in ms[:1]
+        if m.conditions.kv_type in (None, F16)
+    }
+
+    def own(ms: Sequence[Measurement]) -> Sequence[Measurement]:
+        where = ms[0].conditions
+        return bases.get((str(where.base_sha256), _text(where)), ())
+
+    return [against_own_base(ms, own(ms)) if ms else [] for ms in found]
 
 
 def _text(where: Conditions) -> tuple[object, ...]:

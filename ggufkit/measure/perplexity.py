@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from ggufkit.llama import argv, evaluates, logs
 from ggufkit.llama.logs import Estimate
 from ggufkit.measure import shares
 from ggufkit.measure.evaluation import EvalNotes, Evaluation
-from ggufkit.measure.measurements import Figure, measured, next_number, save
+from ggufkit.measure.measurements import Figure, measured, next_number, place, save
 from ggufkit.measure.shares import Share
 from ggufkit.measure.tool import ATTEMPTS, pays_to_pin, refuse_short, run_tool
 from ggufkit.steps import offload
@@ -27,14 +28,14 @@ STEP, VERSION = "perplexity", 1
 
 def result_path(gguf: GgufFile, session: Session) -> Path:
     """The file that holds a GGUF's perplexity."""
-    return session.workspace.measurements / f"{gguf.path.stem}.perplexity.json"
+    return place(gguf, STEP, session.workspace)
 
 
 def recipe(gguf: GgufFile, evaluation: Evaluation) -> Recipe:
     """What decides a file's perplexity."""
     inputs = {"gguf": str(gguf.sha256), "corpus": evaluation.corpus.sha256}
     reads = (gguf.as_input(), evaluation.corpus.as_input())
-    return Recipe(STEP, VERSION, inputs, evaluation.params, evaluation.session.tools.identity, reads)
+    return Recipe(STEP, VERSION, inputs, evaluation.params(gguf), evaluation.session.tools.identity, reads)
 
 
 def measure_all(files: Sequence[GgufFile], evaluation: Evaluation) -> list[Result]:
@@ -45,11 +46,11 @@ def measure_all(files: Sequence[GgufFile], evaluation: Evaluation) -> list[Resul
     session, n_ctx = evaluation.session, evaluation.options.n_ctx
     free = [gpu.memory_free for gpu in offload.gpus(session)]
     large = [f for f in files if free and offload.place([shares.memory_needed(f, n_ctx)], free) is None]
-    done = {file.path: measure(file, evaluation) for file in large}
-    rest = [f for f in files if f.path not in done]
+    done = {file.run: measure(file, evaluation) for file in large}
+    rest = [f for f in files if f.run not in done]
     made = run_in_slots([partial(measure, f, evaluation) for f in rest], shares.slots(rest, n_ctx, session))
-    done |= zip((f.path for f in rest), made, strict=True)
-    return [done[file.path] for file in files]
+    done |= zip((f.run for f in rest), made, strict=True)
+    return [done[file.run] for file in files]
 
 
 def measure(gguf: GgufFile, evaluation: Evaluation, share: Share | None = None) -> Result:
@@ -65,6 +66,7 @@ def measure(gguf: GgufFile, evaluation: Evaluation, share: Share | None = None) 
     session = evaluation.session
 
     def make(partial_path: Path) -> Made:
+        shares.require_memory(gguf, evaluation.options.n_ctx, session, at_once=1)
         run, estimate = _run_and_parse(gguf, evaluation, share or Share(session.threads))
         return write(partial_path, gguf, run, estimate, evaluation)
 
@@ -85,7 +87,7 @@ def write(
         "eval_tps": (estimate.n_chunks * estimate.n_ctx / run.duration_s, None),
     }
     where = evaluation.conditions(run, estimate.n_ctx, estimate.n_chunks, base_sha256)
-    save(partial_path, measured(str(gguf.sha256), values, where))
+    save(partial_path, measured(str(gguf.sha256), values, replace(where, kv_type=gguf.kv_type)))
     number = next_number(result_path(gguf, evaluation.session))
     return Made([run], EvalNotes(round(run.duration_s, 3), evaluation.text.name, number=number).to_notes())
 
@@ -104,13 +106,13 @@ def _run_and_parse(gguf: GgufFile, evaluation: Evaluation, share: Share) -> tupl
 
 def _attempt(gguf: GgufFile, evaluation: Evaluation, share: Share) -> tuple[ToolOutput, Estimate]:
     session = evaluation.session
-    title, log = f"Perplexity of {gguf.path.name}", f"perplexity-{gguf.path.stem}"
+    title, log = f"Perplexity of {gguf.run_name}", f"perplexity-{gguf.run_stem}"
     for attempt in range(1, ATTEMPTS + 1):
-        compute = evaluation.compute(share.threads)
+        compute = evaluation.compute(gguf, share.threads)
         command = argv.perplexity(session.tools, gguf.path, evaluation.excerpt, compute)
         run = run_tool([*command, *evaluates.overrides(gguf.path)], title, log, session, share)
         refuse_short(run, evaluation.text)
-        failures.require_success(run, f"evaluating {gguf.path.name}")
+        failures.require_success(run, f"evaluating {gguf.run_name}")
         try:
             return run, logs.parse_perplexity(run)
         except ToolOutputError as error:

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ggufkit.core import machine
+from ggufkit.core.errors import ResourceError
 from ggufkit.core.records import GgufFile
+from ggufkit.core.units import size
 from ggufkit.llama import memory
 from ggufkit.llama.gguf import read_header
 from ggufkit.steps import offload
@@ -40,7 +42,28 @@ def pinned(number: int = 0) -> Share:
 
 def memory_needed(file: GgufFile, n_ctx: int) -> int:
     """Bytes that llama-perplexity takes for a file."""
-    return memory.evaluation_ram(read_header(file.path), file.size_bytes, n_ctx)
+    return memory.evaluation_ram(read_header(file.path), file.size_bytes, n_ctx, file.kv_type)
+
+
+def require_memory(base: GgufFile, n_ctx: int, session: Session, *, at_once: int) -> None:
+    """Refuse contexts whose logits memory does not hold: unlike weights, they cannot be read from disk again.
+
+    Args:
+        at_once: processes that run at once.
+
+    Raises:
+        ResourceError: memory holds too little.
+    """
+    header, free = read_header(base.path), machine.free_memory()
+    on_cpu = session.tools.backend == "cpu"
+    each = memory.evaluation_ram(header, 0, n_ctx) if on_cpu else memory.ram_beside_gpu(header, n_ctx)
+    if at_once * each > free:
+        beside = "" if at_once == 1 else f" in each of {at_once} processes"
+        raise ResourceError(
+            f"A context of {n_ctx:,} tokens takes {size(each)} of memory besides the weights{beside}, most of it for "
+            f"logits: {size(free)} are free.",
+            hint="Take a shorter --ctx" + (", or a larger --scratch-limit." if at_once > 1 else "."),
+        )
 
 
 def slots(files: Sequence[GgufFile], n_ctx: int, session: Session) -> list[Share]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from ggufkit.llama import evaluates
 from ggufkit.llama.gguf import read_gguf, read_header
 from ggufkit.measure import bench, chat, divergence, measurements, metrics, perplexity, plugged, similarity
 from ggufkit.measure.bench import BenchOptions
+from ggufkit.measure.conditions import Setting, with_caches
 from ggufkit.measure.evaluation import EvalOptions, Evaluation
 from ggufkit.measure.logits.strategy import Transport
 from ggufkit.modelfile.proven import ModelfileOptions
@@ -34,7 +35,6 @@ from ggufkit.report.choose import MemoryBudget
 from ggufkit.request import BuildRequest
 from ggufkit.steps.modelfile import Writer
 from ggufkit.steps.step import Result
-from ggufkit.texts.corpus import Corpus
 from ggufkit.texts.overlap import warn_of_overlap
 
 Target = tuple[Variant, QuantType]
@@ -63,6 +63,7 @@ def build(request: BuildRequest, reporter: Reporter | None = None) -> BuildResul
         plan.require_disk_for_base(job)
         plan.require_matrices(job)
         plan.require_layers(job)
+        plan.require_settings(job)
         base = _make_base(job, artifacts)
         planned = plan.require_room(job, base.path)
         plan.warn_of_context(job, base.path)
@@ -163,26 +164,33 @@ def _results(coming: Sequence[Coming]) -> list[Result]:
 def _groups(job: Job, base: GgufFile, coming: Sequence[Coming]) -> list[Sequence[Coming]]:
     """The files that are evaluated together: all at once, or as many as one base pass serves."""
     size = max(1, len(coming))
+    settings = _settings(job, base)
     together = evaluates.embeds(read_header(base.path))
-    if (
-        job.text is not None
-        and not together
-        and job.request.evaluation.kld
-        and job.tools.backend != "cpu"
-        and coming
-    ):
-        size = divergence.at_once(base, len(coming), _evaluation(job, job.text), _transport(job))
+    if settings and not together and job.request.evaluation.kld and job.tools.backend != "cpu" and coming:
+        runs = 1 + len(settings[0].kv_types)
+        size = (
+            divergence.at_once(base, runs * len(coming), _evaluation(job, settings[0]), _transport(job)) // runs
+            or 1
+        )
     return [coming[i : i + size] for i in range(0, len(coming), size)] or [()]
 
 
 def _evaluate(job: Job, base: GgufFile, files: Sequence[GgufFile]) -> list[Result]:
-    """Measure the quality of files, and of their base."""
-    if job.text is None:
-        return []
-    evaluation, started = _evaluation(job, job.text), time.monotonic()
-    done = _measure(job, base, files, evaluation)
-    _note_pace(job, base, done, time.monotonic() - started)
-    return done
+    """Measure the quality of files, and of their base, in each setting."""
+    every: list[Result] = []
+    for setting in _settings(job, base):
+        started = time.monotonic()
+        done = _measure(job, base, setting.runs(base, files), _evaluation(job, setting))
+        _note_pace(job, base, done, time.monotonic() - started)
+        every += done
+    return every
+
+
+def _settings(job: Job, base: GgufFile) -> Sequence[Setting]:
+    """Texts, contexts and KV caches to measure with; of embeddings there is one."""
+    if job.text is not None and evaluates.embeds(read_header(base.path)):
+        return [Setting(job.text, job.request.evaluation.contexts[0])]
+    return job.settings
 
 
 def _note_pace(job: Job, base: GgufFile, done: Sequence[Result], seconds: float) -> None:
@@ -202,9 +210,10 @@ def _measure(job: Job, base: GgufFile, files: Sequence[GgufFile], evaluation: Ev
     return divergence.measure_all(base, files, evaluation, _transport(job))
 
 
-def _evaluation(job: Job, text: Corpus) -> Evaluation:
+def _evaluation(job: Job, setting: Setting) -> Evaluation:
     how = job.request.evaluation
-    return Evaluation(text, EvalOptions(how.ctx, how.chunks, job.request.run.ngl, how.precision), job.session)
+    options = EvalOptions(setting.n_ctx, how.chunks, job.request.run.ngl, how.precision)
+    return Evaluation(setting.text, options, setting.session(job.session))
 
 
 def _transport(job: Job) -> Transport:
@@ -218,16 +227,23 @@ def _measure_by_packages(job: Job, files: Sequence[GgufFile]) -> list[Result]:
 
 
 def _time_all(job: Job, files: Sequence[GgufFile]) -> list[Result]:
-    """Measure the speed of all files, one after the other and beside nothing else."""
-    if not job.request.evaluation.bench:
+    """Measure the speed of all files, one after the other and beside nothing else; where they are measured in other
+    settings, too, also behind so many tokens."""
+    how = job.request.evaluation
+    if not how.bench:
         return []
-    timing = BenchOptions(repetitions=job.request.evaluation.bench_reps, ngl=job.request.run.ngl)
-    return [bench.bench(file, timing, job.session) for file in files]
+    timing = BenchOptions(repetitions=how.bench_reps, ngl=job.request.run.ngl)
+    deep = [
+        replace(timing, depth=depth) for depth in how.depths if evaluates.generates(read_header(files[0].path))
+    ]
+    runs = [*files, *with_caches(files, how.kv_types)]
+    tests = [*((file, timing) for file in files), *((file, at) for at in deep for file in runs)]
+    return [bench.bench(file, at, job.session) for file, at in tests]
 
 
 def _write_tables(job: Job, rows: Sequence[ResultRow]) -> None:
     """Write tables and reports unless they say what was measured already."""
-    budget = MemoryBudget(job.request.report.fits, job.request.report.fits_ctx)
+    budget = MemoryBudget.of(job.request.report)
     if job.request.run.force or not report.is_current(rows, job.out, budget):
         with timed(job.reporter, "Writing tables and report", job.session.work("report", len(rows))):
             report.write(rows, job.out, budget)

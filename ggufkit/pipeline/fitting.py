@@ -9,7 +9,7 @@ from ggufkit.core.records import QuantType
 from ggufkit.llama import evaluates, targets
 from ggufkit.llama.gguf import GgufHeader
 from ggufkit.pipeline.job import Job
-from ggufkit.report.choose import amount
+from ggufkit.report.choose import amount, context
 from ggufkit.report.data import footprint
 
 _DIGITS = 4
@@ -22,16 +22,16 @@ def add(job: Job, base: GgufHeader) -> Job:
     Raises:
         UsageError: it leaves nothing.
     """
-    memory, n_ctx = job.request.report.fits, job.request.report.fits_ctx
+    memory, n_ctx, kv_type = job.request.report.fits, job.request.report.fits_ctx, job.request.report.fits_kv
     if memory is None:
         return job
-    needs = footprint(base)
+    needs = footprint(base).with_cache(kv_type)
     left = memory - needs.kv(n_ctx) - needs.compute(n_ctx)
     if left <= 0:
         raise UsageError(
-            f"With a context of {n_ctx:,} tokens, {amount(needs.kv(n_ctx))} of KV cache and "
+            f"With a context of {context(n_ctx, kv_type)}, {amount(needs.kv(n_ctx))} of KV cache and "
             f"{amount(needs.compute(n_ctx))} of compute buffers leave nothing of {amount(memory)} for weights.",
-            hint="Shorten the context with --fits-ctx, or give more memory.",
+            hint="Shorten the context with --fits-ctx, take a smaller cache with --fits-kv, or give more memory.",
         )
     if not evaluates.generates(base):
         job.reporter.info(

@@ -13,6 +13,8 @@ from ggufkit.core.records import Checkpoint, GgufFile, QuantType, Toolchain
 from ggufkit.core.variants import Scaling, Variant
 from ggufkit.llama import quants
 from ggufkit.llama.argv import Overrides
+from ggufkit.measure import conditions
+from ggufkit.measure.conditions import Setting
 from ggufkit.pipeline import overridden
 from ggufkit.pipeline.foreseen import is_measured
 from ggufkit.request import BuildRequest
@@ -78,6 +80,13 @@ class Job:
         """Types that are useless without a matrix, where one of the variants has one: the others leave them out."""
         with_matrix = any(v.imatrix for v in self.variants)
         return [t for t in self.types if with_matrix and quants.needs_imatrix(t)]
+
+    @property
+    def settings(self) -> list[Setting]:
+        """In which texts and contexts, and with which KV caches, quality is measured, the table's first; none without a
+        text."""
+        how = self.request.evaluation
+        return [] if self.text is None else conditions.settings(self.text, how.contexts, how.kv_types)
 
     @property
     def measures(self) -> bool:

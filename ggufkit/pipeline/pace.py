@@ -108,7 +108,7 @@ def _probe_products(session: Session) -> None:
     with tempfile.TemporaryDirectory(prefix="ggufkit-pace-") as directory:
         model = write_model(Path(directory) / "model.gguf", _SHAPE)
         compute = Compute(session.tools.backend, threads=session.threads)
-        command = argv.bench(session.tools, model, compute, n_prompt=_N_PROMPT, n_gen=_N_GEN, repetitions=1)
+        command = argv.bench(session.tools, model, compute, argv.Timing(_N_PROMPT, _N_GEN, 1))
         speeds = logs.parse_bench(process.run(command))
         n_params = _SHAPE.n_params
     for speed in speeds:

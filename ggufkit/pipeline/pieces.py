@@ -174,7 +174,7 @@ class _Pieces:
         wanted = how.chunks if how.chunks is not None else possible
         if how.precision is not None:
             wanted = min(wanted, int(PILOT * (1 + (_PRECISION_OF_PILOT / how.precision) ** 2)))
-        return min(how.ctx * wanted, possible)
+        return min(how.contexts[0] * wanted, possible)
 
 
 def evaluated(job: Job) -> str:

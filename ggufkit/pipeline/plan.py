@@ -12,12 +12,13 @@ from ggufkit.core import machine, variants
 from ggufkit.core.concurrency import worker_pool
 from ggufkit.core.errors import InputError
 from ggufkit.core.progress import Reporter, SilentReporter
-from ggufkit.core.records import Checkpoint, GgufFile, QuantType
+from ggufkit.core.records import F16, Checkpoint, GgufFile, QuantType
 from ggufkit.core.units import size
 from ggufkit.core.variants import Scaling, Variant
-from ggufkit.llama import evaluates, memory, quants
+from ggufkit.llama import evaluates, kv_cache, memory, quants
 from ggufkit.llama.gguf import GgufHeader, read_header
-from ggufkit.measure import evaluation
+from ggufkit.measure import evaluation, length
+from ggufkit.measure.conditions import Setting
 from ggufkit.pipeline import chosen, fitting, foreseen, overridden, oversized, resources, stages
 from ggufkit.pipeline.artifacts import outputs
 from ggufkit.pipeline.foreseen import Matrix, given, is_measured
@@ -41,6 +42,7 @@ def plan(request: BuildRequest, reporter: Reporter | None = None) -> Plan:
         job = prepare(request, reporter or SilentReporter(), outlines)
         base = _skeleton(job, Path(temporary))
         job = fitting.add(job, read_header(base))
+        require_settings(job)
         extra = read_header(base).size_bytes + _out_of_sight(job, base)
         _warn_of_paging(job, base, machine.free_memory())
         warn_of_context(job, base)
@@ -155,6 +157,27 @@ def require_layers(job: Job) -> None:
         StreamedModel(job.model.path, "cpu").require_layout()
 
 
+def require_settings(job: Job) -> None:
+    """Before hours are spent: the model can have each type of KV cache that is asked for, and the text is long enough for
+    each context.
+
+    Raises:
+        UsageError: it cannot.
+        CorpusError: it is not.
+    """
+    how, text = job.request.evaluation, job.text
+    caches = dict.fromkeys([*how.kv_types, job.request.report.fits_kv])
+    in_doubt = text is not None and not length.is_ample(text, how.contexts)
+    if set(caches) == {F16} and not in_doubt:
+        return
+    with tempfile.TemporaryDirectory(prefix="ggufkit-plan-") as temporary:
+        base = _skeleton(job, Path(temporary))
+        for kind in caches:
+            kv_cache.require_possible(read_header(base), kind, job.name)
+        if text is not None and in_doubt and not evaluates.embeds(read_header(base)):
+            length.require_two_contexts(base, text, how.contexts, job.session)
+
+
 def require_room(job: Job, base: Path) -> Sequence[PlannedFile]:
     """With the base there: the exact plan of what is still to be made, of which there is room.
 
@@ -173,7 +196,7 @@ def require_room(job: Job, base: Path) -> Sequence[PlannedFile]:
 def _warn_of_paging(job: Job, base: Path, free: int) -> None:
     """The base is evaluated, too: memory-mapped, so that it works even if it does not fit, but at the disk's pace."""
     header, measured = read_header(base), job.request.evaluation
-    needed = memory.evaluation_ram(header, header.size_bytes, measured.ctx)
+    needed = memory.evaluation_ram(header, header.size_bytes, max(measured.contexts))
     if needed > free + offload.usable(job.session) and (measured.quality or measured.bench):
         job.reporter.warn(
             f"{job.base_output.name} needs {size(needed)} of memory to be measured, {size(free)} are free: it will be "
@@ -184,7 +207,7 @@ def _warn_of_paging(job: Job, base: Path, free: int) -> None:
 def warn_of_context(job: Job, base: Path) -> None:
     """Whether the evaluation goes beyond the context that the model was trained on, or its text is one of chats."""
     if job.request.evaluation.quality and not evaluates.embeds(read_header(base)):
-        evaluation.warn_of_context(base, job.request.evaluation.ctx, job.reporter)
+        evaluation.warn_of_context(base, job.request.evaluation.contexts, job.reporter)
         if job.text is not None:
             evaluation.warn_of_special_tokens(base, job.text, job.reporter)
 
@@ -199,7 +222,7 @@ def _out_of_sight(job: Job, base: Path) -> int:
         n_bytes += sum(width for s in job.scalings if not job.scaled_checkpoint(s).exists())
     header = read_header(base)
     changed = [(v, t) for v, t in job.targets if v.after is not None and not job.output(v, t.name).exists()]
-    planner = Planner(job.tools, header, job.known_types, job.request.evaluation.ctx, job.overrides)
+    planner = Planner(job.tools, header, job.known_types, max(job.request.evaluation.contexts), job.overrides)
     sizes = [planner.file(kind, "", variant.name).size_bytes for variant, kind in changed]
     shown = [(variants.unrefined(v), t) in job.targets and not (is_measured(t) and v.refined) for v, t in changed]
     n_bytes += sum(n for n, is_result in zip(sizes, shown, strict=True) if not is_result)
@@ -227,7 +250,7 @@ def _plan(job: Job, base: Path, targets: list[tuple[Variant, QuantType, Path]], 
     if any(is_measured(t) for _, t, _ in targets):
         chosen.require_measurable(base, job.base_output.name)
     quantize.require_base(header, allow_requantize=job.request.source.allow_requantize)
-    planner = Planner(job.tools, header, job.known_types, job.request.evaluation.ctx, job.overrides)
+    planner = Planner(job.tools, header, job.known_types, max(job.request.evaluation.contexts), job.overrides)
     with foreseen.stand_in() as stand_in, worker_pool(job.session.threads) as pool:
         coming = [pool.submit(partial(_plan_one, job, planner, stand_in, target)) for target in targets]
         files = [future.result() for future in coming]
@@ -244,10 +267,15 @@ def _scratch(job: Job, base: GgufHeader) -> int:
     how = job.request.evaluation
     if job.text is None or not how.kld or evaluates.embeds(base):
         return 0
-    fixed, per_chunk = memory.base_logits(base, how.ctx)
-    possible = job.text.n_bytes // how.ctx + 1  # a token is a byte at least
-    needed = fixed + per_chunk * min(how.chunks or possible, possible)
-    return needed if needed <= how.scratch_limit else 0
+    needed = [_logits(base, setting, how.chunks) for setting in job.settings]
+    return max([0, *(n_bytes for n_bytes in needed if n_bytes <= how.scratch_limit)])
+
+
+def _logits(base: GgufHeader, setting: Setting, n_chunks: int | None) -> int:
+    """Bytes of a base's logits, at most."""
+    fixed, per_chunk = memory.base_logits(base, setting.n_ctx)
+    possible = setting.text.n_bytes // setting.n_ctx + 1  # a token is a byte at least
+    return fixed + per_chunk * min(n_chunks or possible, possible)
 
 
 def _plan_one(job: Job, planner: Planner, stand_in: Path, target: tuple[Variant, QuantType, Path]) -> PlannedFile:

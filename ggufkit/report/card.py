@@ -18,7 +18,7 @@ from ggufkit.core.records import ResultRow
 from ggufkit.hub.addresses import Address
 from ggufkit.llama import evaluates
 from ggufkit.llama.gguf import read_header
-from ggufkit.report import commands, downloads, front_matter, guard, plots
+from ggufkit.report import commands, conditions, downloads, front_matter, guard, plots
 from ggufkit.report.choose import MemoryBudget
 from ggufkit.report.data import Entry, load_entries
 from ggufkit.report.downloads import Shelf
@@ -76,7 +76,7 @@ def render_card(rows: Sequence[ResultRow], root: Path, shelf: Shelf | None = Non
         shelf: what the repository will hold; None for a card that is for no repository yet.
     """
     entries = load_entries(rows, root)
-    summary = _of_what_is_there(summarize(entries, MemoryBudget()), shelf)
+    summary = _of_what_is_there(summarize(entries, MemoryBudget(), measured=conditions.collect(rows, root)), shelf)
     plot = plots.picture(summary.quality, summary.known, summary.taken)
     told = base_model or guard.read_note(root, _NOTE).get("base_model") or ""
     header = read_header(root / entries[0].row.file)

@@ -10,15 +10,15 @@ from ggufkit.core import escape
 from ggufkit.core.errors import GgufError, InputError
 from ggufkit.core.manifest import read_manifest
 from ggufkit.core.records import Conditions, Measurement, ResultRow
-from ggufkit.llama import memory
+from ggufkit.llama import kv_cache, memory
 from ggufkit.llama.gguf import GgufHeader, ggml_type_by_name, read_header
 from ggufkit.llama.same_tensors import same_tensors
 from ggufkit.measure import divergence, perplexity, similarity
 from ggufkit.measure.evaluation import EvalParams
 from ggufkit.recipes.type_recipe import TypeRecipe
-from ggufkit.report import commands
+from ggufkit.report import commands, conditions
 from ggufkit.report.lineage import Archive, Piece, is_start
-from ggufkit.report.results import measurements_of, recipe_of
+from ggufkit.report.results import further_measurements_of, measurements_of, recipe_of
 from ggufkit.report.settings import Settings, calibrated, settings
 from ggufkit.steps.quantize import QuantizeNotes
 from ggufkit.steps.step import Workspace
@@ -39,8 +39,12 @@ class Footprint:
     compute_fixed: int
     compute_per_token: int
 
+    def with_cache(self, kv_type: str) -> Footprint:
+        """The same, whose KV cache is F16, with one of another type."""
+        return replace(self, kv_per_token=kv_cache.instead_of_f16(self.kv_per_token, kv_type))
+
     def kv(self, n_ctx: int) -> int:
-        """The F16 KV cache for a context."""
+        """The KV cache for a context."""
         return self.kv_per_token * n_ctx
 
     def compute(self, n_ctx: int) -> int:
@@ -142,6 +146,7 @@ def _entry(row: ResultRow, header: GgufHeader, archive: Archive) -> Entry:
     lineage, measured = archive.lineage(path), archive.measured(path, row)
     source, revision = commands.source_of(lineage)
     found = measurements_of(path, str(row.sha256), workspace)
+    decided, others = settings(row, lineage, measured), further_measurements_of(path, str(row.sha256), workspace)
     return Entry(
         row=row,
         quality=_conditions(found, "kld_mean", "ppl", "cosine_mean"),
@@ -150,10 +155,10 @@ def _entry(row: ResultRow, header: GgufHeader, archive: Archive) -> Entry:
         composition=_composition(header),
         percentiles={p: m.value for m in found if (p := PERCENTILES.get(m.metric)) is not None},
         footprint=footprint(header),
-        commands=commands.lines([*lineage, *measured]),
+        commands=commands.lines([*lineage, *measured, *(archive.measured_further(path) if others else [])]),
         source=source,
         revision=revision,
-        settings=settings(row, lineage, measured),
+        settings=replace(decided, options={**decided.options, **conditions.options(row, others)}),
         calibration=calibrated(lineage),
         spec=_spec(row, lineage),
         is_start=is_start(row, lineage),

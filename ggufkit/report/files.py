@@ -1,4 +1,5 @@
-"""`results.csv`, `results.json`, `report.md` and `report.html` of a result directory: written, and known to be current."""
+"""Tables (`results.csv`, `results.json`, `measurements.csv`) and reports (`report.md`, `report.html`) of a result directory:
+written, and known to be current."""
 
 from __future__ import annotations
 
@@ -10,7 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ggufkit.core.manifest import manifest_path, write_atomically
-from ggufkit.core.records import ResultRow
+from ggufkit.core.records import F16, ResultRow
+from ggufkit.llama import kv_cache
 from ggufkit.recipes.type_recipe import recipe_path
 from ggufkit.report import guard
 from ggufkit.report.choose import MemoryBudget
@@ -23,7 +25,7 @@ if TYPE_CHECKING:
     from ggufkit.report.summary import Summary
 
 VERSION = 4
-FILES = ("results.csv", "results.json", "report.md", "report.html")
+FILES = ("results.csv", "results.json", "measurements.csv", "report.md", "report.html")
 _NOTE = "report.json"
 
 
@@ -58,12 +60,18 @@ def write(rows: Sequence[ResultRow], root: Path, budget: MemoryBudget | None = N
 
 def render(rows: Sequence[ResultRow], root: Path, budget: MemoryBudget) -> dict[str, str]:
     """The tables and reports of a result directory by name, of which nothing is written."""
-    from ggufkit.report import tables
+    from ggufkit.report import conditions, tables
     from ggufkit.report.html import render_html
     from ggufkit.report.markdown import render_markdown
 
     summary = summary_of(rows, root, budget)
-    return {**tables.texts(rows), "report.md": render_markdown(summary), "report.html": render_html(summary)}
+    further = conditions.to_csv(conditions.collect(rows, root))
+    return {
+        **tables.texts(rows),
+        "measurements.csv": further,
+        "report.md": render_markdown(summary),
+        "report.html": render_html(summary),
+    }
 
 
 def _write(texts: Mapping[str, str], rows: Sequence[ResultRow], root: Path, budget: MemoryBudget) -> None:
@@ -106,20 +114,24 @@ def refresh(rows: Sequence[ResultRow], root: Path, *, look_only: bool = False) -
 
 def summary_of(rows: Sequence[ResultRow], root: Path, budget: MemoryBudget | None = None) -> Summary:
     """What the reports of a result directory say: which file to take, what helped."""
+    from ggufkit.report import conditions
     from ggufkit.report.summary import summarize
 
-    return summarize(load_entries(rows, root), budget or MemoryBudget(), spans(root, rows[0].name if rows else ""))
+    made = spans(root, rows[0].name if rows else "")
+    return summarize(load_entries(rows, root), budget or MemoryBudget(), made, conditions.collect(rows, root))
 
 
-def _noted(budget: MemoryBudget) -> dict[str, int | None]:
+def _noted(budget: MemoryBudget) -> dict[str, int | str | None]:
     """A budget as notes hold it, under the names that they always had."""
-    return {"memory": budget.memory_bytes, "n_ctx": budget.n_ctx}
+    cache = {} if budget.kv_type == F16 else {"kv_type": budget.kv_type}
+    return {"memory": budget.memory_bytes, "n_ctx": budget.n_ctx, **cache}
 
 
 def _noted_budget(root: Path) -> MemoryBudget:
     match guard.read_note(root, _NOTE).get("wish"):
-        case {"memory": int() | None as memory_bytes, "n_ctx": int() as n_ctx}:
-            return MemoryBudget(memory_bytes, n_ctx)
+        case {"memory": int() | None as memory_bytes, "n_ctx": int() as n_ctx, **rest}:
+            kv_type = str(rest.get("kv_type"))
+            return MemoryBudget(memory_bytes, n_ctx, kv_type if kv_type in kv_cache.TYPES else F16)
     return MemoryBudget()
 
 
@@ -129,7 +141,7 @@ def _state(rows: Sequence[ResultRow], root: Path, budget: MemoryBudget) -> dict[
     beside = [
         *(manifest_path(root / row.file) for row in rows),
         *(recipe_path(root / row.file) for row in rows),
-        *sorted(Workspace(root).measurements.glob("*.json")),
+        *sorted(Workspace(root).measurements.rglob("*.json")),
     ]
     inputs = hashlib.sha256(said.encode())
     for file in beside:

@@ -14,6 +14,7 @@ from ggufkit.measure import bench, divergence, perplexity, similarity
 from ggufkit.steps.step import Workspace
 
 _COLUMNS = {"name", "variant", "type", "file", "size_bytes", "n_params", "bpw"}
+_LONG = {"file", "n_ctx", "kv_type", "metric", "value", "stderr"}
 _MEASURED = ("ppl", "kld_mean", "cosine_mean", "pp_tps", "tg_tps")
 _KINDS = (divergence.STEP, perplexity.STEP, similarity.STEP, bench.STEP)
 _HEADINGS = {
@@ -60,7 +61,8 @@ def _is_ours(file: Path, noted: bool) -> bool:
     except (OSError, ValueError):
         return False
     if file.suffix == ".csv":
-        return set(text.partition("\n")[0].strip().replace('"', "").split(",")) >= _COLUMNS
+        columns = _LONG if file.name == "measurements.csv" else _COLUMNS
+        return set(text.partition("\n")[0].strip().replace('"', "").split(",")) >= columns
     if file.suffix == ".json":
         rows = _rows(file)
         return bool(rows) and all(row.keys() >= _COLUMNS for row in rows)

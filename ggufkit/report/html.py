@@ -15,7 +15,7 @@ from ggufkit.llama import quants
 from ggufkit.report import composition, maps, palette, plots
 from ggufkit.report.choose import amount
 from ggufkit.report.data import Entry
-from ggufkit.report.markdown import MISSING
+from ggufkit.report.markdown import MISSING, number, percent
 from ggufkit.report.summary import Summary
 
 
@@ -79,6 +79,8 @@ def render_html(summary: Summary) -> str:
         recipes=[maps.shown(told, legend) for told in summary.recipes],
         choices=_choices(summary),
         missing=MISSING,
+        number=number,
+        percent=percent,
         size=units.size,
         amount=amount,
     )

@@ -73,6 +73,13 @@ class Archive:
         files = [self.workspace.measurements / f"{path.stem}.{kind}.json" for kind in (quality, speed) if kind]
         return [Piece(file, made) for file in files if (made := read_manifest(file)) is not None]
 
+    def measured_further(self, path: Path) -> list[Piece]:
+        """How a file was measured in other settings and with other KV caches."""
+        places = sorted(place for place in self.workspace.measurements.rglob("*") if place.is_dir())
+        kinds = (divergence.STEP, perplexity.STEP, bench.STEP)
+        files = [place / f"{path.stem}.{kind}.json" for place in places for kind in kinds]
+        return [Piece(file, made) for file in files if (made := read_manifest(file)) is not None]
+
 
 def _recipe(piece: Piece) -> list[Piece]:
     """The recipe of a file's types, beside it."""

@@ -40,6 +40,7 @@ def measured(summary: Summary) -> str:
         _verdict(summary),
         results_table(summary),
         _notes(summary),
+        caches_section(summary),
         "## What each type really holds",
         composition_table(summary.entries),
         *(_recipe(told) for told in summary.recipes),
@@ -114,6 +115,33 @@ def _further(name: str, entries: Sequence[Entry]) -> tuple[str, list[str], bool]
     """The column of a metric that a package adds."""
     found = [dict(e.row.further) for e in entries]
     return markdown(name), [with_error(row.get(name), row.get(f"{name}_stderr"), 4) for row in found], False
+
+
+def caches_section(summary: Summary) -> str:
+    """Which KV cache is harmless, and what was measured in other contexts and with other caches behind it."""
+    found = summary.further
+    if not found.lines:
+        return ""
+    heads = [
+        "File", "Text", "Context", "KV cache", "PPL", "KLD", "More than F16's", "Same top", "pp512 (t/s)", "tg128 (t/s)",
+    ]  # fmt: skip
+    rows = [
+        [markdown_code(x.file, cell=True), markdown(x.text), f"{x.n_ctx:,}", x.kv_type, number(x.ppl, 4), number(x.kld, 6),
+         MISSING if x.added is None else f"{x.added:+.6f}", percent(*(x.same_top or (None, None))), number(x.pp, 1),
+         number(x.tg, 1)]
+        for x in found.lines
+    ]  # fmt: skip
+    align = ["left", "left", "right", "left", *["right"] * 6]
+    table = tabulate(rows, heads, tablefmt="github", disable_numparse=True, colalign=align)
+    each = "\n".join(f"- {markdown(sentence)}" for sentence in found.sentences)
+    listing = f"<details><summary>Each file, context and cache</summary>\n\n{table}\n\n</details>"
+    return "\n\n".join(part for part in ("## Contexts and KV caches", each, listing) if part)
+
+
+def number(value: tuple[float, float | None] | None, digits: int) -> str:
+    """A value with its error, or a dash when there is none."""
+    known, error = value or (None, None)
+    return with_error(known, error, digits)
 
 
 def composition_table(entries: Sequence[Entry]) -> str:

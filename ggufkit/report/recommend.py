@@ -12,8 +12,9 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from ggufkit.core import units
+from ggufkit.core.records import F16
 from ggufkit.llama import quants
-from ggufkit.report.choose import MemoryBudget, amount
+from ggufkit.report.choose import MemoryBudget, amount, context
 from ggufkit.report.data import Entry
 from ggufkit.report.losses import (
     GOOD,
@@ -41,7 +42,7 @@ class Recommendation:
     Args:
         reason: one, in plain words.
         loss: what was measured, in words; "" where nothing was.
-        memory_bytes: what it takes to run with a context of `n_ctx` tokens.
+        memory_bytes: what it takes to run with a context of `n_ctx` tokens in a KV cache of the type `kv_type`.
     """
 
     entry: Entry
@@ -49,11 +50,12 @@ class Recommendation:
     loss: str
     memory_bytes: int
     n_ctx: int
+    kv_type: str = F16
 
     @property
     def figures(self) -> str:
         """Its size, memory and loss."""
-        needs = f"{amount(self.memory_bytes)} of memory at {self.n_ctx:,} tokens"
+        needs = f"{amount(self.memory_bytes)} of memory at {context(self.n_ctx, self.kv_type)}"
         return ", ".join(filter(None, (units.size(self.entry.row.size_bytes), needs, self.loss)))
 
     @property
@@ -277,7 +279,9 @@ class _Choice:
         return f"the best that fits, {words}" if words else "the best that fits"
 
     def _recommend(self, entry: Entry, reason: str) -> Recommendation:
-        return Recommendation(entry, reason, loss_in_words(entry), self.memory(entry), self.budget.n_ctx)
+        return Recommendation(
+            entry, reason, loss_in_words(entry), self.memory(entry), self.budget.n_ctx, self.budget.kv_type
+        )
 
     def ladder(self, pick: Recommendation | None) -> list[Rung]:
         """The smallest file that speaks well, a small one, a balanced one, a nearly lossless one, the base; and the pick."""
@@ -322,7 +326,7 @@ def _answer(pick: Recommendation | None, chosen: _Choice) -> str:
     if pick is None:
         least = min(chosen.memory(e) for e in chosen.files)
         return (
-            f"Nothing runs in {amount(budget.memory_bytes or 0)} with a context of {budget.n_ctx:,} tokens: the smallest "
+            f"Nothing runs in {amount(budget.memory_bytes or 0)} with a context of {budget.context}: the smallest "
             f"file needs {amount(least)}. Shorten the context, or make a smaller type."
         )
     memory = "" if budget.memory_bytes is None else f"With {amount(budget.memory_bytes)} of memory, "

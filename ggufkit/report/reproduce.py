@@ -18,7 +18,7 @@ _DECIDING = (
     "base_type", "lora", "pre", "allow_token_mismatch", "allow_losses", "tensor_type", "output_tensor_type",
     "token_embedding_type", "leave_output_tensor", "pure", "override_kv", "prune_layers", "effort", "types_allowed",
     "calibration", "calibration_samples", "seed", "imatrix", "awq_engine", "awq_objective", "awq_dtype",
-    "awq_per_type", "variant_option", "allow_requantize", "corpus", "ctx", "chunks", "precision", "eval", "kld",
+    "awq_per_type", "variant_option", "allow_requantize", "corpus", "ctx", "kv_types", "chunks", "precision", "eval", "kld",
     "bench", "bench_reps", "metrics", "ngl",
 )  # fmt: skip
 

@@ -15,7 +15,7 @@ from ggufkit.core.hashing import sha256_file
 from ggufkit.core.jsonfile import read_within
 from ggufkit.core.manifest import SUFFIX, manifest_path, open_manifest, read_manifest, write_manifest
 from ggufkit.core.progress import Reporter, SilentReporter
-from ggufkit.core.records import GgufFile, Manifest, Measurement, ResultRow
+from ggufkit.core.records import F16, GgufFile, Manifest, Measurement, ResultRow
 from ggufkit.core.yamlfile import LIMIT_BYTES
 from ggufkit.llama.gguf import read_gguf
 from ggufkit.measure import bench, divergence, perplexity, plugged, similarity
@@ -68,11 +68,21 @@ def rows_of(paths: Iterable[Path], workspace: Workspace) -> list[ResultRow]:
 
 def measurements_of(path: Path, digest: str, workspace: Workspace) -> list[Measurement]:
     """All that was measured of a file as it is now: quality as the last build did, else the last command; then speed."""
-    files = [workspace.measurements / f"{path.stem}.{kind}.json" for kind in _QUALITY]
+    return _measured_in(workspace.measurements, path.stem, digest)
+
+
+def further_measurements_of(path: Path, digest: str, workspace: Workspace) -> list[list[Measurement]]:
+    """The same in each other setting and with each other KV cache: what no row of the table has."""
+    places = sorted(place for place in workspace.measurements.rglob("*") if place.is_dir())
+    return [found for place in places if (found := _measured_in(place, path.stem, digest))]
+
+
+def _measured_in(place: Path, stem: str, digest: str) -> list[Measurement]:
+    files = [place / f"{stem}.{kind}.json" for kind in _QUALITY]
     made = [(order_of(m), file) for file in files if (m := read_manifest(file)) is not None]
     latest = [max(made)[1]] if made else []
-    added = sorted(workspace.measurements.glob(f"{escape(path.stem)}.{plugged.KIND}*.json"))
-    found = [*latest, workspace.measurements / f"{path.stem}.{bench.STEP}.json", *added]
+    added = sorted(place.glob(f"{escape(stem)}.{plugged.KIND}*.json"))
+    found = [*latest, place / f"{stem}.{bench.STEP}.json", *added]
     return [m for file in found for m in _readable(file) if m.file_sha256 == digest]
 
 
@@ -106,9 +116,10 @@ def recipe_of(gguf: Path) -> TypeRecipe | None:
 
 def _complaints(workspace: Workspace) -> Iterator[str]:
     """What is wrong with manifests and measurements that cannot be read, each in a sentence."""
-    places = (workspace.root, workspace.private, workspace.measurements)
+    places = (workspace.root, workspace.private)
     manifests = [file for place in places for file in sorted(place.glob(f"*{SUFFIX}"))]
-    measured = [f for kind in _KINDS for f in sorted(workspace.measurements.glob(f"*.{kind}.json"))]
+    manifests += sorted(workspace.measurements.rglob(f"*{SUFFIX}"))
+    measured = [f for kind in _KINDS for f in sorted(workspace.measurements.rglob(f"*.{kind}.json"))]
     readings: list[Callable[[], object]] = [
         *(partial(open_manifest, file.with_name(file.name.removesuffix(SUFFIX))) for file in manifests),
         *(partial(load, file) for file in measured),
@@ -207,4 +218,6 @@ def _columns(measurements: Iterable[Measurement]) -> dict[str, Any]:
             value = getattr(m.conditions, key)
             if columns.get(key) is None and value is not None:
                 columns[key] = value
+    if {"ppl", "pp_tps"} & columns.keys():
+        columns["kv_type"] = F16
     return columns | ({"further": tuple(further)} if further else {})

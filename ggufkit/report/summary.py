@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 from ggufkit.report import anchors, compare
 from ggufkit.report.anchors import Published
+from ggufkit.report.caches import Further, further
 from ggufkit.report.choose import MemoryBudget
 from ggufkit.report.compare import Group, Sample
+from ggufkit.report.conditions import Measured
 from ggufkit.report.data import Entry, text_of
 from ggufkit.report.recipes import Told, told
 from ggufkit.report.recommend import Advice, advise
@@ -35,6 +37,7 @@ class Summary:
         spans: the steps of the last build, for its timeline.
         recipes: the files whose tensors have types by a recipe.
         footnotes: what else is to be known of the table.
+        further: what was measured in other contexts and with other KV caches.
     """
 
     name: str
@@ -52,6 +55,7 @@ class Summary:
     spans: tuple[Span, ...] = ()
     recipes: tuple[Told, ...] = ()
     footnotes: tuple[str, ...] = ()
+    further: Further = field(default_factory=Further)
 
     @property
     def front(self) -> frozenset[str]:
@@ -74,8 +78,16 @@ class Summary:
         return self.advice.answer
 
 
-def summarize(entries: Sequence[Entry], budget: MemoryBudget, spans: Sequence[Span] = ()) -> Summary:
-    """Everything that a report says of these files; `spans` are the steps that made them."""
+def summarize(
+    entries: Sequence[Entry], budget: MemoryBudget, spans: Sequence[Span] = (), measured: Sequence[Measured] = ()
+) -> Summary:
+    """Everything that a report says of these files.
+
+    Args:
+        spans: the steps that made them.
+        measured: all that was measured of them, under whatever conditions.
+    """
+    entries = [replace(e, footprint=e.footprint.with_cache(budget.kv_type)) for e in entries]
     every, entries = entries, [e for e in entries if not e.same_as]
     samples = [Sample("", e) for e in entries]
     quality = compare.groups(samples, compare.quality_facts)
@@ -97,6 +109,7 @@ def summarize(entries: Sequence[Entry], budget: MemoryBudget, spans: Sequence[Sp
         spans=tuple(spans),
         recipes=told(entries, together),
         footnotes=(*_footnotes(together), *_twins(every)),
+        further=further(measured),
     )
 
 

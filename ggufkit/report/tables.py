@@ -21,7 +21,7 @@ COLUMNS = tuple(_KINDS)
 """Of every table; those of metrics that packages add come after them."""
 _DTYPES = {name: {"int": "Int64", "float": "float64", "str": "string"}[kind] for name, kind in _KINDS.items()}
 _MOST_COLUMNS = 1000
-_LATER = ("cosine_mean", "cosine_stderr", "cosine_min")
+_LATER = ("cosine_mean", "cosine_stderr", "cosine_min", "kv_type")
 """Columns that tables of version 0.1.0 do not have."""
 _TEXTS = tuple(name for name, dtype in _DTYPES.items() if dtype == "string")
 

@@ -81,8 +81,8 @@ def lanes(spans: Sequence[Span]) -> dict[str, list[list[Span]]]:
 def _all(root: Path, model: str) -> Iterator[tuple[float, float, str, str, str]]:
     """Begin and end in seconds, label, resource and kind of every step."""
     workspace = Workspace(root)
-    for place in (root, workspace.private, workspace.measurements):
-        for file in place.glob(f"*{SUFFIX}"):
+    for place, kind in ((root, "*"), (workspace.private, "*"), (workspace.measurements, "**/*")):
+        for file in place.glob(f"{kind}{SUFFIX}"):
             made = read_manifest(file.with_name(file.name.removesuffix(SUFFIX)))
             if made is not None and made.step in _TITLES:
                 yield _span(made, file.name.removesuffix(SUFFIX).removeprefix(f"{model}-"))

@@ -112,7 +112,7 @@ def _require_embeds(file: Path, session: Session, stop: threading.Event | None) 
 def _require_runs(file: Path, session: Session, stop: threading.Event | None) -> None:
     """Where no text can be evaluated: llama-bench takes tokens at random."""
     compute = replace(Compute(threads=session.threads), batch=FEW, ubatch=FEW)
-    command = argv.bench(session.tools, file, compute, n_prompt=FEW, n_gen=0, repetitions=1)
+    command = argv.bench(session.tools, file, compute, argv.Timing(FEW, 0, 1))
     _run([*command, "-v"], file, session, stop)  # else it does not say why a file is not loaded
 
 

@@ -93,9 +93,13 @@ class Result:
 
 @dataclass(frozen=True)
 class Workspace:
-    """An output directory: final files in the open, the rest in a private directory."""
+    """An output directory: final files in the open, the rest in a private directory.
+
+    `setting` names what is measured apart from the rest: another text, another context. "" for the first.
+    """
 
     root: Path
+    setting: str = ""
 
     @property
     def private(self) -> Path:
@@ -110,11 +114,11 @@ class Workspace:
     @property
     def measurements(self) -> Path:
         """One file per GGUF and kind of measurement."""
-        return self.private / "measurements"
+        return self.private / "measurements" / self.setting
 
     def log(self, name: str) -> Path:
         """Where the whole output of a tool goes."""
-        return self.root / "logs" / f"{name}.log"
+        return self.root / "logs" / self.setting / f"{name}.log"
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
@@ -144,7 +148,7 @@ class Workspace:
 
     def _sweep(self) -> None:
         ours = [f for kind in _IN_THE_OPEN for f in self.root.glob(kind + PARTIAL) if f.is_file()]
-        private = [f for place in (self.private, self.measurements) for f in place.glob(f"*{PARTIAL}")]
+        private = [*self.private.glob(f"*{PARTIAL}"), *self.measurements.rglob(f"*{PARTIAL}")]
         for leftover in [*ours, *private, *self.scratch.glob("*")]:
             _remove(leftover)
 

@@ -60,12 +60,12 @@ def evaluate(
     """
     chosen, session = strategy_for(base, files, evaluation, transport), evaluation.session
     session.reporter.info(f"KL divergence by {chosen.name}: {chosen.why}.")
-    left = {file.path: file for file in files}
+    left = {file.run: file for file in files}
 
     def run(ngl: int | None) -> Iterator[Pass]:
         for found in _until_whole(base, list(left.values()), evaluation.with_layers(ngl), chosen):
             if isinstance(found, FilePass):
-                del left[found.file.path]
+                del left[found.file.run]
             yield found
 
     if chosen.at_once > 1:
@@ -96,7 +96,7 @@ def _until_whole(
     raise ToolOutputError(
         f"llama-perplexity gave no KL divergence statistics for {_names(left)}.",
         hint="Repeat the command on a quieter machine; what was finished is kept.",
-        log=session.workspace.log(f"divergence-{left[0].path.stem}"),
+        log=session.workspace.log(f"divergence-{left[0].run_stem}"),
     )
 
 
@@ -108,4 +108,4 @@ def _groups(files: Sequence[GgufFile], chosen: Strategy) -> list[Sequence[GgufFi
 
 
 def _names(files: Sequence[GgufFile]) -> str:
-    return ", ".join(file.path.name for file in files)
+    return ", ".join(file.run_name for file in files)

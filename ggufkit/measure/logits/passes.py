@@ -143,7 +143,7 @@ def _file_task(base: GgufFile, file: GgufFile, sink: Path, evaluation: Evaluatio
 def _doing(base: GgufFile, file: GgufFile | None = None) -> str:
     if file is None:
         return f"evaluating the base {base.path.name}"
-    return f"comparing {file.path.name} with {base.path.name}"
+    return f"comparing {file.run_name} with {base.path.name}"
 
 
 def _run_together(tasks: Sequence[Task], carry: Job[object], text: Corpus) -> list[ToolOutput]:
@@ -159,7 +159,7 @@ def _run_together(tasks: Sequence[Task], carry: Job[object], text: Corpus) -> li
 def _run_base(
     base: GgufFile, logits: Path, evaluation: Evaluation, share: Share, stop: threading.Event | None = None
 ) -> ToolOutput:
-    session, compute = evaluation.session, evaluation.compute(share.threads)
+    session, compute = evaluation.session, evaluation.compute(base, share.threads)
     command = argv.base_logits(session.tools, base.path, logits, evaluation.excerpt, compute)
     title, log = f"Base pass of {base.path.name}", f"perplexity-{base.path.stem}"
     return run_tool([*command, *evaluates.overrides(base.path)], title, log, session, share, stop)
@@ -168,9 +168,9 @@ def _run_base(
 def _run_file(
     file: GgufFile, logits: Path, evaluation: Evaluation, share: Share, stop: threading.Event | None = None
 ) -> ToolOutput:
-    session, compute = evaluation.session, evaluation.compute(share.threads)
+    session, compute = evaluation.session, evaluation.compute(file, share.threads)
     command = argv.divergence(session.tools, file.path, logits, evaluation.options.n_ctx, compute)
-    title, log = f"KL divergence of {file.path.name}", f"divergence-{file.path.stem}"
+    title, log = f"KL divergence of {file.run_name}", f"divergence-{file.run_stem}"
     return run_tool([*command, *evaluates.overrides(file.path)], title, log, session, share, stop)
 
 

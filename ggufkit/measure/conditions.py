@@ -1,0 +1,44 @@
+"""Under which conditions files are measured: texts, contexts, types of KV caches. The first of each is the table's."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from ggufkit.core.records import F16, GgufFile
+from ggufkit.steps.session import Session
+from ggufkit.texts.corpus import Corpus
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A text and a context in tokens: one pass of the base is compared with all files, with each type of KV cache.
+
+    Args:
+        kv_types: those that are measured besides F16.
+        is_first: whether the table of results is of it; what is measured in others is kept apart.
+    """
+
+    text: Corpus
+    n_ctx: int
+    kv_types: tuple[str, ...] = ()
+    is_first: bool = True
+
+    def session(self, whole: Session) -> Session:
+        """The session of a command as it measures in this setting."""
+        name = "" if self.is_first else f"{self.text.sha256[:12]}-{self.n_ctx}"
+        return replace(whole, workspace=replace(whole.workspace, setting=name))
+
+    def runs(self, base: GgufFile, files: Sequence[GgufFile]) -> list[GgufFile]:
+        """What is compared with the base: the files; then it and they with each other type of KV cache."""
+        return [*files, *with_caches([base, *files], self.kv_types)]
+
+
+def settings(text: Corpus, contexts: Sequence[int], kv_types: Sequence[str]) -> list[Setting]:
+    """All settings, the first one first: the text in each context, with each type of KV cache."""
+    return [Setting(text, n_ctx, tuple(kv_types), n_ctx == contexts[0]) for n_ctx in contexts]
+
+
+def with_caches(files: Sequence[GgufFile], kv_types: Sequence[str]) -> list[GgufFile]:
+    """Files as they run with each type of KV cache besides F16."""
+    return [replace(file, kv_type=kind) for kind in kv_types if kind != F16 for file in files]

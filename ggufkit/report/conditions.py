@@ -1,0 +1,98 @@
+"""Under which conditions files were measured, and `measurements.csv`: a row for each file, condition and metric."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ggufkit.core import escape
+from ggufkit.core.records import F16, Conditions, Json, Measurement, ResultRow
+from ggufkit.llama import kv_cache
+from ggufkit.measure.measurements import against_own_bases
+from ggufkit.report.results import further_measurements_of, measurements_of
+from ggufkit.steps.step import Workspace
+
+_OF_FILE = ("name", "variant", "type", "file")
+_OF_CONDITIONS = ("corpus", "corpus_sha256", "n_ctx", "n_chunks", "kv_type", "depth")
+_VALUE = ("metric", "value", "stderr", "unit")
+_WHERE = ("backend", "device", "ngl", "llama_cpp_commit", "base_sha256")
+COLUMNS = (*_OF_FILE, *_OF_CONDITIONS, *_VALUE, *_WHERE, "sha256")
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A file and what was measured of it under one set of conditions; `is_further` where the table does not have it."""
+
+    row: ResultRow
+    measurements: tuple[Measurement, ...]
+    is_further: bool = False
+
+    @property
+    def conditions(self) -> Conditions:
+        """Of the first measurement."""
+        return self.measurements[0].conditions
+
+    @property
+    def kv_type(self) -> str:
+        """The type of the KV cache."""
+        return self.conditions.kv_type or F16
+
+    def value(self, metric: str) -> tuple[float, float | None] | None:
+        """A metric and its standard error; None where it was not measured."""
+        return next(((m.value, m.stderr) for m in self.measurements if m.metric == metric), None)
+
+
+def collect(rows: Sequence[ResultRow], root: Path) -> list[Measured]:
+    """All that was measured of the files of a result directory: first what the table has, then the rest."""
+    workspace = Workspace(root)
+    given = [(root / row.file, str(row.sha256)) for row in rows]
+    first = [measurements_of(path, digest, workspace) for path, digest in given]
+    rest = [found for path, digest in given for found in further_measurements_of(path, digest, workspace)]
+    return of_rows(rows, first, rest)
+
+
+def of_rows(
+    rows: Sequence[ResultRow], first: Sequence[Sequence[Measurement]], rest: Sequence[Sequence[Measurement]]
+) -> list[Measured]:
+    """Measurements with the rows of their files, compared with their base's own perplexity.
+
+    Args:
+        first: what the table of results has.
+        rest: what it does not have.
+    """
+    by_sha256, compared = {row.sha256: row for row in rows}, against_own_bases([*first, *rest])
+    return [
+        Measured(by_sha256[found[0].file_sha256], tuple(found), is_further=i >= len(first))
+        for i, found in enumerate(compared)
+        if found
+    ]
+
+
+def options(row: ResultRow, further: Sequence[Sequence[Measurement]]) -> dict[str, Json]:
+    """The options of a build that had a file measured in other contexts and with other KV caches, where it was."""
+    where = [found[0].conditions for found in further]
+    contexts = {c.n_ctx for c in where if c.corpus_sha256 == row.corpus_sha256} - {row.n_ctx, None}
+    kinds = [kind for kind in kv_cache.TYPES if kind != F16 and any(c.kv_type == kind for c in where)]
+    several = ",".join(map(str, [row.n_ctx, *sorted(n for n in contexts if n is not None)]))
+    asked: dict[str, Json] = {"--ctx": several if contexts else None, "--kv-types": ",".join(kinds) or None}
+    return {option: value for option, value in asked.items() if value is not None}
+
+
+def to_csv(found: Sequence[Measured]) -> str:
+    """`measurements.csv`; what is not known is empty, and no text in it is a spreadsheet's formula."""
+    to = io.StringIO()
+    table = csv.DictWriter(to, COLUMNS, lineterminator="\n")
+    table.writeheader()
+    for line in (line for one in found for line in _lines(one)):
+        table.writerow({name: escape.csv(v) if isinstance(v, str) else v for name, v in line.items()})
+    return to.getvalue()
+
+
+def _lines(one: Measured) -> Iterator[dict[str, Json]]:
+    row = {name: getattr(one.row, name) for name in (*_OF_FILE, "sha256")}
+    for m in one.measurements:
+        where = {name: getattr(m.conditions, name) for name in (*_OF_CONDITIONS, *_WHERE)}
+        yield {**row, **where, **{name: getattr(m, name) for name in _VALUE}}
