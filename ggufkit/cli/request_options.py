@@ -109,7 +109,12 @@ CORPUS = _option("corpus", metavar="PATH|NAME", shell_complete=completion.texts,
 CTX = _option("ctx", metavar="LIST", help="Context in tokens, as in llama-perplexity; or several, e.g. 512,4096.")
 KV_TYPES = _option("kv_types", metavar="LIST", show_default=False,
                    help="Types of KV caches to measure as well, e.g. q8_0,q4_0.")  # fmt: skip
-CHUNKS = _option("chunks", default="all", show_default=True, help="How many chunks of the text to evaluate.")
+CHUNKS = _option(
+    "chunks",
+    default="all",
+    show_default=True,
+    help="How many chunks of the text to evaluate; in further contexts as much text.",
+)
 EVAL = _option("eval", help="Measure quality: perplexity and KL divergence.")
 KLD = _option("kld", help="KL divergence against the base.")
 PRECISION = _option("precision", metavar="PERCENT",

@@ -87,8 +87,8 @@ def perplexity(
     require_two_contexts(files[0].path, text, evaluation.contexts, session)
     done: list[Result] = []
     with session.workspace.locked():
-        for setting in settings(text, evaluation.contexts, evaluation.kv_types):
-            how = EvalOptions(setting.n_ctx, evaluation.chunks, run.ngl, evaluation.precision)
+        for setting in settings(text, evaluation.contexts, evaluation.chunks, evaluation.kv_types):
+            how = EvalOptions(setting.n_ctx, setting.n_chunks, run.ngl, evaluation.precision)
             asked = Evaluation(setting.text, how, setting.session(session))
             if base is None:
                 done += predicting.measure_all([*files, *with_caches(files, setting.kv_types)], asked)

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from math import ceil
 
 from ggufkit.core.records import F16, GgufFile
 from ggufkit.steps.session import Session
 from ggufkit.texts.corpus import Corpus
+
+_FEWEST = 2
+"""Chunks that llama-perplexity evaluates at least."""
 
 
 @dataclass(frozen=True)
@@ -15,12 +19,14 @@ class Setting:
     """A text and a context in tokens: one pass of the base is compared with all files, with each type of KV cache.
 
     Args:
+        n_chunks: how many chunks of that context are evaluated, None for all of the text.
         kv_types: those that are measured besides F16.
         is_first: whether the table of results is of it; what is measured in others is kept apart.
     """
 
     text: Corpus
     n_ctx: int
+    n_chunks: int | None = None
     kv_types: tuple[str, ...] = ()
     is_first: bool = True
 
@@ -34,9 +40,21 @@ class Setting:
         return [*files, *with_caches([base, *files], self.kv_types)]
 
 
-def settings(text: Corpus, contexts: Sequence[int], kv_types: Sequence[str]) -> list[Setting]:
-    """All settings, the first one first: the text in each context, with each type of KV cache."""
-    return [Setting(text, n_ctx, tuple(kv_types), n_ctx == contexts[0]) for n_ctx in contexts]
+def settings(
+    text: Corpus, contexts: Sequence[int], n_chunks: int | None = None, kv_types: Sequence[str] = ()
+) -> list[Setting]:
+    """All settings, the first one first: the text in each context, with each type of KV cache.
+
+    Args:
+        n_chunks: of the first context. In each other one as much text is evaluated, two chunks at least.
+    """
+    first = contexts[0]
+    counts = [None if n_chunks is None else max(_FEWEST, ceil(n_chunks * first / n_ctx)) for n_ctx in contexts]
+    counts[0] = n_chunks
+    return [
+        Setting(text, n_ctx, count, tuple(kv_types), n_ctx == first)
+        for n_ctx, count in zip(contexts, counts, strict=True)
+    ]
 
 
 def with_caches(files: Sequence[GgufFile], kv_types: Sequence[str]) -> list[GgufFile]:

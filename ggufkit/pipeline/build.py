@@ -189,7 +189,8 @@ def _evaluate(job: Job, base: GgufFile, files: Sequence[GgufFile]) -> list[Resul
 def _settings(job: Job, base: GgufFile) -> Sequence[Setting]:
     """Texts, contexts and KV caches to measure with; of embeddings there is one."""
     if job.text is not None and evaluates.embeds(read_header(base.path)):
-        return [Setting(job.text, job.request.evaluation.contexts[0])]
+        how = job.request.evaluation
+        return [Setting(job.text, how.contexts[0], how.chunks)]
     return job.settings
 
 
@@ -212,7 +213,7 @@ def _measure(job: Job, base: GgufFile, files: Sequence[GgufFile], evaluation: Ev
 
 def _evaluation(job: Job, setting: Setting) -> Evaluation:
     how = job.request.evaluation
-    options = EvalOptions(setting.n_ctx, how.chunks, job.request.run.ngl, how.precision)
+    options = EvalOptions(setting.n_ctx, setting.n_chunks, job.request.run.ngl, how.precision)
     return Evaluation(setting.text, options, setting.session(job.session))
 
 

@@ -86,7 +86,7 @@ class Job:
         """In which texts and contexts, and with which KV caches, quality is measured, the table's first; none without a
         text."""
         how = self.request.evaluation
-        return [] if self.text is None else conditions.settings(self.text, how.contexts, how.kv_types)
+        return [] if self.text is None else conditions.settings(self.text, how.contexts, how.chunks, how.kv_types)
 
     @property
     def measures(self) -> bool:

@@ -267,15 +267,15 @@ def _scratch(job: Job, base: GgufHeader) -> int:
     how = job.request.evaluation
     if job.text is None or not how.kld or evaluates.embeds(base):
         return 0
-    needed = [_logits(base, setting, how.chunks) for setting in job.settings]
+    needed = [_logits(base, setting) for setting in job.settings]
     return max([0, *(n_bytes for n_bytes in needed if n_bytes <= how.scratch_limit)])
 
 
-def _logits(base: GgufHeader, setting: Setting, n_chunks: int | None) -> int:
+def _logits(base: GgufHeader, setting: Setting) -> int:
     """Bytes of a base's logits, at most."""
     fixed, per_chunk = memory.base_logits(base, setting.n_ctx)
     possible = setting.text.n_bytes // setting.n_ctx + 1  # a token is a byte at least
-    return fixed + per_chunk * min(n_chunks or possible, possible)
+    return fixed + per_chunk * min(setting.n_chunks or possible, possible)
 
 
 def _plan_one(job: Job, planner: Planner, stand_in: Path, target: tuple[Variant, QuantType, Path]) -> PlannedFile:

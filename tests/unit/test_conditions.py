@@ -81,7 +81,7 @@ def test_contexts_and_caches_are_asked_for_in_lists() -> None:
 
 
 def test_the_first_setting_is_where_it_always_was() -> None:
-    first, longer = settings(TEXT, (512, 4096), ("f16", "q8_0"))
+    first, longer = settings(TEXT, (512, 4096), 24, ("f16", "q8_0"))
     session = Session(Toolchain(Path("bin"), "built", "c", "cpu", "1"), Workspace(Path("out")))
     kept = Path("out/.ggufkit/measurements")
     assert place(GGUF, "divergence", first.session(session).workspace) == kept / "m-Q4_0.divergence.json"
@@ -93,6 +93,12 @@ def test_the_first_setting_is_where_it_always_was() -> None:
     assert elsewhere.log("x") == Path("out/logs/abababababab-4096/x.log")
     assert [f.run_name for f in first.runs(GGUF, [])] == ["m-Q4_0.gguf with a KV cache in q8_0"]
     assert BenchOptions(depth=64).at_depth(session).workspace.setting == "depth-64"
+
+
+def test_each_context_reads_as_much_of_the_text() -> None:
+    counts = {setting.n_ctx: setting.n_chunks for setting in settings(TEXT, (512, 64, 4096, 32768), 100)}
+    assert counts == {512: 100, 64: 800, 4096: 13, 32768: 2}
+    assert [setting.n_chunks for setting in settings(TEXT, (512, 4096))] == [None, None]
 
 
 def test_what_nobody_asked_for_is_in_no_recipe() -> None:
