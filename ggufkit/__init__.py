@@ -5,7 +5,7 @@ The Python API, loaded when it is used. Each command is a function that takes wh
     >>> result = ggufkit.build("qwen2.5-0.5b", types="q4_k_m,6GiB", precision="2%")  # doctest: +SKIP
     >>> result.df  # a pandas DataFrame; in a notebook `result` shows it with a plot  # doctest: +SKIP
 
-- `build`, `plan`, `convert`, `imatrix`, `quantize`, `awq`, `refine`, `recipe`, `perplexity`, `bench`, `compare`;
+- `build`, `plan`, `convert`, `imatrix`, `quantize`, `awq`, `refine`, `recipe`, `perplexity`, `tasks`, `bench`, `compare`;
 - `Result`, what they return, and `load_results(directory)`, a result directory's table;
 - `GgufkitError` and its subclasses: their text says what to do;
 - `Variant`, `Method`, `Work`, `Metric`, `Subject`: for packages that add variants and metrics.
@@ -22,7 +22,7 @@ from ggufkit.version import __version__
 if TYPE_CHECKING:
     from ggufkit.api.engines import awq, recipe, refine
     from ggufkit.api.making import build, convert, imatrix, plan, quantize
-    from ggufkit.api.measuring import bench, compare, perplexity
+    from ggufkit.api.measuring import bench, compare, perplexity, tasks
     from ggufkit.api.result import Compared, Result
     from ggufkit.api.result import Result as BuildResult
     from ggufkit.core.errors import (
@@ -92,12 +92,13 @@ __all__ = [
     "quantize",
     "recipe",
     "refine",
+    "tasks",
 ]  # fmt: skip
 
 _FUNCTIONS = {
     **dict.fromkeys(("build", "plan", "convert", "imatrix", "quantize"), "ggufkit.api.making"),
     **dict.fromkeys(("awq", "refine", "recipe"), "ggufkit.api.engines"),
-    **dict.fromkeys(("perplexity", "bench", "compare"), "ggufkit.api.measuring"),
+    **dict.fromkeys(("perplexity", "tasks", "bench", "compare"), "ggufkit.api.measuring"),
 }
 _HOMES = {
     **_FUNCTIONS,

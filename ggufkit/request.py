@@ -29,6 +29,7 @@ from ggufkit.steps.convert import ConvertOptions
 from ggufkit.steps.session import Session
 from ggufkit.steps.step import Workspace
 from ggufkit.texts.calibration import Sampling
+from ggufkit.texts.tasks.questions import Drawn
 
 G = TypeVar("G")
 DEFAULT_TYPES = ("q4_k_m", "q5_k_m", "q8_0", "f16")
@@ -146,6 +147,7 @@ class EvaluationOptions:
         bench: speed, `bench_reps` times.
         smoke: let each file speak, and refuse garbage that the base does not speak.
         metrics: what installed packages measure, by name.
+        tasks: of `texts.tasks.known`, or files of one's own; of each `tasks_samples` questions, None for all.
     """
 
     quality: bool = True
@@ -161,6 +163,8 @@ class EvaluationOptions:
     bench_reps: int = BenchOptions.repetitions
     smoke: bool = False
     metrics: tuple[str, ...] = ()
+    tasks: tuple[str, ...] = ()
+    tasks_samples: int | None = Drawn.n
 
     def __post_init__(self) -> None:
         """A string may be given as a path."""

@@ -1,4 +1,4 @@
-"""Functions that measure, or read what was measured: perplexity, bench, compare."""
+"""Functions that measure, or read what was measured: perplexity, tasks, bench, compare."""
 
 from __future__ import annotations
 
@@ -12,11 +12,14 @@ from ggufkit.api.call import Options, listening
 from ggufkit.api.options import Path_
 from ggufkit.api.result import Compared, Result
 from ggufkit.commands import measure
+from ggufkit.commands import tasks as asking
 from ggufkit.commands.measure import Measured
+from ggufkit.commands.tasks import Scored, Tasks
 from ggufkit.core import values
 from ggufkit.core.progress import Reporter
 from ggufkit.request import EvaluationOptions
 from ggufkit.steps.step import Workspace
+from ggufkit.texts.tasks.questions import Drawn
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -56,6 +59,40 @@ def perplexity(
         return _measured(measure.perplexity(files, compared, how, where, given.run, listener), listener.warnings)
 
 
+def tasks(
+    ggufs: Paths,
+    base: Path_ | None = None,
+    *,
+    out: Path_ | None = None,
+    reporter: Reporter | None = None,
+    quiet: bool = False,
+    **more: Unpack[options.TasksOptions],
+) -> Result:
+    """Ask GGUFs questions, and with a base compare their answers with its, as `ggufkit tasks` does.
+
+        >>> found = tasks("quantized/tiny-llama-Q4_0.gguf", "tiny-llama-F16.gguf", tasks="mine=questions.jsonl")
+        >>> [name for name in found.df.columns if name.startswith("mine")]
+        ['mine_acc', 'mine_acc_stderr', 'mine_flips']
+
+    Args:
+        ggufs: a file or several.
+        base: the F16 that they come from; its row comes first.
+        out: directory for what is measured, default beside the first file.
+        more: every other option, see `TasksOptions`.
+
+    Raises:
+        GgufkitError: of the kind that tells what went wrong.
+    """
+    given = Options("tasks", options.TasksOptions, more)
+    files, usual = _paths("ggufs", ggufs), Tasks()
+    drawn = Drawn(given.read("tasks_samples", Drawn.n), given.read("seed", Drawn.seed))
+    wanted = Tasks(given.read("tasks", usual.names) or usual.names, drawn)
+    compared = None if base is None else values.read("base", values.FILE, base)
+    where = None if out is None else values.read("out", values.PATH, out)
+    with listening(reporter, quiet) as listener:
+        return _measured(asking.tasks(files, compared, wanted, where, given.run, listener), listener.warnings)
+
+
 def bench(
     ggufs: Paths,
     *,
@@ -85,7 +122,7 @@ def bench(
         return _measured(measure.bench(files, how, where, given.run, listener), listener.warnings)
 
 
-def _measured(done: Measured, warnings: Iterable[str]) -> Result:
+def _measured(done: Measured | Scored, warnings: Iterable[str]) -> Result:
     from ggufkit.report.results import rows_of
 
     paths = tuple(file.path for file in done.files)

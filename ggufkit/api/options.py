@@ -133,6 +133,8 @@ class BuildOptions(
     bench_reps: int
     smoke: bool
     metrics: Names
+    tasks: Names
+    tasks_samples: int | str | None
     variant_option: str | Iterable[str]
     fits: str | int | None
     fits_ctx: int
@@ -188,6 +190,14 @@ class RecipeOptions(ChoosingOptions, TextOptions, RunOptions, total=False):
 
 class PerplexityOptions(EvaluationOptions, RunOptions, total=False):
     """What else a measurement of quality may be told."""
+
+
+class TasksOptions(RunOptions, total=False):
+    """What else a measurement by tasks may be told: which, how many questions of each, with which seed."""
+
+    tasks: Names
+    tasks_samples: int | str | None
+    seed: int
 
 
 class BenchOptions(RunOptions, total=False):

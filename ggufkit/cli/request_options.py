@@ -13,6 +13,7 @@ from ggufkit.cli import completion
 from ggufkit.cli.options import Decorator, grouped
 from ggufkit.cli.parameter_types import DIRECTORY, of_kind
 from ggufkit.cli.terminal import say
+from ggufkit.commands.tasks import Tasks
 from ggufkit.core import machine, values, variants
 from ggufkit.llama import targets
 from ggufkit.refine.options import RefineOptions
@@ -20,6 +21,8 @@ from ggufkit.report.choose import MemoryBudget
 from ggufkit.request import CalibrationOptions, EvaluationOptions, OverrideOptions, RunOptions, Source
 from ggufkit.steps.awq import ScalingOptions
 from ggufkit.steps.convert import ConvertOptions
+from ggufkit.texts.tasks.known import TASKS as TASK_NAMES
+from ggufkit.texts.tasks.questions import Drawn
 
 _TYPES = {name: of_kind(kind) for name, kind in spellings.KINDS.items() if kind != values.SWITCH}
 """The parameter type of each option that has a value."""
@@ -129,6 +132,9 @@ SMOKE = _option("smoke", help="Let each file speak; fail on garbage that the bas
 
 METRICS = _option("metrics", metavar="LIST", show_default=False,
                   help="What installed packages measure besides, by name.")  # fmt: skip
+TASKS = _option("tasks", metavar="LIST", show_default=False, shell_complete=completion.tasks,
+                help=f"Questions to ask: {', '.join(TASK_NAMES)}, or files of your own.")  # fmt: skip
+TASKS_SAMPLES = _option("tasks_samples", metavar="N|all", help="Questions of each task, drawn with --seed.")
 VARIANT_OPTION = _option("variant_option", multiple=True, show_default=False, metavar="NAME.OPTION=VALUE",
                          help="What a variant of an installed package is told; repeatable.")  # fmt: skip
 
@@ -214,6 +220,15 @@ bench_options = _group("evaluation", EvaluationOptions, BENCH_REPS)
 budget_options = grouped("budget", lambda given: MemoryBudget(given["fits"], given["fits_ctx"], given["fits_kv"]),
                          FITS, FITS_CTX, FITS_KV)  # fmt: skip
 """--fits, --fits-ctx, --fits-kv."""
+task_options = grouped(
+    "wanted",
+    lambda given: Tasks(given["tasks"], Drawn(given["tasks_samples"], given["seed"])),
+    click.option("--tasks", type=_TYPES["tasks"], default=",".join(TASK_NAMES), show_default=True, metavar="LIST",
+                 shell_complete=completion.tasks, help="Which to ask; or files of your own, also as NAME=FILE."),
+    TASKS_SAMPLES,
+    _option("seed", help="Seed of the questions drawn."),
+)  # fmt: skip
+"""--tasks, --tasks-samples, --seed."""
 run_options = _group("run", RunOptions, *BACKEND, FORCE, EXPLAIN)
 """--backend, --ngl, --threads, --force, --explain."""
 backend_options = _group("run", RunOptions, *BACKEND)
@@ -243,7 +258,7 @@ build_options: Callable[[Any], Any] = grouped(
     VARIANT_OPTION,
     *SCALING,
     EVAL, CORPUS, CTX, KV_TYPES, CHUNKS, KLD, PRECISION, SCRATCH,
-    BENCH, BENCH_REPS, SMOKE, METRICS, FITS, FITS_CTX, FITS_KV,
+    BENCH, BENCH_REPS, SMOKE, METRICS, TASKS, TASKS_SAMPLES, FITS, FITS_CTX, FITS_KV,
     *BACKEND,
     *SOURCE,
     *CONVERSION,

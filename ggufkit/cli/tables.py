@@ -13,11 +13,13 @@ from ggufkit.cli.terminal import lines, words
 from ggufkit.core.records import ResultRow, further_metrics
 from ggufkit.core.units import rough, size
 from ggufkit.pipeline.resources import Plan
+from ggufkit.report import tasks
 
 if TYPE_CHECKING:
     from ggufkit.report.caches import Line
     from ggufkit.report.recommend import Rung
     from ggufkit.report.summary import Summary
+    from ggufkit.report.tasks import TaskTable
 
 _MISSING = "–"
 
@@ -60,6 +62,9 @@ def answer(summary: Summary) -> Iterator[RenderableType]:
         yield _ladder(named)
     yield from summary.verdict
     yield from summary.further.sentences
+    for table in summary.tasks:
+        yield ""
+        yield from tasks_table(table)
 
 
 def _ladder(rungs: Sequence[Rung]) -> Table:
@@ -108,6 +113,21 @@ def further_table(measured: Sequence[Line]) -> Table:
             line.file.removesuffix(".gguf"), f"{line.n_ctx:,}", line.kv_type, ppl, kld, more, _percent(top)
         )
     return table
+
+
+def tasks_table(table: TaskTable) -> Iterator[RenderableType]:
+    """A task's title, and what each file scored in it."""
+    yield words((table.title, "bold"))
+    shown = Table(box=None, pad_edge=False, header_style="bold")
+    shown.add_column("file", overflow="fold")
+    for title in ("right", *(("flips", "p") if table.is_compared else ())):
+        shown.add_column(title, justify="right", no_wrap=True)
+    for file, score in table.rows:
+        error = "" if score.acc_stderr is None else f" ±{score.acc_stderr:.1%}"
+        beside = (tasks.flipped(score) or _MISSING, tasks.p_value(score) or _MISSING) if table.is_compared else ()
+        style = "yellow" if tasks.is_sure(score) else ""
+        shown.add_row(file.removesuffix(".gguf"), f"{score.acc:.1%}{error}", *beside, style=style)
+    yield shown
 
 
 def _with_error(value: float | None, error: float | None, digits: int) -> Text:

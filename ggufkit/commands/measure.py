@@ -73,7 +73,7 @@ def perplexity(
     paths = [path for path in ggufs if base is None or path.resolve() != base.resolve()]
     if evaluation.precision is not None and base is None:
         raise UsageError("--precision is about KL divergence.", hint="Give the file to compare with as --base.")
-    _require_different_names([*([base] if base else []), *paths])
+    require_different_names([*([base] if base else []), *paths])
     files = [sources.open_gguf(path, reporter) for path in ([base] if base else []) + paths]
     for path in (file.path for file in files):
         evaluates.require_generates(path, "has no perplexity", _ENCODER)
@@ -104,7 +104,7 @@ def bench(
 ) -> Measured:
     """Prompt-processing and generation speed of GGUFs. Raises GgufkitError."""
     how = BenchOptions(repetitions=evaluation.bench_reps, ngl=run.ngl)
-    _require_different_names(ggufs)
+    require_different_names(ggufs)
     files = [sources.open_gguf(path, reporter) for path in ggufs]
     session = run.session(out or beside(ggufs[0]), reporter)
     with session.workspace.locked():
@@ -112,8 +112,8 @@ def bench(
     return Measured(tuple(files), tuple(done), session.workspace.root)
 
 
-def _require_different_names(paths: Sequence[Path]) -> None:
-    """Results lie in one directory, under the files' names."""
+def require_different_names(paths: Sequence[Path]) -> None:
+    """Results lie in one directory, under the files' names. Raises InputError where two have the same."""
     stems = [path.stem for path in paths]
     twice = next((s for s in stems if stems.count(s) > 1), None)
     if twice is not None:

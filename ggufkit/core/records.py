@@ -202,6 +202,39 @@ class Measurement:
 
 
 @dataclass(frozen=True)
+class TaskScore:
+    """How a file did in a task, and beside its base; None is "not measured".
+
+    Args:
+        task: its name, which columns begin with.
+        n: questions.
+        acc, acc_stderr: the fraction of right answers, and its standard error.
+        chance: the expected fraction of who guesses.
+        flips, flips_stderr: the fraction of the base's answers that changed from right to wrong or the other way.
+        lost, gained: how many changed to wrong, and to right.
+        p: of McNemar's exact test that both are as likely.
+        data_sha256: of the questions as they were asked.
+    """
+
+    task: str
+    n: int
+    acc: float
+    acc_stderr: float | None
+    chance: float
+    data_sha256: str
+    flips: float | None = None
+    flips_stderr: float | None = None
+    lost: int | None = None
+    gained: int | None = None
+    p: float | None = None
+
+    def columns(self) -> dict[str, Json]:
+        """Those of the contract."""
+        values = {"acc": self.acc, "acc_stderr": self.acc_stderr, "flips": self.flips}
+        return {f"{self.task}_{name}": value for name, value in values.items()}
+
+
+@dataclass(frozen=True)
 class ResultRow:
     """One row of the results: one GGUF and all that is known about it. None is "not measured", never 0.
 
@@ -248,11 +281,17 @@ class ResultRow:
     cosine_min: float | None = None
     kv_type: str | None = None
     further: tuple[tuple[str, float], ...] = ()
+    tasks: tuple[TaskScore, ...] = ()
 
     def columns(self) -> dict[str, Json]:
-        """All columns by name; those of metrics that packages add come last, and only where there are some."""
-        own = {name: value for name, value in vars(self).items() if name != "further"}
-        return own | dict(self.further)
+        """All columns by name; those of metrics that packages add and of tasks come last, and only where there are some."""
+        own = {name: value for name, value in vars(self).items() if name not in VARYING}
+        of_tasks = {name: value for score in self.tasks for name, value in score.columns().items()}
+        return own | dict(self.further) | of_tasks
+
+
+VARYING = ("further", "tasks")
+"""Fields of a row whose columns are only there where something was measured for them."""
 
 
 def further_metrics(rows: Iterable[ResultRow]) -> list[str]:

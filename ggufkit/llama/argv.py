@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ggufkit.core.records import F16, Toolchain
+from ggufkit.llama.task_files import HELLASWAG, MULTIPLE_CHOICE
 
 Argv = list[str]
 
@@ -149,6 +150,35 @@ def perplexity(tools: Toolchain, model: Path, excerpt: Excerpt, compute: Compute
     """llama-perplexity. Verbosity 4 makes it say which device holds which layers."""
     tool = str(tools.binary("llama-perplexity"))
     return [tool, "-m", str(model), *excerpt.options(), *compute.options(), "-lv", "4"]
+
+
+@dataclass(frozen=True)
+class TaskExcerpt:
+    """What tasks llama-perplexity does, all of a file, and in what room: so many sequences of so many tokens in all.
+
+    Args:
+        mode: of `task_files.MODES`.
+    """
+
+    mode: str
+    file: Path
+    n_tasks: int
+    n_sequences: int
+    n_ctx: int
+
+    def options(self) -> Argv:
+        """The options of llama-perplexity, whose context is that of one sequence."""
+        count = (
+            ["--hellaswag-tasks", str(self.n_tasks)] if self.mode == HELLASWAG else []
+        )  # others take all by default
+        argv = [f"--{self.mode}", "-bf" if self.mode == MULTIPLE_CHOICE else "-f", str(self.file), *count]
+        return [*argv, "-np", str(self.n_sequences), "-c", str(-(-self.n_ctx // self.n_sequences))]
+
+
+def tasks(tools: Toolchain, model: Path, asked: TaskExcerpt, compute: Compute) -> Argv:
+    """llama-perplexity on tasks."""
+    tool = str(tools.binary("llama-perplexity"))
+    return [tool, "-m", str(model), *asked.options(), *compute.options(), "-lv", "4"]
 
 
 def base_logits(tools: Toolchain, model: Path, logits: Path, excerpt: Excerpt, compute: Compute) -> Argv:

@@ -23,6 +23,8 @@ from ggufkit.measure.bench import BenchOptions
 from ggufkit.measure.conditions import Setting, with_caches
 from ggufkit.measure.evaluation import EvalOptions, Evaluation
 from ggufkit.measure.logits.strategy import Transport
+from ggufkit.measure.tasks import scores
+from ggufkit.measure.tasks.answers import Asking
 from ggufkit.modelfile.proven import ModelfileOptions
 from ggufkit.pipeline import outlook, oversized, plan
 from ggufkit.pipeline.artifacts import Artifacts, outputs
@@ -73,7 +75,7 @@ def build(request: BuildRequest, reporter: Reporter | None = None) -> BuildResul
         files = [read_gguf(result.path, result.sha256) for result in made]
         written = modelfiles.write_all(made)
         spoken = _speak_all(job, files)
-        measured += _measure_by_packages(job, files) + _time_all(job, files)
+        measured += _ask_all(job, files) + _measure_by_packages(job, files) + _time_all(job, files)
         results.confirm(measured)
         rows = results.collect(job.out, job.reporter)
         for warning in oversized.warnings(planned, rows):
@@ -219,6 +221,15 @@ def _evaluation(job: Job, setting: Setting) -> Evaluation:
 
 def _transport(job: Job) -> Transport:
     return Transport(job.request.evaluation.scratch_limit, job.request.evaluation.strategy)
+
+
+def _ask_all(job: Job, files: Sequence[GgufFile]) -> list[Result]:
+    """Ask all files questions, and compare their answers with those of the base, the first."""
+    if job.tasks and not evaluates.generates(read_header(files[0].path)):
+        job.reporter.info("No file is asked questions: an encoder answers none.")
+        return []
+    asked = [Asking(data, job.request.run.ngl, job.session) for data in job.tasks]
+    return [result for one in asked for result in scores.measure_all(files[0], files[1:], one)]
 
 
 def _measure_by_packages(job: Job, files: Sequence[GgufFile]) -> list[Result]:

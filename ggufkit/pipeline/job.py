@@ -21,11 +21,16 @@ from ggufkit.request import BuildRequest
 from ggufkit.steps.method import Asked
 from ggufkit.steps.session import Session
 from ggufkit.texts.corpus import Corpus
+from ggufkit.texts.tasks.questions import TaskData, TaskSpec
 
 
 @dataclass(frozen=True)
 class Job:
-    """A request with everything looked up: the model on disk, the types and variants of the tables, the session."""
+    """A request with everything looked up: the model on disk, the types and variants of the tables, the session.
+
+    Args:
+        task_specs: the tasks that are asked for; their questions are in `tasks`, but for a plan, which fetches none.
+    """
 
     request: BuildRequest
     model: Checkpoint | GgufFile
@@ -37,6 +42,8 @@ class Job:
     calibration: Corpus | None
     session: Session
     overrides: Overrides = field(default_factory=Overrides)
+    task_specs: tuple[TaskSpec, ...] = ()
+    tasks: tuple[TaskData, ...] = ()
 
     @property
     def out(self) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +26,8 @@ from ggufkit.steps.imatrix import read_imatrix
 from ggufkit.steps.notes import GgufNotes
 from ggufkit.texts import calibration_text, corpus
 from ggufkit.texts.corpus import Corpus
+from ggufkit.texts.tasks import questions
+from ggufkit.texts.tasks.questions import Drawn, TaskData, TaskSpec
 
 
 @dataclass(frozen=True)
@@ -54,6 +57,8 @@ def prepare(request: BuildRequest, reporter: Reporter, outlines: Path | None = N
     tools = _tools_at_once(request, reporter)
     types = _types(request, tools) if tools is not None else None
     text, calibration = _texts(chosen, request, reporter, planned=outlines is not None)
+    specs = questions.parse(request.evaluation.tasks)
+    tasks = _questions(specs, request, reporter) if outlines is None else ()
     model = _model(request, reporter, outlines)
     name = model.name if isinstance(model, Checkpoint) else sources.name_of(model.path)
     out = request.out or _beside(name, model)
@@ -63,9 +68,14 @@ def prepare(request: BuildRequest, reporter: Reporter, outlines: Path | None = N
     session = request.run.session(out, reporter, tools)
     known, kinds = types or _types(request, session.tools)
     told = request.overrides.resolve()
-    job = Job(request, model, name, kinds, known, chosen, text, calibration, session, told)
+    job = Job(request, model, name, kinds, known, chosen, text, calibration, session, told, specs, tasks)
     _tell_left_out(job)
     return job
+
+
+def _questions(specs: Sequence[TaskSpec], request: BuildRequest, reporter: Reporter) -> tuple[TaskData, ...]:
+    drawn = Drawn(request.evaluation.tasks_samples, request.calibration.seed)
+    return tuple(questions.resolve(one, drawn, reporter) for one in specs)
 
 
 def _types(request: BuildRequest, tools: Toolchain) -> tuple[tuple[QuantType, ...], tuple[QuantType, ...]]:
@@ -105,6 +115,7 @@ def _require_possible(request: BuildRequest, chosen: tuple[Variant, ...]) -> _Pl
     extras.require(*_extras_of(request, chosen, place.out))
     if evaluation.quality:
         corpus.require_readable(evaluation.corpus)
+    questions.require_readable(questions.parse(evaluation.tasks))
     if _calibrated(chosen, request) or _may_measure(request):
         corpus.require_readable(request.calibration.text)
     for file in filter(None, map(targets.recipe_file, request.types)):

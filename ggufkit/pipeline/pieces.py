@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from math import log2
@@ -21,6 +21,7 @@ from ggufkit.measure import plugged, similarity
 from ggufkit.measure.bench import BenchOptions
 from ggufkit.measure.chat import SMOKE_TOKENS
 from ggufkit.measure.logits.precision import PILOT
+from ggufkit.measure.tasks import answers
 from ggufkit.models.checkpoint import read_config
 from ggufkit.pipeline.foreseen import is_measured
 from ggufkit.pipeline.job import Job
@@ -36,6 +37,8 @@ TABLE = "results.csv"
 """Stands for all that a report is."""
 _PRECISION_OF_PILOT = 0.05
 """What the first chunks usually give."""
+_USUAL_QUESTIONS, _QUESTION_BYTES, _TOKENS_PER_BYTE = 2000, 500, 0.25
+"""Of a task, and of a question with all its answers."""
 _PROBED_TOKENS, _SOLVING_TOKENS = 300_000, 20_000
 """Tokens whose passes cost as much as measuring for a recipe, and as rounding column by column, on a small model."""
 
@@ -154,6 +157,8 @@ class _Pieces:
         if measured.smoke and (base is None or evaluates.generates(base)):
             work, cost = job.session.work("speak", self._n_params), Cost(2.5, 0, 2 * SMOKE_TOKENS * self._n_params)
             yield from (Piece("speak", where / f"{file.stem}.speak.json", work, cost) for file in files)
+        if base is None or evaluates.generates(base):
+            yield from self._asked(files)
         for name in measured.metrics:
             work, cost = job.session.work("metric", self._n_params, name), Cost(1, n_bytes=4 * self._n_params)
             measurements = [where / f"{file.stem}.{plugged.KIND}{name}.json" for file in files]
@@ -163,6 +168,18 @@ class _Pieces:
             work = job.session.work("bench", self._n_params * runs)
             cost = Cost(0.5, runs * self._operations(timed.n_prompt), runs * timed.n_gen * self._n_params)
             yield from (Piece("bench", where / f"{file.stem}.bench.json", work, cost) for file in files)
+
+    def _asked(self, files: Sequence[Path]) -> Iterator[Piece]:
+        """Answers of all files; how long questions are is only known where they are there."""
+        job, session = self.job, self.job.session
+        usual = (job.request.evaluation.tasks_samples or _USUAL_QUESTIONS) * _QUESTION_BYTES
+        known = {data.name: sum(question.n_bytes for question in data.questions) for data in job.tasks}
+        for one in job.task_specs:
+            n_bytes = known.get(one.name, usual)
+            work = session.work("tasks", self._n_params * n_bytes, one.name)
+            cost = Cost(1, self._operations(int(n_bytes * _TOKENS_PER_BYTE)))
+            outputs = [answers.result_path(file, one.name, session) for file in files]
+            yield from (Piece("tasks", output, work, cost) for output in outputs)
 
     @cached_property
     def n_evaluated(self) -> int:

@@ -45,7 +45,7 @@ def timed(job: Job, base: GgufHeader) -> tuple[tuple[PlannedStep, ...], Estimate
 def _possible(todo: Sequence[Piece], base: GgufHeader) -> list[Piece]:
     """Without what an encoder does not do."""
     speaks = evaluates.generates(base)
-    return [piece for piece in todo if speaks or piece.stage != "speak"]
+    return [piece for piece in todo if speaks or piece.stage not in ("speak", "tasks")]
 
 
 def _beside(job: Job, by_stage: dict[str, Estimate]) -> float:
@@ -98,6 +98,8 @@ def _measuring(job: Job, base: GgufHeader) -> Iterator[PlannedStep]:
         yield PlannedStep("evaluate", what, _device(job), beside if job.tools.backend != "cpu" else "")
     if how.smoke and evaluates.generates(base):
         yield PlannedStep("speak", "a reply of each file", _device(job))
+    if job.task_specs and evaluates.generates(base):
+        yield PlannedStep("tasks", f"tasks: {', '.join(one.name for one in job.task_specs)}", _device(job))
     for name in how.metrics:
         yield PlannedStep(
             f"metric {name}", metrics.find(name).title or name, "", f"a metric of {metrics.find(name).package}"

@@ -12,7 +12,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from ggufkit.core import escape, units
 from ggufkit.core.records import further_metrics
 from ggufkit.llama import quants
-from ggufkit.report import composition, maps, palette, plots
+from ggufkit.report import composition, maps, palette, plots, tasks
 from ggufkit.report.choose import amount
 from ggufkit.report.data import Entry
 from ggufkit.report.markdown import MISSING, number, percent
@@ -78,6 +78,7 @@ def render_html(summary: Summary) -> str:
         numbers={swatch.label: i for i, swatch in enumerate(legend)},
         recipes=[maps.shown(told, legend) for told in summary.recipes],
         choices=_choices(summary),
+        tasks_explained=tasks.EXPLAINED,
         missing=MISSING,
         number=number,
         percent=percent,
@@ -88,9 +89,11 @@ def render_html(summary: Summary) -> str:
 
 @cache
 def _environment() -> Environment:
-    return Environment(
+    made = Environment(
         loader=PackageLoader("ggufkit.report"), autoescape=True, undefined=StrictUndefined, finalize=_visible
     )
+    made.filters |= {"share": "{:.1%}".format, "flipped": tasks.flipped, "p_value": tasks.p_value}
+    return made
 
 
 def _visible(value: object) -> object:

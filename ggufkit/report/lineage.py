@@ -10,6 +10,7 @@ from ggufkit.core import variants
 from ggufkit.core.manifest import SUFFIX, read_manifest
 from ggufkit.core.records import Manifest, ResultRow
 from ggufkit.measure import bench, divergence, perplexity, similarity
+from ggufkit.measure.tasks import answers
 from ggufkit.recipes.options import RecipeNotes
 from ggufkit.recipes.type_recipe import recipe_path
 from ggufkit.steps import awq, convert, imatrix, import_gguf, method
@@ -70,7 +71,9 @@ class Archive:
         by_value = {divergence.STEP: row.kld_mean, perplexity.STEP: row.ppl, similarity.STEP: row.cosine_mean}
         quality = next((step for step, value in by_value.items() if value is not None), None)
         speed = bench.STEP if row.tg_tps is not None or row.pp_tps is not None else None
-        files = [self.workspace.measurements / f"{path.stem}.{kind}.json" for kind in (quality, speed) if kind]
+        tasks = [f"{score.task}.{answers.STEP}" for score in row.tasks]
+        kinds = [kind for kind in (quality, speed, *tasks) if kind]
+        files = [self.workspace.measurements / f"{path.stem}.{kind}.json" for kind in kinds]
         return [Piece(file, made) for file in files if (made := read_manifest(file)) is not None]
 
     def measured_further(self, path: Path) -> list[Piece]:

@@ -9,11 +9,13 @@ from tabulate import tabulate
 from ggufkit.core.escape import markdown, markdown_block, markdown_code, terminal
 from ggufkit.core.records import further_metrics
 from ggufkit.core.units import MIB, size
+from ggufkit.report import tasks
 from ggufkit.report.choose import amount
 from ggufkit.report.data import Entry
 from ggufkit.report.recipes import Told
 from ggufkit.report.recommend import Rung
 from ggufkit.report.summary import Summary
+from ggufkit.report.tasks import TaskTable
 
 MISSING = "–"
 
@@ -40,6 +42,7 @@ def measured(summary: Summary) -> str:
         _verdict(summary),
         results_table(summary),
         _notes(summary),
+        _tasks(summary),
         caches_section(summary),
         "## What each type really holds",
         composition_table(summary.entries),
@@ -115,6 +118,25 @@ def _further(name: str, entries: Sequence[Entry]) -> tuple[str, list[str], bool]
     """The column of a metric that a package adds."""
     found = [dict(e.row.further) for e in entries]
     return markdown(name), [with_error(row.get(name), row.get(f"{name}_stderr"), 4) for row in found], False
+
+
+def _tasks(summary: Summary) -> str:
+    """A table for each task; "" where none was asked."""
+    if not summary.tasks:
+        return ""
+    return "\n\n".join(["## Tasks", *map(task_table, summary.tasks), tasks.EXPLAINED])
+
+
+def task_table(table: TaskTable) -> str:
+    """A task's title, and what each file scored in it, flips from the base's answers where these are known."""
+    heads = ["File", "Right", *(["Flips", "p"] if table.is_compared else [])]
+    rows = []
+    for file, score in table.rows:
+        beside = [tasks.flipped(score) or MISSING, tasks.p_value(score) or MISSING] if table.is_compared else []
+        rows.append([markdown_code(file, cell=True), percent(score.acc, score.acc_stderr), *beside])
+    align = ["left", *(["right"] * (len(heads) - 1))]
+    listed = tabulate(rows, heads, tablefmt="github", disable_numparse=True, colalign=align)
+    return f"**{markdown(table.title)}**\n\n{listed}"
 
 
 def caches_section(summary: Summary) -> str:

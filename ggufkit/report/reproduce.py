@@ -19,7 +19,7 @@ _DECIDING = (
     "token_embedding_type", "leave_output_tensor", "pure", "override_kv", "prune_layers", "effort", "types_allowed",
     "calibration", "calibration_samples", "seed", "imatrix", "awq_engine", "awq_objective", "awq_dtype",
     "awq_per_type", "variant_option", "allow_requantize", "corpus", "ctx", "kv_types", "chunks", "precision", "eval", "kld",
-    "bench", "bench_reps", "metrics", "ngl",
+    "bench", "bench_reps", "metrics", "tasks", "tasks_samples", "ngl",
 )  # fmt: skip
 
 

@@ -21,6 +21,7 @@ from ggufkit.llama.gguf import read_gguf
 from ggufkit.measure import bench, divergence, perplexity, plugged, similarity
 from ggufkit.measure.measurements import against_own_base, load, order_of
 from ggufkit.measure.metrics import BY_NAME, may_be_added
+from ggufkit.measure.tasks import scores
 from ggufkit.models import sources
 from ggufkit.recipes import recipe_file
 from ggufkit.recipes.type_recipe import TypeRecipe, recipe_path
@@ -29,7 +30,7 @@ from ggufkit.steps.quantize import QuantizeNotes
 from ggufkit.steps.step import Result, Workspace
 
 _QUALITY = (divergence.STEP, perplexity.STEP, similarity.STEP)
-_KINDS = (*_QUALITY, bench.STEP, f"{plugged.KIND}*")
+_KINDS = (*_QUALITY, bench.STEP, f"{plugged.KIND}*", f"{scores.KIND}*")
 
 
 def collect(root: Path, reporter: Reporter | None = None) -> list[ResultRow]:
@@ -196,6 +197,7 @@ def _row(path: Path, manifest: Manifest | None, workspace: Workspace) -> ResultR
         bpw=gguf.bpw,
         n_fallback=notes.n_fallback,
         sha256=digest,
+        tasks=scores.scores_in(workspace.measurements, path.stem, digest),
         **_columns(measurements),
     )
 

@@ -14,6 +14,8 @@ from ggufkit.llama.gguf import read_header
 from ggufkit.measure import bench, divergence, perplexity, similarity
 from ggufkit.measure.bench import BenchParams
 from ggufkit.measure.evaluation import EvalNotes, EvalParams
+from ggufkit.measure.tasks import answers
+from ggufkit.measure.tasks.answers import AnswersNotes
 from ggufkit.models.lora import split_source
 from ggufkit.recipes.options import STEP, RecipeNotes, RecipeParams
 from ggufkit.refine.options import RefineOptions
@@ -69,6 +71,9 @@ def settings(row: ResultRow, lineage: Sequence[Piece], measured: Sequence[Piece]
         found = _of_step(piece.made, row)
         options |= found.options
         hashes |= found.hashes
+    of_tasks = _of_tasks([piece.made for piece in measured if piece.made.step == answers.STEP])
+    options |= of_tasks.options
+    hashes |= of_tasks.hashes
     own, variant = own_imatrix(lineage), variants.known(row.variant)
     if own is not None and not (variant is not None and variant.before is not None):
         name, digest = own
@@ -104,6 +109,17 @@ def _of_step(made: Manifest, row: ResultRow) -> Settings:
         speed = BenchParams.from_manifest(made)
         return Settings({"--bench-reps": speed.repetitions, "--ngl": speed.ngl})
     return Settings()
+
+
+def _of_tasks(asked: Sequence[Manifest]) -> Settings:
+    """Which tasks were asked, and the questions of the user's own among them."""
+    notes = [AnswersNotes.from_manifest(made) for made in asked]
+    if not notes:
+        return Settings()
+    n, seed = notes[0].task_samples, notes[0].task_seed
+    told: dict[str, Json] = {"--tasks": ",".join(note.task_spec for note in notes), "--tasks-samples": n or "all"}
+    own = {name: note.task_source_sha256 for note in notes if (name := note.task_spec.partition("=")[2])}
+    return Settings(told | ({} if seed is None else {"--seed": seed}), own)
 
 
 def _of_method(made: Manifest) -> Settings:

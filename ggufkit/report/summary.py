@@ -15,6 +15,7 @@ from ggufkit.report.data import Entry, text_of
 from ggufkit.report.recipes import Told, told
 from ggufkit.report.recommend import Advice, advise
 from ggufkit.report.reproduce import commands
+from ggufkit.report.tasks import TaskTable, tables_of
 from ggufkit.report.timeline import Span
 from ggufkit.report.verdict import Verdict, in_short, verdicts
 from ggufkit.version import __version__
@@ -38,6 +39,7 @@ class Summary:
         recipes: the files whose tensors have types by a recipe.
         footnotes: what else is to be known of the table.
         further: what was measured in other contexts and with other KV caches.
+        tasks: what the files scored in tasks.
     """
 
     name: str
@@ -56,6 +58,7 @@ class Summary:
     recipes: tuple[Told, ...] = ()
     footnotes: tuple[str, ...] = ()
     further: Further = field(default_factory=Further)
+    tasks: tuple[TaskTable, ...] = ()
 
     @property
     def front(self) -> frozenset[str]:
@@ -110,6 +113,7 @@ def summarize(
         recipes=told(entries, together),
         footnotes=(*_footnotes(together), *_twins(every)),
         further=further(measured),
+        tasks=tables_of([e.row for e in entries]),
     )
 
 

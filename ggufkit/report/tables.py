@@ -14,11 +14,11 @@ import pandas as pd
 from ggufkit.core import escape
 from ggufkit.core.errors import InputError
 from ggufkit.core.manifest import write_atomically
-from ggufkit.core.records import ResultRow
+from ggufkit.core.records import VARYING, Json, ResultRow
 
-_KINDS = {f.name: str(f.type).removesuffix(" | None") for f in fields(ResultRow) if f.name != "further"}
+_KINDS = {f.name: str(f.type).removesuffix(" | None") for f in fields(ResultRow) if f.name not in VARYING}
 COLUMNS = tuple(_KINDS)
-"""Of every table; those of metrics that packages add come after them."""
+"""Of every table; those of metrics that packages add, and of tasks, come after them."""
 _DTYPES = {name: {"int": "Int64", "float": "float64", "str": "string"}[kind] for name, kind in _KINDS.items()}
 _MOST_COLUMNS = 1000
 _LATER = ("cosine_mean", "cosine_stderr", "cosine_min", "kv_type")
@@ -28,15 +28,23 @@ _TEXTS = tuple(name for name, dtype in _DTYPES.items() if dtype == "string")
 
 def frame(rows: Sequence[ResultRow]) -> pd.DataFrame:
     """Rows as a DataFrame with the contract's columns and dtypes: Int64, float64 and string, missing as NA."""
-    whole = [row.columns() for row in rows]
+    whole = _whole(rows)
     names = dict.fromkeys([*COLUMNS, *(name for row in whole for name in row)])
-    table: pd.DataFrame = pd.DataFrame(whole, columns=list(names)).astype(_DTYPES)
+    added = {name: "float64" for name in names if name not in COLUMNS}
+    table: pd.DataFrame = pd.DataFrame(whole, columns=list(names)).astype(_DTYPES | added)
     return table
+
+
+def _whole(rows: Sequence[ResultRow]) -> list[dict[str, Json]]:
+    """The columns of each row, those that only some of them have among them."""
+    found = [row.columns() for row in rows]
+    names = dict.fromkeys(name for row in found for name in row)
+    return [{name: row.get(name) for name in names} for row in found]
 
 
 def to_json(rows: Sequence[ResultRow]) -> str:
     """Rows as a JSON list; what was not measured is null."""
-    return json.dumps([row.columns() for row in rows], indent=1) + "\n"
+    return json.dumps(_whole(rows), indent=1) + "\n"
 
 
 def to_csv(rows: Sequence[ResultRow]) -> str:

@@ -28,6 +28,8 @@ KNOWN = {
 """SHA-256 of the files of WikiText-2 raw, as they are in the original archive."""
 
 _MAGIC = {b"PAR1": "parquet", b"ARROW1": "file", b"\xff\xff\xff\xff": "stream"}
+_ALL = "*"
+"""Stands for all columns."""
 _SUFFIXES = {".parquet": "parquet", ".arrow": "stream", ".feather": "file"}
 
 Rows = Callable[[], Iterable[str]]
@@ -122,24 +124,27 @@ def dataset_rows(
         MissingExtra: `datasets` is not installed.
         CorpusError: it cannot be reached, or knows no such data.
     """
+    _load(name, config, split, column or "", scratch, offline=offline)
+    what = f"A row of {name}"
+    return lambda: (parse_json(line, str, what, CorpusError) for line in scratch.open(encoding="utf-8"))
+
+
+def whole_rows(name: str, config: str | None, split: str, target: Path, *, offline: bool) -> None:
+    """Write the rows of a split with all their columns, one JSON object a line. Raises as `dataset_rows` does."""
+    _load(name, config, split, _ALL, target, offline=offline)
+
+
+def _load(name: str, config: str | None, split: str, column: str, target: Path, *, offline: bool) -> None:
+    """Let `datasets` write JSON, one row a line, in a process of its own."""
     extras.require("data", modules=("datasets",))
-    argv = [
-        sys.executable,
-        "-m",
-        "ggufkit.texts.dataset_rows",
-        name,
-        config or "",
-        split,
-        column or "",
-        str(scratch),
-    ]
+    argv = [sys.executable, "-m", __name__, name, config or "", split, column, str(target)]
     env = {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "TQDM_DISABLE": "1"}
     env |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"} if offline else {}
     env |= {} if serves_xet() else {"HF_HUB_DISABLE_XET": "1"}
     output = process.run(
         argv,
         surroundings=Surroundings(env),
-        log=cache_dir() / "logs" / f"rows-{scratch.stem}.log",
+        log=cache_dir() / "logs" / f"rows-{target.stem}.log",
     )
     if output.returncode != 0:
         crash = f"it was ended by signal {-output.returncode}; a file of the data set may be damaged"
@@ -147,14 +152,16 @@ def dataset_rows(
         reason = crash if output.returncode < 0 else said[-1]
         hint = "Check the name, the split and the network."
         raise CorpusError(f"`datasets` cannot load {name}: {reason}", hint=hint, log=output.log)
-    what = f"A row of {name}"
-    return lambda: (parse_json(line, str, what, CorpusError) for line in scratch.open(encoding="utf-8"))
 
 
 def _main(name: str, config: str, split: str, column: str, target: str) -> None:
     from datasets import Value, load_dataset
 
     data = load_dataset(name, config or None, split=split)
+    if column == _ALL:
+        with Path(target).open("w", encoding="utf-8") as file:
+            file.writelines(json.dumps(dict(row)) + "\n" for row in data)
+        return
     texts = [n for n, f in data.features.items() if isinstance(f, Value) and f.dtype in ("string", "large_string")]
     try:
         chosen = choose_column(texts, column or None, name)

@@ -4,7 +4,8 @@ damaged can end it by a signal."""
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterable, Iterator, Sequence
+import json
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,10 +36,24 @@ def write_column(files: Sequence[Path], column: str | None, target: Path, sha256
         MissingExtra: pyarrow is not installed.
         CorpusError: a table is damaged or too large, has no such column, or its rows do not make the known text.
     """
+    known: list[Json] = list(dataset_rows.KNOWN)
+    _call(files, target, {"column": column, "sha256": sha256, "known": known})
+
+
+def write_rows(files: Sequence[Path], target: Path) -> None:
+    """Write the rows of tables with all their columns, one JSON object a line.
+
+    Raises:
+        MissingExtra: pyarrow is not installed.
+        CorpusError: a table is damaged or too large.
+    """
+    _call(files, target, {"whole": True})
+
+
+def _call(files: Sequence[Path], target: Path, wanted: dict[str, Json]) -> None:
     extras.require("data", modules=("pyarrow",))
     names: list[Json] = [str(file) for file in files]
-    known: list[Json] = list(dataset_rows.KNOWN)
-    request: Json = {"files": names, "column": column, "target": str(target), "sha256": sha256, "known": known}
+    request: Json = {**wanted, "files": names, "target": str(target)}
     try:
         confined.call(__name__, request, _limits(files))
     except confined.Unfinished as ended:
@@ -62,7 +77,10 @@ def _write(request: dict[str, Any]) -> None:
         return (row for file in files for row in read_column(file, request["column"]))
 
     try:
-        if request["sha256"] is None:
+        if request.get("whole"):
+            with target.open("w", encoding="utf-8") as opened:
+                opened.writelines(json.dumps(row, default=str) + "\n" for file in files for row in read_rows(file))
+        elif request["sha256"] is None:
             dataset_rows.write_text(rows, target, request["known"])
         else:
             dataset_rows.write_known(rows, target, request["sha256"])
@@ -81,19 +99,30 @@ def read_column(path: Path, column: str | None = None) -> Iterator[str]:
     Raises:
         CorpusError: the table is damaged, or has no such column.
     """
+    for batch in _batches(path, lambda schema: [_choose(schema, column, path)]):
+        yield from (value or "" for value in batch.column(0).to_pylist())
+
+
+def read_rows(path: Path) -> Iterator[dict[str, Any]]:
+    """The rows of a table, a batch at a time. Raises CorpusError where it is damaged."""
+    for batch in _batches(path, lambda schema: schema.names):
+        yield from batch.to_pylist()
+
+
+def _batches(path: Path, choose: Callable[[pyarrow.Schema], list[str]]) -> Iterator[pyarrow.RecordBatch]:
+    """Some columns in batches, each checked whole."""
     import pyarrow as pa
 
     try:
-        for texts in _columns(path, column):
-            texts.validate(full=True)
-            yield from (value or "" for value in texts.to_pylist())
+        for batch in _opened(path, choose):
+            batch.validate(full=True)
+            yield batch
     except (pa.ArrowException, OSError) as error:
         reason = " ".join(str(error).split())[:300]
         raise CorpusError(f"{path} cannot be read as a table: {reason}", hint=_AGAIN) from error
 
 
-def _columns(path: Path, column: str | None) -> Iterable[pyarrow.Array]:
-    """A column in batches."""
+def _opened(path: Path, choose: Callable[[pyarrow.Schema], list[str]]) -> Iterator[pyarrow.RecordBatch]:
     import pyarrow as pa
 
     kind = table_kind(path)
@@ -101,14 +130,13 @@ def _columns(path: Path, column: str | None) -> Iterable[pyarrow.Array]:
         import pyarrow.parquet as pq
 
         file = pq.ParquetFile(path)
-        name = _choose(file.schema_arrow, column, path)
-        return (batch.column(name) for batch in file.iter_batches(_ROWS_AT_ONCE, columns=[name]))
+        yield from file.iter_batches(_ROWS_AT_ONCE, columns=choose(file.schema_arrow))
+        return
     source = pa.memory_map(str(path))
     reader = pa.ipc.open_file(source) if kind == "file" else pa.ipc.open_stream(source)
-    name = _choose(reader.schema, column, path)
-    if kind == "file":
-        return (reader.get_batch(i).column(name) for i in range(reader.num_record_batches))
-    return (batch.column(name) for batch in reader)
+    names = choose(reader.schema)
+    batches = (reader.get_batch(i) for i in range(reader.num_record_batches)) if kind == "file" else reader
+    yield from (batch.select(names) for batch in batches)
 
 
 def _choose(schema: pyarrow.Schema, column: str | None, path: Path) -> str:

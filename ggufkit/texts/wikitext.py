@@ -4,24 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from fnmatch import fnmatch
 from functools import partial
 from pathlib import Path
 
 from ggufkit.core import extras
 from ggufkit.core.errors import CorpusError, InputError
-from ggufkit.core.hashing import remember, sha256_file
+from ggufkit.core.hashing import sha256_file
 from ggufkit.core.inputs import Input, unchanged
-from ggufkit.core.locks import waiting_lock
 from ggufkit.core.paths import cache_dir
 from ggufkit.core.progress import Reporter
-from ggufkit.hub import huggingface, modelscope
-from ggufkit.hub.listing import HubUnreachable, Listing, RemoteFile, Repo, defect
-from ggufkit.hub.obtain import Place, Want, obtain, offline
-from ggufkit.texts import dataset_rows, tables
+from ggufkit.hub import huggingface
+from ggufkit.hub.listing import Listing, RemoteFile, Repo, defect
+from ggufkit.hub.obtain import offline
+from ggufkit.texts import dataset_rows, hub_tables, tables
 from ggufkit.texts.row_files import is_structured
 
 
@@ -72,7 +68,7 @@ def named(text: Text, reporter: Reporter) -> Path:
     if (found := cached_text(text)) is not None:
         return found
     refusals: list[str] = []
-    with _making(_home() / text.file, reporter) as partial_path:
+    with hub_tables.making(_home() / text.file, reporter) as partial_path:
         for way in (_from_archive, _from_datasets, _from_modelscope):
             try:
                 way(text, partial_path, reporter)
@@ -102,9 +98,9 @@ def dataset(given: str, reporter: Reporter) -> Path:
     target = _dataset_text(given)
     if target.is_file():
         return target
-    with _making(target, reporter) as partial_path:
+    with hub_tables.making(target, reporter) as partial_path:
         if match["ms"]:
-            files = _modelscope_tables(match["id"], match["config"], match["split"], reporter)
+            files = hub_tables.modelscope_tables(match["id"], match["config"], match["split"], reporter)
             tables.write_column(files, match["column"], partial_path)
         else:
             with reporter.step(f"Loading {given} with datasets"):
@@ -122,7 +118,7 @@ def table(path: Path, column: str | None, reporter: Reporter) -> Path:
     target = _table_text(path, column)
     if not target.is_file():
         with (
-            _making(target, reporter) as partial_path,
+            hub_tables.making(target, reporter) as partial_path,
             unchanged([source]),
             reporter.step(f"Reading the text of {path.name}"),
         ):
@@ -161,23 +157,6 @@ def _home() -> Path:
     return cache_dir() / "corpora"
 
 
-@contextmanager
-def _making(target: Path, reporter: Reporter) -> Iterator[Path]:
-    """A path to write to, renamed to `target` when something was written; leftovers are removed."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial_path = target.with_name(target.name + ".partial")
-    with waiting_lock(target.with_name(target.name + ".lock"), target.name, reporter):
-        partial_path.unlink(missing_ok=True)
-        try:
-            yield partial_path
-        finally:
-            partial_path.with_suffix(".rows").unlink(missing_ok=True)
-        if partial_path.is_file():
-            digest = sha256_file(partial_path)
-            partial_path.replace(target)
-            remember(target, digest)
-
-
 def _from_archive(text: Text, target: Path, reporter: Reporter) -> None:
     archive = huggingface.directory(_ZIP_REPO, str(_ZIP_REPO.revision)) / _ZIP.path
     if defect(archive, _ZIP):
@@ -196,45 +175,12 @@ def _from_archive(text: Text, target: Path, reporter: Reporter) -> None:
 def _from_datasets(text: Text, target: Path, reporter: Reporter) -> None:
     name, config = _HF_ROWS
     with reporter.step(f"Loading {name} with datasets"):
-        alone = offline() or not _answers(huggingface.list_files, Repo(name, kind="dataset"))
+        alone = offline() or not hub_tables.answers(huggingface.list_files, Repo(name, kind="dataset"))
         source = dataset_rows.dataset_rows(
             name, config, text.split, "text", target.with_suffix(".rows"), offline=alone
         )
     dataset_rows.write_known(source, target, text.sha256)
 
 
-def _answers(ask: Callable[[Repo], object], repo: Repo) -> bool:
-    """`datasets` waits for minutes for a hub that is out of reach; one question tells."""
-    try:
-        ask(repo)
-    except HubUnreachable:
-        return False
-    return True
-
-
 def _from_modelscope(text: Text, target: Path, reporter: Reporter) -> None:
-    tables.write_column(_modelscope_tables(*_MS_ROWS, text.split, reporter), "text", target, text.sha256)
-
-
-def _modelscope_tables(name: str, config: str | None, split: str, reporter: Reporter) -> list[Path]:
-    """The Parquet files in which ModelScope keeps the rows of a split."""
-    want = Want(partial(_parquet_files, config, split))
-    repo = Repo(name, kind="dataset")
-    found = obtain([Place(modelscope, repo)], want, reporter)
-    return sorted(
-        p for p in found.path.rglob("*.parquet") if _is_part(str(p.relative_to(found.path)), config, split)
-    )
-
-
-def _parquet_files(config: str | None, split: str, repo: Repo, listing: Listing) -> list[RemoteFile]:
-    files = [f for f in listing.files if _is_part(f.path, config, split)]
-    if not files:
-        raise CorpusError(
-            f"{repo} on ModelScope has no Parquet files of split {split!r}.", hint="Name another split."
-        )
-    return files
-
-
-def _is_part(path: str, config: str | None, split: str) -> bool:
-    inside = config is None or config in Path(path).parts
-    return inside and fnmatch(Path(path).name, f"{split}*.parquet")
+    tables.write_column(hub_tables.modelscope_tables(*_MS_ROWS, text.split, reporter), "text", target, text.sha256)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import doctest
+import json
 import os
 import shutil
 from pathlib import Path
@@ -14,7 +15,8 @@ from ggufkit.api import engines, making, measuring
 from tests import tiny
 
 FUNCTIONS = (
-    "build", "plan", "convert", "imatrix", "quantize", "awq", "refine", "recipe", "perplexity", "bench", "compare",
+    "build", "plan", "convert", "imatrix", "quantize", "awq", "refine", "recipe", "perplexity", "tasks", "bench",
+    "compare",
 )  # fmt: skip
 USED = (
     "convert",
@@ -23,6 +25,7 @@ USED = (
     "plan",
     "recipe",
     "perplexity",
+    "tasks",
     "bench",
     "build",
     "compare",
@@ -38,6 +41,8 @@ def desk(converted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
     shutil.copytree(converted.parent / "tiny-llama", tmp_path / "tiny-llama")
     shutil.copyfile(converted, tmp_path / converted.name)
     tiny.text_file(tmp_path / "text.txt", 1500)
+    question = {"question": "Who jumps?", "choices": ["the fox", "the dog"], "answerKey": "A"}
+    (tmp_path / "questions.jsonl").write_text(json.dumps(question) + "\n")
     monkeypatch.chdir(tmp_path)
     ggufkit.quantize(converted.name, "q4_0", out="quantized", quiet=True)
     return tmp_path

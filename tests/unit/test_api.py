@@ -25,7 +25,8 @@ from tests.fake_results import write_results
 FUNCTIONS = {
     "build": options.BuildOptions, "convert": options.ConvertOptions, "imatrix": options.ImatrixOptions,
     "quantize": options.QuantizeOptions, "awq": options.AwqOptions, "refine": options.RefineOptions,
-    "recipe": options.RecipeOptions, "perplexity": options.PerplexityOptions, "bench": options.BenchOptions,
+    "recipe": options.RecipeOptions, "perplexity": options.PerplexityOptions, "tasks": options.TasksOptions,
+    "bench": options.BenchOptions,
 }  # fmt: skip
 SHOWN_ONLY = {"dry_run", "as_json", "quiet"}
 """What is about the terminal."""

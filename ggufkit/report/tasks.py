@@ -1,0 +1,78 @@
+"""What files scored in each task, beside chance and the base: one table for each sample of questions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ggufkit.core.records import ResultRow, TaskScore
+from ggufkit.texts.tasks.known import TASKS
+
+EXPLAINED = (
+    "Right answers in per cent of the questions, the same for all files, with the standard error. Flips are answers that "
+    "are right in the file or in the base, but not in both: lost (−) and gained (+); p is McNemar's, exact. Asked without "
+    "examples, by llama-perplexity: not comparable with leaderboards."
+)
+_SURELY = 0.05
+"""The p-value below which flips are no chance."""
+
+
+@dataclass(frozen=True)
+class TaskTable:
+    """Files that were asked the same questions.
+
+    Args:
+        rows: file names and scores, in the order of the results.
+        is_alone: whether all files that did this task are in it.
+    """
+
+    task: str
+    n: int
+    chance: float
+    rows: tuple[tuple[str, TaskScore], ...]
+    is_alone: bool = True
+
+    @property
+    def title(self) -> str:
+        """The task, its questions, and what guessing gives."""
+        name = TASKS[self.task].title if self.task in TASKS else self.task
+        other = "" if self.is_alone else ", a sample of its own"
+        return f"{name}: {self.n:,} questions{other}, chance {self.chance:.1%}"
+
+    @property
+    def is_compared(self) -> bool:
+        """Whether there are flips to tell of."""
+        return any(score.flips is not None for _, score in self.rows)
+
+
+def tables_of(rows: Sequence[ResultRow]) -> tuple[TaskTable, ...]:
+    """The tables of all tasks that any of the files did, in the order of the known ones, then others."""
+    found = [(row.file, score) for row in rows for score in row.tasks]
+    known = {name: number for number, name in enumerate(TASKS)}
+    tasks = sorted({score.task for _, score in found}, key=lambda name: (known.get(name, len(known)), name))
+    return tuple(table for task in tasks for table in _of_task(task, found))
+
+
+def _of_task(task: str, found: Sequence[tuple[str, TaskScore]]) -> list[TaskTable]:
+    samples = dict.fromkeys(score.data_sha256 for _, score in found if score.task == task)
+    groups = [[(f, s) for f, s in found if s.task == task and s.data_sha256 == sample] for sample in samples]
+    return [TaskTable(task, g[0][1].n, g[0][1].chance, tuple(g), len(groups) == 1) for g in groups]
+
+
+def flipped(score: TaskScore) -> str:
+    """Flips in words: "3.0 % (−6 +3)"; "" where there was nothing to compare with."""
+    if score.flips is None:
+        return ""
+    return f"{score.flips:.1%} (−{score.lost} +{score.gained})"
+
+
+def p_value(score: TaskScore) -> str:
+    """McNemar's p; "" where there was nothing to compare with."""
+    if score.p is None:
+        return ""
+    return f"{score.p:.3f}" if score.p >= 0.0005 else f"{score.p:.1e}"
+
+
+def is_sure(score: TaskScore) -> bool:
+    """Whether flips are more uneven than chance makes them."""
+    return score.p is not None and score.p < _SURELY
