@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,11 +11,13 @@ from ggufkit.api import options
 from ggufkit.api.call import Options, listening
 from ggufkit.api.options import Path_
 from ggufkit.api.result import Compared, Result
+from ggufkit.commands import compare as comparing_files
 from ggufkit.commands import measure
 from ggufkit.commands import tasks as asking
 from ggufkit.commands.measure import Measured
 from ggufkit.commands.tasks import Scored, Tasks
 from ggufkit.core import values
+from ggufkit.core.errors import UsageError
 from ggufkit.core.progress import Reporter
 from ggufkit.request import EvaluationOptions
 from ggufkit.steps.step import Workspace
@@ -130,30 +132,67 @@ def _measured(done: Measured | Scored, warnings: Iterable[str]) -> Result:
     return Result(done.out, paths, rows, tuple(warnings), sum(not one.fresh for one in done.results))
 
 
-def compare(directories: Paths, *, reporter: Reporter | None = None, quiet: bool = False) -> Compared:
-    """Lay result directories side by side, as `ggufkit compare` does.
+def compare(
+    given: Paths,
+    *,
+    out: Path_ | None = None,
+    reporter: Reporter | None = None,
+    quiet: bool = False,
+    **more: Unpack[options.PerplexityOptions],
+) -> Compared:
+    """Lay result directories side by side, or GGUFs of one model, as `ggufkit compare` does.
 
         >>> compare(["built", "built"]).groups.comparable
         False
+        >>> found = compare(["tiny-llama-F16.gguf", "quantized/tiny-llama-Q4_0.gguf"], corpus="text.txt", chunks=2)
+        >>> [rival.row.type for rival in found.rivals.all]
+        ['F16', 'Q4_0']
 
     Args:
-        directories: one or several, as `build` leaves them.
+        given: directories, as `build` leaves them; or files, of which the first is the base of the others: each a path,
+            `"hub:OWNER/NAME/FILE"` or `"ms:OWNER/NAME/FILE"`.
+        out: of files: directory of the results, default `./<name>-compared`.
+        more: of files: every other option, see `PerplexityOptions`.
 
     Returns:
-        All rows, and which of them may be compared: `groups.comparable` is whether any two directories may.
+        All rows. Of directories, which of them may be compared: `groups.comparable` is whether any two may. Of files, how
+        they differ: `rivals`.
 
     Raises:
-        InputError: a directory holds no results.
+        InputError: a directory holds no results, or a file another model.
+        UsageError: there are directories and files.
     """
+    options_given, words = Options("compare", options.PerplexityOptions, more), _words(given)
+    if comparing_files.are_files(words):
+        how, where = (
+            options_given.group(EvaluationOptions),
+            None if out is None else values.read("out", values.PATH, out),
+        )
+        with listening(reporter, quiet) as listener:
+            done = comparing_files.compare(words, how, where, options_given.run, listener)
+        rows = tuple(rival.row for rival in done.rivals.all)
+        return Compared(done.out, done.paths, rows, listener.warnings, done.made, rivals=done.rivals)
+    if named := [name for name, value in ({"out": out} | dict(more)).items() if value is not None]:
+        raise UsageError(
+            f"{named[0]} is about GGUF files; what a directory holds was measured before.", hint="Leave it out."
+        )
+    return _directories(words, reporter, quiet)
+
+
+def _directories(words: Sequence[str], reporter: Reporter | None, quiet: bool) -> Compared:
     from ggufkit.report import compare as comparing
 
-    found = [values.read("directories", values.DIRECTORY, one) for one in _several(directories)]
+    found = [values.read("given", values.DIRECTORY, one) for one in words]
     with listening(reporter, quiet) as listener:
         samples = comparing.load(found, listener)
     rows = tuple(sample.entry.row for sample in samples)
     paths = tuple(dict.fromkeys(found))
     origins = tuple(sample.origin for sample in samples)
     return Compared(found[0], paths, rows, listener.warnings, groups=comparing.compare(samples), origins=origins)
+
+
+def _words(given: Paths) -> list[str]:
+    return [values.read("given", values.TEXT, one) for one in values.read("given", values.Some(), _several(given))]
 
 
 def _several(given: Paths) -> list[Path_]:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from ggufkit.report.compare import Comparison
+    from ggufkit.report.rivals import Rivals
 
 
 @dataclass(frozen=True)
@@ -62,16 +63,23 @@ class Result:
 
 @dataclass(frozen=True)
 class Compared(Result):
-    """Result directories side by side; `groups` tells what of them is comparable, and why the rest is not."""
+    """Results side by side.
+
+    Args:
+        groups: of directories: what of them is comparable, and why the rest is not.
+        rivals: of files: the types of their tensors, and how they and the losses differ from the first's.
+    """
 
     groups: Comparison | None = field(default=None, repr=False)
     origins: Sequence[str] = field(default=(), repr=False)
+    rivals: Rivals | None = field(default=None, repr=False)
 
     @property
     def df(self) -> pd.DataFrame:
-        """The rows of all directories; the first column says whose they are."""
+        """The rows of all; of directories the first column says whose they are."""
         table = super().df
-        table.insert(0, "directory", list(self.origins))
+        if self.groups is not None:
+            table.insert(0, "directory", list(self.origins))
         return table
 
     def _repr_html_(self) -> str:

@@ -61,7 +61,7 @@ SUMMARIES = {
     "tasks": "HellaSwag, Winogrande, ARC, MMLU, TruthfulQA, and flips.",
     "inspect": "Architecture, parameters, BPW, tensors per type.",
     "report": "Tables and plots again from what was measured.",
-    "compare": "Several result directories side by side.",
+    "compare": "Result directories, or GGUFs of one model, side by side.",
     "modelfile": "An Ollama Modelfile with a proven template.",
     "publish": "Upload what is complete, with its model card.",
     "chat": "A short generation, as a smoke test of a file.",

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
+from click.core import ParameterSource
 
-from ggufkit.cli import options, parameter_types, request_options, side_by_side, tables
+from ggufkit.cli import options, parameter_types, request_options, rivals, side_by_side, tables
 from ggufkit.cli.terminal import console, emit, reporting
+from ggufkit.commands import compare as comparing
+from ggufkit.commands.compare import Compared
 from ggufkit.core.errors import InputError, UsageError
 from ggufkit.report import compare, results
 from ggufkit.report.choose import MemoryBudget
+from ggufkit.request import EvaluationOptions, RunOptions
 
 
 @click.command("report")
@@ -55,17 +60,65 @@ def report_command(directory: Path, budget: MemoryBudget, card: bool, repo: str 
 
 
 @click.command("compare")
-@click.argument("directories", metavar="DIR...", nargs=-1, required=True, type=parameter_types.DIRECTORY)
+@click.argument("given", metavar="DIR...|BASE GGUF...", nargs=-1, required=True, type=parameter_types.PATH)
+@request_options.evaluation_options
+@click.option(
+    "--out", type=parameter_types.PATH, help="Of files: directory of the results.  [default: ./<name>-compared]"
+)
+@request_options.run_options
 @options.json_option
-def compare_command(directories: tuple[Path, ...], as_json: bool) -> None:
-    """Result directories side by side; what is not comparable stands apart, with the reason.
+def compare_command(
+    given: tuple[Path, ...], evaluation: EvaluationOptions, out: Path | None, run: RunOptions, as_json: bool
+) -> None:
+    """Result directories side by side; or GGUF files of one model, whoever made them, against one base.
 
-    Exit code 3 when nothing of one directory can be compared with anything of another.
+    Of directories, what is not comparable stands apart, with the reason. Exit code 3 when nothing of one can be
+    compared with anything of another.
+
+    Files are paths, or hub:OWNER/NAME/FILE[@REVISION] (ms:OWNER/NAME/FILE of ModelScope). They are measured as
+    `ggufkit perplexity --base` does, one base pass for all; what differs is told against the first after BASE. A file
+    of another model is refused, with the reason.
 
     \b
-    Example:
+    Examples:
         ggufkit compare ./plain ./awq
+        ggufkit compare x-F16.gguf x-Q4_K_M.gguf hub:acme/x-GGUF/x-Q4_K_M.gguf
     """
+    words = [str(one) for one in given]
+    if comparing.are_files(words):
+        with reporting() as reporter:
+            done = comparing.compare(words, evaluation, out, run, reporter)
+        _show_files(done, as_json)
+        return
+    _refuse_options_of_files()
+    _show_directories(given, as_json)
+
+
+def _refuse_options_of_files() -> None:
+    context = click.get_current_context()
+    typed = (
+        parameter.opts[0]
+        for parameter in context.command.params
+        if isinstance(parameter, click.Option) and parameter.name not in ("as_json", "quiet")
+        and context.get_parameter_source(str(parameter.name)) == ParameterSource.COMMANDLINE
+    )  # fmt: skip
+    if (option := next(typed, None)) is not None:
+        message = f"{option} is about GGUF files; what a directory holds was measured before."
+        raise UsageError(message, hint="Leave it out, or name the files.")
+
+
+def _show_files(done: Compared, as_json: bool) -> None:
+    if as_json:
+        emit(json.dumps([rival.as_json() for rival in done.rivals.all], indent=1) + "\n")
+        return
+    screen = console(stderr=False)
+    for part in rivals.parts(done.rivals):
+        screen.print(part)
+    state = "Nothing had to be done again" if done.made == 0 else "Done"
+    screen.print(f"{state}: {done.out}/results.csv, report.md, report.html")
+
+
+def _show_directories(directories: Sequence[Path], as_json: bool) -> None:
     with reporting() as reporter:
         found = compare.compare(compare.load(directories, reporter))
     if as_json:

@@ -26,24 +26,15 @@ _MISSING = "–"
 
 def results_table(rows: Sequence[ResultRow]) -> Table:
     """What matters for choosing a file; the rest is in results.csv."""
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("file", overflow="fold")
     embeds, added = any(row.cosine_mean is not None for row in rows), further_metrics(rows)
-    for title in (
-        "size",
-        "BPW",
-        *(("cosine", "least") if embeds else ("PPL", "KLD", "top")),
-        "pp512",
-        "tg128",
-        *added,
-    ):
-        table.add_column(title, justify="right", no_wrap=True)
+    quality_of = ("cosine", "least") if embeds else ("PPL", "KLD", "top")
+    table = bare_table("size", "BPW", *quality_of, "pp512", "tg128", *added)
     for row in rows:
-        quality = [_number(row.ppl, 3), _number(row.kld_mean, 5), _percent(row.same_top_p)]
-        quality = [_number(row.cosine_mean, 5), _number(row.cosine_min, 5)] if embeds else quality
+        quality = [number(row.ppl, 3), number(row.kld_mean, 5), percent(row.same_top_p)]
+        quality = [number(row.cosine_mean, 5), number(row.cosine_min, 5)] if embeds else quality
         table.add_row(
             row.file.removesuffix(".gguf"), size(row.size_bytes), f"{row.bpw:.2f}", *quality,
-            _number(row.pp_tps, 0), _number(row.tg_tps, 1), *(_short(dict(row.further).get(name)) for name in added),
+            number(row.pp_tps, 0), number(row.tg_tps, 1), *(_short(dict(row.further).get(name)) for name in added),
         )  # fmt: skip
     return table
 
@@ -83,16 +74,13 @@ def _ladder(rungs: Sequence[Rung]) -> Table:
 def quality_table(rows: Sequence[ResultRow]) -> Table:
     """What was measured of files, errors below; columns that nothing was measured for are left out."""
     columns = [
-        ("PPL", [_with_error(row.ppl, row.ppl_stderr, 4) for row in rows]),
-        ("ln(PPL/base)", [_with_error(row.ln_ppl_ratio, row.ln_ppl_ratio_stderr, 5) for row in rows]),
-        ("KLD", [_with_error(row.kld_mean, row.kld_stderr, 5) for row in rows]),
-        ("same top", [lines(_percent(row.same_top_p)) for row in rows]),
+        ("PPL", [with_error(row.ppl, row.ppl_stderr, 4) for row in rows]),
+        ("ln(PPL/base)", [with_error(row.ln_ppl_ratio, row.ln_ppl_ratio_stderr, 5) for row in rows]),
+        ("KLD", [with_error(row.kld_mean, row.kld_stderr, 5) for row in rows]),
+        ("same top", [lines(percent(row.same_top_p)) for row in rows]),
     ]
     shown = [(title, cells) for title, cells in columns if any(cell.plain != _MISSING for cell in cells)]
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("file", overflow="fold")
-    for title in ("size", *(title for title, _ in shown)):
-        table.add_column(title, justify="right", no_wrap=True)
+    table = bare_table("size", *(title for title, _ in shown))
     for row, *cells in zip(rows, *(cells for _, cells in shown), strict=True):
         table.add_row(row.file.removesuffix(".gguf"), size(row.size_bytes), *cells)
     return table
@@ -100,17 +88,14 @@ def quality_table(rows: Sequence[ResultRow]) -> Table:
 
 def further_table(measured: Sequence[Line]) -> Table:
     """Each file in each context with each KV cache."""
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("file", overflow="fold")
-    for title in ("context", "cache", "PPL", "KLD", "more", "same top"):
-        table.add_column(title, justify="right", no_wrap=True)
+    table = bare_table("context", "cache", "PPL", "KLD", "more", "same top")
     for line in measured:
         top = None if line.same_top is None else line.same_top[0]
         more = _MISSING if line.added is None else f"{line.added:+.5f}"
         pairs = [pair or (None, None) for pair in (line.ppl, line.kld)]
-        ppl, kld = (_with_error(value, error, 5) for value, error in pairs)
+        ppl, kld = (with_error(value, error, 5) for value, error in pairs)
         table.add_row(
-            line.file.removesuffix(".gguf"), f"{line.n_ctx:,}", line.kv_type, ppl, kld, more, _percent(top)
+            line.file.removesuffix(".gguf"), f"{line.n_ctx:,}", line.kv_type, ppl, kld, more, percent(top)
         )
     return table
 
@@ -118,10 +103,7 @@ def further_table(measured: Sequence[Line]) -> Table:
 def tasks_table(table: TaskTable) -> Iterator[RenderableType]:
     """A task's title, and what each file scored in it."""
     yield words((table.title, "bold"))
-    shown = Table(box=None, pad_edge=False, header_style="bold")
-    shown.add_column("file", overflow="fold")
-    for title in ("right", *(("flips", "p") if table.is_compared else ())):
-        shown.add_column(title, justify="right", no_wrap=True)
+    shown = bare_table("right", *(("flips", "p") if table.is_compared else ()))
     for file, score in table.rows:
         error = "" if score.acc_stderr is None else f" ±{score.acc_stderr:.1%}"
         beside = (tasks.flipped(score) or _MISSING, tasks.p_value(score) or _MISSING) if table.is_compared else ()
@@ -130,16 +112,28 @@ def tasks_table(table: TaskTable) -> Iterator[RenderableType]:
     yield shown
 
 
-def _with_error(value: float | None, error: float | None, digits: int) -> Text:
+def bare_table(*numbers: str) -> Table:
+    """A table of files, and of numbers by their titles."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("file", overflow="fold")
+    for title in numbers:
+        table.add_column(title, justify="right", no_wrap=True)
+    return table
+
+
+def with_error(value: float | None, error: float | None, digits: int, sign: str = "") -> Text:
+    """A number, its error below; `sign` is "+" where that is shown of positive ones, too."""
     below = [] if value is None or error is None else [f"±{error:.{digits}f}"]
-    return lines(_number(value, digits), *below)
+    return lines(number(value, digits, sign), *below)
 
 
-def _number(value: float | None, digits: int) -> str:
-    return _MISSING if value is None else f"{value:.{digits}f}"
+def number(value: float | None, digits: int, sign: str = "") -> str:
+    """A number with so many digits behind the point."""
+    return _MISSING if value is None else f"{value:{sign}.{digits}f}"
 
 
-def _percent(value: float | None) -> str:
+def percent(value: float | None) -> str:
+    """A fraction, as people read it."""
     return _MISSING if value is None else f"{value:.1%}"
 
 

@@ -189,13 +189,13 @@ def read_header(repo: Repo, commit: str, file: RemoteFile) -> dict[str, Any]:
     Raises:
         SourceError: the hub refuses, or the file has no such header.
     """
-    content = _content(access(), repo, commit, file)
-    first = _first_bytes(content, _HEADER_AT_ONCE)
+    first = first_bytes(repo, commit, file, _HEADER_AT_ONCE)
     n_bytes = int.from_bytes(first[:8], "little")
     if len(first) < 8 or n_bytes > min(_LONGEST_HEADER, file.size - 8):
         raise SourceError(f"{file.path} of {repo} has no header of a safetensors file.", hint=_NO_HEADER)
     rest = file.size - 8 - n_bytes
-    text = (first if len(first) >= 8 + n_bytes else _first_bytes(content, 8 + n_bytes))[8 : 8 + n_bytes]
+    whole = first if len(first) >= 8 + n_bytes else first_bytes(repo, commit, file, 8 + n_bytes)
+    text = whole[8 : 8 + n_bytes]
     said = f"The header of {file.path} of {repo}"
     header = parse_json(text, dict[str, _Tensor], said, SourceError, hint=_NO_HEADER)
     header.pop("__metadata__", None)
@@ -204,7 +204,9 @@ def read_header(repo: Repo, commit: str, file: RemoteFile) -> dict[str, Any]:
     return {name: asdict(tensor) for name, tensor in header.items()}
 
 
-def _first_bytes(content: Content, n_bytes: int) -> bytes:
+def first_bytes(repo: Repo, commit: str, file: RemoteFile, n_bytes: int) -> bytes:
+    """The beginning of a file. Raises SourceError where the hub refuses."""
+    content = _content(access(), repo, commit, file)
     get = partial(content.access.first_bytes, content.url, n_bytes)
     return failures.patiently(get, content.repo, host(), HINTS, content.file.path)
 

@@ -110,6 +110,9 @@ class Hub(Protocol):
     def directory(self, repo: Repo, commit: str) -> Path:
         """Where the hub's cache keeps, or would keep, the files of a commit."""
 
+    def first_bytes(self, repo: Repo, commit: str, file: RemoteFile, n_bytes: int) -> bytes:
+        """The beginning of a file. Raises SourceError where the hub refuses."""
+
     def fetch(self, repo: Repo, listing: Listing, files: Sequence[RemoteFile], reporter: Reporter) -> Path:
         """Bring files into the hub's cache and return their directory."""
 

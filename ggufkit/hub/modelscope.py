@@ -200,6 +200,13 @@ def fetch(repo: Repo, listing: Listing, files: Sequence[RemoteFile], reporter: R
     return where
 
 
+def first_bytes(repo: Repo, commit: str, file: RemoteFile, n_bytes: int) -> bytes:  # noqa: ARG001 - of a revision, as `directory`
+    """The beginning of a file. Raises SourceError where the hub refuses."""
+    content = _content(access(), repo, file)
+    get = partial(content.access.first_bytes, content.url, n_bytes)
+    return failures.patiently(get, repo, host(), HINTS, file.path)
+
+
 def _content(way: Access, repo: Repo, file: RemoteFile) -> Content:
     asked = urlencode({"Revision": repo.revision or "master", "FilePath": file.path})
     return Content(way, HINTS, repo, file, f"{host()}/api/v1/{repo.kind}s/{repo.id}/repo?{asked}")

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ggufkit.core.errors import GgufError
+from ggufkit.core.errors import GgufError, InputError
 from ggufkit.core.progress import Reporter
 from ggufkit.core.records import Json
 from ggufkit.core.units import GIB
@@ -15,6 +15,7 @@ from ggufkit.llama.gguf import GgufHeader, read_header
 from ggufkit.llama.same_tensors import kind, same_bytes
 
 _NAME = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.gguf")
+_MOST_PARTS = 1000
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,32 @@ def part_name(file: Path) -> PartName | None:
     """What a file is part of by its name; None for a file of its own."""
     found = _NAME.fullmatch(file.name)
     return PartName(found[1], int(found[2]), int(found[3])) if found else None
+
+
+def headers_of(path: Path, *, check_size: bool = True) -> list[GgufHeader]:
+    """The headers of all files of a GGUF, of which any may be given; one for a file of its own.
+
+    Args:
+        check_size: require that each is as long as its tensors say.
+
+    Raises:
+        GgufError: one of them is not there or cannot be read.
+        InputError: it is a part that is not called so.
+    """
+    first = read_header(path, check_size=check_size)
+    if first.n_parts == 1:
+        return [first]
+    named = part_name(path)
+    if named is None or named.count != first.n_parts or first.n_parts > _MOST_PARTS:
+        message = f"{path} is one of {first.n_parts} parts of a split GGUF, and not called so."
+        raise InputError(message, hint="Parts are called NAME-00001-of-00003.gguf; give one of them.")
+    return [read_header(path.with_name(name), check_size=check_size) for name in named.siblings()]
+
+
+def as_one(headers: Sequence[GgufHeader]) -> GgufHeader:
+    """A header that tells of all tensors of a GGUF in parts; where they lie only the parts' own tell."""
+    tensors = tuple(tensor for header in headers for tensor in header.tensors)
+    return replace(headers[0], tensors=tensors, size_bytes=sum(header.size_bytes for header in headers))
 
 
 def by_whole(files: Iterable[Path]) -> dict[str, list[Path]]:

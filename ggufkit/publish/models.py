@@ -14,7 +14,7 @@ from ggufkit.llama import parts
 from ggufkit.modelfile import grammar
 from ggufkit.recipes.type_recipe import recipe_path
 from ggufkit.report.lineage import Archive
-from ggufkit.steps import imatrix
+from ggufkit.steps import guest, imatrix
 from ggufkit.steps.step import Workspace
 
 LeftOut = list[tuple[str, str]]
@@ -66,6 +66,8 @@ def _complete(root: Path) -> tuple[list[Path], LeftOut]:
         made = read_manifest(file)
         if made is None:
             left_out.append((file.name, "it has no manifest: ggufkit did not make it, or did not finish it"))
+        elif made.step == guest.STEP:
+            left_out.append((file.name, "somebody else made it"))
         elif sha256_file(file) != made.output.get("sha256"):
             left_out.append((file.name, "it was changed since it was made"))
         else:

@@ -9,12 +9,11 @@ from pathlib import Path
 from ggufkit.core.errors import InputError, UnknownType
 from ggufkit.core.records import Tensor
 from ggufkit.llama import patterns, quants
-from ggufkit.llama.gguf import GgufHeader, ggml_type_by_name, named_type, read_header
-from ggufkit.llama.parts import part_name
+from ggufkit.llama.gguf import GgufHeader, ggml_type_by_name, named_type
+from ggufkit.llama.parts import headers_of
 from ggufkit.recipes.type_recipe import Choice, TypeRecipe
 
 _PAIR = re.compile(rb"[^\s=]+=[A-Za-z0-9_]+")
-_MOST_PARTS = 1000
 _ANOTHER = "Copy the types of a GGUF of the same model, converted with the same tensors."
 
 
@@ -27,7 +26,7 @@ def from_gguf(path: Path, base: GgufHeader) -> TypeRecipe:
         GgufError: the file cannot be read, or a part is missing.
         InputError: it holds other tensors than the base, or a type that llama-quantize does not make.
     """
-    headers = _parts(path)
+    headers = headers_of(path, check_size=False)  # a download may be cut after them
     theirs = {tensor.name: tensor for header in headers for tensor in header.tensors}
     for one, other, has, lacks in (
         (theirs, base.by_name, path, base.path),
@@ -72,18 +71,6 @@ def may_be_quantized(tensor: Tensor) -> bool:
     Source: the first lines of `tensor_allows_quantization` in `src/llama-quant.cpp`.
     """
     return len(tensor.shape) > 1 and tensor.name.endswith("weight") and "_norm.weight" not in tensor.name
-
-
-def _parts(path: Path) -> list[GgufHeader]:
-    """The headers of all files of a GGUF: only they are needed, so that a download may be cut after them."""
-    first = read_header(path, check_size=False)
-    if first.n_parts == 1:
-        return [first]
-    named = part_name(path)
-    if named is None or named.count != first.n_parts or first.n_parts > _MOST_PARTS:
-        message = f"{path} is one of {first.n_parts} parts of a split GGUF, and not called so."
-        raise InputError(message, hint="Parts are called NAME-00001-of-00003.gguf; give one of them.")
-    return [read_header(path.with_name(name), check_size=False) for name in named.siblings()]
 
 
 def looks_like_patterns(data: bytes) -> bool:

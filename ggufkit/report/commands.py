@@ -8,11 +8,13 @@ from collections.abc import Sequence
 from pathlib import Path, PurePath
 
 from ggufkit.core.manifest import PARTIAL
+from ggufkit.models import published
 from ggufkit.models.lora import split_source
 from ggufkit.recipes.type_recipe import recipe_path
 from ggufkit.report.lineage import Piece, origin_of
 from ggufkit.report.settings import in_words
-from ggufkit.steps import quantize
+from ggufkit.steps import guest, quantize
+from ggufkit.steps.guest import GuestNotes
 from ggufkit.steps.quantize import QuantizeParams
 
 _PRIVATE = ("--probes", "--ids")
@@ -58,6 +60,14 @@ def source_of(lineage: Sequence[Piece]) -> tuple[str, str]:
     here = origin.startswith((".", "/", "~")) or "\\" in origin or origin.lower().endswith(".gguf")
     local = here or Path(origin).exists()
     return (PurePath(source.replace("\\", "/")).name if local else source), noted.revision or ""
+
+
+def guest_of(lineage: Sequence[Piece]) -> str:
+    """What a file of somebody else's is to be asked for by; "" for one that was made here."""
+    if not lineage or lineage[-1].made.step != guest.STEP:
+        return ""
+    source = GuestNotes.from_manifest(lineage[-1].made).source
+    return source if published.is_at_hub(source) else PurePath(source.replace("\\", "/")).name
 
 
 def shareable(argv: Sequence[str]) -> str:

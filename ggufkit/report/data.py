@@ -90,6 +90,7 @@ class Entry:
         recipe: which types it was to have, and why; None for a preset of llama-quantize.
         same_as: the file before it that holds the same tensors, byte for byte; "" where there is none.
         ppl_base_saved: the base's perplexity by the logits that llama-perplexity saved to compare with.
+        guest: what somebody else's file is to be asked for by: "hub:OWNER/NAME/FILE", or its name; "" for one made here.
     """
 
     row: ResultRow
@@ -111,6 +112,7 @@ class Entry:
     recipe: TypeRecipe | None = None
     same_as: str = ""
     ppl_base_saved: float | None = None
+    guest: str = ""
 
     @property
     def label(self) -> str:
@@ -165,6 +167,7 @@ def _entry(row: ResultRow, header: GgufHeader, archive: Archive) -> Entry:
         types={tensor.name: tensor.type for tensor in header.tensors},
         recipe=_recipe(path),
         ppl_base_saved=next((m.value for m in found if m.metric == "ppl_base"), None),
+        guest=commands.guest_of(lineage),
     )
 
 

@@ -37,6 +37,10 @@ DEFAULTS: Mapping[str, Json] = {**dict(map(_spelt, _DECIDING)), **dict.fromkeys(
 not among them: --backend, --threads, --scratch-limit."""
 
 
+_MEASURING = ("--corpus", "--ctx", "--chunks", "--precision", "--ngl")
+"""Of these what decides a measurement of quality."""
+
+
 @dataclass
 class _Group:
     """Files that one command makes: the types of each variant, and the options that decided them."""
@@ -51,12 +55,26 @@ def commands(entries: Sequence[Entry]) -> str:
 
     A base is made by every command, and asked for only where there is nothing else.
     """
-    made = [e for e in entries if not e.is_start] or list(entries)
-    groups = _merged(_by_variant(made))
+    own, guests = [e for e in entries if not e.guest], [e for e in entries if e.guest]
+    groups = _merged(_by_variant([e for e in own if not e.is_start] or own))
     hashes = {name: digest for group in groups for name, digest in group.hashes.items()}
+    hashes |= {name: digest for e in guests for name, digest in e.settings.hashes.items()}
     notes = [" ".join(f"# {name}: sha256 {digest}".split()) for name, digest in hashes.items()]
-    model, specs = _model(entries), {e.row.type: e.spec for e in entries}
-    return "\n".join([*notes, *(_command(model, group, specs) for group in groups)])
+    model, specs = _model(own) if own else "", {e.row.type: e.spec for e in own}
+    compared = [_comparison(guests, next((e for e in own if e.is_base), None))] if guests else []
+    return "\n".join([*notes, *(_command(model, group, specs) for group in groups), *compared])
+
+
+def _comparison(guests: Sequence[Entry], base: Entry | None) -> str:
+    """The command that measures files of somebody else's against their base."""
+    ordered = sorted(guests, key=lambda e: not e.is_base)
+    files = [base.row.file] if base is not None else []
+    words = ["ggufkit", "compare", *files, *(e.guest for e in ordered)]
+    for option in _MEASURING:
+        value = ordered[-1].settings.options.get(option, DEFAULTS[option])
+        if value is not None and value != DEFAULTS[option]:
+            words += _spelt_out(option, value)
+    return shlex.join(words)
 
 
 def _model(entries: Sequence[Entry]) -> str:

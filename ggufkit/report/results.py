@@ -174,6 +174,9 @@ def _against_own_base(row: ResultRow, found: Mapping[str | None, Sequence[Measur
 def _row_unless_damaged(
     path: Path, manifest: Manifest, workspace: Workspace, reporter: Reporter
 ) -> ResultRow | None:
+    if not path.exists():
+        reporter.warn(f"Left out: {path} leads to {path.readlink()}, which is not there any more.")
+        return None
     try:
         return _row(path, manifest, workspace)
     except GgufError as error:

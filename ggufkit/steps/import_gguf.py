@@ -60,7 +60,7 @@ def import_gguf(
     def make(partial: Path) -> Made:
         with timed(session.reporter, f"Taking {gguf.path.name} as the base", work, remember=False):
             if not (_link(gguf, partial) if itself else clone(gguf, partial)):
-                _copy(gguf, partial)
+                copy(gguf.path, str(gguf.sha256), partial)
             load_check.require_computes(partial, session)
         return Made(notes=ImportNotes(name, "plain", gguf.type, str(gguf.path)).to_notes())
 
@@ -113,12 +113,18 @@ def can_clone(gguf: GgufFile, session: Session) -> bool:
         probe.unlink(missing_ok=True)
 
 
-def _copy(gguf: GgufFile, target: Path) -> None:
-    free = machine.free_disk(target)
-    if free < gguf.size_bytes:
-        message = f"A copy of {gguf.path} takes {size(gguf.size_bytes)} of disk, {size(free)} are free at {target.parent}."
+def copy(file: Path, sha256: str, target: Path) -> None:
+    """Copy a file.
+
+    Raises:
+        ResourceError: there is no room.
+        GgufError: the copy is not equal to it.
+    """
+    n_bytes, free = file.stat().st_size, machine.free_disk(target)
+    if free < n_bytes:
+        message = f"A copy of {file} takes {size(n_bytes)} of disk, {size(free)} are free at {target.parent}."
         hint = f"Free some space, choose another --out, or move the file there: to {target.parent}."
         raise ResourceError(message, hint=hint)
-    shutil.copyfile(gguf.path, target)
-    if sha256_file(target) != gguf.sha256:
-        raise GgufError(f"The copy of {gguf.path} is not equal to it.", hint="Is something wrong with the disk?")
+    shutil.copyfile(file, target)
+    if sha256_file(target) != sha256:
+        raise GgufError(f"The copy of {file} is not equal to it.", hint="Is something wrong with the disk?")

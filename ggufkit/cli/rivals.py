@@ -1,0 +1,65 @@
+"""Files of one model beside each other, in a terminal of 80 columns."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from rich.console import RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from ggufkit.cli.tables import bare_table, number, percent, with_error
+from ggufkit.cli.terminal import words
+from ggufkit.core.units import size
+from ggufkit.measure.paired import Contrast
+from ggufkit.report.rivals import Rival, Rivals
+
+_AT_ONCE = 3
+"""Columns of types that have room beside each other."""
+
+
+def parts(found: Rivals) -> Iterator[RenderableType]:
+    """What was measured, the types of each kind of tensor, and how they differ from the first file's, in words."""
+    yield _measured(found)
+    for start in range(0, len(found.files), _AT_ONCE):
+        yield ""
+        yield _types(found.files[start : start + _AT_ONCE])
+    first, *others = found.files
+    for rival in others:
+        yield ""
+        yield words((f"{rival.entry.label} beside {first.entry.label}:", "bold"))
+        for said in rival.differs or ("the same types",):
+            yield words(f"  {said}")
+
+
+def _measured(found: Rivals) -> Table:
+    tasks = sorted({name for rival in found.all for name in rival.tasks})
+    table = bare_table("size", "BPW", "KLD", "Δ", "same top", *tasks)
+    for rival in found.all:
+        row = rival.row
+        table.add_row(
+            row.file.removesuffix(".gguf"), size(row.size_bytes), number(row.bpw, 2),
+            with_error(row.kld_mean, row.kld_stderr, 5), _difference(rival.delta),
+            percent(row.same_top_p), *(_share(rival, name) for name in tasks),
+        )  # fmt: skip
+    return table
+
+
+def _share(rival: Rival, task: str) -> Text:
+    value, error = rival.tasks.get(task, (None, None))
+    return with_error(value, error, 3)
+
+
+def _difference(delta: Contrast | None) -> Text:
+    return with_error(None, None, 5) if delta is None else with_error(delta.value, delta.error, 5, sign="+")
+
+
+def _types(files: Sequence[Rival]) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("types", no_wrap=True)
+    for rival in files:
+        table.add_column(rival.entry.label, overflow="fold")
+    by_kind = [dict(rival.kinds) for rival in files]
+    for kind in dict.fromkeys(kind for kinds in by_kind for kind in kinds):
+        table.add_row(kind, *(kinds.get(kind, "–") for kinds in by_kind))
+    return table
