@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -33,7 +34,13 @@ _FLAGS = (
 _ADDITIONS = Path(__file__).parent / "cmake" / "tools.cmake"
 """What is compiled in addition, and in place of some loops where a GPU waits for them; the source tree stays as it is."""
 
+LINGER = _ADDITIONS.with_name("linger.cpp")
+"""What keeps a tool from ending before all is printed."""
+RING = b"ggufkit ring 2"
+"""What memory begins with that logits go through: `cmake/shared_ring.h`."""
+
 _FAST = "-DGGUFKIT_FAST_LOGITS=ON"
+_TOOL, _PART = "llama-perplexity", "libllama-perplexity-impl.so"
 _ALWAYS = ("linger.cpp", "tools.cmake")
 
 
@@ -58,6 +65,27 @@ def additions(backend: Backend) -> str:
 
 def _short_hash(texts: list[str]) -> str:
     return hashlib.sha256(json.dumps(texts).encode()).hexdigest()[:8]
+
+
+def has_fast_logits(tools_dir: Path) -> bool:
+    """Whether the llama-perplexity there is the copy that GPU builds have, which knows rings."""
+    tool = _bytes(tools_dir / _TOOL)
+    return RING in (_bytes(tools_dir / _PART) if _PART.encode() in tool else tool)
+
+
+def _bytes(file: Path) -> bytes:
+    return file.read_bytes() if file.is_file() else b""
+
+
+def fast_flags() -> tuple[str, ...]:
+    """What that copy is compiled with."""
+    found = re.search(r"set\(GGUFKIT_FAST_FLAGS\s+([^)]+)\)", _ADDITIONS.read_text(encoding="utf-8"))
+    return ("-O3", *(found[1].split() if found is not None else ()))
+
+
+def fast_logits(cmake: str, source: Path, to: Path) -> list[str]:
+    """The command that writes that copy of llama-perplexity's source."""
+    return [cmake, f"-DSOURCE={source}", f"-DTO={to}", "-P", str(_ADDITIONS.with_name("fast_logits.cmake"))]
 
 
 def build_dir(source: Source, backend: Backend, flags: tuple[str, ...] = ()) -> Path:

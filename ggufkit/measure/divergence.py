@@ -17,10 +17,10 @@ from ggufkit.core.errors import InputError, ResourceError
 from ggufkit.core.inputs import unchanged
 from ggufkit.core.manifest import read_manifest
 from ggufkit.core.records import F16, GgufFile, Json
-from ggufkit.llama import logs, memory
+from ggufkit.llama import logs, memory, scoring_tool
 from ggufkit.llama.gguf import read_header
 from ggufkit.llama.kld import FEWEST_VALUES, Divergence, scored
-from ggufkit.measure import perplexity, shares
+from ggufkit.measure import paired, perplexity, shares, token_scores
 from ggufkit.measure.evaluation import EvalNotes, Evaluation
 from ggufkit.measure.logits import sample, strategy
 from ggufkit.measure.logits.evaluate import evaluate, strategy_for
@@ -28,6 +28,7 @@ from ggufkit.measure.logits.passes import BasePass, FilePass, Pass
 from ggufkit.measure.logits.precision import PILOT, chunks_needed
 from ggufkit.measure.logits.strategy import Transport
 from ggufkit.measure.measurements import Figure, measured, next_number, place, save
+from ggufkit.measure.paired import Scores, Tokens
 from ggufkit.steps import offload
 from ggufkit.steps.session import Session
 from ggufkit.steps.step import Made, Recipe, Result, staleness
@@ -91,7 +92,7 @@ def measure_all(
         return perplexity.measure_all((base, *files), evaluation)
     work = _Work(base, tuple(files), _fitted(base, files, evaluation, transport), transport)
     stale = work.stale()
-    return work.results(work.measure(stale) if stale else {})
+    return work.results(work.keeping_scores().measure(stale) if stale else {})
 
 
 def _require_one_vocabulary(base: GgufFile, files: Sequence[GgufFile]) -> None:
@@ -152,6 +153,11 @@ class _Work:
                 return self._publish_all(*self._evaluate_precisely(stale), require)
             with contextlib.closing(evaluate(self.base, stale, self.evaluation, self.transport)) as found:
                 return self._publish_all(self.evaluation, found, require)
+
+    def keeping_scores(self) -> _Work:
+        """The same by a program that writes what each token gave, where there can be one."""
+        scorer = scoring_tool.find(self.session.tools, self.session.reporter)
+        return replace(self, evaluation=replace(self.evaluation, scorer=scorer))
 
     def results(self, done: Mapping[Run, Result]) -> list[Result]:
         """Every result, the base's first. A base that was measured by no pass of this command is measured now.
@@ -257,12 +263,21 @@ def _write(partial: Path, one: FilePass, base: GgufFile, evaluation: Evaluation)
     offload.tell(one.file, logs.parse_placement(one.run), evaluation.session)
     where = evaluation.conditions(one.run, one.result.n_ctx, one.result.n_chunks, str(base.sha256))
     where = replace(where, kv_type=one.file.kv_type)
+    kept = token_scores.path_of(result_path(one.file, evaluation.session))
+    token_scores.save(kept, str(one.file.sha256), _scores(one, token_scores.tokens_of(where)))
     save(partial, measured(str(one.file.sha256), _values(one.result, one.run.duration_s), where))
     number = next_number(result_path(one.file, evaluation.session))
     notes = DivergenceNotes(
         round(one.run.duration_s, 3), evaluation.corpus.name, evaluation.sample_bytes, number=number
     )
     return Made([one.run], notes.to_notes())
+
+
+def _scores(one: FilePass, tokens: Tokens) -> Scores:
+    """What each token gave; what each chunk did, to the digits that are printed, where the tool writes no more."""
+    if one.scores is None:
+        return paired.from_rows(one.result.rows, tokens)
+    return Scores(tokens, one.scores.kld.astype(float), one.scores.ln_ratio.astype(float))
 
 
 def _values(d: Divergence, seconds: float) -> dict[str, Figure]:

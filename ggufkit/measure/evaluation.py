@@ -92,6 +92,7 @@ class Evaluation:
         corpus: the text that was asked for, which decides whether a result is fresh.
         sample: what is evaluated in its place, where a precision was asked for.
         sample_bytes: how many bytes the sample was to have, 0 without one.
+        scorer: the program that compares and writes what each token gave, None for the toolchain's own, which does not.
     """
 
     corpus: Corpus
@@ -99,6 +100,7 @@ class Evaluation:
     session: Session
     sample: Corpus | None = None
     sample_bytes: int = 0
+    scorer: Path | None = None
 
     @property
     def text(self) -> Corpus:

@@ -11,7 +11,7 @@ from ggufkit.core import machine
 from ggufkit.core.errors import ResourceError
 from ggufkit.core.records import GgufFile
 from ggufkit.core.units import size
-from ggufkit.llama import memory
+from ggufkit.llama import memory, scoring_tool
 from ggufkit.llama.gguf import read_header
 from ggufkit.steps import offload
 from ggufkit.steps.session import Session
@@ -22,16 +22,19 @@ _TOPOLOGY = Path("/sys/devices/system/cpu")
 
 @dataclass(frozen=True)
 class Share:
-    """What a process may use: its threads, its processors (none: all), and its GPU's UUID (None: any)."""
+    """What a process may use: its threads, its processors (none: all), its GPU's UUID (None: any), and the file that it
+    may write scores to."""
 
     threads: int
     cpus: Sequence[int] = ()
     gpu: str | None = None
+    scores: Path | None = None
 
     @property
     def environment(self) -> dict[str, str]:
-        """What tells the process which GPU is its own."""
-        return {} if self.gpu is None else {"CUDA_VISIBLE_DEVICES": self.gpu}
+        """What tells the process which GPU and which file are its own."""
+        own = {"CUDA_VISIBLE_DEVICES": self.gpu, scoring_tool.VARIABLE: self.scores}
+        return {name: str(value) for name, value in own.items() if value is not None}
 
 
 def pinned(number: int = 0) -> Share:

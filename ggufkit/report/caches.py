@@ -12,8 +12,9 @@ from dataclasses import dataclass
 
 from ggufkit.core.records import F16
 from ggufkit.llama import kv_cache
+from ggufkit.measure.paired import SIGNIFICANT
 from ggufkit.report.conditions import Measured
-from ggufkit.report.losses import GRADES, NEARLY_LOSSLESS, SIGNIFICANT, Grade
+from ggufkit.report.losses import GRADES, NEARLY_LOSSLESS, Grade
 
 _Run = tuple[str, int | None, str]
 Number = tuple[float, float | None]

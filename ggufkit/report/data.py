@@ -13,8 +13,9 @@ from ggufkit.core.records import Conditions, Measurement, ResultRow
 from ggufkit.llama import kv_cache, memory
 from ggufkit.llama.gguf import GgufHeader, ggml_type_by_name, read_header
 from ggufkit.llama.same_tensors import same_tensors
-from ggufkit.measure import divergence, perplexity, similarity
+from ggufkit.measure import divergence, perplexity, similarity, token_scores
 from ggufkit.measure.evaluation import EvalParams
+from ggufkit.measure.paired import Scores
 from ggufkit.recipes.type_recipe import TypeRecipe
 from ggufkit.report import commands, conditions
 from ggufkit.report.lineage import Archive, Piece, is_start
@@ -91,6 +92,7 @@ class Entry:
         same_as: the file before it that holds the same tensors, byte for byte; "" where there is none.
         ppl_base_saved: the base's perplexity by the logits that llama-perplexity saved to compare with.
         guest: what somebody else's file is to be asked for by: "hub:OWNER/NAME/FILE", or its name; "" for one made here.
+        scores: what each token gave, for differences from other files; None where it was not kept.
     """
 
     row: ResultRow
@@ -113,6 +115,7 @@ class Entry:
     same_as: str = ""
     ppl_base_saved: float | None = None
     guest: str = ""
+    scores: Scores | None = None
 
     @property
     def label(self) -> str:
@@ -168,6 +171,9 @@ def _entry(row: ResultRow, header: GgufHeader, archive: Archive) -> Entry:
         recipe=_recipe(path),
         ppl_base_saved=next((m.value for m in found if m.metric == "ppl_base"), None),
         guest=commands.guest_of(lineage),
+        scores=token_scores.of_measurements(
+            found, workspace.measurements / f"{path.stem}.{divergence.STEP}.scores"
+        ),
     )
 
 

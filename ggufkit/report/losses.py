@@ -13,10 +13,9 @@ from dataclasses import dataclass
 
 from ggufkit.core import variants
 from ggufkit.core.records import ResultRow
+from ggufkit.measure import paired
+from ggufkit.measure.paired import Contrast, Scores
 from ggufkit.report.data import Entry
-
-SIGNIFICANT = 2.0
-"""Standard errors that a difference must exceed before it is called one."""
 
 _PLAINNESS = {
     v.name: i for i, v in enumerate(sorted(variants.VARIANTS, key=lambda v: (len(v.methods), v.imatrix)))
@@ -62,6 +61,7 @@ class Loss:
         value, error: in nats, or of 1 - cosine similarity; the error is one standard error, 0 where none is known.
         share: of the loss that is still good for most uses.
         is_known: whether the value is the distance from a base, not only from the best file here.
+        scores: what each token gave, where the value is their mean; None where that is not known.
     """
 
     value: float
@@ -69,22 +69,27 @@ class Loss:
     grade: Grade
     share: float = 0.0
     is_known: bool = True
+    scores: Scores | None = None
+
+    def less(self, other: Loss) -> Contrast:
+        """What is left of it without the other: by the differences of the same tokens where both have scores."""
+        alone = paired.unpaired((self.value, self.error), (other.value, other.error))
+        if self.scores is None or other.scores is None:
+            return alone
+        return paired.kld_difference(self.scores, other.scores) or alone
 
     def is_less_than(self, other: Loss) -> bool:
-        """Whether it is less by more than the error.
-
-        Both are measured on the same tokens. Their errors are taken as independent, which overstates the error of the
-        difference: what is called one is one.
-        """
-        return other.value - self.value > SIGNIFICANT * math.hypot(self.error, other.error)
+        """Whether it is less by more than the error of the difference."""
+        difference = self.less(other)
+        return difference.value < 0 and difference.is_real
 
 
 def losses(entries: Sequence[Entry]) -> Mapping[str, Loss]:
     """The loss of each file that was measured, by file name; all of them may be compared with each other."""
     if any(e.row.kld_mean is not None for e in entries):
-        return _of_each(entries, of_divergence)
+        return _of_each(entries, lambda e: of_divergence(e.row, e.scores))
     if any(e.row.cosine_mean is not None for e in entries):
-        return _of_each(entries, _dissimilarity)
+        return _of_each(entries, lambda e: _dissimilarity(e.row))
     return _by_perplexity(entries)
 
 
@@ -118,17 +123,17 @@ def is_base(entry: Entry) -> bool:
     return entry.is_base or (entry.is_start and entry.row.kld_mean is None)
 
 
-def of_divergence(row: ResultRow) -> Loss | None:
-    """The loss that a row's KL divergence tells; None where it was not measured."""
+def of_divergence(row: ResultRow, scores: Scores | None = None) -> Loss | None:
+    """The loss that a row's KL divergence tells, and its tokens' scores; None where it was not measured."""
     if row.kld_mean is None:
         return None
     top = 1.0 if row.same_top_p is None else row.same_top_p
     grade = next(g for g in GRADES if row.kld_mean <= g.kld and top >= g.same_top)
-    return Loss(row.kld_mean, row.kld_stderr or 0.0, grade, row.kld_mean / GOOD.kld)
+    return Loss(row.kld_mean, row.kld_stderr or 0.0, grade, row.kld_mean / GOOD.kld, scores=scores)
 
 
-def _of_each(entries: Sequence[Entry], measure: Callable[[ResultRow], Loss | None]) -> dict[str, Loss]:
-    found = {e.row.file: Loss(0.0, 0.0, NEARLY_LOSSLESS) if e.is_base else measure(e.row) for e in entries}
+def _of_each(entries: Sequence[Entry], measure: Callable[[Entry], Loss | None]) -> dict[str, Loss]:
+    found = {e.row.file: Loss(0.0, 0.0, NEARLY_LOSSLESS) if e.is_base else measure(e) for e in entries}
     return {file: loss for file, loss in found.items() if loss is not None}
 
 

@@ -103,7 +103,7 @@ def summarize(
         speed=_first(speed),
         apart=_apart(quality, "quality") | _apart(speed, "speed"),
         advice=advise([*together, *(e for e in entries if e.is_reference and e not in together)], budget),
-        verdicts=verdicts([e.row for e in together]),
+        verdicts=verdicts([e.row for e in together], {e.row.file: e.scores for e in together if e.scores}),
         budget=budget,
         known=anchors.published_for(entries),
         published=frozenset(e.row.file for e in entries if anchors.comparable(e)),

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
 from ggufkit.core.records import ResultRow
 from ggufkit.core.variants import VARIANTS
-from ggufkit.report.losses import SIGNIFICANT, best_of_type, of_divergence, plainness
+from ggufkit.measure.paired import Scores
+from ggufkit.report.losses import Loss, best_of_type, of_divergence, plainness
 
 T = TypeVar("T")
 
@@ -46,29 +46,52 @@ class Verdict:
 
 
 @dataclass(frozen=True)
-class _Gap:
-    """How much lower `a`'s KL divergence is than `b`'s: as a fraction of `b`'s, and in standard errors."""
+class _Case:
+    """A variant's file, and what it loses."""
 
-    gain: float
-    sigmas: float
+    row: ResultRow
+    loss: Loss
 
     @property
-    def real(self) -> bool:
-        return abs(self.sigmas) > SIGNIFICANT
+    def variant(self) -> str:
+        return self.row.variant
 
 
-def verdicts(rows: Sequence[ResultRow]) -> tuple[Verdict, ...]:
+@dataclass(frozen=True)
+class _Gap:
+    """How much lower one KL divergence is than another, as a fraction of that, with its error; is it more than that?"""
+
+    gain: float
+    error: float
+    real: bool
+    paired: bool
+
+    @property
+    def words(self) -> str:
+        """Of a gain or loss."""
+        return f"{abs(self.gain):.1%}" + (f" ± {self.error:.1%}" if self.paired else "")
+
+    @property
+    def judged(self) -> str:
+        """By which error it is told, in words."""
+        return "paired error" if self.paired else "error"
+
+
+def verdicts(rows: Sequence[ResultRow], scores: Mapping[str, Scores] | None = None) -> tuple[Verdict, ...]:
     """One verdict for each type that has several variants measured on the same chunks; large types first.
 
-    Both variants are compared with one base on the same tokens. Their errors are taken as independent, which
-    overstates the error of the difference: what is called a gain is one.
+    Both variants are compared with one base on the same tokens: where what each token gave is known of both, the error is
+    that of the differences. Else their errors are taken as independent, which overstates it: what is called a gain is one.
+
+    Args:
+        scores: of files, by their names.
     """
-    groups: dict[str, list[ResultRow]] = {}
+    groups: dict[str, list[_Case]] = {}
     for row in rows:
-        if row.kld_mean is not None:
-            groups.setdefault(row.type, []).append(row)
+        if (loss := of_divergence(row, (scores or {}).get(row.file))) is not None:
+            groups.setdefault(row.type, []).append(_Case(row, loss))
     found = [v for kind, group in groups.items() if (v := _verdict(kind, group)) is not None]
-    return tuple(sorted(found, key=lambda v: -groups[v.type][0].size_bytes))
+    return tuple(sorted(found, key=lambda v: -groups[v.type][0].row.size_bytes))
 
 
 def in_short(found: Sequence[Verdict]) -> tuple[str, ...]:
@@ -123,16 +146,16 @@ def _listed(names: Sequence[str]) -> str:
     return f"{', '.join(before)} and {last}" if before else last
 
 
-def _verdict(kind: str, group: Sequence[ResultRow]) -> Verdict | None:
-    by_variant = {row.variant: row for row in group if _chunks(row) == _chunks(group[0])}
+def _verdict(kind: str, group: Sequence[_Case]) -> Verdict | None:
+    by_variant = {case.variant: case for case in group if _chunks(case.row) == _chunks(group[0].row)}
     if len(by_variant) < 2:
         return None
-    best = min(by_variant.values(), key=lambda row: row.kld_mean or 0.0)
-    take = by_variant[best_of_type({v: loss for v, row in by_variant.items() if (loss := of_divergence(row))})]
+    best = min(by_variant.values(), key=lambda case: case.loss.value)
+    take = by_variant[best_of_type({v: case.loss for v, case in by_variant.items()})]
     plainest = by_variant[min(by_variant, key=plainness)]
     remarks = [remark for name in _WITHOUT_AWQ if (remark := _on_awq(name, by_variant))]
     sentence = f"{kind}: {_praise(best, take, by_variant)}{''.join('; ' + r for r in remarks)}."
-    worse = tuple(v for v, row in by_variant.items() if (gap := _gap(row, plainest)).real and gap.gain < 0)
+    worse = tuple(v for v, case in by_variant.items() if (gap := _gap(case, plainest)).real and gap.gain < 0)
     gain, names = _gap(take, plainest).gain, tuple(by_variant)
     return Verdict(kind, best.variant, take.variant, plainest.variant, gain, worse, names, sentence)
 
@@ -141,44 +164,51 @@ def _chunks(row: ResultRow) -> tuple[str | None, int | None, int | None]:
     return row.corpus_sha256, row.n_ctx, row.n_chunks
 
 
-def _gap(a: ResultRow, b: ResultRow) -> _Gap:
-    difference = (b.kld_mean or 0.0) - (a.kld_mean or 0.0)
-    error = math.hypot(a.kld_stderr or 0.0, b.kld_stderr or 0.0)
-    gain = difference / b.kld_mean if b.kld_mean else 0.0
-    return _Gap(gain, difference / error if error else math.copysign(math.inf, difference) if difference else 0.0)
+def _gap(a: _Case, b: _Case) -> _Gap:
+    found, whole = a.loss.less(b.loss), b.loss.value
+    gain, error = (-found.value / whole, found.error / whole) if whole else (0.0, 0.0)
+    return _Gap(gain, error, found.is_real, found.is_paired)
 
 
-def _praise(best: ResultRow, take: ResultRow, by_variant: Mapping[str, ResultRow]) -> str:
+def _praise(best: _Case, take: _Case, by_variant: Mapping[str, _Case]) -> str:
     """The lowest one against the plainest, and the one to take where that is as good; or that none stands out."""
-    ordered = sorted(by_variant.values(), key=lambda row: plainness(row.variant))
-    rival = next((row for row in ordered if row is not best and not _gap(best, row).real), None)
+    ordered = sorted(by_variant.values(), key=lambda case: plainness(case.variant))
+    rival = next((case for case in ordered if case is not best and not _gap(best, case).real), None)
     if take is ordered[0] and rival is not None:
-        low = f"{best.variant} is lowest, {_value(best)}, {_below(best, rival)} (within the error)"
+        low = (
+            f"{best.variant} is lowest, {_value(best)}, {_below(best, rival)} (within the {_judged(best, rival)})"
+        )
         return f"no variant stands out; {low}"
-    reference = ordered[0] if best is not ordered[0] else min(ordered[1:], key=lambda row: row.kld_mean or 0.0)
-    praise = f"{_value(best)}, {_below(best, reference)} (more than the error)"
+    reference = ordered[0] if best is not ordered[0] else min(ordered[1:], key=lambda case: case.loss.value)
+    judged = _judged(best, reference)
+    praise = f"{_value(best)}, {_below(best, reference)} (more than the {judged})"
     if take is best:
         return f"{best.variant} is best, {praise}"
-    return f"{best.variant} is lowest, {praise}; {take.variant} is as good within the error"
+    return f"{best.variant} is lowest, {praise}; {take.variant} is as good within the {_judged(best, take)}"
 
 
-def _value(row: ResultRow) -> str:
+def _judged(a: _Case, b: _Case) -> str:
+    return _gap(a, b).judged
+
+
+def _value(case: _Case) -> str:
+    row = case.row
     return f"KLD {row.kld_mean:.5f}" + (f" ± {row.kld_stderr:.5f}" if row.kld_stderr is not None else "")
 
 
-def _below(row: ResultRow, other: ResultRow) -> str:
-    return f"{_gap(row, other).gain:.1%} below {other.variant}'s {other.kld_mean:.5f}"
+def _below(case: _Case, other: _Case) -> str:
+    return f"{_gap(case, other).words} below {other.variant}'s {other.row.kld_mean:.5f}"
 
 
-def _on_awq(name: str, by_variant: dict[str, ResultRow]) -> str | None:
+def _on_awq(name: str, by_variant: Mapping[str, _Case]) -> str | None:
     """What scaling by AWQ did for a variant that is there with and without it."""
     without = by_variant.get(_WITHOUT_AWQ[name])
     if name not in by_variant or without is None:
         return None
     gap, beside = _gap(by_variant[name], without), "" if name == "awq" else f" with {without.variant}"
     if gap.real and gap.gain > 0:
-        return f"AWQ helped{beside} ({gap.gain:.1%} less)"
+        return f"AWQ helped{beside} ({gap.words} less)"
     if gap.real:
-        return f"AWQ made it worse{beside} ({-gap.gain:.1%} more)"
+        return f"AWQ made it worse{beside} ({gap.words} more)"
     more = "more" if gap.gain < 0 else "less"
-    return f"AWQ did not help{beside} ({abs(gap.gain):.1%} {more}, within the error)"
+    return f"AWQ did not help{beside} ({gap.words} {more}, within the {gap.judged})"

@@ -8,17 +8,19 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ggufkit.core import failures, machine
 from ggufkit.core.concurrency import Job, Task, run_processes
 from ggufkit.core.errors import ToolError, ToolOutputError
+from ggufkit.core.manifest import PARTIAL
 from ggufkit.core.process import ToolOutput
 from ggufkit.core.records import GgufFile
-from ggufkit.llama import argv, evaluates, kld, logs
+from ggufkit.llama import argv, evaluates, kld, logs, scoring_tool
 from ggufkit.llama.kld import Divergence
 from ggufkit.llama.logs import Estimate
+from ggufkit.llama.scoring_tool import TokenScores
 from ggufkit.measure import shares
 from ggufkit.measure.evaluation import Evaluation
 from ggufkit.measure.logits import pipes, shared_memory
@@ -41,11 +43,12 @@ class BasePass:
 
 @dataclass(frozen=True)
 class FilePass:
-    """A finished comparison of a file with the base."""
+    """A finished comparison of a file with the base; `scores` is None where only chunks are known."""
 
     file: GgufFile
     run: ToolOutput
     result: Divergence
+    scores: TokenScores | None = None
 
 
 Pass = BasePass | FilePass
@@ -72,7 +75,7 @@ def by_file(base: GgufFile, files: Sequence[GgufFile], evaluation: Evaluation, *
         for file in files:
             run = _run_file(file, logits, evaluation, share)
             failures.require_success(run, _doing(base, file))
-            lost += yield from _read(file, run)
+            lost += yield from _read(file, run, evaluation)
         return lost
     finally:
         logits.unlink(missing_ok=True)
@@ -97,7 +100,7 @@ def by_pipes(base: GgufFile, files: Sequence[GgufFile], evaluation: Evaluation, 
     yield from _read_base(base, run)
     lost = []
     for file, run in zip(files, runs, strict=True):
-        lost += yield from _read(file, run)
+        lost += yield from _read(file, run, evaluation)
     return lost
 
 
@@ -170,6 +173,9 @@ def _run_file(
 ) -> ToolOutput:
     session, compute = evaluation.session, evaluation.compute(file, share.threads)
     command = argv.divergence(session.tools, file.path, logits, evaluation.options.n_ctx, compute)
+    if evaluation.scorer is not None:
+        command[0], share = str(evaluation.scorer), replace(share, scores=_scores_path(file, session))
+        session.workspace.measurements.mkdir(parents=True, exist_ok=True)
     title, log = f"KL divergence of {file.run_name}", f"divergence-{file.run_stem}"
     return run_tool([*command, *evaluates.overrides(file.path)], title, log, session, share, stop)
 
@@ -185,12 +191,20 @@ def _read_base(base: GgufFile, run: ToolOutput) -> Iterator[BasePass]:
     yield BasePass(base, run, estimate)
 
 
-def _read(file: GgufFile, run: ToolOutput) -> Passes:
+def _read(file: GgufFile, run: ToolOutput, evaluation: Evaluation) -> Passes:
+    path = _scores_path(file, evaluation.session)
     try:
         result = kld.parse_divergence(run)
+        scores = scoring_tool.read(path, result.n_chunks)
     except ToolOutputError:
         if kld.lost_statistics(run):
             return [file]
         raise
-    yield FilePass(file, run, result)
+    finally:
+        path.unlink(missing_ok=True)
+    yield FilePass(file, run, result, scores if scores is not None and scores.agrees_with(result) else None)
     return []
+
+
+def _scores_path(file: GgufFile, session: Session) -> Path:
+    return session.workspace.measurements / f"{file.run_stem}.scores{PARTIAL}"

@@ -18,14 +18,14 @@ from pathlib import Path
 from ggufkit.core import process
 from ggufkit.core.errors import ToolError
 from ggufkit.core.records import Toolchain
+from ggufkit.llama import build
+from ggufkit.llama.build import RING
 
 MOST_READERS = 64
-_MAGIC = b"ggufkit ring 2"
 _HEAD = struct.Struct("<16sQQQ")  # magic, bytes, readers, closed; then what the tools count themselves
 _HEAD_SIZE = 4096
 _PAGE = mmap.PAGESIZE
 _CLOSED_AT = _HEAD.size - 8
-_TOOL, _PART = "llama-perplexity", "libllama-perplexity-impl.so"
 
 
 @dataclass(frozen=True)
@@ -42,20 +42,13 @@ class Ring:
 
 def supported(tools: Toolchain) -> bool:
     """Whether these tools know rings, and the system has files in memory that other processes can open."""
-    if not hasattr(os, "memfd_create"):
-        return False
-    tool = _bytes(tools.dir / _TOOL)
-    if _MAGIC not in (_bytes(tools.dir / _PART) if _PART.encode() in tool else tool):
+    if not hasattr(os, "memfd_create") or not build.has_fast_logits(tools.dir):
         return False
     try:
         with open_ring(1, 1) as ring:
             return process.run(["sh", "-c", ': <> "$1"', "sh", ring.path]).returncode == 0
     except (OSError, ToolError):
         return False
-
-
-def _bytes(file: Path) -> bytes:
-    return file.read_bytes() if file.is_file() else b""
 
 
 @contextlib.contextmanager
@@ -68,7 +61,7 @@ def open_ring(n_readers: int, size: int) -> Iterator[Ring]:
     file = os.memfd_create("ggufkit-logits", os.MFD_CLOEXEC)
     try:
         os.truncate(file, _HEAD_SIZE + size)
-        os.pwrite(file, _HEAD.pack(_MAGIC, size, n_readers, 0), 0)
+        os.pwrite(file, _HEAD.pack(RING, size, n_readers, 0), 0)
         yield Ring(Path(f"/proc/{os.getpid()}/fd/{file}"), file)
     finally:
         os.close(file)
