@@ -21,6 +21,15 @@ _AT_ONCE = 3
 def parts(found: Rivals) -> Iterator[RenderableType]:
     """What was measured, the types of each kind of tensor, and how they differ from the first file's, in words."""
     yield _measured(found)
+    if apart := [
+        rival.entry.label for rival in found.files if rival.delta is not None and not rival.delta.is_paired
+    ]:
+        yield words(
+            (
+                f"Δ of {', '.join(apart)}: its error takes both files' errors as independent, and is too large.",
+                "yellow",
+            )
+        )
     for start in range(0, len(found.files), _AT_ONCE):
         yield ""
         yield _types(found.files[start : start + _AT_ONCE])

@@ -8,11 +8,11 @@ from pathlib import Path
 
 from ggufkit.core.records import Json, ResultRow
 from ggufkit.llama.gguf import read_header
-from ggufkit.measure import paired
 from ggufkit.measure.paired import Contrast
 from ggufkit.recipes.difference import counts, differences
 from ggufkit.recipes.type_map import matrices, type_map
 from ggufkit.report.data import Entry, load_entries
+from ggufkit.report.losses import of_divergence
 
 Figure = tuple[float, float | None]
 _TASK = "_acc"
@@ -25,8 +25,8 @@ class Rival:
     Args:
         kinds: the types of each kind of tensor: ("attn_v", "Q6_K ×16, Q4_K ×14").
         differs: how they are not those of the first file, a phrase each; none of the first itself.
-        delta: its mean KL divergence above the first's, in nats, with the error of the difference; None where one of both
-            was not measured.
+        delta: its mean KL divergence above the first's, in nats, with the error of the difference: of the same tokens'
+            where what each lost was kept of both. None where one of both was not measured.
     """
 
     entry: Entry
@@ -52,8 +52,10 @@ class Rival:
 
     def as_json(self) -> dict[str, Json]:
         """Its row, and what is told besides."""
-        delta, error = (None, None) if self.delta is None else (self.delta.value, self.delta.error)
-        told: dict[str, Json] = {"kld_delta": delta, "kld_delta_stderr": error, "differs": list(self.differs)}
+        found = self.delta
+        delta, error, paired = (None, None, None) if found is None else (found.value, found.error, found.is_paired)
+        told: dict[str, Json] = {"kld_delta": delta, "kld_delta_stderr": error, "kld_delta_paired": paired}
+        told["differs"] = list(self.differs)
         return {**self.row.columns(), **told, "types_of_kinds": dict(self.kinds)}
 
 
@@ -80,14 +82,13 @@ def side_by_side(rows: Sequence[ResultRow], root: Path, names: Sequence[str]) ->
             entries[name],
             [(row.kind, counts(row)) for row in type_map(types[name])],
             tuple(differences(types[name], types[first])) if name not in (base, first) else (),
-            _delta(entries[name].row, entries[first].row) if name not in (base, first) else None,
+            _delta(entries[name], entries[first]) if name not in (base, first) else None,
         )
         for name in names
     ]
     return Rivals(found[0], found[1:])
 
 
-def _delta(row: ResultRow, first: ResultRow) -> Contrast | None:
-    if row.kld_mean is None or first.kld_mean is None:
-        return None
-    return paired.unpaired((row.kld_mean, row.kld_stderr), (first.kld_mean, first.kld_stderr))
+def _delta(entry: Entry, first: Entry) -> Contrast | None:
+    a, b = (of_divergence(one.row, one.scores) for one in (entry, first))
+    return None if a is None or b is None else a.less(b)

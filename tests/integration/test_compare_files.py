@@ -65,6 +65,7 @@ def test_three_files_beside_each_other_and_a_stranger(base: Path, files: dict[st
     assert [row["variant"] for row in shown][:3] == ["plain", "plain", "acme"]
     assert shown[2]["kld_mean"] == shown[3]["kld_mean"]
     assert shown[0]["kld_delta"] is None
+    assert shown[2]["kld_delta_paired"] is True
     assert shown[2]["differs"] == ["attn_v Q8_0 against Q4_K in layer 0", "attn_v Q8_0 against Q6_K in layer 1"]
     shutil.rmtree(tmp_path / "hf")
     gone = ggufkit("report", out)

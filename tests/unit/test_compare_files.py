@@ -154,6 +154,7 @@ def test_differences_are_told_against_the_first_file(tmp_path: Path) -> None:
     delta = found.files[1].delta
     assert delta is not None
     assert (delta.value, delta.error) == pytest.approx((0.04, 0.005))
+    assert not delta.is_paired
     assert found.files[0].differs == ()
     assert all(re.search("Q4_0 against Q8_0", said) for said in found.files[1].differs)
     assert isinstance(found.base.row, ResultRow)
