@@ -14,7 +14,7 @@ from ggufkit.api.result import Compared, Result
 from ggufkit.commands import compare as comparing_files
 from ggufkit.commands import measure
 from ggufkit.commands import tasks as asking
-from ggufkit.commands.measure import Measured
+from ggufkit.commands.measure import Evaluated, Measured
 from ggufkit.commands.tasks import Scored, Tasks
 from ggufkit.core import values
 from ggufkit.core.errors import UsageError
@@ -33,6 +33,7 @@ def perplexity(
     ggufs: Paths,
     base: Path_ | None = None,
     *,
+    model: str | None = None,
     out: Path_ | None = None,
     reporter: Reporter | None = None,
     quiet: bool = False,
@@ -45,8 +46,9 @@ def perplexity(
         True
 
     Args:
-        ggufs: a file or several.
+        ggufs: a file or several; with a base also checkpoints: a directory, "hf:MODEL", "hf:nf4" and "hf:int8".
         base: the F16 that they come from; its row comes first.
+        model: the checkpoint that "hf:nf4" and "hf:int8" are made of, default what the base was converted from.
         out: directory for what is measured, default beside the first file.
         more: every other option, see `PerplexityOptions`.
 
@@ -54,11 +56,13 @@ def perplexity(
         GgufkitError: of the kind that tells what went wrong.
     """
     given = Options("perplexity", options.PerplexityOptions, more)
-    files, how = _paths("ggufs", ggufs), given.group(EvaluationOptions)
+    how = given.group(EvaluationOptions)
+    files = [values.read("ggufs", values.EVALUATED, one) for one in _some("ggufs", ggufs)]
     compared = None if base is None else values.read("base", values.FILE, base)
     where = None if out is None else values.read("out", values.PATH, out)
     with listening(reporter, quiet) as listener:
-        return _measured(measure.perplexity(files, compared, how, where, given.run, listener), listener.warnings)
+        target = Evaluated(tuple(files), compared, model, where)
+        return _measured(measure.perplexity(target, how, given.run, listener), listener.warnings)
 
 
 def tasks(
@@ -125,11 +129,13 @@ def bench(
 
 
 def _measured(done: Measured | Scored, warnings: Iterable[str]) -> Result:
-    from ggufkit.report.results import rows_of
+    from ggufkit.report.results import rows_of, rows_of_checkpoints
 
     paths = tuple(file.path for file in done.files)
-    rows = tuple(rows_of(paths, Workspace(done.out)))
-    return Result(done.out, paths, rows, tuple(warnings), sum(not one.fresh for one in done.results))
+    others = done.others if isinstance(done, Measured) else ()
+    rows = (*rows_of(paths, Workspace(done.out)), *rows_of_checkpoints(others))
+    made = sum(not one.fresh for one in (*done.results, *others))
+    return Result(done.out, paths, rows, tuple(warnings), made)
 
 
 def compare(
@@ -201,4 +207,8 @@ def _several(given: Paths) -> list[Path_]:
 
 def _paths(name: str, given: Paths) -> list[Path]:
     """Files, of which there is one at least. Raises UsageError."""
-    return [values.read(name, values.FILE, one) for one in values.read(name, values.Some(), _several(given))]
+    return [values.read(name, values.FILE, one) for one in _some(name, given)]
+
+
+def _some(name: str, given: Paths) -> list[Path_]:
+    return list(values.read(name, values.Some(), _several(given)))

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.shell_completion import CompletionItem
 
 from ggufkit.core import values
 from ggufkit.core.errors import UsageError
@@ -15,6 +16,7 @@ from ggufkit.core.values import MOST
 
 __all__ = [
     "DIRECTORY",
+    "EVALUATED",
     "FILE",
     "MOST",
     "NAMES",
@@ -83,10 +85,22 @@ def of_kind(kind: values.Kind) -> click.ParamType[Any]:
     return Written(kind, _NAMES[type(kind)])
 
 
+class Evaluated(Written):
+    """A GGUF or a checkpoint."""
+
+    def __init__(self) -> None:
+        super().__init__(values.EVALUATED, "file")
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:  # noqa: ARG002 - click's signature
+        """Files and directories."""
+        return [CompletionItem(incomplete, type="file")]
+
+
 _NAMES = {
     values.Names: "list", values.SomeOf: "list", values.Numbers: "numbers", values.Wholes: "numbers", values.Size: "size",
     values.Fraction: "percent",
 }  # fmt: skip
 
+EVALUATED = Evaluated()
 NAMES, NUMBERS, SIZE = NameList(), of_kind(values.NUMBERS), of_kind(values.SIZE)
 PATH, FILE, DIRECTORY = of_kind(values.PATH), of_kind(values.FILE), of_kind(values.DIRECTORY)

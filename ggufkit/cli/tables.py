@@ -78,11 +78,12 @@ def quality_table(rows: Sequence[ResultRow]) -> Table:
         ("ln(PPL/base)", [with_error(row.ln_ppl_ratio, row.ln_ppl_ratio_stderr, 5) for row in rows]),
         ("KLD", [with_error(row.kld_mean, row.kld_stderr, 5) for row in rows]),
         ("same top", [lines(percent(row.same_top_p)) for row in rows]),
+        ("transformers", [lines(_MISSING if row.is_gguf else f"{number(row.eval_tps, 1)} t/s") for row in rows]),
     ]
     shown = [(title, cells) for title, cells in columns if any(cell.plain != _MISSING for cell in cells)]
-    table = bare_table("size", *(title for title, _ in shown))
+    table = bare_table("size", "BPW", *(title for title, _ in shown))
     for row, *cells in zip(rows, *(cells for _, cells in shown), strict=True):
-        table.add_row(row.file.removesuffix(".gguf"), size(row.size_bytes), *cells)
+        table.add_row(row.file.removesuffix(".gguf"), size(row.size_bytes), f"{row.bpw:.2f}", *cells)
     return table
 
 

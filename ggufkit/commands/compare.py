@@ -105,9 +105,8 @@ def compare(
     with session.workspace.locked():
         taken = [_take(file, root, session) for file in _guests(named, root)]
     names = [name for name, _ in taken]
-    done = measure.perplexity(
-        [root / name for name in names[1:]], root / names[0], evaluation, root, run, reporter
-    )
+    base, *others = (root / name for name in names)
+    done = measure.perplexity(measure.Evaluated(tuple(others), base, out=root), evaluation, run, reporter)
     rows = results.collect(root, reporter)
     if not report.is_current(rows, root):
         report.write(rows, root)

@@ -50,6 +50,7 @@ EXTRAS = {
         Extra("lora", "Merging a LoRA adapter", (*_CHECKPOINTS, "peft")),
         Extra("data", "Reading tables and data sets", ("pyarrow", "datasets")),
         Extra("modelscope", "ModelScope", ("modelscope_hub",)),
+        Extra("formats", "Measuring quantized checkpoints", (*_CHECKPOINTS, "bitsandbytes", "compressed_tensors")),
     )
 }
 

@@ -236,7 +236,9 @@ class TaskScore:
 
 @dataclass(frozen=True)
 class ResultRow:
-    """One row of the results: one GGUF and all that is known about it. None is "not measured", never 0.
+    """One row of the results: one GGUF, or a checkpoint that was measured beside it, and all that is known about it.
+
+    None is "not measured", never 0.
 
     Column by column this is the contract of `results.csv`; units are in `metrics.METRICS`.
     """
@@ -280,8 +282,14 @@ class ResultRow:
     cosine_stderr: float | None = None
     cosine_min: float | None = None
     kv_type: str | None = None
+    format: str = "gguf"
     further: tuple[tuple[str, float], ...] = ()
     tasks: tuple[TaskScore, ...] = ()
+
+    @property
+    def is_gguf(self) -> bool:
+        """Whether it is of a file that llama.cpp runs; else of a checkpoint, in the format that is named."""
+        return self.format == "gguf"
 
     def columns(self) -> dict[str, Json]:
         """All columns by name; those of metrics that packages add and of tasks come last, and only where there are some."""

@@ -15,6 +15,8 @@ from ggufkit.core.errors import UsageError
 from ggufkit.core.paths import user_path
 from ggufkit.core.units import MOST_BYTES, parse_size
 
+CHECKPOINT = "hf:"
+"""What begins the name of a checkpoint where GGUFs are named."""
 MOST = (1 << 31) - 1
 """llama.cpp's tools read no larger numbers."""
 
@@ -85,6 +87,18 @@ class Texts:
     def read(self, given: Any) -> tuple[str, ...]:
         """One text, or several."""
         return tuple(map(str, _several(given)))
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """What is evaluated: a GGUF, as a path; or a checkpoint, as a text: its directory, or `hf:` and what it is."""
+
+    def read(self, given: Any) -> Path | str:
+        """A path of a file that is there, or a text."""
+        if isinstance(given, str) and given.startswith(CHECKPOINT):
+            return given
+        path = PATH.read(given)
+        return str(path) if path.is_dir() else path
 
 
 @dataclass(frozen=True)
@@ -250,6 +264,7 @@ class UserPath:
 NAMES, SOME_NAMES, NUMBERS, TEXTS, SIZE, FRACTION, SWITCH, TEXT = (
     Names(), Names(empty=True), Numbers(), Texts(), Size(), Fraction(), Switch(), AnyText(),
 )  # fmt: skip
+EVALUATED = Evaluated()
 PATH, FILE, DIRECTORY = UserPath(), UserPath(directory=False), UserPath(file=False, exists=True)
 
 

@@ -29,7 +29,7 @@ _ROW = re.compile(
     + r"$"
 )
 _COMPUTING = re.compile(r"kl_divergence: computing over (\d{1,9}) chunks, n_ctx=(\d{1,9}),")
-_PERCENTILES = {
+PERCENTILES = {
     "Minimum": 0.0, " 0.1%": 0.001, " 1.0%": 0.01, " 5.0%": 0.05, "10.0%": 0.1, "Median": 0.5,
     "90.0%": 0.9, "95.0%": 0.95, "99.0%": 0.99, "99.9%": 0.999, "Maximum": 1.0,
 }  # fmt: skip
@@ -96,8 +96,8 @@ def parse_divergence(output: ToolOutput) -> Divergence:
         raise _too_few(n_ctx, n_chunks, output)
     ppl, base = _pair(text, "Mean PPL(Q)                   "), _pair(text, "Mean PPL(base)                ")
     ratio, kld = _pair(text, "Mean ln(PPL(Q)/PPL(base))     "), _pair(text, "Mean    KLD")
-    percentiles = {p: v for title, p in _PERCENTILES.items() if (v := _single(text, title)) is not None}
-    if ppl is None or base is None or ratio is None or kld is None or len(percentiles) < len(_PERCENTILES):
+    percentiles = {p: v for title, p in PERCENTILES.items() if (v := _single(text, title)) is not None}
+    if ppl is None or base is None or ratio is None or kld is None or len(percentiles) < len(PERCENTILES):
         raise _missing(text, output)
     if not are_counted([row.chunk for row in rows], n_chunks):
         raise _contradiction(output)

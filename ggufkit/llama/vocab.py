@@ -43,8 +43,24 @@ def tokenize(
     Raises:
         ToolOutputError: the library could not load the vocabulary.
     """
-    argv = [sys.executable, "-m", "ggufkit.llama.vocab", str(binaries), str(source), str(gguf)]
-    argv += [word for word, wanted in (("special", special), ("text", not marks)) if wanted]
+    words = [word for word, wanted in (("special", special), ("text", not marks)) if wanted]
+    return _ask(binaries, source, gguf, texts, log, words)
+
+
+def beginning(binaries: Path, source: Path, gguf: Path, log: Path | None = None) -> int | None:
+    """The BOS token that llama.cpp puts at the beginning of a text; None where it puts none there.
+
+    Raises:
+        ToolOutputError: the library could not load the vocabulary.
+    """
+    [found] = _ask(binaries, source, gguf, [], log, ["beginning"])
+    return found[0] if found else None
+
+
+def _ask(
+    binaries: Path, source: Path, gguf: Path, texts: Sequence[str], log: Path | None, words: Sequence[str]
+) -> list[list[int]]:
+    argv = [sys.executable, "-m", "ggufkit.llama.vocab", str(binaries), str(source), str(gguf), *words]
     output = process.run(argv, stdin=json.dumps(list(texts)).encode(), log=log, surroundings=cuda.HIDDEN)
     for line in output.stdout.splitlines():
         if line.startswith(_MARK):
@@ -89,7 +105,7 @@ class _ModelParams(ctypes.Structure):
     _fields_ = (("raw", ctypes.c_uint8 * _PARAMS_SIZE),)
 
 
-def _main(binaries: Path, source: Path, gguf: Path, *, special: bool, marks: bool) -> None:
+def _main(binaries: Path, source: Path, gguf: Path, words: Sequence[str]) -> None:
     offset = vocab_only_offset((source / "include" / "llama.h").read_text(encoding="utf-8"))
     llama = ctypes.CDLL(str(_library(binaries)))
     llama.llama_model_default_params.restype = _ModelParams
@@ -103,7 +119,9 @@ def _main(binaries: Path, source: Path, gguf: Path, *, special: bool, marks: boo
     if not model:
         sys.exit(f"{gguf} cannot be loaded")
     vocab = llama.llama_model_get_vocab(model)
+    special, marks = "special" in words, "text" not in words
     ids = [_tokenize(llama, vocab, text, special=special, marks=marks) for text in json.load(sys.stdin)]
+    ids += [_beginning(llama, vocab)] if "beginning" in words else []
     print(_MARK + json.dumps(ids), flush=True)
 
 
@@ -117,6 +135,12 @@ def _tokenize(llama: ctypes.CDLL, vocab: int, text: str, *, special: bool, marks
     return list(room[: max(count, 0)])
 
 
+def _beginning(llama: ctypes.CDLL, vocab: int) -> list[int]:
+    llama.llama_vocab_get_add_bos.argtypes = llama.llama_vocab_bos.argtypes = [ctypes.c_void_p]
+    llama.llama_vocab_get_add_bos.restype = ctypes.c_bool
+    return [llama.llama_vocab_bos(vocab)] if llama.llama_vocab_get_add_bos(vocab) else []
+
+
 def _library(binaries: Path) -> Path:
     names = ("libllama.so", "libllama.dylib", "llama.dll")
     homes = (binaries, binaries.parent / "lib")
@@ -127,4 +151,4 @@ def _library(binaries: Path) -> Path:
 
 
 if __name__ == "__main__":
-    _main(*(Path(a) for a in sys.argv[1:4]), special="special" in sys.argv[4:], marks="text" not in sys.argv[4:])
+    _main(Path(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3]), sys.argv[4:])

@@ -265,7 +265,7 @@ def _write(partial: Path, one: FilePass, base: GgufFile, evaluation: Evaluation)
     where = replace(where, kv_type=one.file.kv_type)
     kept = token_scores.path_of(result_path(one.file, evaluation.session))
     token_scores.save(kept, str(one.file.sha256), _scores(one, token_scores.tokens_of(where)))
-    save(partial, measured(str(one.file.sha256), _values(one.result, one.run.duration_s), where))
+    save(partial, measured(str(one.file.sha256), values_of(one.result, one.run.duration_s), where))
     number = next_number(result_path(one.file, evaluation.session))
     notes = DivergenceNotes(
         round(one.run.duration_s, 3), evaluation.corpus.name, evaluation.sample_bytes, number=number
@@ -280,8 +280,8 @@ def _scores(one: FilePass, tokens: Tokens) -> Scores:
     return Scores(tokens, one.scores.kld.astype(float), one.scores.ln_ratio.astype(float))
 
 
-def _values(d: Divergence, seconds: float) -> dict[str, Figure]:
-    """The measurements of a pass, by metric name."""
+def values_of(d: Divergence, seconds: float) -> dict[str, Figure]:
+    """The measurements of a comparison that took so many seconds, by metric name."""
     values: dict[str, Figure] = {
         "ppl": _known(d.ppl),
         "ppl_base": (d.ppl_base[0], None),

@@ -67,9 +67,15 @@ def groups(samples: Sequence[Sample], facts: Callable[[Entry], Facts | None]) ->
         found = facts(sample.entry)
         if found is not None:
             by_facts.setdefault(tuple(found.items()), []).append(sample)
-    ordered = sorted(by_facts.items(), key=lambda item: (-len({s.origin for s in item[1]}), -len(item[1])))
+    ordered = sorted(by_facts.items(), key=lambda item: _rank(item[1]))
     first = dict(ordered[0][0]) if ordered else {}
     return tuple(Group(tuple(members), _reasons(dict(key), first)) for key, members in ordered)
+
+
+def _rank(samples: Sequence[Sample]) -> tuple[int, int, int]:
+    """Those of most directories first, then those with most GGUFs."""
+    n_ggufs = sum(s.entry.row.is_gguf for s in samples)
+    return -len({s.origin for s in samples}), -n_ggufs, -len(samples)
 
 
 def _reasons(facts: Facts, first: Facts) -> tuple[str, ...]:

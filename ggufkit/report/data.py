@@ -13,13 +13,13 @@ from ggufkit.core.records import Conditions, Measurement, ResultRow
 from ggufkit.llama import kv_cache, memory
 from ggufkit.llama.gguf import GgufHeader, ggml_type_by_name, read_header
 from ggufkit.llama.same_tensors import same_tensors
-from ggufkit.measure import divergence, perplexity, similarity, token_scores
+from ggufkit.measure import checkpoints, divergence, perplexity, similarity, token_scores
 from ggufkit.measure.evaluation import EvalParams
 from ggufkit.measure.paired import Scores
 from ggufkit.recipes.type_recipe import TypeRecipe
 from ggufkit.report import commands, conditions
 from ggufkit.report.lineage import Archive, Piece, is_start
-from ggufkit.report.results import further_measurements_of, measurements_of, recipe_of
+from ggufkit.report.results import checkpoint_measurements, further_measurements_of, measurements_of, recipe_of
 from ggufkit.report.settings import Settings, calibrated, settings
 from ggufkit.steps.quantize import QuantizeNotes
 from ggufkit.steps.step import Workspace
@@ -132,8 +132,11 @@ class Entry:
 def load_entries(rows: Sequence[ResultRow], root: Path) -> list[Entry]:
     """The entries of a result directory, in the order of its rows."""
     archive = Archive(Workspace(root))
-    headers = {row.file: read_header(root / row.file) for row in rows}
-    entries = [_entry(row, headers[row.file], archive) for row in rows]
+    headers = {row.file: read_header(root / row.file) for row in rows if row.is_gguf}
+    entries = [
+        _entry(row, headers[row.file], archive) if row.is_gguf else _checkpoint(row, archive.workspace)
+        for row in rows
+    ]
     references = {
         e.quality.base_sha256 for e in entries if e.quality is not None and e.row.cosine_mean is not None
     }
@@ -142,7 +145,9 @@ def load_entries(rows: Sequence[ResultRow], root: Path) -> list[Entry]:
 
 
 def _first_alike(entry: Entry, before: Sequence[Entry], headers: Mapping[str, GgufHeader]) -> str:
-    alike = (e.row.file for e in before if e.composition == entry.composition)
+    alike = (e.row.file for e in before if e.row.is_gguf and e.composition == entry.composition)
+    if not entry.row.is_gguf:
+        return ""
     return next((file for file in alike if same_tensors(headers[file], headers[entry.row.file])), "")
 
 
@@ -174,6 +179,23 @@ def _entry(row: ResultRow, header: GgufHeader, archive: Archive) -> Entry:
         scores=token_scores.of_measurements(
             found, workspace.measurements / f"{path.stem}.{divergence.STEP}.scores"
         ),
+    )
+
+
+def _checkpoint(row: ResultRow, workspace: Workspace) -> Entry:
+    """A checkpoint that was measured beside GGUFs: what is known of it is what was measured."""
+    path = workspace.measurements / f"{row.file}.{checkpoints.STEP}.json"
+    found, made = checkpoint_measurements(path), read_manifest(path)
+    params = EvalParams.from_manifest(made) if made is not None else EvalParams()
+    return Entry(
+        row=row,
+        quality=_conditions(found, "kld_mean", "ppl"),
+        speed=None,
+        extent=Extent(row.corpus_sha256, params.n_chunks),
+        composition={},
+        percentiles={p: m.value for m in found if (p := PERCENTILES.get(m.metric)) is not None},
+        footprint=Footprint(row.size_bytes, 0, 0, 0),
+        scores=token_scores.of_measurements(found, token_scores.path_of(path)),
     )
 
 

@@ -43,7 +43,7 @@ COLUMNS = (
     ("file", "File"), ("size", "Size"), ("bpw", "BPW"), ("ppl", "Perplexity"),
     ("ratio", "ln(PPL/base)"), ("kld", "KLD"), ("p99", "KLD 99 %"), ("top", "Same top"),
     ("cosine", "Cosine"), ("least", "Least cosine"),
-    ("pp", "pp512"), ("tg", "tg128"), ("memory", "Memory"),
+    ("pp", "pp512"), ("tg", "tg128"), ("hf", "transformers"), ("memory", "Memory"),
 )  # fmt: skip
 
 
@@ -119,7 +119,8 @@ def _cells(entry: Entry, n_ctx: int) -> dict[str, Cell]:
         "least": _measurement(row.cosine_min, None, 5),
         "pp": _measurement(row.pp_tps, row.pp_tps_stddev, 1),
         "tg": _measurement(row.tg_tps, row.tg_tps_stddev, 1),
-        "memory": Cell(amount(total), total),
+        "memory": Cell(amount(total), total) if row.is_gguf else Cell(MISSING, None),
+        "hf": _measurement(None if row.is_gguf else row.eval_tps, None, 1),
     }
 
 

@@ -106,6 +106,8 @@ def results_table(summary: Summary) -> str:
         ("Least cosine", [with_error(e.row.cosine_min, None, 5) for e in summary.entries], False),
         ("pp512 (t/s)", [with_error(e.row.pp_tps, e.row.pp_tps_stddev, 1) for e in summary.entries], False),
         ("tg128 (t/s)", [with_error(e.row.tg_tps, e.row.tg_tps_stddev, 1) for e in summary.entries], False),
+        ("transformers (t/s)",
+         [with_error(None if e.row.is_gguf else e.row.eval_tps, None, 1) for e in summary.entries], False),
         *(_further(name, summary.entries) for name in further_metrics(e.row for e in summary.entries)),
     ]  # fmt: skip
     shown = [(head, cells) for head, cells, always in columns if always or any(c != MISSING for c in cells)]
@@ -169,7 +171,7 @@ def number(value: tuple[float, float | None] | None, digits: int) -> str:
 def composition_table(entries: Sequence[Entry]) -> str:
     """The share of each file's bytes by tensor type."""
     rows = []
-    for entry in entries:
+    for entry in (e for e in entries if e.composition):
         total = sum(entry.composition.values())
         held = ", ".join(f"{kind} {100 * size / total:.1f} %" for kind, size in entry.composition.items())
         rows.append([markdown(entry.label), markdown(held)])
@@ -226,7 +228,9 @@ def _commands(entries: Sequence[Entry]) -> str:
 
 
 def _hashes(entries: Sequence[Entry]) -> str:
-    listing = markdown_block("\n".join(terminal(f"{e.row.sha256}  {e.row.file}") for e in entries))
+    listing = markdown_block(
+        "\n".join(terminal(f"{e.row.sha256}  {e.row.file}") for e in entries if e.row.is_gguf)
+    )
     return f"<details><summary>SHA-256</summary>\n\n{listing}\n\n</details>"
 
 

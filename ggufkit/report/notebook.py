@@ -37,7 +37,7 @@ def render(rows: Sequence[ResultRow], root: Path) -> str:
 
 
 def _are_in(rows: Sequence[ResultRow], root: Path) -> bool:
-    return len(rows) > 1 and all((root / row.file).is_file() for row in rows)
+    return len(rows) > 1 and all((root / row.file).is_file() for row in rows if row.is_gguf)
 
 
 def table(rows: pd.DataFrame) -> str:

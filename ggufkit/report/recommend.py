@@ -109,10 +109,11 @@ def advise(
     """The answer for files that may be compared with each other, at least one.
 
     Args:
-        among: names of those to choose from, None for all; what the others are, their base say, counts all the same.
+        among: names of those to choose from, None for all GGUFs; what the others are, their base say, counts all the
+            same.
     """
     wanted, lost = budget or MemoryBudget(), losses(entries)
-    there = [e for e in entries if among is None or e.row.file in among]
+    there = [e for e in entries if e.row.is_gguf and (among is None or e.row.file in among)]
     front = _front(there, lost)
     chosen = _Choice(wanted, lost, tuple(front or sorted(there, key=lambda e: (e.row.bpw, e.row.size_bytes))))
     pick = chosen.pick()
@@ -134,7 +135,7 @@ def nothing(advice: Advice) -> Advice:
 def pareto(entries: Sequence[Entry]) -> list[Entry]:
     """The files that are worth their size, the smallest first: each is better than every smaller one by more than the
     error, or by a grade. Of those of one type or size there is one, as `losses.best_of_type` chooses."""
-    return _front(entries, losses(entries))
+    return _front([e for e in entries if e.row.is_gguf], losses(entries))
 
 
 def _front(entries: Sequence[Entry], lost: Mapping[str, Loss]) -> list[Entry]:

@@ -18,7 +18,8 @@ from ggufkit.core.progress import Reporter, SilentReporter
 from ggufkit.core.records import F16, GgufFile, Manifest, Measurement, ResultRow
 from ggufkit.core.yamlfile import LIMIT_BYTES
 from ggufkit.llama.gguf import read_gguf
-from ggufkit.measure import bench, divergence, perplexity, plugged, similarity
+from ggufkit.measure import bench, checkpoints, divergence, perplexity, plugged, similarity
+from ggufkit.measure.checkpoints import CheckpointNotes
 from ggufkit.measure.measurements import against_own_base, load, order_of
 from ggufkit.measure.metrics import BY_NAME, may_be_added
 from ggufkit.measure.tasks import scores
@@ -30,11 +31,14 @@ from ggufkit.steps.quantize import QuantizeNotes
 from ggufkit.steps.step import Result, Workspace
 
 _QUALITY = (divergence.STEP, perplexity.STEP, similarity.STEP)
-_KINDS = (*_QUALITY, bench.STEP, f"{plugged.KIND}*", f"{scores.KIND}*")
+_CHECKPOINT = "hf"
+"""What stands where a GGUF's variant does."""
+_KINDS = (*_QUALITY, bench.STEP, checkpoints.STEP, f"{plugged.KIND}*", f"{scores.KIND}*")
 
 
 def collect(root: Path, reporter: Reporter | None = None) -> list[ResultRow]:
-    """One row for each finished GGUF of a result directory: by variant, then from large to small.
+    """One row for each finished GGUF of a result directory: by variant, then from large to small; then the checkpoints
+    that were compared with one of them.
 
     Args:
         reporter: is warned of each file that cannot be read; only what that file tells is missing.
@@ -55,7 +59,8 @@ def collect(root: Path, reporter: Reporter | None = None) -> list[ResultRow]:
         hint = f"It should hold *.gguf with *{SUFFIX}: make them with `ggufkit build`."
         raise InputError(f"{root} holds no results.", hint=hint)
     order = {name: i for i, name in enumerate(variants.names())}
-    return sorted(rows, key=lambda r: (order.get(r.variant, len(order)), -r.size_bytes, r.file))
+    ordered = sorted(rows, key=lambda r: (order.get(r.variant, len(order)), -r.size_bytes, r.file))
+    return [*ordered, *_checkpoints(workspace, {str(row.sha256) for row in rows})]
 
 
 def rows_of(paths: Iterable[Path], workspace: Workspace) -> list[ResultRow]:
@@ -100,6 +105,41 @@ def row_of(file: GgufFile, measurements: Iterable[Measurement]) -> ResultRow:
         sha256=file.sha256,
         **_columns(measurements),
     )
+
+
+def row_of_checkpoint(made: Manifest, measurements: Iterable[Measurement]) -> ResultRow:
+    """The row of a checkpoint that was measured."""
+    notes = CheckpointNotes.from_manifest(made)
+    return ResultRow(
+        name=notes.name,
+        variant=_CHECKPOINT,
+        type=notes.type,
+        file=f"{notes.name}-{notes.format}",
+        size_bytes=notes.size_bytes,
+        n_params=notes.n_params,
+        bpw=8 * notes.size_bytes / notes.n_params if notes.n_params else 0.0,
+        sha256=made.inputs.get("checkpoint"),
+        format=notes.format,
+        **_columns(measurements),
+    )
+
+
+def rows_of_checkpoints(done: Iterable[Result]) -> list[ResultRow]:
+    """The rows of checkpoints that were measured now, in that order."""
+    return [row_of_checkpoint(one.manifest, load(one.path)) for one in done]
+
+
+def _checkpoints(workspace: Workspace, bases: set[str]) -> list[ResultRow]:
+    """Those that were compared with one of these files, from large to small."""
+    files = sorted(workspace.measurements.glob(f"*.{checkpoints.STEP}.json"))
+    found = [(made, _readable(file)) for file in files if (made := read_manifest(file)) is not None]
+    rows = [row_of_checkpoint(made, ms) for made, ms in found if ms and made.inputs.get("base") in bases]
+    return sorted(rows, key=lambda row: (-row.size_bytes, row.file))
+
+
+def checkpoint_measurements(file: Path) -> list[Measurement]:
+    """What was measured of a checkpoint; nothing where the file cannot be read, of which `collect` warns."""
+    return _readable(file)
 
 
 def recipe_of(gguf: Path) -> TypeRecipe | None:

@@ -196,7 +196,8 @@ class Scatter:
     def _write_labels(self, canvas: Canvas, on_lines: Sequence[Entry]) -> None:
         """Name the file to take, then those of the Pareto front and of the lines that are drawn."""
         front = [] if self.along.is_better_more else recommend.pareto(self.entries)
-        named = list({e.row.file: e for e in [*self._taken, *front, *on_lines]}.values())
+        others = [e for e in self.entries if not e.row.is_gguf]
+        named = list({e.row.file: e for e in [*self._taken, *front, *on_lines, *others]}.values())
         types = Counter(e.row.type for e in named)
         several = {kind for kind, n in Counter(e.row.type for e in self.entries).items() if n > 1}
         full = [types[e.row.type] > 1 or (e in self._taken and e.row.type in several) for e in named]
@@ -254,5 +255,7 @@ def _fastest(entries: Collection[Entry], loss: Loss, along: Along) -> list[Entry
 
 def variant_title(variant: str) -> str:
     """A variant in words, for legends."""
-    words = {"awq": "AWQ", "imatrix": "importance matrix", "gptq": "GPTQ", "plain": "plain"}
+    words = {
+        "awq": "AWQ", "imatrix": "importance matrix", "gptq": "GPTQ", "plain": "plain", "hf": "Hugging Face checkpoint",
+    }  # fmt: skip
     return " + ".join(words.get(part, escape.terminal(part)) for part in variant.split("+"))

@@ -103,10 +103,12 @@ def summarize(
         speed=_first(speed),
         apart=_apart(quality, "quality") | _apart(speed, "speed"),
         advice=advise([*together, *(e for e in entries if e.is_reference and e not in together)], budget),
-        verdicts=verdicts([e.row for e in together], {e.row.file: e.scores for e in together if e.scores}),
+        verdicts=verdicts(
+            [e.row for e in together if e.row.is_gguf], {e.row.file: e.scores for e in together if e.scores}
+        ),
         budget=budget,
         known=anchors.published_for(entries),
-        published=frozenset(e.row.file for e in entries if anchors.comparable(e)),
+        published=frozenset(e.row.file for e in entries if e.row.is_gguf and anchors.comparable(e)),
         facts=tuple(_facts(entries, together, _first(speed))),
         command=commands(every),
         spans=tuple(spans),

@@ -21,7 +21,7 @@ COLUMNS = tuple(_KINDS)
 """Of every table; those of metrics that packages add, and of tasks, come after them."""
 _DTYPES = {name: {"int": "Int64", "float": "float64", "str": "string"}[kind] for name, kind in _KINDS.items()}
 _MOST_COLUMNS = 1000
-_LATER = ("cosine_mean", "cosine_stderr", "cosine_min", "kv_type")
+_LATER = ("cosine_mean", "cosine_stderr", "cosine_min", "kv_type", "format")
 """Columns that tables of version 0.1.0 do not have."""
 _TEXTS = tuple(name for name, dtype in _DTYPES.items() if dtype == "string")
 
@@ -58,6 +58,7 @@ def from_csv(text: str) -> pd.DataFrame:
     read = pd.read_csv(io.StringIO(text), dtype=_DTYPES, keep_default_na=False, na_values=[""])
     missing = [name for name in _LATER if name not in read]
     whole = read.assign(**{name: pd.Series(dtype=_DTYPES[name]) for name in missing})
+    whole = whole.assign(format=whole["format"].fillna(ResultRow.format))
     added = [name for name in whole if name not in COLUMNS]
     whole = whole.assign(**{name: pd.to_numeric(whole[name], errors="coerce").astype("float64") for name in added})
     return _with_texts(whole[[*COLUMNS, *added]], escape.from_csv)

@@ -26,7 +26,7 @@ CONTRACT = [
     "tg_tps", "tg_tps_stddev", "eval_tps", "n_ctx", "n_chunks", "corpus_sha256", "backend", "device", "ngl",
     "llama_cpp_commit", "sha256",
 ]  # fmt: skip
-FURTHER = ["cosine_mean", "cosine_stderr", "cosine_min", "kv_type"]
+FURTHER = ["cosine_mean", "cosine_stderr", "cosine_min", "kv_type", "format"]
 
 
 @pytest.fixture(scope="module")

@@ -67,7 +67,7 @@ def by_file(base: GgufFile, files: Sequence[GgufFile], evaluation: Evaluation, *
     logits.parent.mkdir(parents=True, exist_ok=True)
     share = shares.pinned() if pinned else Share(session.threads)
     try:
-        run = _run_base(base, logits, evaluation, share)
+        run = run_base(base, logits, evaluation, share)
         refuse_short(run, evaluation.text)
         failures.require_success(run, _doing(base))
         yield from _read_base(base, run)
@@ -132,7 +132,7 @@ def _ahead() -> int:
 def _base_task(base: GgufFile, stream: _Stream, evaluation: Evaluation, share: Share) -> Task:
     def run(stop: threading.Event) -> ToolOutput:
         try:
-            return _run_base(base, stream.source, evaluation, share, stop)
+            return run_base(base, stream.source, evaluation, share, stop)
         finally:
             stream.end()
 
@@ -159,9 +159,10 @@ def _run_together(tasks: Sequence[Task], carry: Job[object], text: Corpus) -> li
         raise
 
 
-def _run_base(
+def run_base(
     base: GgufFile, logits: Path, evaluation: Evaluation, share: Share, stop: threading.Event | None = None
 ) -> ToolOutput:
+    """Evaluate the base, and write what it predicts into a file or a named pipe; it may have ended badly."""
     session, compute = evaluation.session, evaluation.compute(base, share.threads)
     command = argv.base_logits(session.tools, base.path, logits, evaluation.excerpt, compute)
     title, log = f"Base pass of {base.path.name}", f"perplexity-{base.path.stem}"

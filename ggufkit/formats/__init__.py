@@ -1,0 +1,1 @@
+"""Hugging Face checkpoints, quantized ones too, under transformers and on llama-perplexity's ruler."""
