@@ -12,6 +12,7 @@ from ggufkit.core import escape
 from ggufkit.core.records import F16, Conditions, Json, Measurement, ResultRow
 from ggufkit.llama import kv_cache
 from ggufkit.measure.measurements import against_own_bases
+from ggufkit.measure.tasks import scores
 from ggufkit.report.results import further_measurements_of, measurements_of
 from ggufkit.steps.step import Workspace
 
@@ -52,6 +53,13 @@ def collect(rows: Sequence[ResultRow], root: Path) -> list[Measured]:
     first = [measurements_of(path, digest, workspace) for path, digest in given]
     rest = [found for path, digest in given for found in further_measurements_of(path, digest, workspace)]
     return of_rows(rows, first, rest)
+
+
+def of_tasks(rows: Sequence[ResultRow], root: Path) -> list[Measured]:
+    """What was measured of the files by tasks: their questions are the text."""
+    place = Workspace(root).measurements
+    by_row = [(row, scores.measurements_in(place, Path(row.file).stem, str(row.sha256))) for row in rows]
+    return [Measured(row, tuple(found), is_further=True) for row, tasks in by_row for found in tasks]
 
 
 def of_rows(

@@ -65,7 +65,7 @@ def render(rows: Sequence[ResultRow], root: Path, budget: MemoryBudget) -> dict[
     from ggufkit.report.markdown import render_markdown
 
     summary = summary_of(rows, root, budget)
-    further = conditions.to_csv(conditions.collect(rows, root))
+    further = conditions.to_csv([*conditions.collect(rows, root), *conditions.of_tasks(rows, root)])
     return {
         **tables.texts(rows),
         "measurements.csv": further,

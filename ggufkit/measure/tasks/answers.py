@@ -205,4 +205,5 @@ def _conditions(run: ToolOutput, asking: Asking) -> Conditions:
         machine=machine.describe(),
         llama_cpp_commit=session.tools.commit,
         corpus_sha256=asking.data.sha256,
+        corpus=asking.data.spec,
     )

@@ -80,9 +80,15 @@ def score_of(found: Sequence[Measurement]) -> TaskScore | None:
 
 def scores_in(measurements: Path, stem: str, digest: str) -> tuple[TaskScore, ...]:
     """The scores of a file with this hash, by the names of the tasks; measurements that cannot be read hold none."""
+    scores = (score_of(found) for found in measurements_in(measurements, stem, digest))
+    return tuple(score for score in scores if score is not None)
+
+
+def measurements_in(measurements: Path, stem: str, digest: str) -> list[list[Measurement]]:
+    """What was measured of a file with this hash, task by task."""
     files = sorted(measurements.glob(f"{escape(stem)}.{KIND}*.json"))
-    found = [score_of([m for m in _readable(file) if m.file_sha256 == digest]) for file in files]
-    return tuple(score for score in found if score is not None)
+    every = ([m for m in _readable(file) if m.file_sha256 == digest] for file in files)
+    return [found for found in every if found]
 
 
 def _readable(file: Path) -> list[Measurement]:
