@@ -23,8 +23,8 @@ _WINOGRANDE = re.compile(
     r"(?m)^(\d{1,9})\t(\d+\.\d{4})\t *(-?\d+\.\d{6}|-?nan|-?inf)  *(-?\d+\.\d{6}|-?nan|-?inf)  ([12])  ([12])$"
 )
 _MULTIPLE_CHOICE = re.compile(r"(?m)^(\d{1,9})\t(\d+\.\d{8})$")
-_FINAL = re.compile(r"Final result: (\d+\.\d{4}) \+/- (?:\d+\.\d{4}|-?nan)")
-_CHANCE = re.compile(r"Random chance: (\d+\.\d{4}) \+/- (?:\d+\.\d{4}|-?nan)")
+_FINAL = re.compile(r"Final result: (\d+\.\d{4}) \+/- (?:\d+\.\d{4}|-?nan|-?inf)")
+_CHANCE = re.compile(r"Random chance: (\d+\.\d{4}) \+/- (?:\d+\.\d{4}|-?nan|-?inf)")
 _TOO_LONG = re.compile(r"does not fit in the context window \(requires (\d{1,9}) tokens\)")
 
 

@@ -84,6 +84,12 @@ def test_a_score_that_is_no_number_is_refused() -> None:
         parse(log(WINOGRANDE).replace("-8.754462   -1.108204", "nan   -1.108204", 1), WINOGRANDE)
 
 
+def test_a_single_question_has_no_error() -> None:
+    text = "1\t100.00000000\nFinal result: 100.0000 +/- -nan\nRandom chance: 50.0000 +/- inf\n"
+    asked = [Question("Who?", ("Ann", "Bob"), 0)]
+    assert task_log.parse_answers(printed(text), MULTIPLE_CHOICE, asked) == (True,)
+
+
 def test_a_context_that_is_too_small_is_known() -> None:
     text = "hellaswag_score : task 0 does not fit in the context window (requires 1234 tokens)\n"
     assert task_log.tokens_needed(printed(text)) == 1234
