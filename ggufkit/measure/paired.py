@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from statistics import NormalDist
 from typing import TYPE_CHECKING
 
-from ggufkit.llama.kld import Row, scored
+from ggufkit.llama.kld import Row
 
 if TYPE_CHECKING:
     import numpy as np
@@ -23,7 +23,7 @@ SIGNIFICANT = 2.0
 """Standard errors that a difference must exceed before it is called one."""
 
 _PRINTED = 1e-5
-_ENOUGH, _SHORTEST = 32, 64
+_FEWEST = 4
 _MOST_ROUNDING = 0.5
 
 
@@ -52,16 +52,11 @@ class Scores:
     ln_ratio: NDArray[np.float64]
     digit: float = 0.0
 
-    @property
-    def has_enough_chunks(self) -> bool:
-        """Whether chunks are as many as an error needs, without parting them."""
-        return self.tokens.n_chunks >= _ENOUGH
-
 
 @dataclass(frozen=True)
 class Contrast:
-    """A difference or a ratio with its standard error, of `n` clusters of tokens; None where the errors of both sides
-    were taken as independent of each other."""
+    """A difference or a ratio with its standard error, of `n` chunks; None where the errors of both sides were taken as
+    independent of each other."""
 
     value: float
     error: float
@@ -107,9 +102,9 @@ def kld_ratio(a: Scores, b: Scores) -> Contrast | None:
     """Mean KL divergence of `a` in parts of that of `b`; None as for `kld_difference`, and where `b` loses nothing."""
     if a.tokens != b.tokens or not b.kld.sum():
         return None
-    tops, bottoms = (_sums(values, a.tokens) for values in _common(a.kld, b.kld))
+    tops, bottoms = a.kld.mean(axis=1), b.kld.mean(axis=1)
     share = float(tops.sum() / bottoms.sum())
-    return _of_sums(tops, bottoms, _rounding(a) + share**2 * _rounding(b))
+    return _of_chunks(tops, bottoms, _rounding(a) + share**2 * _rounding(b))
 
 
 def of_chunks(scores: Scores) -> Scores:
@@ -140,41 +135,23 @@ def _difference(a: Scores, b: Scores, of_a: NDArray[np.float64], of_b: NDArray[n
 
     if a.tokens != b.tokens:
         return None
-    one, other = _common(of_a, of_b)
-    tops, bottoms = (_sums(values, a.tokens) for values in (one - other, np.ones_like(one)))
-    return _of_sums(tops, bottoms, _rounding(a) + _rounding(b))
+    differences = of_a.mean(axis=1) - of_b.mean(axis=1)
+    return _of_chunks(differences, np.ones_like(differences), _rounding(a) + _rounding(b))
 
 
-def _common(a: NDArray[np.float64], b: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Both as they are, or as means of chunks where one has no more."""
-    return (a, b) if a.shape == b.shape else (a.mean(axis=1, keepdims=True), b.mean(axis=1, keepdims=True))
-
-
-def _sums(values: NDArray[np.float64], tokens: Tokens) -> NDArray[np.float64]:
-    """Sums over clusters: chunks; or parts of them where chunks are few, but not so short that they hang together."""
-    import numpy as np
-
-    n = values.shape[1]
-    parts = max(1, min(math.ceil(_ENOUGH / tokens.n_chunks), n // _SHORTEST))
-    sums: NDArray[np.float64] = np.concatenate([p.sum(axis=1) for p in np.array_split(values, parts, axis=1)])
-    sums *= scored(tokens.n_ctx, 1) / n
-    return sums
-
-
-def _of_sums(tops: NDArray[np.float64], bottoms: NDArray[np.float64], rounding: float) -> Contrast | None:
-    """The ratio of two sums over clusters, with the scatter of clusters around it, less what rounding adds."""
+def _of_chunks(tops: NDArray[np.float64], bottoms: NDArray[np.float64], rounding: float) -> Contrast | None:
+    """The ratio of two sums over chunks, with the scatter of chunks around it, less what rounding adds."""
     n, whole = len(tops), float(bottoms.sum())
     value = float(tops.sum()) / whole
     seen = float(((tops - value * bottoms) ** 2).sum())
-    if n < 2 or (rounding and rounding > _MOST_ROUNDING * seen):
+    if n < _FEWEST or (rounding and rounding > _MOST_ROUNDING * seen):
         return None
     return Contrast(value, math.sqrt((seen - rounding) * n / (n - 1)) / abs(whole), n)
 
 
 def _rounding(scores: Scores) -> float:
-    """What rounding adds to the sum of squares of chunks' sums."""
-    run, n = scored(scores.tokens.n_ctx, 1), scores.tokens.n_chunks
-    return (scores.digit * run) ** 2 / 12 * float(sum(k**2 + (k - 1) ** 2 for k in range(1, n + 1)))
+    """What rounding adds to the sum of squares of chunks' means."""
+    return scores.digit**2 / 12 * float(sum(k**2 + (k - 1) ** 2 for k in range(1, scores.tokens.n_chunks + 1)))
 
 
 def _quantile(z: float, n: int | None) -> float:

@@ -85,7 +85,7 @@ def _numbers(data: bytes, n_chunks: int) -> NDArray[np.float64] | None:
 def of_measurements(found: Sequence[Measurement], path: Path) -> Scores | None:
     """The scores behind a file's measurements: those in `path`, if they are of the same tokens and have the same mean.
 
-    As much as differences need: means of chunks where these are enough.
+    As means of chunks, which is what differences need.
     """
     divergence = next((m for m in found if m.metric == "kld_mean"), None)
     scores = load(path, divergence.file_sha256) if divergence is not None else None
@@ -94,4 +94,4 @@ def of_measurements(found: Sequence[Measurement], path: Path) -> Scores | None:
     tolerance = scores.digit or _AGREE
     if abs(float(scores.kld.mean()) - divergence.value) > tolerance + _AGREE * abs(divergence.value):
         return None
-    return of_chunks(scores) if scores.has_enough_chunks else scores
+    return of_chunks(scores)

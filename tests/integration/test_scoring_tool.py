@@ -63,9 +63,10 @@ def measured(tools: Toolchain, files: list[GgufFile], root: Path, strategy: str)
         _, *done = divergence.measure_all(files[0], files[1:], evaluation, Transport(1 << 30, strategy))
         assert len(list(session.workspace.measurements.glob("*.scores*"))) == len(done)
     found = [token_scores.of_measurements(load(one.path), token_scores.path_of(one.path)) for one in done]
+    raw = [token_scores.load(token_scores.path_of(one.path), load(one.path)[0].file_sha256) for one in done]
     assert None not in found
     assert all(one.manifest.argv[0][0].endswith(scoring_tool.NAME) for one in done)
-    return [one for one in found if one is not None], listener
+    return [one for one in raw if one is not None], listener
 
 
 @pytest.mark.parametrize("strategy", ["file", "fan-out"])
