@@ -8,7 +8,7 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from ggufkit.cli.tables import bare_table, number, percent, with_error
+from ggufkit.cli.tables import bare_table, number, percent, tasks_table, with_error
 from ggufkit.cli.terminal import words
 from ggufkit.core.units import size
 from ggufkit.measure.paired import Contrast
@@ -21,15 +21,10 @@ _AT_ONCE = 3
 def parts(found: Rivals) -> Iterator[RenderableType]:
     """What was measured, the types of each kind of tensor, and how they differ from the first file's, in words."""
     yield _measured(found)
-    if apart := [
-        rival.entry.label for rival in found.files if rival.delta is not None and not rival.delta.is_paired
-    ]:
-        yield words(
-            (
-                f"Δ of {', '.join(apart)}: its error takes both files' errors as independent, and is too large.",
-                "yellow",
-            )
-        )
+    yield from _warned(found)
+    for table in found.tasks:
+        yield ""
+        yield from tasks_table(table)
     for start in range(0, len(found.files), _AT_ONCE):
         yield ""
         yield _types(found.files[start : start + _AT_ONCE])
@@ -41,22 +36,24 @@ def parts(found: Rivals) -> Iterator[RenderableType]:
             yield words(f"  {said}")
 
 
+def _warned(found: Rivals) -> Iterator[Text]:
+    """Which errors are not those of differences."""
+    apart = [rival.entry.label for rival in found.files if rival.delta is not None and not rival.delta.is_paired]
+    if apart:
+        said = f"Δ of {', '.join(apart)}: its error takes both files' errors as independent, and is too large."
+        yield words((said, "yellow"))
+
+
 def _measured(found: Rivals) -> Table:
-    tasks = sorted({name for rival in found.all for name in rival.tasks})
-    table = bare_table("size", "BPW", "KLD", "Δ", "same top", *tasks)
+    table = bare_table("size", "BPW", "KLD", "Δ", "same top")
     for rival in found.all:
         row = rival.row
         table.add_row(
             row.file.removesuffix(".gguf"), size(row.size_bytes), number(row.bpw, 2),
             with_error(row.kld_mean, row.kld_stderr, 5), _difference(rival.delta),
-            percent(row.same_top_p), *(_share(rival, name) for name in tasks),
+            percent(row.same_top_p),
         )  # fmt: skip
     return table
-
-
-def _share(rival: Rival, task: str) -> Text:
-    value, error = rival.tasks.get(task, (None, None))
-    return with_error(value, error, 3)
 
 
 def _difference(delta: Contrast | None) -> Text:

@@ -13,9 +13,7 @@ from ggufkit.recipes.difference import counts, differences
 from ggufkit.recipes.type_map import matrices, type_map
 from ggufkit.report.data import Entry, load_entries
 from ggufkit.report.losses import of_divergence
-
-Figure = tuple[float, float | None]
-_TASK = "_acc"
+from ggufkit.report.tasks import TaskTable, tables_of
 
 
 @dataclass(frozen=True)
@@ -39,17 +37,6 @@ class Rival:
         """What was measured."""
         return self.entry.row
 
-    @property
-    def tasks(self) -> dict[str, Figure]:
-        """The share of right answers of each task that was measured, with its error."""
-        columns = self.row.columns()
-        found = {name.removesuffix(_TASK): value for name, value in columns.items() if name.endswith(_TASK)}
-        return {
-            task: (value, error if isinstance(error := columns.get(f"{task}{_TASK}_stderr"), float) else None)
-            for task, value in found.items()
-            if isinstance(value, float)
-        }
-
     def as_json(self) -> dict[str, Json]:
         """Its row, and what is told besides."""
         found = self.delta
@@ -70,6 +57,11 @@ class Rivals:
     def all(self) -> list[Rival]:
         """The base, then the files."""
         return [self.base, *self.files]
+
+    @property
+    def tasks(self) -> Sequence[TaskTable]:
+        """What they scored in tasks, as far as that was measured."""
+        return tables_of([rival.row for rival in self.all])
 
 
 def side_by_side(rows: Sequence[ResultRow], root: Path, names: Sequence[str]) -> Rivals:

@@ -17,6 +17,7 @@ from ggufkit.hub import huggingface, modelscope
 from ggufkit.hub.listing import HubUnreachable, Listing, RemoteFile, Repo, RepoAbsent, git_sha1
 from ggufkit.report import results
 from ggufkit.report.choose import MemoryBudget
+from ggufkit.steps import guest
 from tests.fake_results import FAKES, write_results
 
 
@@ -49,6 +50,16 @@ def remote(monkeypatch: pytest.MonkeyPatch) -> dict[str, RemoteFile]:
 
 def names(parcel: publish.Parcel) -> list[str]:
     return [upload.path.name for upload in parcel.missing]
+
+
+def test_what_somebody_else_made_stays_here(root: Path, remote: dict[str, RemoteFile]) -> None:
+    gguf = root / "tiny-Q4_0.gguf"
+    made = read_manifest(gguf)
+    assert made is not None
+    write_manifest(gguf, Manifest(**{**vars(made), "step": guest.STEP}))
+    parcel = publish.pack(root, "me/x")
+    assert gguf.name not in names(parcel)
+    assert (gguf.name, "somebody else made it") in parcel.left_out
 
 
 def test_all_that_is_complete_is_packed(root: Path, remote: dict[str, RemoteFile]) -> None:
