@@ -108,13 +108,13 @@ class CalibrationOptions:
     """What importance matrices, AWQ and GPTQ are calibrated on.
 
     Args:
-        text: its path or name.
+        text: its path or name; several are mixed, each with its share, `chat.jsonl:0.5`, or equally.
         samples: of 512 tokens, drawn with `seed` where they are drawn.
         field: where the text is JSON or JSONL, the name of the field that holds it.
         imatrix: an importance matrix of the user's own, instead of one computed from the text.
     """
 
-    text: str = "wikitext2-train"
+    text: str | tuple[str, ...] = "wikitext2-train"
     samples: int = Sampling.samples
     field: str = "text"
     seed: int = Sampling.seed
@@ -123,7 +123,7 @@ class CalibrationOptions:
     def __post_init__(self) -> None:
         """A path may be given as a string, and a string as a path."""
         _as_path(self, "imatrix")
-        object.__setattr__(self, "text", str(self.text))
+        _as_text(self, "text")
 
     @property
     def sampling(self) -> Sampling:
@@ -137,7 +137,7 @@ class EvaluationOptions:
 
     Args:
         quality: perplexity and, with `kld`, the KL divergence from the base.
-        corpus: path or name of the evaluation text.
+        corpus: path or name of the evaluation text; of several the first is that of the table.
         ctx: context in tokens, or several: the first is that of the table of results.
         kv_types: types of KV caches to measure as well; F16 is the one of the table.
         chunks: chunks of `ctx` tokens to evaluate, None for all.
@@ -151,7 +151,7 @@ class EvaluationOptions:
     """
 
     quality: bool = True
-    corpus: str = "wikitext2"
+    corpus: str | tuple[str, ...] = "wikitext2"
     ctx: int | tuple[int, ...] = EvalOptions.n_ctx
     kv_types: tuple[str, ...] = ()
     chunks: int | None = None
@@ -168,7 +168,12 @@ class EvaluationOptions:
 
     def __post_init__(self) -> None:
         """A string may be given as a path."""
-        object.__setattr__(self, "corpus", str(self.corpus))
+        _as_text(self, "corpus")
+
+    @property
+    def corpora(self) -> tuple[str, ...]:
+        """All evaluation texts, each once."""
+        return (self.corpus,) if isinstance(self.corpus, str) else tuple(dict.fromkeys(self.corpus))
 
     @property
     def contexts(self) -> tuple[int, ...]:
@@ -325,6 +330,13 @@ def default(name: str) -> Any:
     group, its_field = OPTIONS[name]
     found = next(f for f in fields(GROUPS[group]) if f.name == its_field)
     return found.default if found.default_factory is MISSING else found.default_factory()
+
+
+def _as_text(group: object, name: str) -> None:
+    """One text is a string, several are a tuple of them; paths are strings."""
+    given = getattr(group, name)
+    several = tuple(map(str, given)) if isinstance(given, (list, tuple)) else (str(given),)
+    object.__setattr__(group, name, several[0] if len(several) == 1 else several)
 
 
 def _as_path(group: object, name: str) -> None:

@@ -47,7 +47,7 @@ KINDS: Mapping[str, Kind] = {
     "for_gptq": values.SWITCH,
     "recipe": values.FILE,
     # calibration
-    "calibration": values.TEXT,
+    "calibration": values.TEXTS,
     "calibration_samples": _POSITIVE,
     "calibration_field": values.TEXT,
     "seed": Whole(),
@@ -67,7 +67,7 @@ KINDS: Mapping[str, Kind] = {
     "base": values.FILE,
     "quantized": values.FILE,
     "eval": values.SWITCH,
-    "corpus": values.TEXT,
+    "corpus": values.TEXTS,
     "ctx": Wholes(8, values.MOST),
     "kv_types": SomeOf(kv_cache.TYPES),
     "chunks": Count("all", 2),

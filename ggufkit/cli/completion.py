@@ -11,7 +11,7 @@ from ggufkit.core import variants
 from ggufkit.core.errors import GgufkitError
 from ggufkit.hub import names
 from ggufkit.llama import quants, toolchain
-from ggufkit.texts import wikitext
+from ggufkit.texts import corpus
 from ggufkit.texts.tasks.known import TASKS
 
 _FILE = "file"
@@ -24,7 +24,7 @@ def models(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> lis
 
 def texts(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Texts that are known by a name, and files."""
-    return [*_of(wikitext.TEXTS, incomplete), CompletionItem(incomplete, type=_FILE)]
+    return [*_of(corpus.NAMES, incomplete), CompletionItem(incomplete, type=_FILE)]
 
 
 def tasks(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[CompletionItem]:

@@ -17,7 +17,7 @@ from ggufkit.commands.measure import Evaluated, Measured
 from ggufkit.core.records import Measurement, ResultRow
 from ggufkit.measure import checkpoints
 from ggufkit.measure.measurements import load
-from ggufkit.report import caches, conditions, results
+from ggufkit.report import caches, conditions, results, unevenness
 from ggufkit.request import EvaluationOptions, RunOptions
 
 target_options = grouped(
@@ -70,11 +70,13 @@ def perplexity_command(target: Evaluated, evaluation: EvaluationOptions, run: Ru
 
 
 def _show_further(done: Measured, rows: Sequence[ResultRow]) -> None:
-    """What was measured in other contexts and with other KV caches, where anything was."""
-    found = caches.further(conditions.of_rows(rows, done.measurements, done.further_measurements))
-    if not found.lines:
-        return
-    console(stderr=False).print("", tables.further_table(found.lines), *found.sentences, sep="\n")
+    """What was measured on other texts, in other contexts and with other KV caches, where anything was."""
+    measured = conditions.of_rows(rows, done.measurements, done.further_measurements)
+    found, texts = caches.further(measured), unevenness.several(measured)
+    if texts.files:
+        console(stderr=False).print("", tables.texts_table(texts), *texts.sentences, sep="\n")
+    if found.lines:
+        console(stderr=False).print("", tables.further_table(found.lines), *found.sentences, sep="\n")
 
 
 def _show(done: Measured, as_json: bool) -> None:

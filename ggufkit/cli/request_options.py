@@ -39,6 +39,12 @@ def _option(name: str, *spellings: str, help: str, **more: Any) -> Decorator[Any
     return click.option(*spellings, f"--{words}", name, help=help, **more)
 
 
+def _several(name: str, **more: Any) -> Decorator[Any]:
+    """An option that may be given several times, whose default is one value."""
+    default = request.default(name)
+    return _option(name, multiple=True, default=(default,), show_default=default, **more)
+
+
 def _group(name: str, kind: type, *options: Decorator[Any]) -> Decorator[Any]:
     return grouped(name, partial(request.group_of, kind), *options)
 
@@ -90,8 +96,9 @@ CHOOSING = (
             shell_complete=completion.tensor_types, help="Tensor types that these are chosen from, e.g. q3_k,q4_k,q6_k."),
 )  # fmt: skip
 
-TEXT = _option("calibration", metavar="PATH|NAME", shell_complete=completion.texts,
-               help="Text for importance matrices, AWQ and GPTQ: like the use, unlike the corpus.")  # fmt: skip
+TEXT = _several("calibration", metavar="PATH|NAME[:SHARE]", shell_complete=completion.texts,
+                help="Text for importance matrices, AWQ and GPTQ: like the use, unlike the corpus. "
+                     "Several are mixed.")  # fmt: skip
 SAMPLES = _option(
     "calibration_samples",
     help="Samples of 512 tokens; importance matrices take them from the start.",
@@ -108,7 +115,8 @@ SCALING = (
     _option("awq_per_type", help="Scales for each type instead of for all of them."),
 )  # fmt: skip
 
-CORPUS = _option("corpus", metavar="PATH|NAME", shell_complete=completion.texts, help="Evaluation text.")
+CORPUS = _several("corpus", metavar="PATH|NAME", shell_complete=completion.texts,
+                  help="Evaluation text; repeatable: the first is the table's.")  # fmt: skip
 CTX = _option("ctx", metavar="LIST", help="Context in tokens, as in llama-perplexity; or several, e.g. 512,4096.")
 KV_TYPES = _option("kv_types", metavar="LIST", show_default=False,
                    help="Types of KV caches to measure as well, e.g. q8_0,q4_0.")  # fmt: skip
@@ -174,11 +182,11 @@ calibration_options = _group("calibration", CalibrationOptions, *CALIBRATION)
 text_options = grouped(
     "calibration",
     _from_its_start,
-    _option(
+    _several(
         "calibration",
-        metavar="PATH|NAME",
+        metavar="PATH|NAME[:SHARE]",
         shell_complete=completion.texts,
-        help="The text: like the use, unlike what is evaluated.",
+        help="The text: like the use, unlike what is evaluated; several are mixed.",
     ),
     _option("calibration_samples", help="Chunks of 512 tokens, from its start."),
     FIELD,

@@ -63,7 +63,7 @@ def imatrix_command(gguf: Path, calibration: CalibrationOptions, out: Path | Non
     click.option("--recipe", type=parameter_types.FILE,
                  help="A type for each tensor: a recipe, a GGUF to copy, or llama.cpp's list of patterns."),
     click.option("--imatrix", type=parameter_types.FILE, help="An importance matrix."),
-    click.option("--calibration", metavar="PATH|NAME", shell_complete=completion.texts,
+    click.option("--calibration", multiple=True, metavar="PATH|NAME[:SHARE]", shell_complete=completion.texts,
                  help="Text to measure types on, for 4.5bpw, 6GiB, like:q4_k_m, kld:0.02."),
     request_options.FIELD,
     *request_options.CHOOSING,

@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ggufkit.cli.terminal import lines, words
+from ggufkit.core import escape
 from ggufkit.core.records import ResultRow, further_metrics
 from ggufkit.core.units import rough, size
 from ggufkit.pipeline.resources import Plan
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from ggufkit.report.recommend import Rung
     from ggufkit.report.summary import Summary
     from ggufkit.report.tasks import TaskTable
+    from ggufkit.report.unevenness import Texts
 
 _MISSING = "–"
 
@@ -84,6 +86,21 @@ def quality_table(rows: Sequence[ResultRow]) -> Table:
     table = bare_table("size", "BPW", *(title for title, _ in shown))
     for row, *cells in zip(rows, *(cells for _, cells in shown), strict=True):
         table.add_row(row.file.removesuffix(".gguf"), size(row.size_bytes), f"{row.bpw:.2f}", *cells)
+    return table
+
+
+def texts_table(found: Texts) -> Table:
+    """KL divergence of each file on each text, the mean, and the worst."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("KLD", overflow="fold")
+    for name in (*found.names, "mean"):
+        table.add_column(escape.terminal(name), justify="right", overflow="fold")
+    table.add_column("worst", overflow="fold")
+    for one in found.files:
+        losses = [one.on(name) for name in found.names]
+        cells = [lines(_MISSING) if x is None else with_error(x.value, x.error or None, 5) for x in losses]
+        file, worst = one.file.removesuffix(".gguf"), escape.terminal(one.worst.text)
+        table.add_row(file, *cells, number(one.mean, 5), worst)
     return table
 
 

@@ -17,6 +17,7 @@ from ggufkit.core.progress import Reporter
 from ggufkit.core.records import Checkpoint, QuantType
 from ggufkit.core.variants import Scaling
 from ggufkit.llama import targets
+from ggufkit.modelfile import chat_texts
 from ggufkit.models import sources
 from ggufkit.pipeline import chosen
 from ggufkit.pipeline.foreseen import planned_types
@@ -65,7 +66,8 @@ def awq(
     checkpoint = checkpoint_of(target.model, source, reporter, _ORIGINAL)
     require_folds(checkpoint)
     output = _scaled_path(target.model, checkpoint, target.out)
-    text = calibration_text.resolve(calibration.text, calibration.field, reporter)
+    parts = calibration_text.resolve(calibration.text, calibration.field, reporter)
+    text = chat_texts.calibration(parts, checkpoint, reporter)
     private_dir = cache_dir() / "work" / hashlib.sha256(str(output.resolve()).encode()).hexdigest()[:16]
     session = run.session(private_dir, reporter)
     known = quantize.known_types(session.tools)
@@ -128,7 +130,8 @@ def refine(
     output = files.out or files.quantized.parent / f"{name}-gptq-{kind}.gguf"
     if output.is_dir():
         raise InputError(f"{output} is a directory.", hint="Give with --out the name of the refined file.")
-    text = calibration_text.resolve(calibration.text, calibration.field, reporter)
+    parts = calibration_text.resolve(calibration.text, calibration.field, reporter)
+    text = chat_texts.calibration(parts, checkpoint, reporter)
     how = RefiningOptions(refinement, type=kind, name=name)
     session = run.session(output.resolve().parent, reporter)
     with session.workspace.locked():

@@ -31,6 +31,7 @@ from ggufkit.measure.evaluation import (
 from ggufkit.measure.length import require_two_contexts
 from ggufkit.measure.logits.strategy import Transport
 from ggufkit.measure.measurements import against_own_bases, load
+from ggufkit.modelfile import chat_texts
 from ggufkit.models import sources
 from ggufkit.request import EvaluationOptions, RunOptions, Source
 from ggufkit.steps import convert
@@ -116,16 +117,19 @@ def perplexity(target: Evaluated, evaluation: EvaluationOptions, run: RunOptions
         evaluates.require_generates(path, "has no perplexity", _ENCODER)
         warn_of_guess(path, reporter)
     warn_of_context(files[0].path, evaluation.contexts, reporter)
-    text = corpus.resolve(evaluation.corpus, reporter)
-    warn_of_special_tokens(files[0].path, text, reporter)
+    named = [corpus.resolve(name, reporter) for name in evaluation.corpora]
+    texts = [chat_texts.rendered(text, files[0], reporter) for text in named]
+    for text in texts:
+        warn_of_special_tokens(files[0].path, text, reporter)
     for kind in evaluation.kv_types:
         kv_cache.require_possible(read_header(files[0].path), kind, files[0].path.name)
     session = run.session(target.place, reporter)
-    require_two_contexts(files[0].path, text, evaluation.contexts, session)
+    for i, text in enumerate(texts):
+        require_two_contexts(files[0].path, text, evaluation.contexts[: 1 if i else None], session)
     done: list[Result] = []
     measured: list[Result] = []
     with session.workspace.locked():
-        for setting in settings(text, evaluation.contexts, evaluation.chunks, evaluation.kv_types):
+        for setting in settings(texts, evaluation.contexts, evaluation.chunks, evaluation.kv_types):
             how = EvalOptions(setting.n_ctx, setting.n_chunks, run.ngl, evaluation.precision)
             asked = Evaluation(setting.text, how, setting.session(session))
             if base is None:

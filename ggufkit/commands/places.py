@@ -38,4 +38,9 @@ def checkpoint_of(model: str, source: Source, reporter: Reporter, hint: str) -> 
 
 def drawn(checkpoint: Checkpoint, text: Corpus, how: CalibrationOptions) -> Calibration:
     """Samples of a text, as tokens of a checkpoint."""
-    return draw(read_texts(text.path), load_tokenizer(checkpoint.path), how.sampling, source=text.name)
+    return draw(
+        read_texts(text.path),
+        load_tokenizer(checkpoint.path, special=text.special),
+        how.sampling,
+        source=text.name,
+    )

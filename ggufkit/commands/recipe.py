@@ -13,6 +13,7 @@ from ggufkit.core.progress import Reporter
 from ggufkit.core.records import GgufFile, Target
 from ggufkit.llama import patterns, quants, targets
 from ggufkit.llama.gguf import read_header
+from ggufkit.modelfile import chat_texts
 from ggufkit.models import sources
 from ggufkit.pipeline.recipe_engine import RecipeSources
 from ggufkit.recipes.options import RecipeOptions
@@ -21,6 +22,7 @@ from ggufkit.steps import quantize
 from ggufkit.steps.imatrix import ImatrixOptions, make_imatrix, name_missing, require_fits
 from ggufkit.steps.session import Session
 from ggufkit.texts import calibration_text
+from ggufkit.texts.corpus import Corpus
 
 
 @dataclass(frozen=True)
@@ -65,11 +67,13 @@ def recipe(
     missing = require_fits(asked.imatrix, header) if asked.imatrix is not None else ()
     where = asked.out or beside(gguf)
     name_missing(missing, reporter)
-    text = calibration_text.resolve(calibration.text, calibration.field, reporter)
+    parts = calibration_text.resolve(calibration.text, calibration.field, reporter)
+    text = chat_texts.calibration(parts, base, reporter)
     session = run.session(where, reporter)
     target = _target(asked.target, session)
     with session.workspace.locked():
-        matrix = asked.imatrix or _matrix(base, calibration, where, run.ngl, session)
+        sampling = ImatrixOptions(n_chunks=calibration.samples, ngl=run.ngl)
+        matrix = asked.imatrix or _matrix(base, text, where, sampling, session)
         material = RecipeSources(matrix, text)
         made = [_recipe(base, target, material, where, how, session)] if target is not None else []
         return made + (_curve(base, material, where, how, session) if asked.curve else [])
@@ -89,10 +93,8 @@ def _target(said: str | None, session: Session) -> Target | None:
     return kind.target
 
 
-def _matrix(base: GgufFile, how: CalibrationOptions, where: Path, ngl: int | None, session: Session) -> Path:
-    text = calibration_text.resolve(how.text, how.field, session.reporter)
-    options_ = ImatrixOptions(n_chunks=how.samples, ngl=ngl)
-    return make_imatrix(base, text, where / f"{base.path.stem}.imatrix", options_, session).path
+def _matrix(base: GgufFile, text: Corpus, where: Path, how: ImatrixOptions, session: Session) -> Path:
+    return make_imatrix(base, text, where / f"{base.path.stem}.imatrix", how, session).path
 
 
 def _recipe(

@@ -10,9 +10,10 @@ from ggufkit.commands.places import beside, beside_model, checkpoint_of
 from ggufkit.core import extras, variants
 from ggufkit.core.errors import UsageError
 from ggufkit.core.progress import Reporter
-from ggufkit.core.records import QuantType
+from ggufkit.core.records import GgufFile, QuantType
 from ggufkit.llama import targets
 from ggufkit.llama.gguf import read_header
+from ggufkit.modelfile import chat_texts
 from ggufkit.models import sources
 from ggufkit.pipeline import chosen
 from ggufkit.pipeline.chosen import Means
@@ -59,7 +60,8 @@ def imatrix(
     """The importance matrix of a GGUF from a text. Raises GgufkitError."""
     base = sources.open_gguf(gguf)
     where = out or beside(gguf)
-    text = calibration_text.resolve(calibration.text, calibration.field, reporter)
+    parts = calibration_text.resolve(calibration.text, calibration.field, reporter)
+    text = chat_texts.calibration(parts, base, reporter)
     session = run.session(where, reporter)
     sampling = ImatrixOptions(n_chunks=calibration.samples, ngl=run.ngl)
     with session.workspace.locked():
@@ -81,7 +83,7 @@ class Quantization:
     recipe: Path | None = None
     imatrix: Path | None = None
     allow_requantize: bool = False
-    calibration: str | None = None
+    calibration: str | tuple[str, ...] = ()
     calibration_field: str = CalibrationOptions.field
     effort: str = RecipeOptions.effort
     types_allowed: tuple[str, ...] = ()
@@ -120,7 +122,7 @@ def quantize(
     name_missing(missing, reporter)
     session = run.session(where, reporter)
     kinds = targets.resolve(types, quantizing.known_types(session.tools))
-    material = _material(wanted, kinds, gguf, reporter)
+    material = _material(wanted, kinds, base, reporter)
     for kind in kinds:
         if not is_measured(kind):
             quantizing.require_matrix(session.tools, gguf, kind, given(header, kind, plainly))
@@ -134,7 +136,9 @@ def quantize(
     return done
 
 
-def _material(wanted: Quantization, kinds: Sequence[QuantType], base: Path, reporter: Reporter) -> Means | None:
+def _material(
+    wanted: Quantization, kinds: Sequence[QuantType], base: GgufFile, reporter: Reporter
+) -> Means | None:
     """What types are measured with; None where they are not.
 
     Raises:
@@ -142,13 +146,14 @@ def _material(wanted: Quantization, kinds: Sequence[QuantType], base: Path, repo
         InputError: it cannot be read; or the model is an encoder, of which nothing is measured.
     """
     measured = [kind for kind in kinds if is_measured(kind)]
-    if wanted.calibration is None:
+    if not wanted.calibration:
         if measured:
             raise chosen.needs_text(measured[0])
         return None
     if not measured:
         message = "--calibration is not used: no type of these is chosen by measurement."
         raise UsageError(message, hint="Leave it out; an importance matrix is made with `ggufkit imatrix`.")
-    chosen.require_measurable(base)
-    text = calibration_text.resolve(wanted.calibration, wanted.calibration_field, reporter)
+    chosen.require_measurable(base.path)
+    parts = calibration_text.resolve(wanted.calibration, wanted.calibration_field, reporter)
+    text = chat_texts.calibration(parts, base, reporter)
     return Means(RecipeSources(wanted.imatrix, text), wanted.recipes)

@@ -54,11 +54,15 @@ class Compute:
 
 @dataclass(frozen=True)
 class Excerpt:
-    """What part of a text a tool reads. `n_chunks` None means all of it."""
+    """What part of a text a tool reads. `n_chunks` None means all of it.
+
+    `special`: llama-imatrix parses special tokens in it, for which llama-perplexity has no option (see `special_tokens`).
+    """
 
     corpus: Path
     n_ctx: int = 512
     n_chunks: int | None = None
+    special: bool = False
 
     def options(self) -> Argv:
         """The options of llama-perplexity and llama-imatrix."""
@@ -233,6 +237,7 @@ def imatrix(
     """
     tool = str(tools.binary("llama-imatrix"))
     options = [*excerpt.options(), *compute.options(), "--no-ppl", "--output-format", "gguf", "-lv", "5"]
+    options += ["--parse-special"] if excerpt.special else []
     if earlier is not None:
         options += ["--chunk", str(earlier.n_chunks), "--in-file", _csv(str(earlier.sums))]
     return [tool, "-m", str(model), "-o", str(output), *options]

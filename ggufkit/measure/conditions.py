@@ -41,20 +41,22 @@ class Setting:
 
 
 def settings(
-    text: Corpus, contexts: Sequence[int], n_chunks: int | None = None, kv_types: Sequence[str] = ()
+    texts: Sequence[Corpus], contexts: Sequence[int], n_chunks: int | None = None, kv_types: Sequence[str] = ()
 ) -> list[Setting]:
-    """All settings, the first one first: the text in each context, with each type of KV cache.
+    """All settings, the first one first: the first text in each context, with each type of KV cache; then each further text
+    in the first context. What changes is one thing at a time, and the number of passes a sum, no product.
 
     Args:
         n_chunks: of the first context. In each other one as much text is evaluated, two chunks at least.
     """
-    first = contexts[0]
+    (text, *further), first = texts, contexts[0]
     counts = [None if n_chunks is None else max(_FEWEST, ceil(n_chunks * first / n_ctx)) for n_ctx in contexts]
     counts[0] = n_chunks
-    return [
+    longer = [
         Setting(text, n_ctx, count, tuple(kv_types), n_ctx == first)
         for n_ctx, count in zip(contexts, counts, strict=True)
     ]
+    return [*longer, *(Setting(other, first, n_chunks, is_first=False) for other in further)]
 
 
 def with_caches(files: Sequence[GgufFile], kv_types: Sequence[str]) -> list[GgufFile]:

@@ -30,7 +30,7 @@ class EvalParams(Params):
     """What decides quality measurements besides the files and the tools.
 
     `batch` and `ubatch` are missing where the tool's own are used, `precision` where nobody asked for one, `kv_type` where
-    the KV cache is F16.
+    the KV cache is F16, `special` where the text is plain.
     """
 
     n_ctx: int = 512
@@ -41,12 +41,14 @@ class EvalParams(Params):
     ubatch: int | None = None
     precision: float | None = None
     kv_type: str = F16
+    special: bool = False
 
     def to_params(self) -> dict[str, Json]:
         """What is there of it."""
         missing = {"batch", "ubatch"} if self.ubatch is None else set()
         missing |= {"precision"} if self.precision is None else set()
         missing |= {"kv_type"} if self.kv_type == F16 else set()
+        missing |= set() if self.special else {"special"}
         return {key: value for key, value in super().to_params().items() if key not in missing}
 
 
@@ -109,7 +111,8 @@ class Evaluation:
 
     def params(self, gguf: GgufFile) -> dict[str, Json]:
         """What decides a file's result besides the files and the tools."""
-        return self.options.params(self.session, gguf.kv_type)
+        special: dict[str, Json] = {"special": True} if self.corpus.special else {}
+        return self.options.params(self.session, gguf.kv_type) | special
 
     @property
     def excerpt(self) -> Excerpt:
@@ -164,7 +167,7 @@ def warn_of_guess(gguf: Path, reporter: Reporter) -> None:
 
 def warn_of_special_tokens(gguf: Path, text: Corpus, reporter: Reporter) -> None:
     """llama-perplexity reads a chat's special tokens as plain text: the model meets what it never does in a chat."""
-    if not text.path.is_file():  # planned only
+    if text.special or text.chats or not text.path.is_file():  # they are parsed, will be, or are planned only
         return
     with text.path.open(encoding="utf-8", errors="replace") as file:
         marks = set(_MARK.findall(file.read(_START)))
@@ -179,7 +182,7 @@ def warn_of_special_tokens(gguf: Path, text: Corpus, reporter: Reporter) -> None
         shown = ", ".join(special[:_SHOWN]) + (" …" if len(special) > _SHOWN else "")
         reporter.warn(
             f"{text.name} holds special tokens of {gguf.name} ({shown}): llama-perplexity reads them as plain text, so "
-            "its figures are not those of chats."
+            "its figures are not those of chats. Give chats as JSONL with `messages`."
         )
 
 

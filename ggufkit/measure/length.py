@@ -15,8 +15,8 @@ _LONG_TOKEN = 16
 
 
 def is_ample(text: Corpus, contexts: Sequence[int]) -> bool:
-    """Whether a text is long enough by far, or not there: that of a plan need not be."""
-    return not text.path.is_file() or text.n_bytes >= _LONG_TOKEN * 2 * max(contexts)
+    """Whether a text is long enough by far, or not there, or not rendered: that of a plan need not be."""
+    return text.chats or not text.path.is_file() or text.n_bytes >= _LONG_TOKEN * 2 * max(contexts)
 
 
 def require_two_contexts(gguf: Path, text: Corpus, contexts: Sequence[int], session: Session) -> None:
@@ -34,7 +34,8 @@ def require_two_contexts(gguf: Path, text: Corpus, contexts: Sequence[int], sess
     n_tokens, about = text.n_bytes + 1, "at most "  # a token is a byte at least, and one may be added
     if n_tokens >= needed and session.tools.source is not None:
         words = text.path.read_text(encoding="utf-8")
-        ids = vocab.tokenize(session.tools.dir, session.tools.source, gguf, [words], special=True, marks=False)
+        how, marks = (session.tools.dir, session.tools.source, gguf, [words]), text.special
+        ids = vocab.tokenize(*how, special=True, marks=marks)
         n_tokens, about = len(ids[0]), ""
     if n_tokens < needed:
         raise CorpusError(

@@ -18,7 +18,7 @@ from ggufkit.measure import shares
 from ggufkit.measure.evaluation import EvalNotes, Evaluation
 from ggufkit.measure.measurements import Figure, measured, next_number, place, save
 from ggufkit.measure.shares import Share
-from ggufkit.measure.tool import ATTEMPTS, pays_to_pin, refuse_short, run_tool
+from ggufkit.measure.tool import ATTEMPTS, pays_to_pin, reads, refuse_short, require_read, run_tool
 from ggufkit.steps import offload
 from ggufkit.steps.session import Session
 from ggufkit.steps.step import Made, Recipe, Result
@@ -110,9 +110,11 @@ def _attempt(gguf: GgufFile, evaluation: Evaluation, share: Share) -> tuple[Tool
     for attempt in range(1, ATTEMPTS + 1):
         compute = evaluation.compute(gguf, share.threads)
         command = argv.perplexity(session.tools, gguf.path, evaluation.excerpt, compute)
-        run = run_tool([*command, *evaluates.overrides(gguf.path)], title, log, session, share)
+        reading = reads(evaluation.text, share, session)
+        run = run_tool([*command, *evaluates.overrides(gguf.path)], title, log, session, reading)
         refuse_short(run, evaluation.text)
         failures.require_success(run, f"evaluating {gguf.run_name}")
+        require_read(run, evaluation.text)
         try:
             return run, logs.parse_perplexity(run)
         except ToolOutputError as error:

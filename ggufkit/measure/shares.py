@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from ggufkit.core import machine
@@ -22,18 +22,19 @@ _TOPOLOGY = Path("/sys/devices/system/cpu")
 
 @dataclass(frozen=True)
 class Share:
-    """What a process may use: its threads, its processors (none: all), its GPU's UUID (None: any), and the file that it
-    may write scores to."""
+    """What a process may use: its threads, its processors (none: all), its GPU's UUID (None: any), the file that it may
+    write scores to, and further variables of its environment."""
 
     threads: int
     cpus: Sequence[int] = ()
     gpu: str | None = None
     scores: Path | None = None
+    variables: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def environment(self) -> dict[str, str]:
-        """What tells the process which GPU and which file are its own."""
-        own = {"CUDA_VISIBLE_DEVICES": self.gpu, scoring_tool.VARIABLE: self.scores}
+        """What tells the process which GPU and which file are its own, and what else it is told."""
+        own = {**self.variables, "CUDA_VISIBLE_DEVICES": self.gpu, scoring_tool.VARIABLE: self.scores}
         return {name: str(value) for name, value in own.items() if value is not None}
 
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Sequence
+from dataclasses import replace
 
 from ggufkit.core import process
 from ggufkit.core.errors import CorpusError
 from ggufkit.core.process import Surroundings, ToolOutput
-from ggufkit.llama import logs
+from ggufkit.llama import logs, special_tokens
 from ggufkit.llama.progress_lines import ChunkCounter
 from ggufkit.measure.shares import Share
 from ggufkit.steps import offload
@@ -60,6 +61,17 @@ def run_tool(
 
 class _Failed(Exception):
     """The tool ended badly."""
+
+
+def reads(text: Corpus, share: Share, session: Session) -> Share:
+    """What a process may use that reads a text itself: special tokens are parsed where the text is of chats."""
+    return replace(share, variables=special_tokens.environment(session.reporter)) if text.special else share
+
+
+def require_read(run: ToolOutput, text: Corpus) -> None:
+    """Raise ToolchainError where special tokens of chats were read as plain text."""
+    if text.special:
+        special_tokens.require_parsed(run)
 
 
 def refuse_short(run: ToolOutput, text: Corpus) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import date
 from functools import cached_property
@@ -96,6 +96,22 @@ class Reference:
             return self.without_bos(self._render(conversation, generation, strftime))
         return None
 
+    def whole(self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Any] | None = None) -> str:
+        """A conversation to its end, as transformers' `apply_chat_template` renders it; its BOS stays.
+
+        Raises:
+            ChatTemplateError: the template refuses it; the message has its reason.
+        """
+        first, *rest = messages
+        if first["role"] == "system" and rest and not self.takes_system:
+            folded = f"{first.get('content')}{FOLD_SEPARATOR}{rest[0].get('content')}"
+            messages = [{**rest[0], "content": folded}, *rest[1:]]
+        with _refusals() as refused:
+            return self._fill(messages, tools, add_generation_prompt=False)
+        raise ChatTemplateError(
+            f"The chat template of {self.meta.name} refuses it: {refused[0]}", hint=_OF_THE_AUTHOR
+        )
+
     def without_bos(self, prompt: str) -> str:
         """A prompt without the beginning-of-sequence token that the tokenizer adds by itself."""
         return prompt.removeprefix(self.meta.bos_token) if self.meta.add_bos else prompt
@@ -107,17 +123,25 @@ class Reference:
         strftime: Callable[[str], str] | None = None,
     ) -> str:
         options: dict[str, Any] = {} if conversation.think is None else {"enable_thinking": conversation.think}
-        begun = time.process_time()
-        prompt = self._template.render(
-            messages=hf_messages(conversation),
-            tools=[tool_schema(t) for t in conversation.tools] or None,
-            documents=None,
+        tools = [tool_schema(t) for t in conversation.tools] or None
+        return self._fill(
+            hf_messages(conversation),
+            tools,
             add_generation_prompt=generation,
+            strftime_now=strftime or self.today.strftime,
+            **options,
+        )
+
+    def _fill(self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Any] | None, **options: Any) -> str:
+        begun = time.process_time()
+        told = {"strftime_now": self.today.strftime, **self.variables, **options}
+        prompt = self._template.render(
+            messages=messages,
+            tools=tools,
+            documents=None,
             bos_token=self.meta.bos_token,
             eos_token=self.meta.eos_token,
-            strftime_now=strftime or self.today.strftime,
-            **self.variables,
-            **options,
+            **told,
         )
         if time.process_time() - begun > _SLOW_S or len(prompt) > _LONG:
             much = "takes seconds, or makes a million characters, for a few messages"

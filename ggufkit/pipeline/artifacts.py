@@ -123,7 +123,7 @@ class Artifacts:
 
     def _draw(self) -> Calibration:
         request, text = self.job.request, self.job.calibration_text
-        tokenizer = load_tokenizer(self._checkpoint().path)
+        tokenizer = load_tokenizer(self._checkpoint().path, special=text.special)
         return draw(read_texts(text.path), tokenizer, request.calibration.sampling, source=text.name)
 
     def imatrix(self, scaling: Scaling | None = None) -> Path:

@@ -80,6 +80,7 @@ def build(request: BuildRequest, reporter: Reporter | None = None) -> BuildResul
         rows = results.collect(job.out, job.reporter)
         for warning in oversized.warnings(planned, rows):
             job.reporter.warn(warning)
+        _warn_of_unevenness(job, rows)
         _write_tables(job, rows)
     return BuildResult(job.out, tuple(rows), sum(not r.fresh for r in [*made, *written, *spoken, *measured]))
 
@@ -93,14 +94,15 @@ def _make_base(job: Job, artifacts: Artifacts) -> Result:
 
 
 def _warn_of_overlap(job: Job, artifacts: Artifacts) -> None:
-    if job.calibration is None or job.text is None:
+    if job.calibration is None or not job.texts:
         return
     drawn = artifacts.calibration() if any(v.awq or v.refined for v in job.variants) else None
     n_tokens = 512 * job.request.calibration.samples if any(v.imatrix for v in job.variants) else 0
     reads_all = any(method.calibrated and method.package for v in job.variants for method in v.methods)
     if reads_all or any(is_measured(t) and not job.output(v, t.name).exists() for v, t in job.targets):
         n_tokens = job.calibration.n_bytes  # parts of all of the text; no token is shorter than a byte
-    warn_of_overlap(job.calibration, job.text, job.model, n_tokens, drawn, job.reporter)
+    for text in job.texts:
+        warn_of_overlap(job.calibration, text, job.model, n_tokens, drawn, job.reporter)
 
 
 def _modelfile_options(job: Job) -> ModelfileOptions:
@@ -251,6 +253,16 @@ def _time_all(job: Job, files: Sequence[GgufFile]) -> list[Result]:
     runs = [*files, *with_caches(files, how.kv_types)]
     tests = [*((file, timing) for file in files), *((file, at) for at in deep for file in runs)]
     return [bench.bench(file, at, job.session) for file, at in tests]
+
+
+def _warn_of_unevenness(job: Job, rows: Sequence[ResultRow]) -> None:
+    """Say which files are good on one text and bad on another."""
+    if not job.further_texts:
+        return
+    from ggufkit.report import conditions, unevenness
+
+    for sentence in unevenness.several(conditions.collect(rows, job.out)).sentences:
+        job.reporter.warn(sentence)
 
 
 def _write_tables(job: Job, rows: Sequence[ResultRow]) -> None:

@@ -29,6 +29,7 @@ class Job:
     """A request with everything looked up: the model on disk, the types and variants of the tables, the session.
 
     Args:
+        text: what the table is measured on; `further_texts` are measured as well.
         task_specs: the tasks that are asked for; their questions are in `tasks`, but for a plan, which fetches none.
     """
 
@@ -44,6 +45,7 @@ class Job:
     overrides: Overrides = field(default_factory=Overrides)
     task_specs: tuple[TaskSpec, ...] = ()
     tasks: tuple[TaskData, ...] = ()
+    further_texts: tuple[Corpus, ...] = ()
 
     @property
     def out(self) -> Path:
@@ -93,7 +95,12 @@ class Job:
         """In which texts and contexts, and with which KV caches, quality is measured, the table's first; none without a
         text."""
         how = self.request.evaluation
-        return [] if self.text is None else conditions.settings(self.text, how.contexts, how.chunks, how.kv_types)
+        return [] if self.text is None else conditions.settings(self.texts, how.contexts, how.chunks, how.kv_types)
+
+    @property
+    def texts(self) -> list[Corpus]:
+        """All texts that quality is measured on, the table's first."""
+        return [] if self.text is None else [self.text, *self.further_texts]
 
     @property
     def measures(self) -> bool:

@@ -17,6 +17,7 @@ from ggufkit.core.records import Checkpoint, GgufFile, QuantType, Toolchain
 from ggufkit.core.variants import Variant
 from ggufkit.llama import targets, toolchain
 from ggufkit.measure import metrics
+from ggufkit.modelfile import chat_texts
 from ggufkit.models import lora, sources
 from ggufkit.pipeline import overridden
 from ggufkit.pipeline.job import Job
@@ -25,6 +26,7 @@ from ggufkit.steps import convert, import_gguf, quantize
 from ggufkit.steps.imatrix import read_imatrix
 from ggufkit.steps.notes import GgufNotes
 from ggufkit.texts import calibration_text, corpus
+from ggufkit.texts.calibration_text import Part
 from ggufkit.texts.corpus import Corpus
 from ggufkit.texts.tasks import questions
 from ggufkit.texts.tasks.questions import Drawn, TaskData, TaskSpec
@@ -56,7 +58,7 @@ def prepare(request: BuildRequest, reporter: Reporter, outlines: Path | None = N
     place = _require_possible(request, chosen)
     tools = _tools_at_once(request, reporter)
     types = _types(request, tools) if tools is not None else None
-    text, calibration = _texts(chosen, request, reporter, planned=outlines is not None)
+    texts, parts = _texts(chosen, request, reporter, planned=outlines is not None)
     specs = questions.parse(request.evaluation.tasks)
     tasks = _questions(specs, request, reporter) if outlines is None else ()
     model = _model(request, reporter, outlines)
@@ -68,7 +70,8 @@ def prepare(request: BuildRequest, reporter: Reporter, outlines: Path | None = N
     session = request.run.session(out, reporter, tools)
     known, kinds = types or _types(request, session.tools)
     told = request.overrides.resolve()
-    job = Job(request, model, name, kinds, known, chosen, text, calibration, session, told, specs, tasks)
+    text, further, calibration = _rendered(texts, parts, model, reporter, planned=outlines is not None)
+    job = Job(request, model, name, kinds, known, chosen, text, calibration, session, told, specs, tasks, further)
     _tell_left_out(job)
     return job
 
@@ -113,11 +116,7 @@ def _require_possible(request: BuildRequest, chosen: tuple[Variant, ...]) -> _Pl
     name = sources.name_on_hub(request.model, source.hub) if source.lora is None else None
     place = _Place(name, request.out or (Path(name) if name else None))
     extras.require(*_extras_of(request, chosen, place.out))
-    if evaluation.quality:
-        corpus.require_readable(evaluation.corpus)
-    questions.require_readable(questions.parse(evaluation.tasks))
-    if _calibrated(chosen, request) or _may_measure(request):
-        corpus.require_readable(request.calibration.text)
+    _require_readable(request, chosen)
     for file in filter(None, map(targets.recipe_file, request.types)):
         if not file.is_file():
             raise InputError(f"{file} is not there.", hint="Give a recipe, or a GGUF whose types are copied.")
@@ -125,6 +124,15 @@ def _require_possible(request: BuildRequest, chosen: tuple[Variant, ...]) -> _Pl
         _require_writable(place.out)
     place.require_free(_Place(), force=request.run.force)
     return place
+
+
+def _require_readable(request: BuildRequest, chosen: tuple[Variant, ...]) -> None:
+    """Raise MissingExtra where what reads a text is not installed."""
+    for named in request.evaluation.corpora if request.evaluation.quality else ():
+        corpus.require_readable(named)
+    questions.require_readable(questions.parse(request.evaluation.tasks))
+    if _calibrated(chosen, request) or _may_measure(request):
+        calibration_text.require_readable(request.calibration.text)
 
 
 def _require_options(request: BuildRequest, chosen: tuple[Variant, ...]) -> None:
@@ -191,17 +199,40 @@ def _tools_at_once(request: BuildRequest, reporter: Reporter) -> Toolchain | Non
 
 def _texts(
     chosen: tuple[Variant, ...], request: BuildRequest, reporter: Reporter, *, planned: bool
-) -> tuple[Corpus | None, Corpus | None]:
-    """The evaluation text and the calibration text, None where none is needed; a plan needs the former's size."""
-    text = calibration = None
+) -> tuple[tuple[Corpus, ...], tuple[Part, ...]]:
+    """The evaluation texts and the calibration texts, none where none is needed; a plan needs the former's sizes.
+
+    Conversations among them are rendered as soon as the model is there.
+    """
+    texts, parts = tuple[Corpus, ...](), tuple[Part, ...]()
     if request.evaluation.quality:
-        named = request.evaluation.corpus
-        text = (corpus.expected(named) if planned else None) or corpus.resolve(named, reporter)
+        texts = tuple(
+            (corpus.expected(named) if planned else None) or corpus.resolve(named, reporter)
+            for named in request.evaluation.corpora
+        )
     how = request.calibration
     needed = _calibrated(chosen, request) or _may_measure(request)
     if needed and not (planned and how.text == CalibrationOptions.text):
-        calibration = calibration_text.resolve(how.text, how.field, reporter)
-    return text, calibration
+        parts = calibration_text.resolve(how.text, how.field, reporter)
+    return texts, parts
+
+
+def _rendered(
+    texts: tuple[Corpus, ...],
+    parts: tuple[Part, ...],
+    model: Checkpoint | GgufFile,
+    reporter: Reporter,
+    *,
+    planned: bool,
+) -> tuple[Corpus | None, tuple[Corpus, ...], Corpus | None]:
+    """The text of the table, the further ones, and that to calibrate on, as this model reads them.
+
+    A plan, which may have no more than a model's outline, renders nothing.
+    """
+    if not planned:
+        texts = tuple(chat_texts.rendered(text, model, reporter) for text in texts)
+        parts = (Part(chat_texts.calibration(parts, model, reporter)),) if parts else ()
+    return next(iter(texts), None), texts[1:], parts[0].text if parts else None
 
 
 def unused_option(request: BuildRequest, chosen: tuple[Variant, ...]) -> UsageError | None:

@@ -19,6 +19,7 @@ from ggufkit.llama import evaluates, kv_cache, memory, quants
 from ggufkit.llama.gguf import GgufHeader, read_header
 from ggufkit.measure import evaluation, length
 from ggufkit.measure.conditions import Setting
+from ggufkit.modelfile import chat_texts
 from ggufkit.pipeline import chosen, fitting, foreseen, overridden, oversized, resources, stages
 from ggufkit.pipeline.artifacts import outputs
 from ggufkit.pipeline.foreseen import Matrix, given, is_measured
@@ -103,7 +104,8 @@ def with_fitting(job: Job) -> Job:
     if not whole.measures or whole.calibration is not None:
         return whole
     how = job.request.calibration
-    return replace(whole, calibration=calibration_text.resolve(how.text, how.field, job.reporter))
+    parts = calibration_text.resolve(how.text, how.field, job.reporter)
+    return replace(whole, calibration=chat_texts.calibration(parts, job.model, job.reporter))
 
 
 def require_matrices(job: Job) -> None:
@@ -158,24 +160,25 @@ def require_layers(job: Job) -> None:
 
 
 def require_settings(job: Job) -> None:
-    """Before hours are spent: the model can have each type of KV cache that is asked for, and the text is long enough for
-    each context.
+    """Before hours are spent: the model can have each type of KV cache that is asked for, and the texts are long enough
+    for each context.
 
     Raises:
         UsageError: it cannot.
         CorpusError: it is not.
     """
-    how, text = job.request.evaluation, job.text
+    how = job.request.evaluation
     caches = dict.fromkeys([*how.kv_types, job.request.report.fits_kv])
-    in_doubt = text is not None and not length.is_ample(text, how.contexts)
+    contexts = [(text, how.contexts[: 1 if i else None]) for i, text in enumerate(job.texts)]
+    in_doubt = [(text, its) for text, its in contexts if not length.is_ample(text, its)]
     if set(caches) == {F16} and not in_doubt:
         return
     with tempfile.TemporaryDirectory(prefix="ggufkit-plan-") as temporary:
         base = _skeleton(job, Path(temporary))
         for kind in caches:
             kv_cache.require_possible(read_header(base), kind, job.name)
-        if text is not None and in_doubt and not evaluates.embeds(read_header(base)):
-            length.require_two_contexts(base, text, how.contexts, job.session)
+        for text, its in in_doubt if not evaluates.embeds(read_header(base)) else ():
+            length.require_two_contexts(base, text, its, job.session)
 
 
 def require_room(job: Job, base: Path) -> Sequence[PlannedFile]:
@@ -208,8 +211,8 @@ def warn_of_context(job: Job, base: Path) -> None:
     """Whether the evaluation goes beyond the context that the model was trained on, or its text is one of chats."""
     if job.request.evaluation.quality and not evaluates.embeds(read_header(base)):
         evaluation.warn_of_context(base, job.request.evaluation.contexts, job.reporter)
-        if job.text is not None:
-            evaluation.warn_of_special_tokens(base, job.text, job.reporter)
+        for text in job.texts:
+            evaluation.warn_of_special_tokens(base, text, job.reporter)
 
 
 def _out_of_sight(job: Job, base: Path) -> int:

@@ -93,10 +93,13 @@ class Further:
 
 
 def further(measured: Sequence[Measured]) -> Further:
-    """What these measurements say of contexts and KV caches; nothing where there are none besides the table's."""
-    if not any(one.is_further for one in measured):
+    """What these measurements say of contexts and KV caches on the table's text; nothing where there are none besides the
+    table's."""
+    texts = {one.conditions.corpus_sha256 for one in measured if not one.is_further}
+    found = [one for one in measured if one.conditions.corpus_sha256 in {*texts, None}]
+    if not any(one.is_further for one in found):
         return Further()
-    return Further(tuple(_judged(measured)), tuple(_lines(measured)))
+    return Further(tuple(_judged(found)), tuple(_lines(found)))
 
 
 def _judged(measured: Sequence[Measured]) -> list[Judged]:

@@ -79,6 +79,13 @@ def of_rows(
     ]
 
 
+def further_texts(row: ResultRow, further: Sequence[Sequence[Measurement]]) -> dict[str, str]:
+    """What `--corpus` calls the further texts that a file was measured on, and their SHA-256."""
+    where = [found[0].conditions for found in further]
+    others = [c for c in where if c.corpus_sha256 not in (None, row.corpus_sha256)]
+    return dict(sorted((c.corpus, c.corpus_sha256) for c in others if c.corpus and c.corpus_sha256))
+
+
 def options(row: ResultRow, further: Sequence[Sequence[Measurement]]) -> dict[str, Json]:
     """The options of a build that had a file measured in other contexts and with other KV caches, where it was."""
     where = [found[0].conditions for found in further]

@@ -168,7 +168,7 @@ def _entry(row: ResultRow, header: GgufHeader, archive: Archive) -> Entry:
         commands=commands.lines([*lineage, *measured, *(archive.measured_further(path) if others else [])]),
         source=source,
         revision=revision,
-        settings=replace(decided, options={**decided.options, **conditions.options(row, others)}),
+        settings=_with_others(decided, row, others),
         calibration=calibrated(lineage),
         spec=_spec(row, lineage),
         is_start=is_start(row, lineage),
@@ -199,6 +199,15 @@ def _checkpoint(row: ResultRow, workspace: Workspace) -> Entry:
     )
 
 
+def _with_others(decided: Settings, row: ResultRow, others: Sequence[Sequence[Measurement]]) -> Settings:
+    """What decided a file, with what had it measured on other texts, in other contexts and with other KV caches."""
+    texts = conditions.further_texts(row, others)
+    options = {**decided.options, **conditions.options(row, others)}
+    if texts and "--corpus" in options:
+        options["--corpus"] = [options["--corpus"], *texts]
+    return Settings(options, {**decided.hashes, **texts})
+
+
 def _recipe(path: Path) -> TypeRecipe | None:
     """The recipe beside a file, if there is one that can be read: `results.collect` warns of others."""
     try:
@@ -210,6 +219,7 @@ def _recipe(path: Path) -> TypeRecipe | None:
 def text_of(entry: Entry) -> str:
     """What a file was evaluated on: a name and a hash."""
     digest, name = entry.extent.corpus_sha256, entry.settings.options.get("--corpus")
+    name = name[0] if isinstance(name, list) else name
     if digest == WIKITEXT2_TEST_SHA256:
         name = "WikiText-2 raw, test split"
     return f"{name}, sha256 {str(digest)[:16]}…" if name else f"sha256 {str(digest)[:16]}…"

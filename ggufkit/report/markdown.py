@@ -16,6 +16,7 @@ from ggufkit.report.recipes import Told
 from ggufkit.report.recommend import Rung
 from ggufkit.report.summary import Summary
 from ggufkit.report.tasks import TaskTable
+from ggufkit.report.unevenness import TextLoss
 
 MISSING = "–"
 
@@ -42,6 +43,7 @@ def measured(summary: Summary) -> str:
         _verdict(summary),
         results_table(summary),
         _notes(summary),
+        texts_section(summary),
         _tasks(summary),
         caches_section(summary),
         "## What each type really holds",
@@ -139,6 +141,27 @@ def task_table(table: TaskTable) -> str:
     align = ["left", *(["right"] * (len(heads) - 1))]
     listed = tabulate(rows, heads, tablefmt="github", disable_numparse=True, colalign=align)
     return f"**{markdown(table.title)}**\n\n{listed}"
+
+
+def texts_section(summary: Summary) -> str:
+    """KL divergence per text, and which files are good on one and bad on another; "" for a single text."""
+    found = summary.texts
+    if not found.files:
+        return ""
+    rows = [
+        [markdown_code(one.file, cell=True), *(_loss(one.on(name)) for name in found.names), f"{one.mean:.6f}",
+         f"{markdown(one.worst.text)}, {one.worst.value:.6f}"]
+        for one in found.files
+    ]  # fmt: skip
+    heads = ["File", *(f"KLD, {markdown(name)}" for name in found.names), "Mean", "Worst"]
+    align = ["left", *["right"] * (len(found.names) + 1), "left"]
+    table = tabulate(rows, heads, tablefmt="github", disable_numparse=True, colalign=align)
+    each = "\n".join(f"- {markdown(sentence)}" for sentence in found.sentences)
+    return "\n\n".join(part for part in ("## Several texts", each, table) if part)
+
+
+def _loss(loss: TextLoss | None) -> str:
+    return MISSING if loss is None else with_error(loss.value, loss.error or None, 6)
 
 
 def caches_section(summary: Summary) -> str:

@@ -93,10 +93,12 @@ def _measured_in(place: Path, stem: str, digest: str) -> list[Measurement]:
 
 
 def row_of(file: GgufFile, measurements: Iterable[Measurement]) -> ResultRow:
-    """The row of a file that no build made."""
+    """The row of a file whoever made it; its variant is known where ggufkit did."""
+    made = read_manifest(file.path)
+    own = made is not None and made.output.get("sha256") == file.sha256
     return ResultRow(
         name=file.path.stem,
-        variant="",
+        variant=QuantizeNotes.from_manifest(made).variant if made is not None and own else "",
         type=file.type,
         file=file.path.name,
         size_bytes=file.size_bytes,

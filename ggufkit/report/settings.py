@@ -28,6 +28,7 @@ from ggufkit.steps.method import MethodNotes, MethodParams
 from ggufkit.steps.quantize import QuantizeNotes, QuantizeParams
 from ggufkit.steps.refine import RefineNotes
 from ggufkit.texts.calibration import CalibrationNotes
+from ggufkit.texts.calibration_text import AND
 from ggufkit.texts.wikitext import TEXTS
 
 _CALIBRATED = {awq.STEP: "AWQ scales", refine.STEP: "GPTQ", imatrix.STEP: "Importance matrix"}
@@ -55,6 +56,12 @@ class _Text:
     @property
     def hashes(self) -> dict[str, str]:
         return {self.name: self.sha256} if self.sha256 else {}
+
+    @property
+    def given(self) -> Json:
+        """What the option was given; several texts where it is a mixture of them."""
+        names: list[Json] = [*self.name.split(AND)]
+        return names if names[1:] else self.name
 
 
 def settings(row: ResultRow, lineage: Sequence[Piece], measured: Sequence[Piece]) -> Settings:
@@ -132,7 +139,7 @@ def _of_method(made: Manifest) -> Settings:
     if not notes.method_text:
         return Settings(told)
     text = _text_of(notes.method_text, made.inputs.get("calibration"))
-    return Settings({**told, "--calibration": text.name}, text.hashes)
+    return Settings({**told, "--calibration": text.given}, text.hashes)
 
 
 def _told(params: MethodParams) -> list[Json]:
@@ -143,7 +150,7 @@ def _of_recipe(made: Manifest) -> Settings:
     params, text = RecipeParams.from_manifest(made), _measured_on(made)
     allowed = ",".join(params.types_allowed).lower() or None
     return Settings(
-        {"--calibration": text.name, "--effort": params.effort, "--types-allowed": allowed}, text.hashes
+        {"--calibration": text.given, "--effort": params.effort, "--types-allowed": allowed}, text.hashes
     )
 
 
@@ -212,12 +219,12 @@ def _of_scaling(made: Manifest, row: ResultRow) -> dict[str, Json]:
 
 
 def _of_calibration(made: Manifest) -> dict[str, Json]:
-    name = _calibration_text(made).name
+    given = _calibration_text(made).given
     if made.step == imatrix.STEP:
-        return {"--calibration": name, "--calibration-samples": ImatrixParams.from_manifest(made).n_chunks}
+        return {"--calibration": given, "--calibration-samples": ImatrixParams.from_manifest(made).n_chunks}
     notes = CalibrationNotes.from_manifest(made)
     return {
-        "--calibration": name,
+        "--calibration": given,
         "--calibration-samples": notes.calibration_samples,
         "--seed": notes.calibration_seed,
     }

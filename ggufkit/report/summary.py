@@ -17,6 +17,7 @@ from ggufkit.report.recommend import Advice, advise
 from ggufkit.report.reproduce import commands
 from ggufkit.report.tasks import TaskTable, tables_of
 from ggufkit.report.timeline import Span
+from ggufkit.report.unevenness import Texts, several
 from ggufkit.report.verdict import Verdict, in_short, verdicts
 from ggufkit.version import __version__
 
@@ -40,6 +41,7 @@ class Summary:
         footnotes: what else is to be known of the table.
         further: what was measured in other contexts and with other KV caches.
         tasks: what the files scored in tasks.
+        texts: what was measured on other texts, too.
     """
 
     name: str
@@ -59,6 +61,7 @@ class Summary:
     footnotes: tuple[str, ...] = ()
     further: Further = field(default_factory=Further)
     tasks: tuple[TaskTable, ...] = ()
+    texts: Texts = field(default_factory=Texts)
 
     @property
     def front(self) -> frozenset[str]:
@@ -116,6 +119,7 @@ def summarize(
         footnotes=(*_footnotes(together), *_twins(every)),
         further=further(measured),
         tasks=tables_of([e.row for e in entries]),
+        texts=several(measured),
     )
 
 

@@ -16,7 +16,7 @@ from ggufkit.core.errors import CorpusError, GgufError, InputError, ToolOutputEr
 from ggufkit.core.manifest import Notes, Params
 from ggufkit.core.process import Surroundings, ToolOutput
 from ggufkit.core.progress import OneOfMany, Reporter
-from ggufkit.core.records import GgufFile
+from ggufkit.core.records import GgufFile, Json
 from ggufkit.llama import argv, evaluates, logs
 from ggufkit.llama.argv import Compute, EarlierRun, Excerpt
 from ggufkit.llama.gguf import GgufHeader, read_header
@@ -39,12 +39,20 @@ _COLLECTED = re.compile(r"(?:blk\.\d+\.\w+|output)\.weight$")
 
 @dataclass(frozen=True)
 class ImatrixParams(Params):
-    """What decides an importance matrix besides its inputs; `text` is the name of the calibration text's file."""
+    """What decides an importance matrix besides its inputs; `text` is the name of the calibration text's file.
+
+    `special` is missing where the text is plain: see `Corpus`.
+    """
 
     n_ctx: int = 512
     n_chunks: int | None = None
     text: str = ""
     backend: str = "cpu"
+    special: bool = False
+
+    def to_params(self) -> dict[str, Json]:
+        """What is there of it."""
+        return {key: value for key, value in super().to_params().items() if key != "special" or value}
 
 
 @dataclass(frozen=True)
@@ -85,7 +93,7 @@ def make_imatrix(base: GgufFile, text: Corpus, output: Path, options: ImatrixOpt
         ToolError: llama-imatrix failed.
     """
     evaluates.require_generates(base.path, VAIN, WITHOUT)
-    params = ImatrixParams(options.n_ctx, options.n_chunks, text.path.name, session.tools.backend)
+    params = ImatrixParams(options.n_ctx, options.n_chunks, text.path.name, session.tools.backend, text.special)
     inputs = {"base": str(base.sha256), "calibration": text.sha256}
     reads = (base.as_input(), text.as_input())
     recipe = Recipe(STEP, VERSION, inputs, params.to_params(), session.tools.identity, reads)
@@ -161,7 +169,7 @@ def _run_part(
     base: GgufFile, text: Corpus, partial: Path, options: ImatrixOptions, session: Session, part: Part
 ) -> tuple[ToolOutput, Pace]:
     # The tool writes the text's path into its result, and llama-quantize copies it: a bare name is enough.
-    excerpt = Excerpt(Path(text.path.name), options.n_ctx, part.n_chunks)
+    excerpt = Excerpt(Path(text.path.name), options.n_ctx, part.n_chunks, text.special)
     earlier = None
     if part.sums is not None:
         session.workspace.scratch.mkdir(parents=True, exist_ok=True)

@@ -151,17 +151,20 @@ def _read_file(file: Path, field: str) -> list[str]:
     return [decode(file)]
 
 
-def load_tokenizer(checkpoint: Path) -> Tokenizer:
+def load_tokenizer(checkpoint: Path, *, special: bool = False) -> Tokenizer:
     """The tokenizer of a checkpoint directory, from tokenizer.json or a SentencePiece tokenizer.model.
 
+    Args:
+        special: it has to parse special tokens in a text, which SentencePiece alone does not.
+
     Raises:
-        TokenizerError: neither file is there, or it cannot be read.
+        TokenizerError: neither file is there, or it cannot be read, or does not parse special tokens.
     """
     fast, pieces = checkpoint / "tokenizer.json", checkpoint / "tokenizer.model"
     try:
         if fast.is_file():
             return _FastTokenizer(fast)
-        if pieces.is_file():
+        if pieces.is_file() and not special:
             return _SentencePiece(pieces, _adds_bos(checkpoint))
     except GgufkitError as error:
         message = f"The tokenizer of {checkpoint} cannot be read: {error.message}"
@@ -170,6 +173,9 @@ def load_tokenizer(checkpoint: Path) -> Tokenizer:
         message = f"The tokenizer of {checkpoint} cannot be read: {error}."
         raise TokenizerError(message, hint="Download its files again.") from error
     hint = "Save it with transformers: AutoTokenizer.from_pretrained(...).save_pretrained(...)."
+    if pieces.is_file():
+        message = f"{checkpoint} has no tokenizer.json, without which a chat's special tokens are not parsed."
+        raise TokenizerError(message, hint=hint)
     raise TokenizerError(f"{checkpoint} has neither tokenizer.json nor tokenizer.model.", hint=hint)
 
 

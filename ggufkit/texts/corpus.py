@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import codecs
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ggufkit.core.errors import CorpusError
@@ -12,7 +12,7 @@ from ggufkit.core.hashing import sha256_file
 from ggufkit.core.inputs import Input
 from ggufkit.core.paths import user_path
 from ggufkit.core.progress import Reporter, SilentReporter
-from ggufkit.texts import wikitext
+from ggufkit.texts import chats, named, wikitext
 from ggufkit.texts.dataset_rows import KNOWN, table_kind
 from ggufkit.texts.row_files import HEAD, require_no_utf16
 
@@ -28,19 +28,27 @@ _PACKED = {
     b"\x28\xb5\x2f\xfd": "zstandard",
 }
 """How files begin whose text has to be unpacked first."""
-_NAMES = ", ".join(wikitext.TEXTS)
+NAMES = (*wikitext.TEXTS, *named.TEXTS)
+"""What texts are known by a name."""
 _FILES = "a text file, a .parquet, .arrow, .json or .jsonl file"
-_HINT = f"Give {_FILES}, a data set (OWNER/NAME:SPLIT:COLUMN), or one of {_NAMES}."
+_HINT = f"Give {_FILES}, a data set (OWNER/NAME:SPLIT:COLUMN), or one of {', '.join(NAMES)}."
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """One text file that llama-perplexity reads."""
+    """One text file that llama-perplexity reads.
+
+    Args:
+        special: the special tokens in it are parsed as such.
+        chats: it holds conversations, and is no text until a model's own template has rendered them.
+    """
 
     path: Path
     sha256: str
     n_bytes: int
     name: str
+    special: bool = False
+    chats: bool = False
 
     def as_input(self) -> Input:
         """The file as a step reads it."""
@@ -48,7 +56,9 @@ class Corpus:
 
 
 def resolve(given: str, reporter: Reporter | None = None) -> Corpus:
-    """The text that the user named: by a name of the table, a file, a file of rows, or a data set.
+    """The text that the user named: by a name of the table, a file, a file of rows or of conversations, or a data set.
+
+    Conversations have yet to be rendered: see `Corpus.chats`.
 
     Raises:
         CorpusError: there is none, or it is not what its name says.
@@ -57,10 +67,15 @@ def resolve(given: str, reporter: Reporter | None = None) -> Corpus:
     teller = reporter or SilentReporter()
     if given in wikitext.TEXTS:
         return open_text(wikitext.named(wikitext.TEXTS[given], teller), given)
+    if given in named.TEXTS:
+        known = named.TEXTS[given]
+        return replace(open_text(named.obtained(known, teller), given), chats=known.of_chats)
     path = user_path(given)
     rows = _TABLE.fullmatch(given)
     if rows is not None and user_path(rows["path"]).is_file():
         source = user_path(rows["path"])
+        if chats.holds_chats(source, rows["column"]):
+            return replace(open_text(source), chats=True)
         return open_text(wikitext.table(source, rows["column"], teller), source.name)
     if path.is_file():
         text = open_text(path)
@@ -76,7 +91,9 @@ def require_readable(given: str) -> None:
     rows = _TABLE.fullmatch(given)
     if given in wikitext.TEXTS:
         return
-    if rows is not None and (source := user_path(rows["path"])).is_file():
+    if given in named.TEXTS:
+        named.require_readable(named.TEXTS[given])
+    elif rows is not None and (source := user_path(rows["path"])).is_file():
         wikitext.require_table(source, rows["column"])
     elif wikitext.is_dataset(given) and not user_path(given).exists():
         wikitext.require_dataset(given)
@@ -90,7 +107,7 @@ def expected(given: str) -> Corpus | None:
 
 
 def inventory() -> dict[str, Path | None]:
-    """The named texts, and where those are that are in the cache."""
+    """The texts that are used by default, and where those are that are in the cache."""
     return {name: wikitext.cached_text(text) for name, text in wikitext.TEXTS.items()}
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from fnmatch import fnmatch
 from functools import partial
@@ -45,9 +45,20 @@ def answers(ask: Callable[[Repo], object], repo: Repo) -> bool:
 
 def modelscope_tables(name: str, config: str | None, split: str, reporter: Reporter) -> list[Path]:
     """The Parquet files in which ModelScope keeps the rows of a split."""
+    return split_tables([Place(modelscope, Repo(name, kind="dataset"))], config, split, reporter)
+
+
+def split_tables(places: Sequence[Place], config: str | None, split: str, reporter: Reporter) -> list[Path]:
+    """The Parquet files of a split, from a cache or from the first hub that answers, checked against its hashes.
+
+    Args:
+        config: the directory that they are below, None for any.
+
+    Raises:
+        SourceError: it is nowhere.
+    """
     want = Want(partial(_parquet_files, config, split))
-    repo = Repo(name, kind="dataset")
-    found = obtain([Place(modelscope, repo)], want, reporter)
+    found = obtain(places, want, reporter)
     return sorted(
         p for p in found.path.rglob("*.parquet") if _is_part(str(p.relative_to(found.path)), config, split)
     )
@@ -56,9 +67,7 @@ def modelscope_tables(name: str, config: str | None, split: str, reporter: Repor
 def _parquet_files(config: str | None, split: str, repo: Repo, listing: Listing) -> list[RemoteFile]:
     files = [f for f in listing.files if _is_part(f.path, config, split)]
     if not files:
-        raise CorpusError(
-            f"{repo} on ModelScope has no Parquet files of split {split!r}.", hint="Name another split."
-        )
+        raise CorpusError(f"{repo} has no Parquet files of split {split!r}.", hint="Name another split.")
     return files
 
 

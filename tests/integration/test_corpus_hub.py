@@ -14,6 +14,7 @@ from ggufkit.core.errors import CorpusError
 from ggufkit.core.progress import SilentReporter
 from ggufkit.hub.listing import RemoteFile
 from ggufkit.texts import corpus, dataset_rows, wikitext
+from ggufkit.texts.chats import read_chats
 from ggufkit.texts.wikitext import Text
 from tests import hubserver
 from tests.hubserver import HubServer
@@ -147,3 +148,53 @@ def test_the_real_split_from_rows(hub: HubServer, monkeypatch: pytest.MonkeyPatc
     found = find()
     assert found.sha256 == corpus.WIKITEXT2_TEST_SHA256
     assert found.path.read_bytes() == WIKI_TEST.read_bytes()
+
+
+def tables(**columns: list[object]) -> bytes:
+    import pyarrow.parquet as pq
+
+    sink = io.BytesIO()
+    pq.write_table(pa.table(columns), sink)
+    return sink.getvalue()
+
+
+def test_texts_by_name(hub: HubServer) -> None:
+    """Each row once, with the line ends of Unix; other splits and columns are left."""
+    hub.repos["datasets/hfl/cmrc2018"] = {
+        "data/validation-00000-of-00001.parquet": tables(
+            context=["甲。", "甲。", "乙。"], question=["a", "b", "c"]
+        ),
+        "data/train-00000-of-00001.parquet": tables(context=["丙。"], question=["d"]),
+    }
+    hub.repos["datasets/google-research-datasets/mbpp"] = {
+        "full/test-00000-of-00001.parquet": tables(code=["def f():\r\n  pass", "x = 1"], task_id=[1, 2]),
+        "sanitized/test-00000-of-00001.parquet": tables(code=["y = 1"], task_id=[3]),
+    }
+    assert find("chinese").path.read_text() == "甲。\n\n乙。\n\n"
+    assert find("code").path.read_text() == "def f():\n  pass\n\nx = 1\n\n"
+    asked = len(hub.content_requests())
+    assert find("code").name == "code"
+    assert len(hub.content_requests()) == asked == 2
+
+
+def test_conversations_by_name(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From ModelScope where Hugging Face does not answer."""
+    pytest.importorskip("modelscope_hub", reason="ModelScope's client is not installed")
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    talk = [{"role": "user", "content": "Grüß Gott"}, {"role": "assistant", "content": "Hello"}]
+    hub.repos["datasets/HuggingFaceTB/everyday-conversations-llama3.1-2k"] = {
+        "data/test_sft-00000-of-00001.parquet": tables(messages=[talk, talk[:1]], prompt=["a", "b"]),
+    }
+    found = find("chat")
+    assert found.chats
+    assert [chat.messages for chat in read_chats(found.path)] == [talk, talk[:1]]
+
+
+def test_a_named_text_without_its_column_is_an_error(hub: HubServer) -> None:
+    hub.repos["datasets/HuggingFaceTB/everyday-conversations-llama3.1-2k"] = {
+        "data/test_sft-00000-of-00001.parquet": tables(prompt=["a"]),
+    }
+    with pytest.raises(CorpusError, match="has no 'messages'; it has: prompt"):
+        find("chat")
+    with pytest.raises(CorpusError, match="no Parquet files of split 'train_sft'"):
+        find("chat-train")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -81,7 +82,10 @@ def test_contexts_and_caches_are_asked_for_in_lists() -> None:
 
 
 def test_the_first_setting_is_where_it_always_was() -> None:
-    first, longer = settings(TEXT, (512, 4096), 24, ("f16", "q8_0"))
+    further = replace(TEXT, sha256="cd" * 32)
+    first, longer, other = settings([TEXT, further], (512, 4096), 24, ("f16", "q8_0"))
+    assert (other.text, other.n_ctx, other.n_chunks, other.kv_types) == (further, 512, 24, ())
+    assert not other.is_first
     session = Session(Toolchain(Path("bin"), "built", "c", "cpu", "1"), Workspace(Path("out")))
     kept = Path("out/.ggufkit/measurements")
     assert place(GGUF, "divergence", first.session(session).workspace) == kept / "m-Q4_0.divergence.json"
@@ -96,9 +100,9 @@ def test_the_first_setting_is_where_it_always_was() -> None:
 
 
 def test_each_context_reads_as_much_of_the_text() -> None:
-    counts = {setting.n_ctx: setting.n_chunks for setting in settings(TEXT, (512, 64, 4096, 32768), 100)}
+    counts = {setting.n_ctx: setting.n_chunks for setting in settings([TEXT], (512, 64, 4096, 32768), 100)}
     assert counts == {512: 100, 64: 800, 4096: 13, 32768: 2}
-    assert [setting.n_chunks for setting in settings(TEXT, (512, 4096))] == [None, None]
+    assert [setting.n_chunks for setting in settings([TEXT], (512, 4096))] == [None, None]
 
 
 def test_what_nobody_asked_for_is_in_no_recipe() -> None:
@@ -215,3 +219,43 @@ def test_what_fits_is_counted_with_the_cache_that_was_chosen(root: Path) -> None
     reports.write(rows, root, MemoryBudget(1 << 30, 4096, "q4_0"))
     assert json.loads((root / ".ggufkit" / "report.json").read_text())["wish"]["kv_type"] == "q4_0"
     assert not reports.refresh(rows, root), "for the same memory and cache"
+
+
+def on_texts(root: Path, file: str, **losses: float) -> None:
+    """As a build keeps what it measured of a file on further texts."""
+    for name, loss in losses.items():
+        digest = hashlib.sha256(name.encode()).hexdigest()
+        where = {"n_ctx": 512, "corpus": name, "corpus_sha256": digest}
+        measure(root, file, f"{digest[:12]}-512", where, ppl=31, kld_mean=loss)
+
+
+def test_each_text_is_a_column_and_no_context(tmp_path: Path) -> None:
+    """The plain Q4_0 loses 0.031 on the table's text; what one with a matrix loses elsewhere is held against it."""
+    root = write_results(tmp_path / "out", FAKES[:6])
+    on_texts(root, "tiny-Q4_0.gguf", code=0.03, chat=0.04)
+    on_texts(root, "tiny-imatrix-Q4_0.gguf", code=0.09, chat=0.03)
+    summary = summary_of(results.collect(root), root)
+    assert summary.texts.names[1:] == ("chat", "code")
+    by_file = {one.file: one for one in summary.texts.files}
+    plain, matrix = by_file["tiny-Q4_0.gguf"], by_file["tiny-imatrix-Q4_0.gguf"]
+    assert (plain.plain, matrix.plain) == (True, False)
+    assert (matrix.worst.text, matrix.worst.value, matrix.worst.error) == ("code", 0.09, 0.0045)
+    assert matrix.mean == pytest.approx((matrix.losses[0].value + 0.09 + 0.03) / 3)
+    (sentence,) = summary.texts.sentences
+    assert "tiny-imatrix-Q4_0.gguf is good on chat and bad on code" in sentence
+    assert not summary.further.lines
+    written = reports.render(results.collect(root), root, MemoryBudget())
+    assert "## Several texts" in written["report.md"]
+    assert "tiny-imatrix-Q4_0.gguf is good on chat and bad on code" in written["report.html"]
+    assert "--corpus chat --corpus code" in written["report.md"]
+    rows = list(csv.DictReader(written["measurements.csv"].splitlines()))
+    assert {row["value"] for row in rows if row["corpus"] == "code" and row["metric"] == "kld_mean"} == {
+        "0.03",
+        "0.09",
+    }
+
+
+def test_one_text_has_no_section(root: Path) -> None:
+    summary = summary_of(results.collect(root), root)
+    assert summary.further.lines
+    assert not summary.texts.files

@@ -64,6 +64,7 @@ def test_options_are_those_of_the_build() -> None:
         option = options[name]
         assert isinstance(option, click.Option)
         given = option.get_default(click.Context(build_command))
+        given = given[0] if isinstance(given, tuple) and given else given
         if option.is_flag:
             given = given is not None and bool(given) != (name in option.secondary_opts)
         known = given if isinstance(given, (int, str)) and given not in words else None

@@ -25,7 +25,7 @@ from ggufkit.measure import shares
 from ggufkit.measure.evaluation import Evaluation
 from ggufkit.measure.logits import pipes, shared_memory
 from ggufkit.measure.shares import Share
-from ggufkit.measure.tool import refuse_short, run_tool
+from ggufkit.measure.tool import reads, refuse_short, require_read, run_tool
 from ggufkit.steps.session import Session
 from ggufkit.texts.corpus import Corpus
 
@@ -166,7 +166,11 @@ def run_base(
     session, compute = evaluation.session, evaluation.compute(base, share.threads)
     command = argv.base_logits(session.tools, base.path, logits, evaluation.excerpt, compute)
     title, log = f"Base pass of {base.path.name}", f"perplexity-{base.path.stem}"
-    return run_tool([*command, *evaluates.overrides(base.path)], title, log, session, share, stop)
+    share = reads(evaluation.text, share, session)
+    run = run_tool([*command, *evaluates.overrides(base.path)], title, log, session, share, stop)
+    if run.returncode == 0:
+        require_read(run, evaluation.text)
+    return run
 
 
 def _run_file(

@@ -7,6 +7,7 @@ The beginning of a text does not stand for it: it is a few articles about a few 
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 
 from ggufkit.texts.corpus import Corpus
@@ -29,7 +30,7 @@ def spread(corpus: Corpus, n_bytes: int, to: Path) -> Corpus:
         parts.append(data[start:end])
     chosen = b"".join(parts)
     to.write_bytes(chosen)
-    return Corpus(to, hashlib.sha256(chosen).hexdigest(), len(chosen), corpus.name)
+    return replace(corpus, path=to, sha256=hashlib.sha256(chosen).hexdigest(), n_bytes=len(chosen))
 
 
 def _line_start(data: bytes, at: int) -> int:
@@ -52,6 +53,7 @@ def halves(corpus: Corpus, directory: Path) -> tuple[Corpus, Corpus]:
     for name, part in parts:
         (directory / name).write_bytes(part)
     first, second = (
-        Corpus(directory / name, hashlib.sha256(part).hexdigest(), len(part), corpus.name) for name, part in parts
+        replace(corpus, path=directory / name, sha256=hashlib.sha256(part).hexdigest(), n_bytes=len(part))
+        for name, part in parts
     )
     return first, second
