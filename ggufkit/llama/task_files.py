@@ -1,8 +1,9 @@
 """Questions in the formats that llama-perplexity reads: --hellaswag, --winogrande, --multiple-choice. Pure functions.
 
 Source: `tools/perplexity/perplexity.cpp`. Its readers are forgiving where it hurts: a Winogrande line that they do not
-understand is passed over, a last line without two line ends is lost, and an answer with which all others begin reads
-beyond its tokens. So what is written here is read back as the tool reads it, and what it cannot score is told.
+understand is passed over, a last line without two line ends is lost, an answer with which all others begin reads beyond
+its tokens, and where next to nothing follows Winogrande's blank, the second choice is scored where the first one ends.
+So what is written here is read back as the tool reads it, and what it cannot score is told.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ MOST_ANSWERS = 100
 BLANK = "_"
 _ENDINGS, _CHOICES = 4, 2
 _COMMAS = 4
+_UNIT, _FEWEST_AFTER = re.compile(r"\w+|[^\w\s]"), 3
+"""Words and punctuation marks, a token each at least: with the choice's they are more than the tool's three."""
 _U32 = struct.Struct("<I")
 
 
@@ -80,6 +83,8 @@ def unscorable(question: Question, mode: str) -> str | None:
     shortest = min(texts, key=len)
     if all(text.startswith(shortest) for text in texts):
         return f"all its answers begin with answer {texts.index(shortest) + 1}"
+    if mode == WINOGRANDE and len(_UNIT.findall(question.context.partition(BLANK)[2])) < _FEWEST_AFTER:
+        return "too little follows its blank: llama-perplexity scores the second choice in a wrong place then"
     if mode == WINOGRANDE and _winogrande_line(question) is None:
         return "its commas and quotation marks cannot be told apart in llama-perplexity's format"
     return None

@@ -36,10 +36,8 @@ def _hellaswag(i: int, right: str) -> dict[str, Any]:
 
 
 def _winogrande(i: int, right: str) -> dict[str, Any]:
-    # Short sentences are scored by the choice, longer ones by what follows it.
-    rest = "jumps over the lazy dog" if i % 2 else "jumps"
     choices = ["fox", "dog"] if i % 3 else ["dog", "fox"]
-    sentence = f"{i} times the quick brown _ {rest}."
+    sentence = f"{i} times the quick brown _ jumps over the lazy dog."  # what follows a choice decides
     return {"sentence": sentence, "option1": choices[0], "option2": choices[1], "answer": 1 + choices.index(right)}
 
 

@@ -77,8 +77,9 @@ def test_a_winogrande_line_says_what_it_should_or_is_not_written(
         ),
         (Question("Who?", ("Ann", "Bob", "Ann", "Cy"), 0), HELLASWAG, "its answers 1 and 3 are equal"),
         (Question("It was the _", ("cat", "cats"), 0), WINOGRANDE, "all its answers begin with answer 1"),
-        (Question('"A, b" and "c, _', ("x", "y"), 0), WINOGRANDE, "its commas and quotation marks"),
-        (Question("The _ ran", ("fox, dog", "cat"), 0), WINOGRANDE, "its commas and quotation marks"),
+        (Question("So we saw the _ run.", ("cat", "dog"), 0), WINOGRANDE, "too little follows its blank"),
+        (Question('"A, b" and "c, _ saw me.', ("x", "y"), 0), WINOGRANDE, "its commas and quotation marks"),
+        (Question("The _ ran to me", ("fox, dog", "cat"), 0), WINOGRANDE, "its commas and quotation marks"),
     ],
 )
 def test_what_the_tool_cannot_score_is_known(question: Question, mode: str, why: str) -> None:
