@@ -81,13 +81,13 @@ def bench(gguf: GgufFile, options: BenchOptions, session: Session) -> Result:
         recipe,
         place(gguf, STEP, session.workspace),
         lambda partial: _bench(gguf, options, session, partial),
-        work=session.work("bench", gguf.n_params * (options.repetitions + 1), _how(gguf, options)),
+        work=session.work("bench", gguf.n_params * (options.repetitions + 1), how(gguf.kv_type, options.depth)),
     )
 
 
-def _how(gguf: GgufFile, options: BenchOptions) -> str:
-    """What takes its own time: behind many tokens it is another one."""
-    return f"{options.depth} {gguf.kv_type}" if options.depth or gguf.kv_type != F16 else ""
+def how(kv_type: str, depth: int) -> str:
+    """What takes a time of its own: each KV cache, and each depth."""
+    return f"{depth} {kv_type}" if depth or kv_type != F16 else ""
 
 
 def _possible(gguf: GgufFile, options: BenchOptions) -> BenchOptions:

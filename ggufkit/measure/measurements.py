@@ -37,10 +37,13 @@ class Order(Notes):
 
 def place(gguf: GgufFile, kind: str, workspace: Workspace) -> Path:
     """The file that holds what is measured of a GGUF; with a KV cache of its own type in a directory of its own."""
-    directory = workspace.measurements
-    if gguf.kv_type != F16:
-        directory = directory / f"kv-{gguf.kv_type}"
-    return directory / f"{gguf.path.stem}.{kind}.json"
+    return place_of(gguf.path, gguf.kv_type, kind, workspace)
+
+
+def place_of(path: Path, kv_type: str, kind: str, workspace: Workspace) -> Path:
+    """The same of a file that need not be there yet."""
+    directory = workspace.measurements if kv_type == F16 else workspace.measurements / f"kv-{kv_type}"
+    return directory / f"{path.stem}.{kind}.json"
 
 
 def next_number(result: Path) -> int:

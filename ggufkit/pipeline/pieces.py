@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from math import log2
 from pathlib import Path
@@ -13,14 +13,16 @@ from ggufkit.core.concurrency import makers_at_once
 from ggufkit.core.durations import Work
 from ggufkit.core.errors import GgufkitError
 from ggufkit.core.methods import AWQ
-from ggufkit.core.records import Checkpoint, GgufFile, QuantType
+from ggufkit.core.records import F16, Checkpoint, GgufFile, QuantType
 from ggufkit.core.variants import Scaling, Variant
 from ggufkit.llama import evaluates, memory, quants
 from ggufkit.llama.gguf import GgufHeader, read_header
-from ggufkit.measure import plugged, similarity
+from ggufkit.measure import bench, plugged, similarity
 from ggufkit.measure.bench import BenchOptions
 from ggufkit.measure.chat import SMOKE_TOKENS
+from ggufkit.measure.conditions import Setting
 from ggufkit.measure.logits.precision import PILOT
+from ggufkit.measure.measurements import place_of
 from ggufkit.measure.tasks import answers
 from ggufkit.models.checkpoint import read_config
 from ggufkit.pipeline.foreseen import is_measured
@@ -147,13 +149,7 @@ class _Pieces:
         job, base = self.job, _header(self.job)
         files = [job.base_output, *(job.output(v, t.name) for v, t in job.targets)]
         where, measured = job.session.workspace.measurements, job.request.evaluation
-        if job.text is not None:
-            how = similarity.STEP if base is not None and evaluates.embeds(base) else evaluated(job)
-            work = job.session.work("evaluate", self._n_params * self.n_evaluated, how)
-            cost = Cost(1, self._operations(self.n_evaluated))
-            for file in files if how != similarity.STEP else files[1:]:
-                kind = "perplexity" if how == "divergence" and file == job.base_output else how
-                yield Piece("evaluate", where / f"{file.stem}.{kind}.json", work, cost)
+        yield from self._compared(files, embeds=base is not None and evaluates.embeds(base))
         if measured.smoke and (base is None or evaluates.generates(base)):
             work, cost = job.session.work("speak", self._n_params), Cost(2.5, 0, 2 * SMOKE_TOKENS * self._n_params)
             yield from (Piece("speak", where / f"{file.stem}.speak.json", work, cost) for file in files)
@@ -164,10 +160,43 @@ class _Pieces:
             measurements = [where / f"{file.stem}.{plugged.KIND}{name}.json" for file in files]
             yield from (Piece(f"metric {name}", file, work, cost) for file in measurements)
         if measured.bench:
-            runs, timed = measured.bench_reps + 1, BenchOptions()
-            work = job.session.work("bench", self._n_params * runs)
-            cost = Cost(0.5, runs * self._operations(timed.n_prompt), runs * timed.n_gen * self._n_params)
-            yield from (Piece("bench", where / f"{file.stem}.bench.json", work, cost) for file in files)
+            yield from self._timed(files, deep=base is None or evaluates.generates(base))
+
+    def _compared(self, files: Sequence[Path], *, embeds: bool) -> Iterator[Piece]:
+        """Quality, in each setting with each KV cache; of embeddings in one."""
+        job, how = self.job, similarity.STEP if embeds else evaluated(self.job)
+        for setting in job.settings[:1] if embeds else job.settings:
+            n_tokens, workspace = self._n_evaluated(setting), setting.session(job.session).workspace
+            work = job.session.work("evaluate", self._n_params * n_tokens, how)
+            cost = Cost(1, self._operations(n_tokens))
+            runs = [] if embeds else [(path, kind) for kind in setting.kv_types if kind != F16 for path in files]
+            for path, kv_type in [*((path, F16) for path in files[1 if embeds else 0 :]), *runs]:
+                is_base = how == "divergence" and (path, kv_type) == (job.base_output, F16)
+                output = place_of(path, kv_type, "perplexity" if is_base else how, workspace)
+                yield Piece("evaluate", output, work, cost)
+
+    def _timed(self, files: Sequence[Path], *, deep: bool) -> Iterator[Piece]:
+        """Speed, and that behind the tokens of each context with each KV cache."""
+        job, how, timed = self.job, self.job.request.evaluation, BenchOptions()
+        runs = how.bench_reps + 1
+        caches = dict.fromkeys([F16, *how.kv_types])
+        for depth, kv_type in [(0, F16), *((depth, kind) for depth in how.depths if deep for kind in caches)]:
+            work = job.session.work("bench", self._n_params * runs, bench.how(kv_type, depth))
+            n_read = runs * timed.n_prompt + depth
+            cost = Cost(0.5, self._operations(n_read), runs * timed.n_gen * self._n_params)
+            workspace = replace(timed, depth=depth).at_depth(job.session).workspace
+            yield from (
+                Piece("bench", place_of(path, kv_type, bench.STEP, workspace), work, cost) for path in files
+            )
+
+    def _n_evaluated(self, setting: Setting) -> int:
+        """Tokens of the text that are evaluated, as far as the size of the vocabulary tells."""
+        precision = self.job.request.evaluation.precision
+        possible = int(setting.text.n_bytes / (BYTES_PER_TOKEN_OF_VOCABULARY * self._bits_of_vocabulary))
+        wanted = setting.n_chunks if setting.n_chunks is not None else possible
+        if precision is not None:
+            wanted = min(wanted, int(PILOT * (1 + (_PRECISION_OF_PILOT / precision) ** 2)))
+        return min(setting.n_ctx * wanted, possible)
 
     def _asked(self, files: Sequence[Path]) -> Iterator[Piece]:
         """Answers of all files; how long questions are is only known where they are there."""
@@ -182,16 +211,8 @@ class _Pieces:
             yield from (Piece("tasks", output, work, cost) for output in outputs)
 
     @cached_property
-    def n_evaluated(self) -> int:
-        """Tokens of the text that are evaluated, as far as the size of the vocabulary tells."""
-        how, text = self.job.request.evaluation, self.job.text
-        if text is None:
-            return 0
-        possible = int(text.n_bytes / (BYTES_PER_TOKEN_OF_VOCABULARY * log2(_n_vocab(self.job))))
-        wanted = how.chunks if how.chunks is not None else possible
-        if how.precision is not None:
-            wanted = min(wanted, int(PILOT * (1 + (_PRECISION_OF_PILOT / how.precision) ** 2)))
-        return min(how.contexts[0] * wanted, possible)
+    def _bits_of_vocabulary(self) -> float:
+        return log2(_n_vocab(self.job))
 
 
 def evaluated(job: Job) -> str:

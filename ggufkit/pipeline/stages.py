@@ -9,7 +9,7 @@ from ggufkit.core import durations
 from ggufkit.core.concurrency import makers_at_once
 from ggufkit.core.durations import Estimate, total
 from ggufkit.core.methods import AWQ, GPTQ
-from ggufkit.core.records import Checkpoint
+from ggufkit.core.records import F16, Checkpoint
 from ggufkit.llama import evaluates, quants
 from ggufkit.llama.gguf import GgufHeader
 from ggufkit.measure import metrics
@@ -94,8 +94,11 @@ def _measuring(job: Job, base: GgufHeader) -> Iterator[PlannedStep]:
     if job.text is not None:
         what = "KL divergence and perplexity" if how.kld else "perplexity"
         what = "cosine similarity of embeddings" if evaluates.embeds(base) else what
-        beside = "as files are there; several at once where the GPU's memory holds them"
-        yield PlannedStep("evaluate", what, _device(job), beside if job.tools.backend != "cpu" else "")
+        note = ["as files are there; several at once where the GPU's memory holds them"] * (
+            job.tools.backend != "cpu"
+        )
+        note += [_further(job)] if how.depths and not evaluates.embeds(base) else []
+        yield PlannedStep("evaluate", what, _device(job), "; ".join(note))
     if how.smoke and evaluates.generates(base):
         yield PlannedStep("speak", "a reply of each file", _device(job))
     if job.task_specs and evaluates.generates(base):
@@ -105,5 +108,17 @@ def _measuring(job: Job, base: GgufHeader) -> Iterator[PlannedStep]:
             f"metric {name}", metrics.find(name).title or name, "", f"a metric of {metrics.find(name).package}"
         )
     if how.bench:
-        yield PlannedStep("bench", "speed", _device(job), "alone, one file after the other")
+        deep = f"; behind {_tokens(how.depths)}, too" if how.depths and evaluates.generates(base) else ""
+        yield PlannedStep("bench", "speed", _device(job), f"alone, one file after the other{deep}")
     yield PlannedStep("report", "tables and report", "CPU")
+
+
+def _further(job: Job) -> str:
+    """In which contexts and with which KV caches."""
+    caches = [kind for kind in job.request.evaluation.kv_types if kind != F16]
+    also = f", KV cache in {', '.join([F16, *caches])}" if caches else ""
+    return f"contexts of {_tokens(job.request.evaluation.contexts)}{also}"
+
+
+def _tokens(counts: Sequence[int]) -> str:
+    return " and ".join(f"{n:,}" for n in counts) + " tokens"
