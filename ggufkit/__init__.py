@@ -6,6 +6,7 @@ The Python API, loaded when it is used. Each command is a function that takes wh
     >>> result.df  # a pandas DataFrame; in a notebook `result` shows it with a plot  # doctest: +SKIP
 
 - `build`, `plan`, `convert`, `imatrix`, `quantize`, `awq`, `refine`, `recipe`, `perplexity`, `tasks`, `bench`, `compare`;
+- `serve`, a context in which a file is an OpenAI-compatible endpoint;
 - `Result`, what they return, and `load_results(directory)`, a result directory's table;
 - `GgufkitError` and its subclasses: their text says what to do;
 - `Variant`, `Method`, `Work`, `Metric`, `Subject`: for packages that add variants and metrics.
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from ggufkit.api.measuring import bench, compare, perplexity, tasks
     from ggufkit.api.result import Compared, Result
     from ggufkit.api.result import Result as BuildResult
+    from ggufkit.api.serving import serve
     from ggufkit.core.errors import (
         BusyError,
         CheckpointError,
@@ -92,6 +94,7 @@ __all__ = [
     "quantize",
     "recipe",
     "refine",
+    "serve",
     "tasks",
 ]  # fmt: skip
 
@@ -99,6 +102,7 @@ _FUNCTIONS = {
     **dict.fromkeys(("build", "plan", "convert", "imatrix", "quantize"), "ggufkit.api.making"),
     **dict.fromkeys(("awq", "refine", "recipe"), "ggufkit.api.engines"),
     **dict.fromkeys(("perplexity", "tasks", "bench", "compare"), "ggufkit.api.measuring"),
+    "serve": "ggufkit.api.serving",
 }
 _HOMES = {
     **_FUNCTIONS,

@@ -9,6 +9,7 @@ from ggufkit.core.values import Choice, Count, Fraction, Kind, SomeOf, Whole, Wh
 from ggufkit.llama import backends, kv_cache
 from ggufkit.measure.logits import strategy
 from ggufkit.recipes.effort import EFFORTS
+from ggufkit.serving.room import KV_TYPES
 
 _POSITIVE = Whole(1, values.MOST)
 
@@ -92,6 +93,13 @@ KINDS: Mapping[str, Kind] = {
     "threads": Whole(1, machine.MOST_THREADS),
     "force": values.SWITCH,
     "explain": values.SWITCH,
+    # how a model is served
+    "host": values.TEXT,
+    "port": Whole(1, 65535),
+    "name": values.TEXT,
+    "api_key": values.TEXT,
+    "kv_type": Choice(("auto", *KV_TYPES)),
+    "slots": Whole(1, 256),
 }
 """Every option by its name in Python: that of the command line with `_` for `-`."""
 

@@ -204,3 +204,25 @@ class BenchOptions(RunOptions, total=False):
     """What else a measurement of speed may be told."""
 
     bench_reps: int
+
+
+class ServeOptions(RunOptions, total=False):
+    """How a model is served.
+
+    Args:
+        host: the address to listen on, 127.0.0.1 by default.
+        port: the port, a free one by default.
+        name: what clients call the model, by default the file's name.
+        api_key: what clients must show; one is made up where the address is not of this machine alone.
+        ctx: tokens of context, or "auto" for what fits.
+        kv_type: the type of keys and values: "f16", "q8_0" …, or "auto".
+        slots: answers at once, which share the context.
+    """
+
+    host: str
+    port: int
+    name: str | None
+    api_key: str | None
+    ctx: int | str | None
+    kv_type: str | None
+    slots: int

@@ -10,7 +10,7 @@ import click
 
 from ggufkit.cli import options
 from ggufkit.cli.terminal import emit, emit_path, reporting, say
-from ggufkit.llama import backends, build, toolchain
+from ggufkit.llama import backends, build, server_tool, toolchain
 
 BACKEND = click.option("--backend", type=click.Choice(backends.CHOICES), default="auto", show_default=True,
                        help="What it computes on.")  # fmt: skip
@@ -56,7 +56,8 @@ def status_command(backend: str, as_json: bool) -> None:
 @toolchain_command.command("install")
 @BACKEND
 @click.option("--cuda-arch", metavar="LIST", help="Build for these compute capabilities, e.g. 90,89.")
-def install_command(backend: str, cuda_arch: str | None) -> None:
+@click.option("--server", is_flag=True, help="And llama-server, which `ggufkit serve` builds on first use.")
+def install_command(backend: str, cuda_arch: str | None, server: bool) -> None:
     """Fetch and build the pinned llama.cpp unless that is done; what an earlier ggufkit built is built anew.
 
     With GGUFKIT_LLAMA_CPP set to a source directory or archive, that is built; no network is needed where cmake
@@ -74,6 +75,8 @@ def install_command(backend: str, cuda_arch: str | None) -> None:
             made = toolchain.find(backend, reporter)
             if toolchain.is_outdated(made):
                 made = toolchain.install(backends.BY_NAME[made.backend], reporter)
+        if server:
+            server_tool.find(made, reporter)
     emit_path(made.dir)
 
 

@@ -34,7 +34,7 @@ class GgufkitError(Exception):
 
 
 class BusyError(GgufkitError):
-    """Another command is using the same directory."""
+    """Another command, or another server, is using the same directory or port."""
 
 
 class UsageError(GgufkitError):

@@ -49,6 +49,7 @@ EXTRAS = {
         Extra("recipe", "Choosing a type for each tensor", ("scipy",)),
         Extra("lora", "Merging a LoRA adapter", (*_CHECKPOINTS, "peft")),
         Extra("data", "Reading tables and data sets", ("pyarrow", "datasets")),
+        Extra("serve", "Checking an endpoint", ("openai",)),
         Extra("modelscope", "ModelScope", ("modelscope_hub",)),
         Extra("formats", "Measuring quantized checkpoints", (*_CHECKPOINTS, "bitsandbytes", "compressed_tensors")),
     )

@@ -24,8 +24,10 @@ from ggufkit.core.limits import Limits
 OnText = Callable[[str, str], None]
 """Called with ("stdout" | "stderr", text) as it arrives; text ends anywhere, not only at line ends."""
 
+Started = subprocess.Popen[bytes]
+
 _GRACE_S = 2.0
-_running: set[subprocess.Popen[bytes]] = set()
+_running: set[Started] = set()
 _running_lock = threading.RLock()  # a signal may come while the main thread holds it
 _stopping = threading.Event()
 _pauses: list[float] = []
@@ -113,16 +115,16 @@ def run(
     """
     command = tuple(str(a) for a in argv)
     started, n_pauses = time.monotonic(), len(_pauses)
-    proc = _start(command, surroundings or Surroundings(), feed=stdin is not None)
+    proc = start(command, surroundings or Surroundings(), feed=stdin is not None)
     streams = {"stdout": _Stream(), "stderr": _Stream()}
     try:
         with _Log(log, command) as sink:
             cancelled = _pump(proc, streams, sink, on_text, stdin, cancel)
     except BaseException:
-        _kill(proc)
+        end(proc)
         raise
     finally:
-        _forget(proc)
+        forget(proc)
     if _stopping.is_set() or cancelled:
         raise Interrupted(f"{Path(command[0]).name} was stopped.", log=log)
     out, err = streams["stdout"].text(), streams["stderr"].text()
@@ -140,7 +142,8 @@ def attend(argv: Sequence[str | Path], surroundings: Surroundings) -> int:
         signal.signal(signal.SIGINT, before)
 
 
-def _forget(proc: subprocess.Popen[bytes]) -> None:
+def forget(proc: Started) -> None:
+    """What has ended is no longer among what `stop_all` ends."""
     with _running_lock:
         _running.discard(proc)
     for pipe in (proc.stdout, proc.stderr):
@@ -158,7 +161,7 @@ def stop_all() -> None:
     while any(p.poll() is None for p in procs) and time.monotonic() < deadline:
         time.sleep(0.02)
     for proc in procs:
-        _kill(proc)
+        end(proc)
 
 
 @contextlib.contextmanager
@@ -180,7 +183,17 @@ def _signal_all(number: int) -> None:
         _signal_group(proc, number)
 
 
-def _start(command: tuple[str, ...], where: Surroundings, *, feed: bool) -> subprocess.Popen[bytes]:
+def start(command: tuple[str, ...], where: Surroundings, *, feed: bool, into: IO[bytes] | None = None) -> Started:
+    """Start a tool; whoever does so ends it with `end`, or reads its output to the end.
+
+    Args:
+        feed: it gets a standard input that can be written to.
+        into: a file that receives both of its streams, instead of pipes.
+
+    Raises:
+        ToolError: it could not be started.
+        Interrupted: `stop_all` was called.
+    """
     if _stopping.is_set():
         raise Interrupted(f"{Path(command[0]).name} was not started: ggufkit is stopping.")
     wrapped = command
@@ -195,8 +208,8 @@ def _start(command: tuple[str, ...], where: Surroundings, *, feed: bool) -> subp
         proc = subprocess.Popen(
             wrapped,
             stdin=subprocess.PIPE if feed else subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            stdout=into or subprocess.PIPE,
+            stderr=into or subprocess.PIPE,
             env={**os.environ, **where.env},
             cwd=where.cwd,
             start_new_session=True,
@@ -249,7 +262,7 @@ class _Log:
 
 
 def _pump(
-    proc: subprocess.Popen[bytes],
+    proc: Started,
     streams: dict[str, _Stream],
     sink: _Log,
     on_text: OnText | None,
@@ -284,14 +297,14 @@ def _pump(
             reader.join(timeout=0.1)
         if failed or (cancel is not None and cancel.is_set()):
             cancelled = cancelled or (not failed and proc.poll() is None)
-            _kill(proc)
+            end(proc)
     proc.wait()
     if failed:
         raise failed[0]
     return cancelled
 
 
-def _feed(proc: subprocess.Popen[bytes], data: bytes | None) -> None:
+def _feed(proc: Started, data: bytes | None) -> None:
     if data is None or proc.stdin is None:
         return
     # A tool that ends before it read everything tells why by its exit code.
@@ -309,17 +322,18 @@ def _log_written() -> Iterator[None]:
         raise oserrors.explain(error, failed) or ResourceError(f"{failed}: {error}.", hint="Repeat it.") from error
 
 
-def _kill(proc: subprocess.Popen[bytes]) -> None:
+def end(proc: Started, grace_s: float = _GRACE_S) -> None:
+    """End a process and its group: with SIGTERM, and after `grace_s` seconds with SIGKILL."""
     if proc.poll() is None:
         _signal_group(proc, signal.SIGTERM)
         with contextlib.suppress(subprocess.TimeoutExpired):
-            proc.wait(timeout=_GRACE_S)
+            proc.wait(timeout=grace_s)
     _signal_group(proc, signal.SIGKILL)
     if proc.poll() is None:
         proc.wait()
 
 
-def _signal_group(proc: subprocess.Popen[bytes], number: int) -> None:
+def _signal_group(proc: Started, number: int) -> None:
     with contextlib.suppress(ProcessLookupError, PermissionError):
         if sys.platform == "win32":
             proc.terminate()

@@ -206,16 +206,17 @@ def _build(source: Source, wanted: BuildFor, reporter: Reporter, target: Path) -
         configured = process.run(
             [*argv, *all_flags, *identity], log=log.with_name(f"{log.stem}-configure.log"), surroundings=compiler
         )
-        _require(configured, "configuring llama.cpp")
+        require_built(configured, "configuring llama.cpp")
         built = process.run([ninja, "-C", work, *TOOLS], log=log, on_text=watch, surroundings=compiler)
-        _require(built, "building llama.cpp")
+        require_built(built, "building llama.cpp")
     if wanted.check:
         with reporter.step(f"Checking that {wanted.backend.name} computes, and as the CPU does"):
             self_check(Toolchain(work / "bin", "built", source.commit, wanted.backend.name, "", source.path))
     _finish(work, target, source, wanted.backend, list(all_flags), configured.duration_s + built.duration_s)
 
 
-def _require(output: process.ToolOutput, doing: str) -> None:
+def require_built(output: process.ToolOutput, doing: str) -> None:
+    """Raise ToolchainError with the compiler's first error where a part of a build failed."""
     if output.returncode != 0:
         lines = output.text.splitlines()
         errors = [x.strip() for x in lines if "error:" in x.lower() or "CMake Error" in x or "fatal error" in x]
@@ -241,10 +242,15 @@ def _finish(work: Path, target: Path, source: Source, backend: Backend, flags: l
     partial.rename(target / STAMP)
 
 
-def _require_compilers(backend: Backend) -> None:
+def require_compiler() -> None:
+    """Raise ToolchainError where there is no C++ compiler."""
     if not any(find_program(c) for c in ("c++", "g++", "clang++", "cl")):
         hint = "Debian/Ubuntu: apt install g++ · Fedora: dnf install gcc-c++ · macOS: xcode-select --install"
         raise ToolchainError("Building llama.cpp needs a C++ compiler, which is not there.", hint=hint)
+
+
+def _require_compilers(backend: Backend) -> None:
+    require_compiler()
     for compiler in backend.compilers:
         if compiler != "nvcc" and find_program(compiler) is None:
             raise ToolchainError(f"Building llama.cpp for {backend.name} needs {compiler}.", hint=backend.install)

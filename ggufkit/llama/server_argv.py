@@ -1,0 +1,47 @@
+"""How llama-server is started: typed parameters -> argv. Pure functions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from ggufkit.llama.argv import Argv, Compute
+
+
+@dataclass(frozen=True)
+class Listening:
+    """How llama-server serves a model: where, by which name, with which context.
+
+    Args:
+        n_ctx: tokens of context that all `slots` answers under way share.
+        kv_type: the type of keys and values: "f16".
+        embeds: it gives embeddings instead of answers.
+        pooling: how the embeddings of tokens become one, None as the model says.
+        origins: web pages that a browser lets ask it: "*" for all.
+    """
+
+    host: str
+    port: int
+    name: str
+    n_ctx: int
+    kv_type: str
+    slots: int
+    embeds: bool = False
+    pooling: str | None = None
+    origins: str = "localhost"
+
+    def options(self) -> Argv:
+        """The options of llama-server."""
+        argv = ["--host", self.host, "--port", str(self.port), "--alias", self.name]
+        argv += ["--jinja", "--no-ui", "--cors-origins", self.origins]
+        argv += ["-c", str(self.n_ctx), "-np", str(self.slots), "--kv-unified"]
+        if not self.embeds:
+            return [*argv, "-ctk", self.kv_type, "-ctv", self.kv_type]
+        # An embedding is computed of all of its text at once.
+        argv += ["--embeddings", "-b", str(self.n_ctx), "-ub", str(self.n_ctx)]
+        return argv if self.pooling is None else [*argv, "--pooling", self.pooling]
+
+
+def serve(program: Path, model: Path, listening: Listening, compute: Compute) -> Argv:
+    """llama-server: a model behind OpenAI's protocol, with the file's own chat template."""
+    return [str(program), "-m", str(model), *listening.options(), *compute.options()]

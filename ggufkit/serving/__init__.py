@@ -1,0 +1,1 @@
+"""A model as an endpoint that speaks OpenAI's protocol, through the toolchain's own llama-server."""

@@ -1,0 +1,98 @@
+"""The context of a served model, and the type of its KV cache: as large, and as exact, as memory allows. Pure functions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ggufkit.core.errors import ResourceError
+from ggufkit.core.units import size
+from ggufkit.llama import memory
+from ggufkit.llama.evaluates import generates
+from ggufkit.llama.gguf import GgufHeader
+
+EXACT, SMALLER = "f16", "q8_0"
+KV_TYPES = ("f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl")
+"""What llama.cpp keeps keys and values in. Source: `common/arg.cpp`, "kv_cache_types"."""
+_ENOUGH = 8192
+"""Tokens of context that are worth more than exact keys and values."""
+_LEAST = 512
+_SHARE = 0.8
+"""Of the free memory: others on the machine need some, too."""
+
+
+@dataclass(frozen=True)
+class Cache:
+    """What the server keeps of texts: `n_ctx` tokens for all that it answers at once, in `n_bytes`.
+
+    `fits` is false where that and the weights need more than the memory that is free.
+    """
+
+    n_ctx: int
+    kv_type: str
+    n_bytes: int
+    fits: bool = True
+
+
+def choose(header: GgufHeader, free: int, n_ctx: int | None = None, kv_type: str | None = None) -> Cache:
+    """The cache for a model on a machine with so many free bytes.
+
+    The model's own context if it fits, with keys and values in F16, or in Q8_0 where F16 leaves less than 8192 tokens.
+
+    Args:
+        n_ctx: so many tokens, whether they fit or not.
+        kv_type: keys and values in this type.
+
+    Raises:
+        ResourceError: not even 512 tokens fit.
+    """
+    room = int(_SHARE * free) - header.size_bytes
+    trained = header.hparam("context_length") or _ENOUGH
+    kinds = [kv_type] if kv_type is not None else [EXACT, SMALLER] if _takes_blocks(header) else [EXACT]
+    if n_ctx is not None:
+        tried = [_cache(header, n_ctx, kind, room) for kind in kinds]
+        return next((cache for cache in tried if cache.fits), tried[0])
+    found = [_largest(header, trained, kind, room) for kind in kinds]
+    enough = (cache for cache in found if cache is not None and cache.n_ctx >= min(trained, _ENOUGH))
+    cache = next(enough, None) or max(filter(None, found), key=lambda c: c.n_ctx, default=None)
+    if cache is None:
+        least = _cache(header, min(trained, _LEAST), kinds[-1], room)
+        need = header.size_bytes + least.n_bytes + _computing(header, least.n_ctx)
+        message = (
+            f"{header.path.name} needs {size(need)} of memory for {least.n_ctx} tokens; {size(free)} are free."
+        )
+        raise ResourceError(message, hint="Close other programs, or serve a smaller type of the model.")
+    return cache
+
+
+def _largest(header: GgufHeader, trained: int, kind: str, room: int) -> Cache | None:
+    """The largest context that fits: the trained one, or a power of two below it."""
+    powers = [1 << n for n in range(_LEAST.bit_length() - 1, trained.bit_length()) if 1 << n < trained]
+    tried = (_cache(header, n, kind, room) for n in (trained, *reversed(powers)))
+    return next((cache for cache in tried if cache.fits), None)
+
+
+def _cache(header: GgufHeader, n_ctx: int, kind: str, room: int) -> Cache:
+    n_bytes = kv_bytes(header, n_ctx, kind)
+    return Cache(n_ctx, kind, n_bytes, n_bytes + _computing(header, n_ctx) <= room)
+
+
+def _computing(header: GgufHeader, n_ctx: int) -> int:
+    fixed, per_token = memory.compute_line(header)
+    return fixed + per_token * n_ctx
+
+
+def kv_bytes(header: GgufHeader, n_ctx: int, kind: str) -> int:
+    """Bytes of a KV cache for so many tokens; an encoder keeps none."""
+    if not generates(header):
+        return 0
+    from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
+
+    block, n_bytes = GGML_QUANT_SIZES[GGMLQuantizationType[kind.upper()]]
+    return memory.kv_bytes(header, n_ctx) * n_bytes // (2 * block)
+
+
+def _takes_blocks(header: GgufHeader) -> bool:
+    """Whether keys and values of a head divide into blocks of 32."""
+    per_head = header.hparam("embedding_length") // max(header.hparam("attention.head_count", 1), 1)
+    widths = [header.hparam(f"attention.{name}_length", per_head) for name in ("key", "value")]
+    return all(width and width % 32 == 0 for width in widths)

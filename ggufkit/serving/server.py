@@ -1,0 +1,226 @@
+"""A model served: llama-server with all layers on the GPU that fit, a context that fits, and an end in good order."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import secrets
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from ggufkit.core import failures, machine, service
+from ggufkit.core.errors import BusyError, InputError, ToolError
+from ggufkit.core.paths import cache_dir
+from ggufkit.core.process import Surroundings, ToolOutput
+from ggufkit.core.service import Service
+from ggufkit.core.units import size
+from ggufkit.core.values import Count
+from ggufkit.llama import evaluates, server_argv, server_tool
+from ggufkit.llama.argv import Compute
+from ggufkit.llama.gguf import GgufHeader, read_gguf, read_header
+from ggufkit.llama.server_argv import Listening
+from ggufkit.serving import room
+from ggufkit.serving.endpoint import KEY, Endpoint, is_loopback
+from ggufkit.serving.room import Cache
+from ggufkit.steps import offload
+from ggufkit.steps.session import Session
+
+CONTEXT = Count("auto", 64)
+"""How a context is written: a number of tokens, or for None the word."""
+_ASK_EVERY_S = 0.1
+_BOUND = "couldn't bind HTTP server socket"
+
+
+@dataclass(frozen=True)
+class ServeOptions:
+    """How a model is served.
+
+    Args:
+        name: what clients call the model, by default the file's name.
+        api_key: what clients must show; one is made up where the address is not of this machine alone.
+        ctx: tokens of context, None for what fits; `kv_type` likewise.
+        slots: answers under way at once, which share the context.
+        ngl: layers on the GPU, None for all that fit.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 8080
+    name: str | None = None
+    api_key: str | None = None
+    ctx: int | None = None
+    kv_type: str | None = None
+    slots: int = 4
+    ngl: int | None = None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What llama-server is told of a model, and what its clients are."""
+
+    program: Path
+    gguf: Path
+    endpoint: Endpoint
+    listening: Listening
+    cache: Cache
+    threads: int
+    backend: str
+
+    def argv(self, ngl: int | None) -> list[str]:
+        """The command line, with so many layers on the GPU."""
+        return server_argv.serve(self.program, self.gguf, self.listening, Compute(self.backend, ngl, self.threads))
+
+    def environment(self) -> dict[str, str]:
+        """Variables for it: the key, which a command line would show to others."""
+        key = {KEY: self.endpoint.api_key} if self.endpoint.api_key else {}
+        return {**offload.environment(), **key}
+
+
+@dataclass(frozen=True)
+class Server:
+    """A running server. `ngl` is the number of layers on the GPU that it was told, None for all that fit."""
+
+    plan: Plan
+    service: Service
+    ngl: int | None
+
+    @property
+    def endpoint(self) -> Endpoint:
+        """Where it is reached."""
+        return self.plan.endpoint
+
+    def wait(self) -> None:
+        """Wait until it ends by itself, which it does not. Raises GgufkitError with the reason."""
+        failures.require_success(self.service.wait(), f"serving {self.plan.gguf.name}")
+
+
+def plan(gguf: Path, options: ServeOptions, session: Session) -> Plan:
+    """What to serve a model with.
+
+    Raises:
+        GgufError, InputError: it is no model that answers or gives embeddings.
+        ToolchainError: there is no llama-server, and none can be built.
+        ResourceError: the memory that is free is too small for it.
+    """
+    read_gguf(gguf)
+    header = read_header(gguf)
+    embeds = _require_served(header)
+    program = server_tool.find(session.tools, session.reporter)
+    cache = room.choose(header, _free(header, session), options.ctx, options.kv_type)
+    if not cache.fits:
+        session.reporter.warn(
+            f"A context of {cache.n_ctx} tokens takes {size(cache.n_bytes)} beside the model: more than is free."
+        )
+    key = options.api_key or (None if is_loopback(options.host) else secrets.token_urlsafe(24))
+    endpoint = Endpoint(options.host, options.port, options.name or gguf.stem, key, embeds)
+    listening = Listening(
+        host=options.host, port=options.port, name=endpoint.model, slots=options.slots,
+        n_ctx=cache.n_ctx, kv_type=cache.kv_type,
+        embeds=embeds, pooling="mean" if embeds and not evaluates.is_pooled(header) else None,
+        origins="localhost" if key is None else "*",
+    )  # fmt: skip
+    return Plan(program, gguf, endpoint, listening, cache, session.threads, session.tools.backend)
+
+
+def _require_served(header: GgufHeader) -> bool:
+    """Whether a model gives embeddings; else it answers. Raises InputError for one that does neither."""
+    if evaluates.embeds(header) and not evaluates.is_pooled(header) and not evaluates.is_encoder_of_text(header):
+        message = (
+            f"{header.path.name} ({header.architecture}) neither continues texts nor gives embeddings of them."
+        )
+        raise InputError(message, hint="Give the GGUF of a language model, or of one for embeddings.")
+    return evaluates.embeds(header)
+
+
+def _free(header: GgufHeader, session: Session) -> int:
+    """Memory for the model and its cache: the GPUs' where the weights fit there, else that and the machine's own."""
+    on_gpus = sum(gpu.memory_free for gpu in offload.gpus(session))
+    return on_gpus if on_gpus > 2 * header.size_bytes else on_gpus + machine.free_memory()
+
+
+@contextlib.contextmanager
+def serving(wanted: Plan, ngl: int | None, session: Session) -> Iterator[Server]:
+    """Serve a model for the length of a context; with fewer layers on the GPU where its memory runs out.
+
+    Raises:
+        BusyError: something else listens there.
+        InputError: the address is none of this machine.
+        ToolError, DeviceMemoryError: the server did not come up.
+    """
+    require_free(wanted.endpoint.host, wanted.endpoint.port)
+    gguf = read_gguf(wanted.gguf)
+    with ExitStack() as stack:
+        yield offload.with_fewer(
+            lambda layers: stack.enter_context(_up(wanted, layers, session)), ngl, gguf, session
+        )
+
+
+@contextlib.contextmanager
+def _up(wanted: Plan, ngl: int | None, session: Session) -> Iterator[Server]:
+    log = cache_dir() / "logs" / f"serve-{wanted.endpoint.port}.log"
+    with service.running(wanted.argv(ngl), log, Surroundings(wanted.environment())) as running:
+        with session.reporter.step(f"Loading {wanted.gguf.name}"):
+            _wait_until_ready(running, wanted)
+        yield Server(wanted, running, ngl)
+
+
+def _wait_until_ready(running: Service, wanted: Plan) -> None:
+    while not _is_ready(wanted.endpoint):
+        if (ended := running.ended()) is not None:
+            raise _not_up(ended, wanted)
+        time.sleep(_ASK_EVERY_S)
+    if (ended := running.ended()) is not None:  # another one answered
+        raise _not_up(ended, wanted)
+
+
+def _is_ready(endpoint: Endpoint) -> bool:
+    import requests
+
+    with requests.Session() as asking:
+        asking.trust_env = False  # no proxy is between this machine and itself
+        try:
+            return asking.get(f"{endpoint.root}/health", timeout=5).status_code == 200
+        except requests.RequestException:
+            return False
+
+
+def _not_up(ended: ToolOutput, wanted: Plan) -> Exception:
+    doing = f"loading {wanted.gguf.name}"
+    if _BOUND in ended.text:
+        return _busy(wanted.endpoint.host, wanted.endpoint.port)
+    if ended.returncode == 0:
+        return ToolError(f"{server_tool.NAME} ended while {doing}.", log=ended.log)
+    return failures.explain(ended, doing)
+
+
+def require_free(host: str, port: int) -> None:
+    """Nobody listens at an address yet. Raises BusyError or InputError."""
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        for family, kind, protocol, _name, address in found:
+            with socket.socket(family, kind, protocol) as tried:
+                tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                tried.bind(address)
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            raise _busy(host, port) from None
+        reason = "you may not" if error.errno == errno.EACCES else error.strerror or str(error)
+        hint = (
+            "Give as --host an address of this machine (127.0.0.1, or 0.0.0.0 for all), and a --port above 1023."
+        )
+        raise InputError(f"Nothing can listen on {host}, port {port}: {reason}.", hint=hint) from None
+
+
+def _busy(host: str, port: int) -> BusyError:
+    hint = "End what listens there, or choose another --port."
+    return BusyError(f"Port {port} of {host} is taken: another server listens there.", hint=hint)
+
+
+def free_port() -> int:
+    """A port of this machine that nobody listens on at the moment."""
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])

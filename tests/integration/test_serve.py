@@ -1,0 +1,137 @@
+"""A real server on a tiny real model: proven by a client, ended in good order, one to a port."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import requests
+from filelock import FileLock
+
+import ggufkit
+from ggufkit.core.records import Toolchain
+from ggufkit.llama import server_tool
+from ggufkit.serving.server import free_port
+from tests import tiny
+from tests.integration.run_cli import fails
+from tests.integration.run_cli import ggufkit as command
+
+TEMPLATES = Path(__file__).parents[1] / "templates"
+QUICK = ("--backend", "cpu", "--threads", 1)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def program(tools: Toolchain) -> Path:
+    """llama-server, where it is built: that takes minutes, and nothing else needs it."""
+    if not tools.binary(server_tool.NAME).is_file():
+        pytest.skip("llama-server is not built: ggufkit toolchain install --server")
+    return tools.binary(server_tool.NAME)
+
+
+@pytest.fixture(scope="module")
+def talking(converted: Path, whole_run: Path) -> Path:
+    """A file of random weights with a template that knows tools."""
+    made = whole_run / "served" / "talking.gguf"
+    with FileLock(whole_run / "served.lock"):
+        if not made.exists():
+            made.parent.mkdir(exist_ok=True)
+            template = (TEMPLATES / "qwen25.jinja").read_text(encoding="utf-8")
+            argv = [sys.executable, "-m", "gguf.scripts.gguf_new_metadata", "--chat-template", template]
+            subprocess.run([*argv, converted, made], check=True, capture_output=True)
+    return made
+
+
+def test_a_client_gets_what_it_asks_for(talking: Path) -> None:
+    pytest.importorskip("openai", reason="the extra `serve` is not installed")
+    ended = command("serve", talking, "--check", "--json", "--port", free_port(), *QUICK, env={"LLAMA_API_KEY": "k"})
+    assert ended.code == 0, ended.out + ended.err
+    found = {one["name"]: one for one in json.loads(ended.out)}
+    assert {one["passed"] for one in found.values()} == {True}
+    assert found["template"]["said"] == "5 prompts are the proven ones"
+    assert found["streaming"]["first_token_s"] > 0 < found["together"]["tokens_per_s"]
+
+
+def test_answers_are_those_of_chat(talking: Path) -> None:
+    how = ("--temperature", 0, "--max-tokens", 12, "--threads", 1, "--backend", "cpu")
+    said = command("chat", talking, "What is a llama?", *how)
+    assert said.code == 0, said.err
+    with ggufkit.serve(talking, backend="cpu", threads=1, quiet=True, name="mine") as endpoint:
+        assert endpoint.model == "mine"
+        asked = {"messages": [{"role": "user", "content": "What is a llama?"}], "temperature": 0, "max_tokens": 12}
+        reply = requests.post(f"{endpoint.base_url}/chat/completions", json=asked, timeout=60).json()
+    assert reply["choices"][0]["message"]["content"].strip() == said.out.strip()
+
+
+def test_an_end_under_load_and_one_server_to_a_port(talking: Path) -> None:
+    port = free_port()
+    argv = [sys.executable, "-m", "ggufkit", "serve", talking, "--port", port, *QUICK]
+    running = subprocess.Popen(
+        list(map(str, argv)), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, encoding="utf-8"
+    )
+    try:
+        _wait_for(port)
+        assert f"Port {port} of 127.0.0.1 is taken" in fails(1, "serve", talking, "--port", port, *QUICK)
+        asking = [threading.Thread(target=_ask, args=(port,), daemon=True) for _ in range(8)]
+        for one in asking:
+            one.start()
+        time.sleep(0.3)
+        begun = time.monotonic()
+        running.send_signal(signal.SIGTERM)
+        out, err = running.communicate(timeout=20)
+        assert time.monotonic() - begun < 5
+    finally:
+        running.kill()
+    assert running.returncode == 0, err
+    assert f"base URL  http://127.0.0.1:{port}/v1" in out
+    assert "The server has ended." in err
+    with pytest.raises(requests.ConnectionError):
+        requests.get(f"http://127.0.0.1:{port}/health", timeout=5)
+
+
+def _wait_for(port: int) -> None:
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        try:
+            if requests.get(f"http://127.0.0.1:{port}/health", timeout=5).ok:
+                return
+        except requests.ConnectionError:
+            pass
+        time.sleep(0.1)
+    raise AssertionError("the server did not come up")
+
+
+def _ask(port: int) -> None:
+    asked = {"prompt": "The quick", "max_tokens": 400, "ignore_eos": True}
+    try:
+        requests.post(f"http://127.0.0.1:{port}/v1/completions", json=asked, timeout=30)
+    except requests.RequestException:
+        pass
+
+
+def test_a_model_of_embeddings(tools: Toolchain, tmp_path: Path) -> None:
+    pytest.importorskip("openai", reason="the extra `serve` is not installed")
+    made = command("convert", tiny.write_bert(tmp_path / "tiny-bert"), "--out", tmp_path)
+    assert made.code == 0, made.err
+    gguf = tmp_path / "tiny-bert-F16.gguf"
+    ended = command("serve", gguf, "--check", "--port", free_port(), *QUICK)
+    assert ended.code == 0, ended.out + ended.err
+    assert "64 values" in ended.out
+
+
+def test_what_cannot_be_served(tmp_path: Path, talking: Path) -> None:
+    (tmp_path / "x.gguf").write_bytes(b"GGUF" + b"\0" * 60)
+    assert "x.gguf" in fails(3, "serve", tmp_path / "x.gguf", "--port", free_port())
+    own = tmp_path / "own"
+    own.mkdir()
+    for tool in ("llama-quantize", "llama-perplexity", "llama-imatrix", "llama-bench"):
+        (own / tool).write_text("#!/bin/sh\necho 'version: 1 (c0ffee0)'\n")
+        (own / tool).chmod(0o755)
+    said = fails(4, "serve", talking, "--port", free_port(), env={**os.environ, "GGUFKIT_LLAMA_CPP": str(own)})
+    assert "has no llama-server" in said
