@@ -76,7 +76,7 @@ def speaking(
             self.send_header("Content-Type", "text/event-stream")
             self.end_headers()
             text = reply["message"]["content"] + ("?" if "stream" in faults else "")
-            for piece in text.split(" "):
+            for piece in text.split():
                 self._event(_chunk([{"index": 0, "delta": {"content": f"{piece} "}, "finish_reason": None}]))
             self._event({**_chunk([]), "usage": _usage(len(text.split()))})
             self.wfile.write(b"data: [DONE]\n\n")
@@ -128,7 +128,14 @@ def _vectors(asked: Json, wrongly: bool) -> Json:
 def _completion(reply: Json) -> Json:
     choice = {"index": 0, **reply}
     usage = _usage(len((reply["message"]["content"] or "x").split()))
-    return {"id": "1", "object": "chat.completion", "created": 1, "model": NAME, "choices": [choice], "usage": usage}
+    return {
+        "id": "1",
+        "object": "chat.completion",
+        "created": 1,
+        "model": NAME,
+        "choices": [choice],
+        "usage": usage,
+    }
 
 
 def _chunk(choices: list[Json]) -> Json:

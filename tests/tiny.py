@@ -185,6 +185,56 @@ def save_shards(path: Path, tensors: dict[str, NDArray[Any]], shards: int) -> No
     (path / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
 
 
+def write_parrot(
+    path: Path, saying: str, template: str, *, special: tuple[str, ...] = ("<|im_start|>",), pooled: bool = False
+) -> Path:
+    """Write a GGUF that answers whatever it is asked with `saying`, which is one of its tokens, and ends its turn.
+
+    Every token but that one has the same embedding, which the output matrix answers with it; attention and MLP are zero.
+    If it is `pooled`, it is a model for embeddings instead: the mean of those of a text's bytes.
+    """
+    import gguf
+
+    width, kinds = 64, gguf.TokenType
+    tokens = ["<unk>", "<s>", "<|im_end|>", *(f"<0x{byte:02X}>" for byte in range(256)), saying, *special]
+    types = [kinds.UNKNOWN, kinds.CONTROL, kinds.CONTROL, *[kinds.BYTE] * 256, kinds.USER_DEFINED]
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_context_length(8192)
+    writer.add_embedding_length(width)
+    writer.add_block_count(1)
+    writer.add_feed_forward_length(width)
+    writer.add_head_count(2)
+    writer.add_layer_norm_rms_eps(1e-5)
+    writer.add_rope_dimension_count(width // 2)
+    writer.add_vocab_size(len(tokens))
+    writer.add_tokenizer_model("llama")
+    writer.add_token_list(tokens)
+    writer.add_token_scores([0.0] * len(tokens))
+    writer.add_token_types([*types, *[kinds.CONTROL] * len(special)])
+    writer.add_bos_token_id(1)
+    writer.add_eos_token_id(2)
+    writer.add_add_bos_token(False)
+    writer.add_add_space_prefix(False)
+    writer.add_chat_template(template)
+    embedding, output = np.zeros((2, len(tokens), width), np.float16)
+    embedding[:, 0], embedding[259] = 1, np.eye(width)[1]
+    if pooled:
+        writer.add_pooling_type(gguf.PoolingType.MEAN)
+        embedding = np.random.default_rng(0).standard_normal(embedding.shape).astype(np.float16)
+    output[259, 0], output[2, 1] = 1, 1
+    norms = {"output_norm": np.ones(width, np.float32)}
+    norms |= {f"blk.0.{name}_norm": np.ones(width, np.float32) for name in ("attn", "ffn")}
+    names = ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down")
+    zero = {f"blk.0.{name}": np.zeros((width, width), np.float16) for name in names}
+    for name, values in ({"token_embd": embedding, "output": output} | norms | zero).items():
+        writer.add_tensor(f"{name}.weight", values)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
 def text_file(path: Path, lines: int = 400) -> Path:
     """A text long enough for several chunks of a small context."""
     rng = np.random.default_rng(1)

@@ -80,7 +80,8 @@ def _stops(asked: Asked) -> Outcome:
     whole = text_of(asked.answer(QUESTIONS[0]).choices[0].message)
     leaked = [token for token in asked.meta.end_tokens if token in whole]
     require(not leaked, f"it shows {leaked}")
-    word = next((word for word in whole.split()[1:] if whole.find(word) > 0), None)
+    words = (word for word in whole.split()[1:] if word.isascii() and word.isprintable())
+    word = next((word for word in words if whole.find(word) > 0), None)
     if word is None:
         return Outcome("stop tokens", True, "none is shown")
     choice = asked.answer(QUESTIONS[0], stop=[word]).choices[0]

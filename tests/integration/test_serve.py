@@ -24,6 +24,7 @@ from tests.integration.run_cli import fails
 from tests.integration.run_cli import ggufkit as command
 
 TEMPLATES = Path(__file__).parents[1] / "templates"
+CALL = '<tool_call>\n{"name": "get_weather", "arguments": {"city": "Paris"}}\n</tool_call>'
 QUICK = ("--backend", "cpu", "--threads", 1)
 
 
@@ -48,9 +49,13 @@ def talking(converted: Path, whole_run: Path) -> Path:
     return made
 
 
-def test_a_client_gets_what_it_asks_for(talking: Path) -> None:
+def test_a_client_gets_what_it_asks_for(tmp_path: Path) -> None:
     pytest.importorskip("openai", reason="the extra `serve` is not installed")
-    ended = command("serve", talking, "--check", "--json", "--port", free_port(), *QUICK, env={"LLAMA_API_KEY": "k"})
+    template = (TEMPLATES / "qwen25.jinja").read_text(encoding="utf-8")
+    calling = tiny.write_parrot(tmp_path / "calling.gguf", CALL, template)
+    ended = command(
+        "serve", calling, "--check", "--json", "--port", free_port(), *QUICK, env={"LLAMA_API_KEY": "k"}
+    )
     assert ended.code == 0, ended.out + ended.err
     found = {one["name"]: one for one in json.loads(ended.out)}
     assert {one["passed"] for one in found.values()} == {True}
@@ -115,11 +120,9 @@ def _ask(port: int) -> None:
         pass
 
 
-def test_a_model_of_embeddings(tools: Toolchain, tmp_path: Path) -> None:
+def test_a_model_of_embeddings(tmp_path: Path) -> None:
     pytest.importorskip("openai", reason="the extra `serve` is not installed")
-    made = command("convert", tiny.write_bert(tmp_path / "tiny-bert"), "--out", tmp_path)
-    assert made.code == 0, made.err
-    gguf = tmp_path / "tiny-bert-F16.gguf"
+    gguf = tiny.write_parrot(tmp_path / "pooled.gguf", "x" * 40, "{{ messages }}", pooled=True)
     ended = command("serve", gguf, "--check", "--port", free_port(), *QUICK)
     assert ended.code == 0, ended.out + ended.err
     assert "64 values" in ended.out

@@ -63,7 +63,7 @@ def test_the_snippets_are_what_they_say() -> None:
     [
         (16 * GIB, (32768, "f16")),
         (5 * GIB, (16384, "f16")),
-        (2.7 * GIB, (8192, "q8_0")),
+        (2.4 * GIB, (8192, "q8_0")),
         (2.0 * GIB, (4096, "q8_0")),
     ],
 )
@@ -75,13 +75,13 @@ def test_a_context_that_fits(free: float, found: tuple[int, str]) -> None:
 
 
 def test_what_does_not_fit() -> None:
-    with pytest.raises(ResourceError, match=r"m\.gguf needs .* for 512 tokens; 1\.0 GiB are free") as refused:
+    with pytest.raises(ResourceError, match=r"m\.gguf needs .* for 512 tokens; 1 GiB are free") as refused:
         room.choose(header(), GIB)
     assert refused.value.exit_code == 6
     assert not room.choose(header(), GIB, n_ctx=4096).fits, "the user decides"
     assert room.choose(header(), 16 * GIB, kv_type="q4_0").kv_type == "q4_0"
     narrow = header(**{"attention.key_length": 80})
-    assert room.choose(narrow, int(2.7 * GIB)).kv_type == "f16", "heads of 80 values do not divide into blocks"
+    assert room.choose(narrow, int(2.4 * GIB)).kv_type == "f16", "heads of 80 values do not divide into blocks"
     encoder = header(**{"attention.causal": False, "context_length": 512})
     assert room.choose(encoder, 2 * GIB) == Cache(512, "f16", 0)
 
@@ -89,7 +89,9 @@ def test_what_does_not_fit() -> None:
 def plan(**more: Any) -> Plan:
     endpoint = replace(HERE, **more)
     listening = Listening(endpoint.host, 8080, endpoint.model, 4096, "f16", 4)
-    return Plan(Path("/opt/llama-server"), Path("/m/a b%.gguf"), endpoint, listening, Cache(4096, "f16", 1), 2, "cpu")
+    return Plan(
+        Path("/opt/llama-server"), Path("/m/a b%.gguf"), endpoint, listening, Cache(4096, "f16", 1), 2, "cpu"
+    )
 
 
 def test_a_unit_of_systemd() -> None:
@@ -185,5 +187,3 @@ def test_what_a_client_finds_wrong(name: str, fault: str, said: str, meta: ChatM
 def test_what_does_not_apply(meta: ChatMeta) -> None:
     assert outcome("key", meta).passed is None
     assert outcome("tool call", meta, tools=False).said == "the template knows no tools"
-
-
