@@ -9,7 +9,6 @@ from ggufkit.core.values import Choice, Count, Fraction, Kind, SomeOf, Whole, Wh
 from ggufkit.llama import backends, kv_cache
 from ggufkit.measure.logits import strategy
 from ggufkit.recipes.effort import EFFORTS
-from ggufkit.serving.room import KV_TYPES
 
 _POSITIVE = Whole(1, values.MOST)
 
@@ -98,7 +97,7 @@ KINDS: Mapping[str, Kind] = {
     "port": Whole(1, 65535),
     "name": values.TEXT,
     "api_key": values.TEXT,
-    "kv_type": Choice(("auto", *KV_TYPES)),
+    "kv_type": Choice(("auto", *kv_cache.TYPES)),
     "slots": Whole(1, 256),
 }
 """Every option by its name in Python: that of the command line with `_` for `-`."""

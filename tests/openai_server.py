@@ -7,6 +7,7 @@ import json
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -18,86 +19,93 @@ ANSWER = "A llama is an animal with wool that lives in the Andes."
 Json = dict[str, Any]
 
 
-@contextmanager
-def speaking(
-    *, faults: tuple[str, ...] = (), api_key: str | None = None, embeds: bool = False,
-    render: Callable[[Json], str] = str, tools: bool = True, says: Callable[[Json], str] = lambda _asked: ANSWER,
-) -> Iterator[Endpoint]:  # fmt: skip
-    """Serve for the length of a context.
+@dataclass(frozen=True)
+class StandIn:
+    """How it answers.
 
     Args:
-        faults: what goes wrong: "model", "key", "silent", "stream", "leak", "stop", "schema", "tool", "prompt", "vector",
-            "error".
-        render: the prompt of a request to /apply-template.
+        faults: what goes wrong: "model", "key", "silent", "stream", "leak", "stop", "schema", "tool", "vector", "error".
         tools: whether the template knows tools.
         says: the answer to a request.
     """
 
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            if self.path == "/health":
-                return self._send({"status": "ok"})
-            if not self._may():
-                return None
-            if self.path == "/props":
-                return self._send({"chat_template_caps": {"supports_tools": tools}})
-            return self._send({"object": "list", "data": [_model("other" if "model" in faults else NAME)]})
+    faults: tuple[str, ...] = ()
+    api_key: str | None = None
+    tools: bool = True
+    says: Callable[[Json], str] = lambda _asked: ANSWER
 
-        def do_POST(self) -> None:
-            asked: Json = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            if not self._may():
-                return None
-            if "error" in faults:
-                return self._send({"error": {"message": "no slot is free", "code": 500}}, 500)
-            if self.path == "/apply-template":
-                return self._send({"prompt": render(asked) + ("!" if "prompt" in faults else "")})
-            if self.path.endswith("/embeddings"):
-                return self._send(_vectors(asked, "vector" in faults))
-            reply = _reply(asked, says(asked), faults)
-            return self._stream(reply) if asked.get("stream") else self._send(_completion(reply))
 
-        def _may(self) -> bool:
-            shown = self.headers.get("Authorization")
-            if api_key is None or shown == f"Bearer {api_key}" or "key" in faults:
-                return True
+class _Handler(BaseHTTPRequestHandler):
+    how: StandIn
+
+    def do_GET(self) -> None:
+        if self.path == "/health":
+            self._send({"status": "ok"})
+        elif not self._may():
             self._send({"error": {"message": "Invalid API Key", "code": 401}}, 401)
-            return False
+        elif self.path == "/props":
+            self._send({"chat_template_caps": {"supports_tools": self.how.tools}})
+        else:
+            name = "other" if "model" in self.how.faults else NAME
+            model = {"id": name, "object": "model", "created": 1, "owned_by": "nobody"}
+            self._send({"object": "list", "data": [model]})
 
-        def _send(self, body: Json, status: int = 200) -> None:
-            data = json.dumps(body).encode()
-            self.send_response(status)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(data)))
-            self.end_headers()
-            self.wfile.write(data)
+    def do_POST(self) -> None:
+        asked: Json = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        if not self._may():
+            self._send({"error": {"message": "Invalid API Key", "code": 401}}, 401)
+        elif "error" in self.how.faults:
+            self._send({"error": {"message": "no slot is free", "code": 500}}, 500)
+        elif self.path.endswith("/embeddings"):
+            self._send(_vectors(asked, "vector" in self.how.faults))
+        elif asked.get("stream"):
+            self._stream(_reply(asked, self.how.says(asked), self.how.faults))
+        else:
+            self._send(_completion(_reply(asked, self.how.says(asked), self.how.faults)))
 
-        def _stream(self, reply: Json) -> None:
-            self.send_response(200)
-            self.send_header("Content-Type", "text/event-stream")
-            self.end_headers()
-            text = reply["message"]["content"] + ("?" if "stream" in faults else "")
-            for piece in text.split():
-                self._event(_chunk([{"index": 0, "delta": {"content": f"{piece} "}, "finish_reason": None}]))
-            self._event({**_chunk([]), "usage": _usage(len(text.split()))})
-            self.wfile.write(b"data: [DONE]\n\n")
+    def _may(self) -> bool:
+        shown = self.headers.get("Authorization")
+        return self.how.api_key is None or shown == f"Bearer {self.how.api_key}" or "key" in self.how.faults
 
-        def _event(self, body: Json) -> None:
-            self.wfile.write(f"data: {json.dumps(body)}\n\n".encode())
+    def _send(self, body: Json, status: int = 200) -> None:
+        data = json.dumps(body).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
 
-        def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base class calls it so
-            pass
+    def _stream(self, reply: Json) -> None:
+        self.send_response(200)
+        self.send_header("Content-Type", "text/event-stream")
+        self.end_headers()
+        text = reply["message"]["content"] + ("?" if "stream" in self.how.faults else "")
+        for piece in text.split():
+            self._event(_chunk([{"index": 0, "delta": {"content": f"{piece} "}, "finish_reason": None}]))
+        self._event({**_chunk([]), "usage": _usage(len(text.split()))})
+        self.wfile.write(b"data: [DONE]\n\n")
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    def _event(self, body: Json) -> None:
+        self.wfile.write(f"data: {json.dumps(body)}\n\n".encode())
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base class calls it so
+        pass
+
+
+@contextmanager
+def speaking(how: StandIn = StandIn(), *, embeds: bool = False) -> Iterator[Endpoint]:
+    """Serve for the length of a context."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"how": how}))
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
-        yield Endpoint("127.0.0.1", server.server_port, NAME, api_key, embeds)
+        yield Endpoint("127.0.0.1", server.server_port, NAME, how.api_key, embeds)
     finally:
         server.shutdown()
         server.server_close()
 
 
 def _reply(asked: Json, said: str, faults: tuple[str, ...]) -> Json:
-    text, reason = f"{said} ", "stop"
+    text = f"{said} "
     if asked.get("tools"):
         return _called(asked["tools"][0]["function"], "tool" in faults)
     if asked.get("response_format"):
@@ -108,7 +116,7 @@ def _reply(asked: Json, said: str, faults: tuple[str, ...]) -> Json:
         text += "<|im_end|> "
     for stop in asked.get("stop") or ():
         text = text if "stop" in faults else text[: text.find(stop)]
-    return {"message": {"role": "assistant", "content": text}, "finish_reason": reason}
+    return {"message": {"role": "assistant", "content": text}, "finish_reason": "stop"}
 
 
 def _called(tool: Json, wrongly: bool) -> Json:
@@ -144,7 +152,3 @@ def _chunk(choices: list[Json]) -> Json:
 
 def _usage(tokens: int) -> Mapping[str, int]:
     return {"prompt_tokens": 5, "completion_tokens": tokens, "total_tokens": 5 + tokens}
-
-
-def _model(name: str) -> Json:
-    return {"id": name, "object": "model", "created": 1, "owned_by": "nobody"}

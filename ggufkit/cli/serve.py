@@ -17,8 +17,8 @@ from ggufkit.cli.parameter_types import of_kind
 from ggufkit.cli.terminal import console, emit, reporting, say
 from ggufkit.core.errors import ToolError, UsageError
 from ggufkit.core.units import size
+from ggufkit.llama import kv_cache
 from ggufkit.request import RunOptions
-from ggufkit.serving.room import KV_TYPES
 from ggufkit.serving.server import CONTEXT, ServeOptions
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ serve_options = grouped(
     click.option("--name", metavar="NAME", help="What clients call the model.  [default: the file's name]"),
     click.option("--ctx", type=of_kind(CONTEXT), default="auto", show_default=True,
                  help="Context in tokens; auto: the model's own, or what fits."),
-    click.option("--kv-type", type=click.Choice(["auto", *KV_TYPES]), default="auto", show_default=True,
+    click.option("--kv-type", type=click.Choice(["auto", *kv_cache.TYPES]), default="auto", show_default=True,
                  help="Type of the KV cache; auto: f16, or q8_0 where f16 leaves too little context."),
     click.option("--slots", type=click.IntRange(1, 256), default=ServeOptions.slots, show_default=True,
                  help="Answers at once; they share the context."),
@@ -76,7 +76,7 @@ def serve_command(gguf: Path, how: ServeOptions, instead: dict[str, Any], run: R
     Examples:
         ggufkit serve model-Q4_K_M.gguf
         ggufkit serve model-Q4_K_M.gguf --check
-        ggufkit serve model-Q4_K_M.gguf --systemd > ~/.config/systemd/user/model.service
+        ggufkit serve model-Q4_K_M.gguf --systemd > model.service
     """
     if instead["check"]:
         _check(gguf, how, run, instead["as_json"])

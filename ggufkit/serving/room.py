@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ggufkit.core.errors import ResourceError
+from ggufkit.core.records import F16
 from ggufkit.core.units import size
 from ggufkit.llama import memory
 from ggufkit.llama.evaluates import generates
-from ggufkit.llama.gguf import GgufHeader
+from ggufkit.llama.gguf import GgufHeader, ggml_type_by_name
+from ggufkit.llama.kv_cache import head_widths
 
-EXACT, SMALLER = "f16", "q8_0"
-KV_TYPES = ("f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl")
-"""What llama.cpp keeps keys and values in. Source: `common/arg.cpp`, "kv_cache_types"."""
+_SMALLER = "q8_0"
 _ENOUGH = 8192
 """Tokens of context that are worth more than exact keys and values."""
 _LEAST = 512
@@ -47,7 +47,7 @@ def choose(header: GgufHeader, free: int, n_ctx: int | None = None, kv_type: str
     """
     room = int(_SHARE * free) - header.size_bytes
     trained = header.hparam("context_length") or _ENOUGH
-    kinds = [kv_type] if kv_type is not None else [EXACT, SMALLER] if _takes_blocks(header) else [EXACT]
+    kinds = [kv_type] if kv_type is not None else [F16, _SMALLER] if _takes_blocks(header) else [F16]
     if n_ctx is not None:
         tried = [_cache(header, n_ctx, kind, room) for kind in kinds]
         return next((cache for cache in tried if cache.fits), tried[0])
@@ -72,7 +72,7 @@ def _largest(header: GgufHeader, trained: int, kind: str, room: int) -> Cache | 
 
 
 def _cache(header: GgufHeader, n_ctx: int, kind: str, room: int) -> Cache:
-    n_bytes = kv_bytes(header, n_ctx, kind)
+    n_bytes = _kept(header, n_ctx, kind)
     return Cache(n_ctx, kind, n_bytes, n_bytes + _computing(header, n_ctx) <= room)
 
 
@@ -81,18 +81,12 @@ def _computing(header: GgufHeader, n_ctx: int) -> int:
     return fixed + per_token * n_ctx
 
 
-def kv_bytes(header: GgufHeader, n_ctx: int, kind: str) -> int:
-    """Bytes of a KV cache for so many tokens; an encoder keeps none."""
-    if not generates(header):
-        return 0
-    from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
-
-    block, n_bytes = GGML_QUANT_SIZES[GGMLQuantizationType[kind.upper()]]
-    return memory.kv_bytes(header, n_ctx) * n_bytes // (2 * block)
+def _kept(header: GgufHeader, n_ctx: int, kind: str) -> int:
+    """Bytes of the KV cache for so many tokens; an encoder has none."""
+    return memory.kv_bytes(header, n_ctx, kind) if generates(header) else 0
 
 
 def _takes_blocks(header: GgufHeader) -> bool:
-    """Whether keys and values of a head divide into blocks of 32."""
-    per_head = header.hparam("embedding_length") // max(header.hparam("attention.head_count", 1), 1)
-    widths = [header.hparam(f"attention.{name}_length", per_head) for name in ("key", "value")]
-    return all(width and width % 32 == 0 for width in widths)
+    """Whether keys and values of a head divide into blocks of the smaller type."""
+    block, _ = ggml_type_by_name(_SMALLER.upper())
+    return all(width and width % block == 0 for width in head_widths(header))

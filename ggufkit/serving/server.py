@@ -22,6 +22,7 @@ from ggufkit.core.values import Count
 from ggufkit.llama import evaluates, server_argv, server_tool
 from ggufkit.llama.argv import Compute
 from ggufkit.llama.gguf import GgufHeader, read_gguf, read_header
+from ggufkit.llama.kv_cache import require_possible
 from ggufkit.llama.server_argv import Listening
 from ggufkit.serving import room
 from ggufkit.serving.endpoint import KEY, Endpoint, is_loopback
@@ -102,12 +103,15 @@ def plan(gguf: Path, options: ServeOptions, session: Session) -> Plan:
 
     Raises:
         GgufError, InputError: it is no model that answers or gives embeddings.
+        UsageError: its KV cache cannot have the type that was asked for.
         ToolchainError: there is no llama-server, and none can be built.
         ResourceError: the memory that is free is too small for it.
     """
     read_gguf(gguf)
     header = read_header(gguf)
     embeds = _require_served(header)
+    if options.kv_type is not None:
+        require_possible(header, options.kv_type, gguf.name)
     program = server_tool.find(session.tools, session.reporter)
     cache = room.choose(header, _free(header, session), options.ctx, options.kv_type)
     if not cache.fits:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -10,6 +11,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import requests
@@ -69,7 +71,11 @@ def test_answers_are_those_of_chat(talking: Path) -> None:
     assert said.code == 0, said.err
     with ggufkit.serve(talking, backend="cpu", threads=1, quiet=True, name="mine") as endpoint:
         assert endpoint.model == "mine"
-        asked = {"messages": [{"role": "user", "content": "What is a llama?"}], "temperature": 0, "max_tokens": 12}
+        asked: Any = {
+            "messages": [{"role": "user", "content": "What is a llama?"}],
+            "temperature": 0,
+            "max_tokens": 12,
+        }
         reply = requests.post(f"{endpoint.base_url}/chat/completions", json=asked, timeout=60).json()
     assert reply["choices"][0]["message"]["content"].strip() == said.out.strip()
 
@@ -113,11 +119,9 @@ def _wait_for(port: int) -> None:
 
 
 def _ask(port: int) -> None:
-    asked = {"prompt": "The quick", "max_tokens": 400, "ignore_eos": True}
-    try:
+    asked: Any = {"prompt": "The quick", "max_tokens": 400, "ignore_eos": True}
+    with contextlib.suppress(requests.RequestException):
         requests.post(f"http://127.0.0.1:{port}/v1/completions", json=asked, timeout=30)
-    except requests.RequestException:
-        pass
 
 
 def test_a_model_of_embeddings(tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ from ggufkit.serving.endpoint import Endpoint, is_loopback
 from ggufkit.serving.room import Cache
 from ggufkit.serving.server import Plan
 from ggufkit.serving.vectors import EMBEDDING
-from tests.openai_server import speaking
+from tests.openai_server import StandIn, speaking
 
 GIB = 1 << 30
 HERE = Endpoint("127.0.0.1", 8080, "llama")
@@ -149,7 +149,7 @@ CHECKS = {"models": checking._models, "key": checking._key, **ANSWERING, **EMBED
 
 def outcome(name: str, meta: ChatMeta, *faults: str, **more: Any) -> asking.Outcome:
     pytest.importorskip("openai", reason="the extra `serve` is not installed")
-    with speaking(faults=faults, **more) as endpoint:
+    with speaking(StandIn(faults, **more)) as endpoint:
         asked = Asked(asking.client_of(endpoint), endpoint, meta, Toolchain(Path(), "built", "c0ffee", "cpu", "1"))
         with asked.client:
             return checking._outcome(name, CHECKS[name], asked)
