@@ -10,12 +10,13 @@ import hashlib
 import math
 import struct
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ggufkit.core import failures, process
-from ggufkit.core.errors import ToolchainError, ToolError
+from ggufkit.core.errors import ResourceError, ToolchainError, ToolError
 from ggufkit.core.locks import waiting_lock
 from ggufkit.core.process import Surroundings, ToolOutput
 from ggufkit.core.progress import Reporter
@@ -70,8 +71,8 @@ def find(tools: Toolchain, reporter: Reporter) -> Path | None:
     """The program, compiled and tried now if need be; None, and a word why, where this toolchain can have none."""
     try:
         return _find(tools, reporter)
-    except (OSError, ToolchainError) as error:
-        why = error.message if isinstance(error, ToolchainError) else str(error)
+    except (OSError, ResourceError, ToolchainError) as error:
+        why = str(error) if isinstance(error, OSError) else error.message
         reporter.info(f"What each token loses is not kept, only what chunks do. {why}")
         return None
 
@@ -100,13 +101,13 @@ def _find(tools: Toolchain, reporter: Reporter) -> Path:
         if refused.is_file():
             raise ToolchainError(refused.read_text(encoding="utf-8"))
         if not program.is_file():
-            if compiling.compiler(home) is None:
-                raise ToolchainError(f"It takes a C++ compiler, and llama.cpp's shared libraries in {home}.")
+            code = _code(tools, source, program.with_name("perplexity.cpp"), reporter)
             try:
-                _make(tools, source, program, flags, reporter)
+                _make(tools, code, program, flags, reporter)
             except (ToolError, ToolchainError) as error:
-                refused.write_text(error.message, encoding="utf-8")
-                raise ToolchainError(error.message) from error
+                why = f"{error.message} Remove {program.parent} to have it tried again."
+                refused.write_text(why, encoding="utf-8")
+                raise ToolchainError(why) from error
     return program
 
 
@@ -122,22 +123,30 @@ def _source_of(tools: Toolchain) -> Path:
     return tools.source
 
 
-def _make(tools: Toolchain, source: Path, program: Path, flags: tuple[str, ...], reporter: Reporter) -> None:
-    code = program.with_name("perplexity.cpp")
-    own = source / "tools" / "perplexity" / code.name
+def _code(tools: Toolchain, source: Path, to: Path, reporter: Reporter) -> Path:
+    """Its source, made from that of the toolchain's own."""
+    if compiling.compiler(library_dir(tools)) is None:
+        raise ToolchainError(f"It takes a C++ compiler, and llama.cpp's shared libraries in {tools.dir}.")
+    own = source / "tools" / "perplexity" / to.name
     if build.has_fast_logits(tools.dir):
         cmake = find_recent("cmake") or fetch_program("cmake", reporter)
-        failures.require_success(process.run(build.fast_logits(cmake, own, code)), f"rewriting {own}")
-        own = code
-    code.write_text(_with_scores(own), encoding="utf-8")
+        if process.run(build.fast_logits(cmake, own, to)).returncode != 0:
+            raise ToolchainError(f"{own} is not the {NAME} that is known.")
+        own = to
+    to.write_text(_with_scores(own), encoding="utf-8")
+    return to
+
+
+def _make(tools: Toolchain, code: Path, program: Path, flags: Sequence[str], reporter: Reporter) -> None:
+    source = _source_of(tools)
     files = [f for f in (source / "tools" / "perplexity" / "main.cpp", build.LINGER) if f.is_file()]
+    untried = program.with_name("untried")
     with reporter.step(f"Compiling {NAME} for single tokens"):
-        untried = program.with_name("untried")
         made = compiling.compile_program(untried, [code, *files], source, library_dir(tools), flags)
         if made.returncode != 0:
-            raise ToolchainError(f"{NAME} could not be compiled for {tools.dir}; its log: {made.log}")
+            raise ToolchainError(f"{NAME} could not be compiled for {tools.dir}; its log: {made.log}.")
         _try(tools, untried)
-        untried.rename(program)
+    untried.rename(program)
 
 
 def _with_scores(source: Path) -> str:

@@ -113,3 +113,17 @@ def test_another_llama_perplexity_is_left_as_it_is(
         assert scoring_tool.find(replace(tools, source=other), listener) is None
     assert len(set(listener.said)) == 1
     assert "is not the llama-perplexity that is known" in listener.said[0]
+
+
+def test_what_cannot_be_compiled_is_not_tried_again(
+    tools: Toolchain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GGUFKIT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(scoring_tool, "_with_scores", lambda _: "no program\n")
+    listener = Listener()
+    assert scoring_tool.find(tools, listener) is None
+    assert "could not be compiled" in listener.said[0]
+    monkeypatch.setattr(scoring_tool, "_code", None)
+    assert scoring_tool.find(tools, listener) is None
+    assert listener.said[1] == listener.said[0]
+    assert "Remove " in listener.said[0]
