@@ -12,6 +12,7 @@ from typing import TypedDict
 
 Path_ = str | os.PathLike[str]
 Names = str | Iterable[str]
+Texts = Path_ | Iterable[Path_]
 
 
 class RedoOptions(TypedDict, total=False):
@@ -84,9 +85,10 @@ class ChoosingOptions(TypedDict, total=False):
 
 
 class TextOptions(TypedDict, total=False):
-    """The text to calibrate on: its path or name, how many samples of 512 tokens, and its field in JSON."""
+    """The text to calibrate on, or several that are mixed, `["chats.jsonl:0.5", "prose.txt"]`: paths or names; how many
+    samples of 512 tokens; its field in JSON."""
 
-    calibration: Path_
+    calibration: Texts
     calibration_samples: int
     calibration_field: str
 
@@ -110,7 +112,7 @@ class EvaluationOptions(TypedDict, total=False):
     """What quality is measured on, and until when: `ctx=4096` or several, `kv_types="q8_0,q4_0"`, `chunks=100` or "all",
     `precision="2%"`, `scratch_limit="8GiB"`."""
 
-    corpus: Path_
+    corpus: Texts
     ctx: int | str | Iterable[int]
     kv_types: Names
     chunks: int | str | None
@@ -155,7 +157,7 @@ class QuantizeOptions(OverrideOptions, ChoosingOptions, CpuOptions, total=False)
 
     recipe: Path_ | None
     imatrix: Path_ | None
-    calibration: Path_ | None
+    calibration: Texts | None
     calibration_field: str
     allow_requantize: bool
 

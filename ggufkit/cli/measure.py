@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -14,10 +13,10 @@ from ggufkit.cli.options import grouped
 from ggufkit.cli.terminal import console, emit, reporting
 from ggufkit.commands import measure
 from ggufkit.commands.measure import Evaluated, Measured
-from ggufkit.core.records import Measurement, ResultRow
+from ggufkit.core.records import Measurement
 from ggufkit.measure import checkpoints
 from ggufkit.measure.measurements import load
-from ggufkit.report import caches, conditions, results, unevenness
+from ggufkit.report import caches, results, unevenness
 from ggufkit.request import EvaluationOptions, RunOptions
 
 target_options = grouped(
@@ -63,18 +62,16 @@ def perplexity_command(target: Evaluated, evaluation: EvaluationOptions, run: Ru
     if as_json or (len(done.files) + len(done.others) == 1 and not done.further):
         _show(done, as_json)
     else:
-        rows = [results.row_of(file, found) for file, found in zip(done.files, done.measurements, strict=True)]
-        rows += results.rows_of_checkpoints(done.others)
+        rows = [*done.rows, *results.rows_of_checkpoints(done.others)]
         console(stderr=False).print(tables.quality_table(rows))
-        _show_further(done, rows)
+        _show_further(done)
 
 
-def _show_further(done: Measured, rows: Sequence[ResultRow]) -> None:
+def _show_further(done: Measured) -> None:
     """What was measured on other texts, in other contexts and with other KV caches, where anything was."""
-    measured = conditions.of_rows(rows, done.measurements, done.further_measurements)
-    found, texts = caches.further(measured), unevenness.several(measured)
+    found, texts = caches.further(done.everything), unevenness.several(done.everything)
     if texts.files:
-        console(stderr=False).print("", tables.texts_table(texts), *texts.sentences, sep="\n")
+        console(stderr=False).print("", tables.texts_table(texts), sep="\n")
     if found.lines:
         console(stderr=False).print("", tables.further_table(found.lines), *found.sentences, sep="\n")
 

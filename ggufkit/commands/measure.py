@@ -11,7 +11,7 @@ from ggufkit.core import values
 from ggufkit.core.errors import InputError, UsageError
 from ggufkit.core.manifest import read_manifest
 from ggufkit.core.progress import Reporter
-from ggufkit.core.records import GgufFile, Measurement
+from ggufkit.core.records import GgufFile, Measurement, ResultRow
 from ggufkit.formats import known
 from ggufkit.formats.known import Subject
 from ggufkit.llama import evaluates, kv_cache
@@ -33,6 +33,7 @@ from ggufkit.measure.logits.strategy import Transport
 from ggufkit.measure.measurements import against_own_bases, load
 from ggufkit.modelfile import chat_texts
 from ggufkit.models import sources
+from ggufkit.report import conditions, results, unevenness
 from ggufkit.request import EvaluationOptions, RunOptions, Source
 from ggufkit.steps import convert
 from ggufkit.steps.convert import ConvertNotes
@@ -103,6 +104,16 @@ class Measured:
         every = [*self.results, *self.further]
         return against_own_bases([load(result.path) for result in every])[len(self.results) :]
 
+    @property
+    def rows(self) -> list[ResultRow]:
+        """Of each file. Raises InputError."""
+        return [results.row_of(file, found) for file, found in zip(self.files, self.measurements, strict=True)]
+
+    @property
+    def everything(self) -> list[conditions.Measured]:
+        """All that was measured of the files, with their rows. Raises InputError."""
+        return conditions.of_rows(self.rows, self.measurements, self.further_measurements)
+
 
 def perplexity(target: Evaluated, evaluation: EvaluationOptions, run: RunOptions, reporter: Reporter) -> Measured:
     """Perplexity of GGUFs on a text; with a base, which comes first, KL divergence from it, also of checkpoints. Raises
@@ -140,7 +151,10 @@ def perplexity(target: Evaluated, evaluation: EvaluationOptions, run: RunOptions
                 if setting.is_first:  # that of the table
                     measured = checkpoints.measure_all(files[0], others, asked, transport, load(done[0].path))
     n = len(files)
-    return Measured(tuple(files), tuple(done[:n]), session.workspace.root, tuple(done[n:]), tuple(measured))
+    found = Measured(tuple(files), tuple(done[:n]), session.workspace.root, tuple(done[n:]), tuple(measured))
+    for sentence in unevenness.several(found.everything).sentences:
+        reporter.warn(sentence)
+    return found
 
 
 def _subjects(target: Evaluated, evaluation: EvaluationOptions, reporter: Reporter) -> list[Subject]:

@@ -105,7 +105,9 @@ def _of_step(made: Manifest, row: ResultRow) -> Settings:
         scaled = _of_scaling(made, row) if made.step == awq.STEP else {}
         notes = RefineNotes.from_manifest(made)
         told = _of_overrides(notes.overrides, notes.target) if made.step == refine.STEP else {}
-        return Settings({**scaled, **told, **_of_calibration(made)}, _calibration_text(made).hashes)
+        hashes = _calibration_text(made).hashes
+        hashes = _rendered(hashes) if ImatrixParams.from_manifest(made).special else hashes
+        return Settings({**scaled, **told, **_of_calibration(made)}, hashes)
     if made.step == method.STEP:
         return _of_method(made)
     if made.step == STEP:
@@ -205,7 +207,13 @@ def _of_evaluation(made: Manifest) -> Settings:
     params = EvalParams.from_manifest(made)
     text = _text_of(EvalNotes.from_manifest(made).corpus, made.inputs.get("corpus"))
     how: dict[str, Json] = {"--corpus": text.name, "--ctx": params.n_ctx, "--chunks": params.n_chunks}
-    return Settings({**how, "--precision": params.precision, "--ngl": params.ngl}, text.hashes)
+    hashes = _rendered(text.hashes) if params.special else text.hashes
+    return Settings({**how, "--precision": params.precision, "--ngl": params.ngl}, hashes)
+
+
+def _rendered(hashes: Mapping[str, str]) -> dict[str, str]:
+    """Hashes of conversations are those of what a model's template made of them."""
+    return {f"{name} as rendered": digest for name, digest in hashes.items()}
 
 
 def _of_scaling(made: Manifest, row: ResultRow) -> dict[str, Json]:
