@@ -214,6 +214,7 @@ class TaskScore:
         lost, gained: how many changed to wrong, and to right.
         p: of McNemar's exact test that both are as likely.
         data_sha256: of the questions as they were asked.
+        llama_cpp_commit: of the toolchain.
     """
 
     task: str
@@ -222,6 +223,7 @@ class TaskScore:
     acc_stderr: float | None
     chance: float
     data_sha256: str
+    llama_cpp_commit: str
     flips: float | None = None
     flips_stderr: float | None = None
     lost: int | None = None

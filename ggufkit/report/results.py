@@ -162,7 +162,8 @@ def _complaints(workspace: Workspace) -> Iterator[str]:
     places = (workspace.root, workspace.private)
     manifests = [file for place in places for file in sorted(place.glob(f"*{SUFFIX}"))]
     manifests += sorted(workspace.measurements.rglob(f"*{SUFFIX}"))
-    measured = [f for kind in _KINDS for f in sorted(workspace.measurements.rglob(f"*.{kind}.json"))]
+    found = (f for kind in _KINDS for f in sorted(workspace.measurements.rglob(f"*.{kind}.json")))
+    measured = [f for f in found if not f.name.endswith(SUFFIX)]
     readings: list[Callable[[], object]] = [
         *(partial(open_manifest, file.with_name(file.name.removesuffix(SUFFIX))) for file in manifests),
         *(partial(load, file) for file in measured),

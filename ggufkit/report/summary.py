@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
+from ggufkit.core.records import ResultRow
 from ggufkit.report import anchors, compare
 from ggufkit.report.anchors import Published
 from ggufkit.report.caches import Further, further
@@ -149,8 +150,22 @@ def _facts(entries: Sequence[Entry], quality: Sequence[Entry], speed: Sequence[E
     if speed and speed[0].speed is not None:
         s = speed[0].speed
         facts.append(("Speed on", f"{s.machine}; {s.device}; {s.backend}, {s.threads} threads"))
-    commits = sorted({e.row.llama_cpp_commit for e in entries if e.row.llama_cpp_commit})
+    facts += [("Questions of", said) for said in dict.fromkeys(map(_questions, entries)) if said]
+    commits = sorted({commit for e in entries for commit in _commits(e.row)})
     return [*facts, ("llama.cpp", ", ".join(commits) or "–"), ("ggufkit", __version__)]
+
+
+def _questions(entry: Entry) -> str:
+    """Which tasks a file was asked, and how their questions were drawn; "" for none."""
+    options = entry.settings.options
+    tasks, count = options.get("--tasks"), options.get("--tasks-samples")
+    drawn = "all" if count == "all" else f"{count} of each at most, drawn with seed {options.get('--seed')}"
+    return f"{tasks}; {drawn}" if tasks else ""
+
+
+def _commits(row: ResultRow) -> set[str]:
+    """Of the tools that measured a file."""
+    return {row.llama_cpp_commit or "", *(score.llama_cpp_commit for score in row.tasks)} - {""}
 
 
 def _footnotes(entries: Sequence[Entry]) -> list[str]:

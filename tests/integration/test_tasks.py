@@ -120,6 +120,7 @@ def test_a_build_asks_all_its_files(fox: Path, tmp_path: Path) -> None:
     assert list(made.df.columns)[-3:] == ["mine_acc", "mine_acc_stderr", "mine_flips"]
     assert made.df["mine_flips"].isna().tolist() == [True, False]
     assert made.rows[1].tasks[0].n == 8
+    assert made.warnings == ()
     table = api.load_results(out)
     assert table["mine_acc"].tolist() == made.df["mine_acc"].tolist()
     report = (out / "report.md").read_text()

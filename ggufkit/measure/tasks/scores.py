@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ggufkit.core.errors import InputError
 from ggufkit.core.inputs import Input
-from ggufkit.core.manifest import Params
+from ggufkit.core.manifest import SUFFIX, Params
 from ggufkit.core.records import GgufFile, Measurement, TaskScore
 from ggufkit.measure.measurements import Figure, load, save
 from ggufkit.measure.tasks import answers, flips
@@ -70,6 +70,7 @@ def score_of(found: Sequence[Measurement]) -> TaskScore | None:
         acc_stderr=first.stderr,
         chance=values.get("chance", 0.0),
         data_sha256=first.conditions.corpus_sha256 or "",
+        llama_cpp_commit=first.conditions.llama_cpp_commit,
         flips=flipped.value if flipped is not None else None,
         flips_stderr=flipped.stderr if flipped is not None else None,
         lost=int(values["lost"]) if "lost" in values else None,
@@ -86,9 +87,10 @@ def scores_in(measurements: Path, stem: str, digest: str) -> tuple[TaskScore, ..
 
 def measurements_in(measurements: Path, stem: str, digest: str) -> list[list[Measurement]]:
     """What was measured of a file with this hash, task by task."""
-    files = sorted(measurements.glob(f"{escape(stem)}.{KIND}*.json"))
+    found = sorted(measurements.glob(f"{escape(stem)}.{KIND}*.json"))
+    files = [file for file in found if not file.name.endswith(SUFFIX)]
     every = ([m for m in _readable(file) if m.file_sha256 == digest] for file in files)
-    return [found for found in every if found]
+    return [one for one in every if one]
 
 
 def _readable(file: Path) -> list[Measurement]:
