@@ -109,9 +109,8 @@ def further_table(measured: Sequence[Line]) -> Table:
     table = bare_table("context", "cache", "PPL", "KLD", "more", "same top")
     for line in measured:
         top = None if line.same_top is None else line.same_top[0]
-        more = _MISSING if line.added is None else f"{line.added:+.5f}"
-        pairs = [pair or (None, None) for pair in (line.ppl, line.kld)]
-        ppl, kld = (with_error(value, error, 5) for value, error in pairs)
+        pairs = [pair or (None, None) for pair in (line.ppl, line.kld, line.added)]
+        ppl, kld, more = (with_error(value, error, 5) for value, error in pairs)
         table.add_row(
             line.file.removesuffix(".gguf"), f"{line.n_ctx:,}", line.kv_type, ppl, kld, more, percent(top)
         )

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from ggufkit.core.records import F16
 from ggufkit.llama import kv_cache
+from ggufkit.measure import paired
 from ggufkit.measure.paired import SIGNIFICANT
 from ggufkit.report.conditions import Measured
 from ggufkit.report.losses import GRADES, NEARLY_LOSSLESS, Grade
@@ -28,7 +29,8 @@ class Line:
     Args:
         ppl: perplexity.
         kld, same_top: against the base with an F16 cache in the same context and text.
-        added: nats of KL divergence more than the same file has with an F16 cache; None for those.
+        added: nats of KL divergence more than the same file has with an F16 cache, with the error of the same tokens'
+            differences where these were kept; None for those.
         pp, tg: tokens/s behind a context of so many tokens.
     """
 
@@ -39,7 +41,7 @@ class Line:
     ppl: Number | None
     kld: Number | None
     same_top: Number | None
-    added: float | None
+    added: Number | None
     pp: Number | None
     tg: Number | None
 
@@ -145,14 +147,24 @@ def _lines(measured: Sequence[Measured]) -> list[Line]:
 def _line(one: Measured, quality: Sequence[Measured], timed: Mapping[_Run, Measured]) -> Line:
     where, kld = one.conditions, one.value("kld_mean")
     plain = next((q for q in quality if q.kv_type == F16 and _is_same(q, one)), None)
-    before = (plain.value("kld_mean") or (0.0, None)) if plain is not None else None
-    added = kld[0] - before[0] if kld is not None and before is not None and one.kv_type != F16 else None
+    added = _added(one, plain) if plain is not None and one.kv_type != F16 else None
     speed = timed.get((one.row.file, where.n_ctx, one.kv_type))
     pp, tg = (speed.value(name) if speed is not None else None for name in ("pp_tps", "tg_tps"))
     top = one.value("same_top_p")
     return Line(
         one.row.file, where.corpus or "", where.n_ctx or 0, one.kv_type, one.value("ppl"), kld, top, added, pp, tg
     )
+
+
+def _added(one: Measured, plain: Measured) -> Number | None:
+    """What a cache adds to a file's KL divergence; the base has none with an F16 one."""
+    own, before = one.value("kld_mean"), plain.value("kld_mean")
+    if own is None or before is None:
+        return own
+    scores, others = one.scores, plain.scores
+    paired_by_token = None if scores is None or others is None else paired.kld_difference(scores, others)
+    added = paired_by_token or paired.unpaired(own, before)
+    return added.value, added.error
 
 
 def _of_speed(one: Measured) -> Line:

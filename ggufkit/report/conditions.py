@@ -11,9 +11,11 @@ from pathlib import Path
 from ggufkit.core import escape
 from ggufkit.core.records import F16, Conditions, Json, Measurement, ResultRow
 from ggufkit.llama import kv_cache
+from ggufkit.measure import divergence, token_scores
 from ggufkit.measure.measurements import against_own_bases
+from ggufkit.measure.paired import Scores
 from ggufkit.measure.tasks import scores
-from ggufkit.report.results import further_measurements_of, measurements_of
+from ggufkit.report.results import further_places, measured_in
 from ggufkit.steps.step import Workspace
 
 _OF_FILE = ("name", "variant", "type", "file")
@@ -25,11 +27,22 @@ COLUMNS = (*_OF_FILE, *_OF_CONDITIONS, *_VALUE, *_WHERE, "sha256")
 
 @dataclass(frozen=True)
 class Measured:
-    """A file and what was measured of it under one set of conditions; `is_further` where the table does not have it."""
+    """A file and what was measured of it under one set of conditions; `is_further` where the table does not have it.
+
+    `scores_file` holds what each token gave, if that was kept.
+    """
 
     row: ResultRow
     measurements: tuple[Measurement, ...]
     is_further: bool = False
+    scores_file: Path | None = None
+
+    @property
+    def scores(self) -> Scores | None:
+        """What each token gave, where that was kept."""
+        return (
+            None if self.scores_file is None else token_scores.of_measurements(self.measurements, self.scores_file)
+        )
 
     @property
     def conditions(self) -> Conditions:
@@ -49,10 +62,14 @@ class Measured:
 def collect(rows: Sequence[ResultRow], root: Path) -> list[Measured]:
     """All that was measured of the files of a result directory: first what the table has, then the rest."""
     workspace = Workspace(root)
-    given = [(root / row.file, str(row.sha256)) for row in rows]
-    first = [measurements_of(path, digest, workspace) for path, digest in given]
-    rest = [found for path, digest in given for found in further_measurements_of(path, digest, workspace)]
-    return of_rows(rows, first, rest)
+    table, further = workspace.measurements, further_places(workspace)
+    places = [*((row, table) for row in rows), *((row, place) for row in rows for place in further)]
+    found = [measured_in(place, Path(row.file).stem, str(row.sha256)) for row, place in places]
+    return [
+        Measured(row, tuple(ms), place != table, place / f"{Path(row.file).stem}.{divergence.STEP}.scores")
+        for (row, place), ms in zip(places, against_own_bases(found), strict=True)
+        if ms
+    ]
 
 
 def of_tasks(rows: Sequence[ResultRow], root: Path) -> list[Measured]:

@@ -174,7 +174,7 @@ def caches_section(summary: Summary) -> str:
     ]  # fmt: skip
     rows = [
         [markdown_code(x.file, cell=True), markdown(x.text), f"{x.n_ctx:,}", x.kv_type, number(x.ppl, 4), number(x.kld, 6),
-         MISSING if x.added is None else f"{x.added:+.6f}", percent(*(x.same_top or (None, None))), number(x.pp, 1),
+         number(x.added, 6), percent(*(x.same_top or (None, None))), number(x.pp, 1),
          number(x.tg, 1)]
         for x in found.lines
     ]  # fmt: skip

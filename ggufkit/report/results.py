@@ -74,16 +74,21 @@ def rows_of(paths: Iterable[Path], workspace: Workspace) -> list[ResultRow]:
 
 def measurements_of(path: Path, digest: str, workspace: Workspace) -> list[Measurement]:
     """All that was measured of a file as it is now: quality as the last build did, else the last command; then speed."""
-    return _measured_in(workspace.measurements, path.stem, digest)
+    return measured_in(workspace.measurements, path.stem, digest)
 
 
 def further_measurements_of(path: Path, digest: str, workspace: Workspace) -> list[list[Measurement]]:
     """The same in each other setting and with each other KV cache: what no row of the table has."""
-    places = sorted(place for place in workspace.measurements.rglob("*") if place.is_dir())
-    return [found for place in places if (found := _measured_in(place, path.stem, digest))]
+    return [found for place in further_places(workspace) if (found := measured_in(place, path.stem, digest))]
 
 
-def _measured_in(place: Path, stem: str, digest: str) -> list[Measurement]:
+def further_places(workspace: Workspace) -> list[Path]:
+    """Where measurements in other settings and with other KV caches are: a directory for each."""
+    return sorted(place for place in workspace.measurements.rglob("*") if place.is_dir())
+
+
+def measured_in(place: Path, stem: str, digest: str) -> list[Measurement]:
+    """What one of these directories, or that of the table, has of a file: quality, then speed, then packages' metrics."""
     files = [place / f"{stem}.{kind}.json" for kind in _QUALITY]
     made = [(order_of(m), file) for file in files if (m := read_manifest(file)) is not None]
     latest = [max(made)[1]] if made else []

@@ -163,7 +163,7 @@ def test_what_ollama_reads_goes_up_with_its_proof(
     assert {str(f): f.read_bytes() for f in chatting.rglob("*") if f.is_file()} == shown
     publish(chatting, repo, env, "--yes")
     there = hub.repos["me/tiny-GGUF"]
-    reports = {"results.csv", "results.json", "report.md", "report.html"}
+    reports = {"results.csv", "results.json", "measurements.csv", "report.md", "report.html"}
     assert there.keys() == SENT | FOR_OLLAMA | reports
     assert {u["name"]: u["size_bytes"] for u in listed["uploads"]} == {n: len(b) for n, b in there.items()}
     assert there["system"] == b"Be brief."

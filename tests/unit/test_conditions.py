@@ -194,7 +194,8 @@ def test_the_report_says_which_cache_is_harmless(root: Path) -> None:
     line = next(
         x for x in summary.further.lines if (x.file, x.n_ctx, x.kv_type) == ("tiny-Q4_0.gguf", 512, "q4_0")
     )
-    assert line.added == pytest.approx(0.02)
+    assert line.added is not None
+    assert line.added[0] == pytest.approx(0.02)
     (timed,) = [x for x in summary.further.lines if x.tg is not None]
     assert (timed.file, timed.n_ctx, timed.kv_type) == ("tiny-Q4_0.gguf", 4096, "q8_0")
     assert "--ctx 512,4096 --kv-types q8_0,q4_0" in summary.command
