@@ -22,6 +22,7 @@ from ggufkit.core.manifest import manifest_path
 from ggufkit.core.records import Toolchain
 from ggufkit.formats.evaluator import evaluate
 from ggufkit.formats.job import Job
+from ggufkit.formats.loading import load
 from ggufkit.formats.statistics import divergence
 from ggufkit.formats.tokens import read_tokens
 from ggufkit.llama import argv, vocab
@@ -97,6 +98,29 @@ def test_what_bitsandbytes_makes_loses_what_its_bits_say(tools: Toolchain, conve
     assert 0 < int8.kld[0] < nf4.kld[0] / 5 < 1
 
 
+@pytest.mark.parametrize("kind", ["w8a8", "fp8", "w4a16"])
+def test_compressed_tensors_compute_what_their_scheme_says(kind: str, converted: Path, tmp_path: Path) -> None:
+    pytest.importorskip("compressed_tensors")
+    model, name = tmp_path / "model", "model.layers.1.mlp.down_proj"
+    dense = _compressed(converted.parent / "tiny-llama", model, kind)
+    loaded = load(model, kind, None, torch.device("cpu"))
+    seen: dict[str, torch.Tensor] = {}
+    linear = loaded.model.get_submodule(name)
+    linear.register_forward_hook(lambda _m, given, made: seen.update(x=given[0][0], y=made[0]))
+    with torch.inference_mode():
+        loaded.model(torch.arange(5, 37)[None], use_cache=False)
+    x, weight = seen["x"], dense[f"{name}.weight"]
+    if kind == "w8a8":
+        step = x.abs().amax(-1, keepdim=True) / 127.5
+        x = (x / step).round().clamp(-128, 127) * step
+    elif kind == "fp8":
+        step = x.abs().amax(-1, keepdim=True) / 448
+        x = (x / step).clamp(-448, 448).to(torch.float8_e4m3fn).float() * step
+    assert torch.equal(linear.weight, weight)
+    torch.testing.assert_close(seen["y"], x @ weight.T, rtol=1e-5, atol=1e-6)
+    assert loaded.n_params == sum(one.numel() for one in dense.values())
+
+
 def test_what_cannot_be_measured_is_refused(base: Path, converted: Path, tmp_path: Path, text: Path) -> None:
     model = converted.parent / "tiny-llama"
     with pytest.raises(UsageError, match="measured against a GGUF"):
@@ -149,6 +173,46 @@ def _packed(model: Path, home: Path, kind: str) -> tuple[Path, Path]:
         config = json.loads((path / "config.json").read_text())
         (path / "config.json").write_text(json.dumps(config | more))
     return held, packed
+
+
+def _compressed(model: Path, path: Path, kind: str) -> dict[str, torch.Tensor]:
+    """Write a checkpoint as compressed-tensors does; returns its weights as they are to be read."""
+    bits, number = (4, "int") if kind == "w4a16" else (8, "float" if kind == "fp8" else "int")
+    layout = {"w4a16": "pack-quantized", "fp8": "float-quantized", "w8a8": "int-quantized"}[kind]
+    weights = {"num_bits": bits, "type": number, "symmetric": True, "strategy": "channel"}
+    inputs = {"num_bits": bits, "type": number, "symmetric": True, "strategy": "token", "dynamic": True}
+    scheme = {"targets": ["Linear"], "weights": weights, "input_activations": None if kind == "w4a16" else inputs}
+    how = {
+        "quant_method": "compressed-tensors", "format": layout, "config_groups": {"group_0": scheme},
+        "ignore": ["lm_head"], "quantization_status": "compressed",
+    }  # fmt: skip
+    shutil.copytree(model, path)
+    config = json.loads((path / "config.json").read_text())
+    (path / "config.json").write_text(json.dumps(config | {"quantization_config": how}))
+    dense, saved = {}, {}
+    for name, tensor in load_file(model / "model.safetensors").items():
+        dense[name] = saved[name] = tensor
+        if ".layers." in name and tensor.ndim == 2:
+            del saved[name]
+            made, dense[name] = _compressed_matrix(name, tensor.float(), kind)
+            saved |= made
+    save_file(saved, path / "model.safetensors", {"format": "pt"})
+    return {name: tensor.float() for name, tensor in dense.items()}
+
+
+def _compressed_matrix(name: str, weight: torch.Tensor, kind: str) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+    """A matrix with a scale for each row: the tensors that are saved, and what they hold."""
+    largest = {"w4a16": 7, "w8a8": 127, "fp8": 448}[kind]
+    scale = (weight.abs().amax(1, keepdim=True) / largest).bfloat16()
+    codes = weight / scale.float()
+    codes = codes.to(torch.float8_e4m3fn).float() if kind == "fp8" else codes.round().clamp(-largest, largest)
+    made = {f"{name}_scale": scale}
+    if kind == "w4a16":
+        made[f"{name}_packed"] = torch.from_numpy(_words(codes.numpy().astype(np.int64) + 8))
+        made[f"{name}_shape"] = torch.tensor(weight.shape)
+    else:
+        made[name] = codes.to(torch.float8_e4m3fn if kind == "fp8" else torch.int8)
+    return made, codes * scale.float()
 
 
 def _rounded(weights: NDArray[np.float32]) -> tuple[NDArray[np.int64], NDArray[np.float16], NDArray[np.int64]]:
