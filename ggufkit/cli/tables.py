@@ -55,6 +55,9 @@ def answer(summary: Summary) -> Iterator[RenderableType]:
         yield _ladder(named)
     yield from summary.verdict
     yield from summary.further.sentences
+    if summary.texts.files:
+        yield ""
+        yield texts_table(summary.texts)
     for table in summary.tasks:
         yield ""
         yield from tasks_table(table)

@@ -21,6 +21,7 @@ from ggufkit.llama.logits_file import read_logits
 from ggufkit.modelfile import chat_texts
 from ggufkit.models import sources
 from ggufkit.texts import corpus
+from ggufkit.texts.calibration import load_tokenizer
 from ggufkit.texts.calibration_text import Part
 from ggufkit.texts.corpus import Corpus
 from tests.integration.test_hostile_templates import write
@@ -69,6 +70,15 @@ def test_a_checkpoint_renders_as_transformers_does(chats: Corpus, checkpoint: Pa
     assert found.path.read_text() == "".join(wanted)
     assert (found.special, found.chats, found.name) == (True, False, "chat.jsonl")
     assert found.sha256 == sha256_file(found.path)
+
+
+def test_samples_of_conversations_have_their_special_tokens(chats: Corpus, checkpoint: Path) -> None:
+    """For AWQ and GPTQ, as for llama-imatrix."""
+    (checkpoint / "chat_template.jinja").write_text(str(meta("chatml").chat_template))
+    found = sources.resolve(str(checkpoint))
+    content = rendered(chats, found).path.read_text()
+    (ids,) = load_tokenizer(checkpoint, special=True).encode([content])
+    assert ids.count(1) == content.count("<|im_end|>") == 3 * len(CHATS)
 
 
 def test_each_conversation_has_one_bos(chats: Corpus, tmp_path: Path) -> None:
