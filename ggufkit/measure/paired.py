@@ -1,8 +1,8 @@
 """How two files differ that were measured on the same tokens. Pure functions of what each token gave.
 
 Where one file loses much another loses much, too: the error of their difference is far below their own two errors. The
-tokens of a chunk are not independent of each other, chunks nearly are: errors are those between chunks (the
-linearized, or delta, estimator of a ratio of sums over clusters: Cochran, Sampling Techniques, 6.3).
+tokens of a chunk are not independent of each other, chunks nearly are: errors are those between chunks, of ratios by
+linearization (Cochran, Sampling Techniques, 3rd ed., section 6.3).
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ class Contrast:
 
 def unpaired(a: tuple[float, float | None], b: tuple[float, float | None]) -> Contrast:
     """`a` less `b`, each a value and its standard error, as if they were independent: of the same tokens they are not,
-    and the error is overstated. What is called a difference is one."""
+    and the error is mostly overstated, though llama-perplexity's own errors count the tokens of a chunk as independent."""
     return Contrast(a[0] - b[0], math.hypot(a[1] or 0.0, b[1] or 0.0))
 
 

@@ -8,6 +8,7 @@ from typing import TypeVar
 
 from ggufkit.core.records import ResultRow
 from ggufkit.core.variants import VARIANTS
+from ggufkit.measure import paired
 from ggufkit.measure.paired import Scores
 from ggufkit.report.losses import Loss, best_of_type, of_divergence, plainness
 
@@ -64,24 +65,24 @@ class _Gap:
     gain: float
     error: float
     real: bool
-    paired: bool
+    is_paired: bool
 
     @property
     def words(self) -> str:
         """Of a gain or loss."""
-        return f"{abs(self.gain):.1%}" + (f" ± {self.error:.1%}" if self.paired else "")
+        return f"{abs(self.gain):.1%}" + (f" ± {self.error:.1%}" if self.is_paired else "")
 
     @property
     def judged(self) -> str:
         """By which error it is told, in words."""
-        return "paired error" if self.paired else "error"
+        return "paired error" if self.is_paired else "error"
 
 
 def verdicts(rows: Sequence[ResultRow], scores: Mapping[str, Scores] | None = None) -> tuple[Verdict, ...]:
     """One verdict for each type that has several variants measured on the same chunks; large types first.
 
     Both variants are compared with one base on the same tokens: where what each token gave is known of both, the error is
-    that of the differences. Else their errors are taken as independent, which overstates it: what is called a gain is one.
+    that of the differences. Else their errors are taken as independent, which mostly overstates it.
 
     Args:
         scores: of files, by their names.
@@ -167,6 +168,10 @@ def _chunks(row: ResultRow) -> tuple[str | None, int | None, int | None]:
 def _gap(a: _Case, b: _Case) -> _Gap:
     found, whole = a.loss.less(b.loss), b.loss.value
     gain, error = (-found.value / whole, found.error / whole) if whole else (0.0, 0.0)
+    if found.is_paired and a.loss.scores is not None and b.loss.scores is not None:
+        # What is hard for both is hard for both by as much: the ratio is known better than the difference.
+        ratio = paired.kld_ratio(a.loss.scores, b.loss.scores)
+        error = error if ratio is None else ratio.error
     return _Gap(gain, error, found.is_real, found.is_paired)
 
 
