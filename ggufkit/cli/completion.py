@@ -12,7 +12,7 @@ from ggufkit.core.errors import GgufkitError
 from ggufkit.hub import names
 from ggufkit.llama import quants, toolchain
 from ggufkit.texts import corpus
-from ggufkit.texts.tasks.known import TASKS
+from ggufkit.texts.tasks.known import TITLES
 
 _FILE = "file"
 
@@ -29,7 +29,7 @@ def texts(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> list
 
 def tasks(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Tasks, the last of a list, and files."""
-    return [*_last_of(TASKS, incomplete), CompletionItem(incomplete, type=_FILE)]
+    return [*_last_of(TITLES, incomplete), CompletionItem(incomplete, type=_FILE)]
 
 
 def types(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[CompletionItem]:

@@ -25,16 +25,17 @@ class Service:
 
     def ended(self) -> ToolOutput | None:
         """How it ended, None while it works."""
-        return None if self.process.poll() is None else self._output()
+        return None if self.process.poll() is None else self.said()
 
     def wait(self) -> ToolOutput:
         """Wait until it ends by itself."""
         self.process.wait()
-        return self._output()
+        return self.said()
 
-    def _output(self) -> ToolOutput:
+    def said(self) -> ToolOutput:
+        """What it has said so far."""
         said = self.log.read_text(encoding="utf-8", errors="replace")
-        return ToolOutput(self.argv, self.process.returncode, said.partition("\n")[2], "", 0.0, self.log)
+        return ToolOutput(self.argv, self.process.returncode or 0, said.partition("\n")[2], "", 0.0, self.log)
 
 
 @contextlib.contextmanager

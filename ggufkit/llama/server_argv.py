@@ -18,6 +18,7 @@ class Listening:
         embeds: it gives embeddings instead of answers.
         pooling: how the embeddings of tokens become one, None as the model says.
         origins: web pages that a browser lets ask it: "*" for all.
+        verbose: its log says where layers are, and much of each request.
     """
 
     host: str
@@ -29,11 +30,13 @@ class Listening:
     embeds: bool = False
     pooling: str | None = None
     origins: str = "localhost"
+    verbose: bool = False
 
     def options(self) -> Argv:
         """The options of llama-server."""
         argv = ["--host", self.host, "--port", str(self.port), "--alias", self.name]
         argv += ["--jinja", "--no-ui", "--cors-origins", self.origins]
+        argv += ["-lv", "4"] if self.verbose else []
         argv += ["-c", str(self.n_ctx), "-np", str(self.slots), "--kv-unified"]
         if not self.embeds:
             return [*argv, "-ctk", self.kv_type, "-ctv", self.kv_type]

@@ -51,7 +51,8 @@ _LONGEST_RUN = 16
 class ChatOptions:
     """How to generate. Without a prompt the model is greeted, or a base model is given a beginning.
 
-    `started` is `time.time()` at the start of the command, None for now.
+    `started` is `time.time()` at the start of the command, None for now. `flash` is flash attention, which llama-server
+    computes with: without it other tokens win near ties.
     """
 
     prompt: str | None = None
@@ -63,6 +64,7 @@ class ChatOptions:
     ngl: int | None = None
     threads: int = field(default_factory=physical_cores)
     started: float | None = None
+    flash: bool = True
 
 
 @dataclass(frozen=True)
@@ -160,7 +162,8 @@ def speak(gguf: GgufFile, session: Session, ngl: int | None = None) -> Result:
     Raises:
         GgufError, ToolError: it cannot be loaded, or its template fails.
     """
-    options = ChatOptions(max_tokens=SMOKE_TOKENS, temperature=0.0, ngl=ngl, threads=session.threads)
+    # Without flash attention, as replies that are kept were made.
+    options = ChatOptions(max_tokens=SMOKE_TOKENS, temperature=0.0, ngl=ngl, threads=session.threads, flash=False)
     params: dict[str, Json] = {"max_tokens": options.max_tokens, "ngl": ngl, "backend": session.tools.backend}
     recipe = Recipe(STEP, VERSION, {"gguf": str(gguf.sha256)}, params, session.tools.identity, (gguf.as_input(),))
 
@@ -238,7 +241,7 @@ def load(request: Mapping[str, Any]) -> tuple[Any, Callable[..., Any]]:
     formatter, llama_chat_format.Jinja2ChatFormatter = llama_chat_format.Jinja2ChatFormatter, _NoFormatter
     model = Llama(
         request["gguf"], n_ctx=request["n_ctx"], n_threads=request["threads"], n_threads_batch=request["threads"],
-        n_gpu_layers=request["ngl"], seed=request["seed"], verbose=False,
+        n_gpu_layers=request["ngl"], seed=request["seed"], flash_attn=request["flash"], verbose=False,
     )  # fmt: skip
     llama_chat_format.Jinja2ChatFormatter = formatter
     return model, formatter

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ggufkit.core.records import ResultRow, TaskScore
-from ggufkit.texts.tasks.known import TASKS
+from ggufkit.texts.tasks.known import TITLES
 
 EXPLAINED = (
     "Right answers in per cent of the questions, the same for all files, with the standard error. Flips are answers that "
@@ -35,7 +35,7 @@ class TaskTable:
     @property
     def title(self) -> str:
         """The task, its questions, and what guessing gives."""
-        name = TASKS[self.task].title if self.task in TASKS else self.task
+        name = TITLES.get(self.task, self.task)
         other = "" if self.is_alone else ", a sample of its own"
         return f"{name}: {self.n:,} questions{other}, chance {self.chance:.1%}"
 
@@ -48,7 +48,7 @@ class TaskTable:
 def tables_of(rows: Sequence[ResultRow]) -> tuple[TaskTable, ...]:
     """The tables of all tasks that any of the files did, in the order of the known ones, then others."""
     found = [(row.file, score) for row in rows for score in row.tasks]
-    known = {name: number for number, name in enumerate(TASKS)}
+    known = {name: number for number, name in enumerate(TITLES)}
     tasks = sorted({score.task for _, score in found}, key=lambda name: (known.get(name, len(known)), name))
     return tuple(table for task in tasks for table in _of_task(task, found))
 

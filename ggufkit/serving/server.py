@@ -45,7 +45,7 @@ class ServeOptions:
         api_key: what clients must show; one is made up where the address is not of this machine alone.
         ctx: tokens of context, None for what fits; `kv_type` likewise.
         slots: answers under way at once, which share the context.
-        ngl: layers on the GPU, None for all that fit.
+        verbose: the log tells what is loaded where, and much of each request.
     """
 
     host: str = "127.0.0.1"
@@ -55,7 +55,7 @@ class ServeOptions:
     ctx: int | None = None
     kv_type: str | None = None
     slots: int = 4
-    ngl: int | None = None
+    verbose: bool = False
 
 
 @dataclass(frozen=True)
@@ -124,7 +124,7 @@ def plan(gguf: Path, options: ServeOptions, session: Session) -> Plan:
         host=options.host, port=options.port, name=endpoint.model, slots=options.slots,
         n_ctx=cache.n_ctx, kv_type=cache.kv_type,
         embeds=embeds, pooling="mean" if embeds and not evaluates.is_pooled(header) else None,
-        origins="localhost" if key is None else "*",
+        origins="localhost" if key is None else "*", verbose=options.verbose,
     )  # fmt: skip
     return Plan(program, gguf, endpoint, listening, cache, session.threads, session.tools.backend)
 

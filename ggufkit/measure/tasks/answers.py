@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -138,12 +138,22 @@ def read(result: Path) -> Answered:
 
 
 def _ask(gguf: GgufFile, asking: Asking, share: Share) -> Result:
+    session = asking.session
+
+    def ask() -> tuple[ToolOutput, tuple[bool, ...]]:
+        return offload.with_fewer(
+            lambda ngl: _until_whole(gguf, replace(asking, ngl=ngl), share), asking.ngl, gguf, session
+        )
+
+    return kept(gguf, asking, ask)
+
+
+def kept(gguf: GgufFile, asking: Asking, ask: Callable[[], tuple[ToolOutput, tuple[bool, ...]]]) -> Result:
+    """A file's answers as a result; `ask` gives them, and what its tool said, where they are not there yet."""
     session, data = asking.session, asking.data
 
     def make(partial_path: Path) -> Made:
-        run, right = offload.with_fewer(
-            lambda ngl: _until_whole(gguf, replace(asking, ngl=ngl), share), asking.ngl, gguf, session
-        )
+        run, right = ask()
         places = tuple(question.place for question in data.questions)
         marks = "".join("1" if one else "0" for one in right)
         found = Answered(data.name, marks, places, data.chance, _conditions(run, asking))

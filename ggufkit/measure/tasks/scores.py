@@ -12,7 +12,7 @@ from ggufkit.core.inputs import Input
 from ggufkit.core.manifest import SUFFIX, Params
 from ggufkit.core.records import GgufFile, Measurement, TaskScore
 from ggufkit.measure.measurements import Figure, load, save
-from ggufkit.measure.tasks import answers, flips
+from ggufkit.measure.tasks import answers, flips, served
 from ggufkit.measure.tasks.answers import Answered, Asking
 from ggufkit.steps.session import Session
 from ggufkit.steps.step import Made, Recipe, Result
@@ -42,10 +42,10 @@ def measure_all(base: GgufFile | None, files: Sequence[GgufFile], asking: Asking
         A file of measurements for the base, if there is one, then one for each file.
 
     Raises:
-        ToolError: llama-perplexity failed, or did not score all questions.
+        ToolError: llama-perplexity, or the server, failed, or did not score all questions.
     """
     every = [*([base] if base is not None else []), *files]
-    found = answers.ask_all(every, asking)
+    found = (served if asking.data.is_generated else answers).ask_all(every, asking)
     compared = found[0] if base is not None else None
     return [
         replace(scored, fresh=scored.fresh and own.fresh)

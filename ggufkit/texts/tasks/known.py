@@ -1,10 +1,17 @@
-"""TABLE of tasks: where their questions are, and how llama-perplexity is asked."""
+"""TABLES of tasks: where their questions are, and how llama-perplexity or the served model is asked."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from ggufkit.llama.task_files import HELLASWAG, MULTIPLE_CHOICE, WINOGRANDE
+
+GSM8K, IFEVAL, TOOLS = "gsm8k", "ifeval", "tool-calls"
+GENERATED = (GSM8K, IFEVAL, TOOLS)
+"""Modes in which the served model writes its answer, which no file says beforehand."""
+BUNDLED = Path(__file__).with_name("tools.jsonl")
+"""Requests with tools, and the call that each should lead to; of the last ones none."""
 
 
 @dataclass(frozen=True)
@@ -21,7 +28,7 @@ class Task:
     """A benchmark by name.
 
     Args:
-        mode: of llama-perplexity.
+        mode: of llama-perplexity, or one of `GENERATED`.
         huggingface, modelscope: the same questions on both hubs.
         columns: how its rows are read, of `shapes.SHAPES`.
     """
@@ -50,3 +57,16 @@ TASKS = {
              DataSet("evalscope/truthful_qa", "multiple_choice", "validation"), "truthfulqa"),
     )
 }  # fmt: skip
+
+SERVED_TASKS = {
+    task.name: task
+    for task in (
+        Task("gsm8k", "GSM8K", GSM8K, DataSet("openai/gsm8k", "main", "test"),
+             DataSet("AI-ModelScope/gsm8k", "main", "test"), "gsm8k"),
+        Task("ifeval", "IFEval", IFEVAL, DataSet("google/IFEval", None, "train"),
+             DataSet("opencompass/ifeval", None, "train"), "ifeval"),
+    )
+}  # fmt: skip
+"""Of the served model, with questions on hubs."""
+TITLES = {task.name: task.title for task in (*TASKS.values(), *SERVED_TASKS.values())} | {"tools": "Tool calls"}
+"""Every name, and how it stands in sentences."""

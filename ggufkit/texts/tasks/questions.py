@@ -21,13 +21,13 @@ from ggufkit.llama import task_files
 from ggufkit.llama.task_files import BadRow, Question
 from ggufkit.texts import hub_tables
 from ggufkit.texts.tasks import rows, shapes
-from ggufkit.texts.tasks.known import TASKS, Task
+from ggufkit.texts.tasks.known import BUNDLED, GENERATED, SERVED_TASKS, TASKS, TITLES, Task
 
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,39}")
 _MOST_BYTES = 1 << 30
 _SHOWN = 3
 _HINT = (
-    f"Name one of {', '.join(TASKS)}, or a file, also as NAME=FILE: JSON, JSONL, CSV or Parquet with the columns of one of "
+    f"Name one of {', '.join(TITLES)}, or a file, also as NAME=FILE: JSON, JSONL, CSV or Parquet with the columns of one of "
     "these data sets, or what llama-perplexity reads (.txt, .csv, .bin)."
 )
 
@@ -59,7 +59,7 @@ class TaskData:
 
     Args:
         name: what columns of results are called by.
-        mode: of llama-perplexity.
+        mode: of llama-perplexity, or one of `GENERATED`.
         path, sha256: the file, and its hash.
         questions: in the file's order.
         spec: as it was asked for, without directories.
@@ -78,11 +78,18 @@ class TaskData:
     @property
     def title(self) -> str:
         """As it stands in sentences."""
-        return TASKS[self.name].title if self.name in TASKS else self.name
+        return TITLES.get(self.name, self.name)
+
+    @property
+    def is_generated(self) -> bool:
+        """Whether the served model writes the answers."""
+        return self.mode in GENERATED
 
     @property
     def chance(self) -> float:
-        """The expected share of right answers of who guesses."""
+        """The expected share of right answers of who guesses; nobody guesses what is to be written."""
+        if self.is_generated:
+            return 0.0
         return fmean(1 / len(question.answers) for question in self.questions)
 
     def as_input(self) -> Input:
@@ -106,7 +113,7 @@ def parse(specs: Sequence[str]) -> tuple[TaskSpec, ...]:
 
 
 def _parse(spec: str) -> TaskSpec:
-    if spec.lower() in TASKS:
+    if spec.lower() in TITLES:
         return TaskSpec(spec.lower())
     name, equals, given = spec.partition("=")
     if not (equals and _NAME.fullmatch(name)):
@@ -126,7 +133,7 @@ def require_readable(specs: Sequence[TaskSpec]) -> None:
     for one in specs:
         if one.file is not None and one.file.suffix.lower() in rows.TABLES:
             extras.require("data", modules=("pyarrow",))
-        elif one.file is None and not _cached(TASKS[one.name]).is_file():
+        elif one.file is None and one.name in _OF_HUBS and not _cached(_OF_HUBS[one.name]).is_file():
             extras.require("data", modules=("datasets",))
 
 
@@ -139,9 +146,9 @@ def resolve(spec: TaskSpec, sampling: Drawn, reporter: Reporter) -> TaskData:
         CorpusError: a row of the user's file is no question: file, row and reason are named; or there are no questions.
         SourceError: a hub refuses its data set.
     """
-    source = spec.file if spec.file is not None else _of_hub(TASKS[spec.name], reporter)
+    source = spec.file or _source(spec.name, reporter)
     mode, found, bad = _read(spec, source)
-    for_tool = [(one, task_files.unscorable(one, mode)) for one in found]
+    for_tool = [(one, None if mode in GENERATED else task_files.unscorable(one, mode)) for one in found]
     left_out = bad + [(one.place, why) for one, why in for_tool if why is not None]
     usable = [one for one, why in for_tool if why is None]
     if not usable:
@@ -170,8 +177,10 @@ _Bad = list[tuple[str, str]]
 
 def _read(spec: TaskSpec, source: Path) -> tuple[str, list[Question], _Bad]:
     """The mode, the questions, and what is none; of a user's own file nothing may be none."""
+    if spec.file is None and spec.name in _OF_HUBS:
+        return _collect(_OF_HUBS[spec.name], source)
     if spec.file is None:
-        return _collect(TASKS[spec.name], source)
+        return (*_of_file(source), [])
     try:
         if spec.file.suffix.lower() == ".bin" or _is_for_tool(spec.file):
             mode = next(m for m, suffix in task_files.SUFFIXES.items() if suffix == spec.file.suffix.lower())
@@ -219,8 +228,18 @@ def _collect(task: Task, source: Path) -> tuple[str, list[Question], _Bad]:
 
 
 def _sound(question: Question, mode: str) -> Question:
+    if mode in GENERATED:
+        return question
     task_files.require_sound(question, mode)
     return question
+
+
+_OF_HUBS = {**TASKS, **SERVED_TASKS}
+
+
+def _source(name: str, reporter: Reporter) -> Path:
+    """The file with all rows of a task by name."""
+    return _of_hub(_OF_HUBS[name], reporter) if name in _OF_HUBS else BUNDLED
 
 
 def _of_hub(task: Task, reporter: Reporter) -> Path:
@@ -238,8 +257,11 @@ def _cached(task: Task) -> Path:
 
 def _write(name: str, mode: str, questions: Sequence[Question], reporter: Reporter) -> Path:
     """The file for the tool, in the cache by its content."""
-    data = task_files.write(questions, mode)
-    target = cache_dir() / "tasks" / f"{name}-{hashlib.sha256(data).hexdigest()[:16]}{task_files.SUFFIXES[mode]}"
+    generated = mode in GENERATED
+    lines = "".join(f"{question.context}\n" for question in questions)
+    data = lines.encode() if generated else task_files.write(questions, mode)
+    suffix = ".jsonl" if generated else task_files.SUFFIXES[mode]
+    target = cache_dir() / "tasks" / f"{name}-{hashlib.sha256(data).hexdigest()[:16]}{suffix}"
     if not target.is_file() or target.read_bytes() != data:
         with hub_tables.making(target, reporter) as partial:
             partial.write_bytes(data)

@@ -14,6 +14,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ggufkit.llama.task_files import HELLASWAG, MULTIPLE_CHOICE, WINOGRANDE, BadRow, Question, one_line
+from ggufkit.texts.tasks import generated
+from ggufkit.texts.tasks.known import GSM8K, IFEVAL, TOOLS
 
 Row = Mapping[str, Any]
 _LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
@@ -129,6 +131,9 @@ SHAPES = {
         Shape("truthfulqa", ("question", "mc1_targets"), MULTIPLE_CHOICE, _truthfulqa),
         Shape("arc", ("question", "choices", "answerKey"), MULTIPLE_CHOICE, _arc),
         Shape("mmlu", ("question", "choices", "answer"), MULTIPLE_CHOICE, _mmlu),
+        Shape("gsm8k", ("question", "answer"), GSM8K, generated.gsm8k),
+        Shape("ifeval", ("prompt", "instruction_id_list", "kwargs"), IFEVAL, generated.ifeval),
+        Shape("tools", ("prompt", "tools", "calls"), TOOLS, generated.tools),
     )
 }
 
