@@ -75,10 +75,10 @@ class Judged:
         most = f", most at {self.worst_ctx:,}" if len(self.contexts) > 1 else ""
         share = kv_cache.instead_of_f16(1 << 20, self.kv_type) / (1 << 20)
         takes = f"takes {share:.0%} of an F16 cache's memory"
-        judged = "harmless" if self.is_harmless else f"not harmless, but {self.grade.words},"
-        return (
-            f"A KV cache in {self.kv_type} is {judged} for this model: {said} of the base {at}{most}. It {takes}."
+        judged = (
+            "harmless for this model" if self.is_harmless else f"not harmless for this model ({self.grade.words})"
         )
+        return f"A KV cache in {self.kv_type} is {judged}: {said} of the base {at}{most}. It {takes}."
 
 
 @dataclass(frozen=True)
