@@ -113,8 +113,10 @@ def _decimal(said: str, number: str, most: float, right: str) -> Decimal:
     if _NUMBER.fullmatch(number) is None:
         raise _wrong(said, right)
     value = Decimal(number)
-    if not 0 < value <= most or -int(value.normalize().as_tuple().exponent) > _MOST_DECIMALS:
+    if not 0 < value <= most:
         raise _wrong(said, right)
+    if -int(value.normalize().as_tuple().exponent) > _MOST_DECIMALS:
+        raise _wrong(said, f"At most {_MOST_DECIMALS} decimals are read. {right}")
     return value
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,6 +11,7 @@ from ggufkit.core import extras
 from ggufkit.core.errors import UsageError
 from ggufkit.core.hashing import sha256_file
 from ggufkit.core.inputs import Input
+from ggufkit.core.progress import OneOfMany, Reporter
 from ggufkit.core.records import GgufFile, QuantType, Toolchain
 from ggufkit.llama import evaluates
 from ggufkit.llama.gguf import read_header
@@ -25,6 +27,7 @@ from ggufkit.steps.step import Made, Recipe, Result
 
 _VAIN, _WITHOUT = "KL divergence cannot be measured of it", "Name types of llama-quantize, a recipe or a GGUF."
 """What is said of encoders."""
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 GIVEN, COPY, VERSION = "recipe-given", "recipe-copy", 1
 
 
@@ -52,6 +55,7 @@ def settle(
     header, file = read_header(base.path), recipe_path(output)
     if not is_measured(kind):
         settled = given(header, kind, how)
+        warn_of_another_base(settled.recipe, base, session.reporter)
         _write_given(base, kind, file, settled, session)
         return settled
     if means is None:
@@ -59,6 +63,14 @@ def settle(
     options = replace(means.options, weigh=how.imatrix is not None)
     made = make_recipe(base, kind.target, means.sources, file, options, session)
     return replace(how, recipe=read_recipe(made.path, header))
+
+
+def warn_of_another_base(recipe: TypeRecipe | None, base: GgufFile, reporter: Reporter) -> None:
+    """A recipe fits every model with tensors of its names; what was measured for it holds for one."""
+    name, _, digest = ("" if recipe is None else recipe.measured_on.get("base", "")).rpartition(" ")
+    if recipe is not None and _SHA256.fullmatch(digest) and digest != base.sha256:
+        said = f"The types of {recipe.target or 'the recipe'} were measured on {name or 'another file'}, not on {{}}: "
+        reporter.warn(OneOfMany(said + "there they may lose more than others.", base.path.name))
 
 
 def needs_text(kind: QuantType) -> UsageError:

@@ -250,6 +250,9 @@ class RecipeEngine:
         wanted = [kind for pattern, kind in self.options.at_least if is_found(pattern, tensor.name)]
         least = max((self._padded(tensor, kind) for kind in wanted), default=0)
         kept = [kind for kind in types if self._padded(tensor, kind) >= least]
+        if types and not kept:
+            message = f"No type allowed is as large as --at-least asks for {tensor.name}: {', '.join(types)}."
+            raise UsageError(message, hint="Ask for less, or allow larger types with --types-allowed.")
         if not kept:
             message = (
                 f"None of the types allowed can hold {tensor.name}, whose rows have {tensor.shape[0]} weights."

@@ -166,6 +166,7 @@ def test_the_command_writes_recipe_and_curve(base: Path, sources: RecipeSources,
     [
         ("([=q8_0", "is no regular expression"),
         ("nothing_such=q8_0", "no tensor that is quantized has such a name"),
+        ("ffn_down=f16", "No type allowed is as large as --at-least asks for blk.0.ffn_down.weight: Q2_K"),
     ],
 )
 def test_a_floor_that_cannot_be_meant(given: str, said: str, base: Path, sources: RecipeSources) -> None:

@@ -12,8 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ggufkit.core.errors import GgufError, InputError
+from ggufkit.core.progress import SilentReporter
+from ggufkit.core.records import GgufFile
 from ggufkit.llama import quants
 from ggufkit.llama.gguf import GgufHeader, read_header
+from ggufkit.pipeline.chosen import warn_of_another_base
 from ggufkit.recipes.recipe_file import as_yaml, parse_recipe, read_recipe, write_recipe
 from ggufkit.recipes.type_recipe import Choice, TypeRecipe
 
@@ -170,3 +173,19 @@ def test_a_recipe_says_what_is_in_it(tmp_path: Path) -> None:
     assert "file_type: Q4_K_M  # the type that llama-quantize is given" in text
     assert "size_bytes" not in text, "what is unknown is missing"
     assert math.isclose(parse_recipe(text.encode(), "x").choices[0].loss or 0, 1e-7)
+
+
+@pytest.mark.parametrize(
+    ("base", "warned"),
+    [(f"m-F16.gguf {'a' * 64}", False), (f"m-F16.gguf {'b' * 64}", True), ("what I had", False), ("", False)],
+)
+def test_types_that_were_measured_on_another_file(base: str, warned: bool) -> None:
+    teller = SilentReporter()
+    recipe = TypeRecipe(
+        (Choice("output.weight", "Q6_K"),), target="4.5bpw", measured_on={"base": base} if base else {}
+    )
+    file = GgufFile(Path("mine-F16.gguf"), 1, "llama", "F16", 1, 2, {}, "a" * 64)
+    warn_of_another_base(recipe, file, teller)
+    warn_of_another_base(None, file, teller)
+    said = "The types of 4.5bpw were measured on m-F16.gguf, not on mine-F16.gguf: there they may lose more than others."
+    assert teller.warnings == ([said] if warned else [])

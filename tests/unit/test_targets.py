@@ -92,6 +92,7 @@ def test_labels_are_safe_and_differ_where_their_originals_do() -> None:
         ("like:f16", "quantized one"),
         ("kld:0", "kld:0.02"),
         ("kld:nan", "kld:0.02"),
+        ("kld:0.0000001", "At most 6 decimals"),
         ("recipe:", "recipe:other"),
         ("about:q4_k_m", "like:q4_k_m"),
         ("q4_k_m+attn_v", "attn_v=q8_0"),
