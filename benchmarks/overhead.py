@@ -22,7 +22,7 @@ from benchmarks.record import Row, save
 from ggufkit.core import failures, machine, process
 from ggufkit.core.records import Toolchain
 from ggufkit.llama import argv, toolchain
-from ggufkit.llama.argv import Compute, Excerpt, Quantization
+from ggufkit.llama.argv import Compute, Excerpt, Quantization, Timing
 
 TYPES = ("Q4_K_M", "Q5_K_M", "Q8_0")
 
@@ -80,7 +80,7 @@ class _Work:
             _run([tool, *given, "--kl-divergence-base", str(logits), "--kl-divergence"])
         if self.bench:
             for file in (base, *files):
-                _run(argv.bench(self.tools, file, self.compute))
+                _run(argv.bench(self.tools, file, self.compute, Timing()))
 
     def build(self) -> None:
         """`ggufkit build` of the same."""

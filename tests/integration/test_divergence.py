@@ -131,7 +131,7 @@ def raw_figures(tools: Toolchain, files: list[GgufFile], text: Corpus, directory
         command = [tool, "-m", str(file.path), *common, "--kl-divergence", "--kl-divergence-base", logits]
         d = until_whole(command, kld.parse_divergence)
         found[f"{file.path.stem}.divergence.json"] = {
-            name: value for name, value in divergence._values(d, 1.0).items() if name != "eval_tps"
+            name: value for name, value in divergence.values_of(d, 1.0).items() if name != "eval_tps"
         }
     return found
 
