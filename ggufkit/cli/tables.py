@@ -123,10 +123,10 @@ def further_table(measured: Sequence[Line]) -> Table:
 def tasks_table(table: TaskTable) -> Iterator[RenderableType]:
     """A task's title, and what each file scored in it."""
     yield words((table.title, "bold"))
-    shown = bare_table("right", *(("flips", "p") if table.is_compared else ()))
+    shown = bare_table("right", *(tuple(map(str.lower, tasks.BESIDE)) if table.is_compared else ()))
     for file, score in table.rows:
         error = "" if score.acc_stderr is None else f" ±{score.acc_stderr:.1%}"
-        beside = (tasks.flipped(score) or _MISSING, tasks.p_value(score) or _MISSING) if table.is_compared else ()
+        beside = [one or _MISSING for one in tasks.beside(score)] if table.is_compared else []
         style = "yellow" if tasks.is_sure(score) else ""
         shown.add_row(file.removesuffix(".gguf"), f"{score.acc:.1%}{error}", *beside, style=style)
     yield shown

@@ -79,6 +79,7 @@ def render_html(summary: Summary) -> str:
         recipes=[maps.shown(told, legend) for told in summary.recipes],
         choices=_choices(summary),
         tasks_explained=tasks.EXPLAINED,
+        tasks_beside=tasks.BESIDE,
         missing=MISSING,
         number=number,
         percent=percent,
@@ -92,7 +93,7 @@ def _environment() -> Environment:
     made = Environment(
         loader=PackageLoader("ggufkit.report"), autoescape=True, undefined=StrictUndefined, finalize=_visible
     )
-    made.filters |= {"share": "{:.1%}".format, "flipped": tasks.flipped, "p_value": tasks.p_value}
+    made.filters |= {"share": "{:.1%}".format, "beside": tasks.beside}
     return made
 
 

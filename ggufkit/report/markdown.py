@@ -133,10 +133,10 @@ def _tasks(summary: Summary) -> str:
 
 def task_table(table: TaskTable) -> str:
     """A task's title, and what each file scored in it, flips from the base's answers where these are known."""
-    heads = ["File", "Right", *(["Flips", "p"] if table.is_compared else [])]
+    heads = ["File", "Right", *(tasks.BESIDE if table.is_compared else ())]
     rows = []
     for file, score in table.rows:
-        beside = [tasks.flipped(score) or MISSING, tasks.p_value(score) or MISSING] if table.is_compared else []
+        beside = [one or MISSING for one in tasks.beside(score)] if table.is_compared else []
         rows.append([markdown_code(file, cell=True), percent(score.acc, score.acc_stderr), *beside])
     align = ["left", *(["right"] * (len(heads) - 1))]
     listed = tabulate(rows, heads, tablefmt="github", disable_numparse=True, colalign=align)

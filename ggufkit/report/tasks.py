@@ -6,13 +6,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ggufkit.core.records import ResultRow, TaskScore
+from ggufkit.measure.tasks.flips import Flips
 from ggufkit.texts.tasks.known import TITLES
 
 EXPLAINED = (
     "Right answers in per cent of the questions, the same for all files, with the standard error. Flips are answers that "
-    "are right in the file or in the base, but not in both: lost (−) and gained (+); p is McNemar's, exact. Asked without "
-    "examples, by llama-perplexity: not comparable with leaderboards."
+    "are right in the file or in the base, but not in both: lost (−) and gained (+); the error of the change is by them, "
+    "p is McNemar's, exact. Asked without examples, by llama-perplexity: not comparable with leaderboards."
 )
+BESIDE = ("Change", "Flips", "p")
+"""Heads of what files differ in from their base."""
 _SURELY = 0.05
 """The p-value below which flips are no chance."""
 
@@ -64,6 +67,20 @@ def flipped(score: TaskScore) -> str:
     if score.flips is None:
         return ""
     return f"{score.flips:.1%} (−{score.lost} +{score.gained})"
+
+
+def change(score: TaskScore) -> str:
+    """The change of the accuracy from the base's, and its error: "−1.3% ±1.2%"; "" where there was no base."""
+    if score.lost is None or score.gained is None:
+        return ""
+    found = Flips(score.n, score.lost, score.gained).change
+    value = f"{found.value:+.1%}".replace("-", "−")
+    return value if found.stderr is None else f"{value} ±{found.stderr:.1%}"
+
+
+def beside(score: TaskScore) -> tuple[str, str, str]:
+    """What a file differs in from its base: the change, the flips and p; "" for each where there was no base."""
+    return change(score), flipped(score), p_value(score)
 
 
 def p_value(score: TaskScore) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 
 import pytest
 from hypothesis import given
@@ -32,6 +33,14 @@ def test_flips_are_counted_question_by_question(pairs: list[tuple[bool, bool]]) 
     assert found.gained == pairs.count((False, True))
     assert found.share.value == (found.lost + found.gained) / len(pairs)
     assert accuracy(file).value - accuracy(base).value == pytest.approx((found.gained - found.lost) / len(pairs))
+
+
+@given(st.lists(st.tuples(st.booleans(), st.booleans()), min_size=2))
+def test_the_change_has_the_error_of_paired_differences(pairs: list[tuple[bool, bool]]) -> None:
+    found = compare([b for b, _ in pairs], [f for _, f in pairs]).change
+    differences = [int(f) - int(b) for b, f in pairs]
+    assert found.value == pytest.approx(statistics.fmean(differences))
+    assert found.stderr == pytest.approx(statistics.stdev(differences) / math.sqrt(len(pairs)))
 
 
 def test_the_error_is_that_of_a_sample() -> None:

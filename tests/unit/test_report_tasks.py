@@ -78,7 +78,7 @@ def test_reports_have_a_table_for_each_task(root: Path) -> None:
     assert said.index("HellaSwag: 400") < said.index("mine: 400")
     page = (root / "report.html").read_text()
     assert "<caption>HellaSwag: 400 questions, chance 25.0%</caption>" in page
-    assert "<td>70.0%<small>± 2.0%</small></td><td>10.0% (−32 +8)</td><td>1.8e-04</td>" in page
+    assert "<td>70.0%<small>± 2.0%</small></td><td>−6.0% ±1.6%</td><td>10.0% (−32 +8)</td><td>1.8e-04</td>" in page
     assert "hellaswag_flips" in (root / "measurements.csv").read_text()
 
 

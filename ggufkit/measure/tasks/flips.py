@@ -37,6 +37,13 @@ class Flips:
         return share(self.lost + self.gained, self.n)
 
     @property
+    def change(self) -> Share:
+        """The change of the accuracy, with the error of the difference on the same questions."""
+        value = (self.gained - self.lost) / self.n
+        spread = (self.lost + self.gained) / self.n - value * value
+        return Share(value, math.sqrt(spread / (self.n - 1)) if self.n > 1 else None)
+
+    @property
     def p(self) -> float:
         """The p-value of McNemar's exact test, two-sided: how likely so uneven flips are, were both directions as likely.
 
