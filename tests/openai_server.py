@@ -115,7 +115,7 @@ def _reply(asked: Json, said: str, faults: tuple[str, ...]) -> Json:
     if "leak" in faults:
         text += "<|im_end|> "
     for stop in asked.get("stop") or ():
-        text = text if "stop" in faults else text[: text.find(stop)]
+        text = text if "stop" in faults else text.partition(stop)[0]
     return {"message": {"role": "assistant", "content": text}, "finish_reason": "stop"}
 
 

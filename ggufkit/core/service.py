@@ -11,8 +11,8 @@ from pathlib import Path
 from ggufkit.core import process
 from ggufkit.core.process import Started, Surroundings, ToolOutput
 
-_GRACE_S = 3.5
-"""What a service may take to end by itself: with what ggufkit needs around it, five seconds."""
+_GRACE_S = 2.0
+"""What a service may take to end by itself: with what ggufkit needs around it on a busy machine, five seconds."""
 
 
 @dataclass(frozen=True)

@@ -85,6 +85,7 @@ def _write_task(home: Path, task: str, asking: Asking) -> None:
         "dataset_name": None,
         "dataset_kwargs": {"data_files": {"test": str(asking.data.path)}},
         "test_split": "test",
+        "training_split": None,
         "fewshot_split": None,
     }
     (home / f"{_NAME}.yaml").write_text(yaml.safe_dump(own), encoding="utf-8")
