@@ -24,11 +24,15 @@ def test_a_bert_with_a_wordpiece_of_its_own(tmp_path: Path, session: Session) ->
     """All of a build, what an encoder cannot do said before anything runs, and what it computes looked at."""
     model, text = tiny.write_bert(tmp_path / "tiny-bert"), tiny.text_file(tmp_path / "text.txt")
     out = tmp_path / "out"
-    wanted = ("build", model, "--types", "q8_0,q4_0", "--out", out, "--corpus", text, "--bench-reps", 1, "--smoke")
+    asked = tmp_path / "asked.jsonl"
+    asked.write_text('{"question": "Who jumps?", "choices": ["the fox", "the dog"], "answerKey": "A"}\n')
+    wanted = ("build", model, "--types", "q8_0,q4_0", "--out", out, "--corpus", text, "--bench-reps", 1, "--smoke",
+              "--tasks", asked)  # fmt: skip
     first = ggufkit(*wanted)
     assert first.code == 0, first.err
     assert "No Modelfiles: an encoder does not chat." in first.err
     assert "No file speaks" in first.err
+    assert "No file is asked questions" in first.err
     made = read_manifest(out / "tiny-bert-F16.gguf")
     assert made is not None
     assert made.notes["token_mismatches"] is not None
@@ -58,6 +62,7 @@ def test_a_bert_with_a_wordpiece_of_its_own(tmp_path: Path, session: Session) ->
     told = fails(3, "perplexity", base, "--corpus", text, "--base", base)
     assert "tiny-bert-F16.gguf is an encoder (bert): it gives embeddings of texts, and has no perplexity." in told
     assert "generates none" in fails(3, "chat", base)
+    assert "and answers no questions" in fails(3, "tasks", base, "--tasks", asked)
     assert "FROM ./FILE.gguf" in fails(3, "modelfile", base)
     assert "without a matrix" in fails(3, "imatrix", base, "--calibration", text, "--out", tmp_path / "none")
     load_check.require_computes(base, session)
