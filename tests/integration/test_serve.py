@@ -18,9 +18,14 @@ import requests
 from filelock import FileLock
 
 import ggufkit
+from ggufkit.core.errors import DeviceMemoryError
+from ggufkit.core.progress import SilentReporter
 from ggufkit.core.records import Toolchain
 from ggufkit.llama import server_tool
-from ggufkit.serving.server import free_port
+from ggufkit.serving import server
+from ggufkit.serving.server import ServeOptions, free_port
+from ggufkit.steps.session import Session
+from ggufkit.steps.step import Workspace
 from tests import tiny
 from tests.integration.run_cli import fails
 from tests.integration.run_cli import ggufkit as command
@@ -142,3 +147,36 @@ def test_what_cannot_be_served(tmp_path: Path, talking: Path) -> None:
         (own / tool).chmod(0o755)
     said = fails(4, "serve", talking, "--port", free_port(), env={**os.environ, "GGUFKIT_LLAMA_CPP": str(own)})
     assert "has no llama-server" in said
+
+
+_FULL_GPU = f"""#!{sys.executable}
+import http.server, sys
+words = sys.argv
+layers = int(words[words.index("-ngl") + 1]) if "-ngl" in words else 99
+if layers > 1:
+    sys.exit("ggml_backend_cuda_buffer_type_alloc_buffer: cudaMalloc failed: out of memory")
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200)
+        self.end_headers()
+http.server.HTTPServer(("127.0.0.1", int(words[words.index("--port") + 1])), Handler).serve_forever()
+"""
+
+
+def test_fewer_layers_on_a_full_gpu(converted: Path, tmp_path: Path, private_cache: Path) -> None:
+    program = tmp_path / server_tool.NAME
+    program.write_text(_FULL_GPU, encoding="utf-8")
+    program.chmod(0o755)
+    reporter = SilentReporter()
+    session = Session(Toolchain(tmp_path, "explicit", "c0ffee", "cuda", "1"), Workspace(tmp_path), reporter, 1)
+    plan = server.plan(converted, ServeOptions(port=free_port()), session)
+    with server.serving(plan, None, session) as running:
+        assert running.ngl == 1, "the file has two layers"
+        log = running.service.log
+    assert [warning.rpartition(". ")[2] for warning in reporter.warnings] == [
+        "Trying again with 1 layers on the GPU."
+    ]
+    assert log.with_name(f"{log.stem}-out-of-memory-all.log").is_file()
+    full = pytest.raises(DeviceMemoryError, match="The GPU ran out of memory while loading tiny-llama-F16")
+    with full, server.serving(plan, 2, session):
+        pass
