@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ggufkit.core import machine
-from ggufkit.core.errors import UsageError
+from ggufkit.core.errors import InputError, UsageError
 from ggufkit.core.hashing import sha256_file
 from ggufkit.core.inputs import Input
 from ggufkit.core.records import GgufFile, Json, QuantType, Target
@@ -173,12 +173,21 @@ class _Chosen:
             named = [t for t in quants.usable(self.known) if not t.description.startswith("alias for")]
             kinds = [t for t in named if not quants.is_float(t.name)]
             kinds = [t for t in kinds if engine.options.weigh or t.name not in quants.NEEDS_IMATRIX]
-        sized = {kind.name: engine.preset(kind) for kind in kinds}
+        sized = {kind.name: types for kind in kinds if (types := self._of_preset(kind))}
         fitting = {name: types for name, types in sized.items() if engine.n_bytes(types) <= budget}
         largest = sorted(fitting, key=lambda name: engine.n_bytes(fitting[name]), reverse=True)[:_PRESETS_COMPARED]
         for name in largest:
             engine.know({tensor: (kind,) for tensor, kind in fitting[name].items()})
         return [_Candidate(name, fitting[name], engine.first) for name in largest]
+
+    def _of_preset(self, kind: QuantType) -> Types:
+        """The types of a preset's tensors; none where the rows of some fit neither it nor anything in its place."""
+        try:
+            return self.engine.preset(kind)
+        except InputError:
+            if self.target.kind == "like":
+                raise
+            return {}
 
     def _for_bytes(self, budget: int) -> tuple[_Candidate, Found, list[str]]:
         engine = self.engine

@@ -204,6 +204,7 @@ def _plan(tools: Toolchain, wanted: Quantization, _state: Key) -> QuantizePlan:
     output = process.run(argv.quantize_plan(tools, wanted), surroundings=cuda.HIDDEN)
     if output.returncode != 0 and wanted.overrides.tensor_types:
         _blame_patterns(tools, wanted)
+    tensor_types.require_fallbacks(output, wanted)
     failures.require_success(output, f"planning {wanted.type_name} of {wanted.base.name}")
     return _read(output, wanted)
 
@@ -292,6 +293,7 @@ def _quantize(base: GgufFile, partial: Path, kind: QuantType, options: QuantizeO
         log = session.workspace.log(f"quantize-{partial.name.removesuffix('.gguf' + PARTIAL)}")
         run = process.run(command, log=log, on_text=watch, surroundings=cuda.HIDDEN)
         _require_valid(run, base)
+        tensor_types.require_fallbacks(run, wanted)
         failures.require_success(run, doing)
     done = _read(run, wanted)
     header = read_header(base.path)

@@ -9,14 +9,16 @@ from dataclasses import replace
 from math import prod
 
 from ggufkit.core.errors import InputError, UsageError
+from ggufkit.core.process import ToolOutput
 from ggufkit.core.records import QuantType, Tensor
 from ggufkit.llama import patterns, quants
-from ggufkit.llama.argv import Overrides
+from ggufkit.llama.argv import Overrides, Quantization
 from ggufkit.llama.gguf import GgufHeader, ggml_type_by_name
 from ggufkit.llama.logs import QuantizePlan, TensorPlan
 from ggufkit.recipes.type_recipe import TypeRecipe
 
 _OUTPUT, _EMBEDDINGS = "output.weight", ("token_embd.weight", "per_layer_token_embd.weight")
+_NO_FALLBACK = "no tensor type fallback is defined"
 _LAYER = re.compile(r"blk\.(\d+)\.")
 _ANOTHER = "It was made for another model: make one for this model with `ggufkit recipe`."
 
@@ -98,6 +100,14 @@ def _require_shape(tensor: Tensor | None, kind: str, who: str) -> None:
         raise InputError(
             message, hint="Choose a type with blocks of 32, such as Q8_0, Q5_1, Q5_0, Q4_0 or IQ4_NL."
         )
+
+
+def require_fallbacks(output: ToolOutput, wanted: Quantization) -> None:
+    """Raise InputError where llama-quantize ended for want of a type: for a few it has none that rows fit better."""
+    if output.returncode != 0 and _NO_FALLBACK in output.text:
+        message = f"{wanted.base.name} has tensors whose rows no block of {wanted.type_name} divides."
+        hint = "Choose another type: llama-quantize has none to take the place of this one."
+        raise InputError(message, hint=hint, log=output.log)
 
 
 def require_pair(pair: str) -> None:

@@ -11,15 +11,20 @@ import numpy as np
 import pytest
 
 from ggufkit.core import process
+from ggufkit.core.errors import InputError
 from ggufkit.core.hashing import sha256_file
-from ggufkit.core.records import QuantType, Toolchain
+from ggufkit.core.records import QuantType, Target, Toolchain
 from ggufkit.llama.argv import Overrides
 from ggufkit.llama.gguf import read_gguf, read_header
+from ggufkit.pipeline import recipes
+from ggufkit.pipeline.recipe_engine import RecipeEngine, RecipeSources
+from ggufkit.recipes.options import RecipeOptions
 from ggufkit.recipes.recipe_file import read_recipe, write_recipe
 from ggufkit.recipes.type_recipe import Choice, TypeRecipe
 from ggufkit.steps import quantize
 from ggufkit.steps.quantize import QuantizeNotes, QuantizeOptions
 from ggufkit.steps.session import Session
+from ggufkit.texts import corpus
 from tests import tiny
 from tests.integration.run_cli import ggufkit
 
@@ -118,6 +123,22 @@ def test_a_copied_recipe_has_the_fallbacks_of_the_file(tools: Toolchain, tmp_pat
     assert {t.name: t.after for t in planned.tensors} == types_of(copied)
     assert planned.n_fallback == 0
     assert quantize.plan(tools, base, Q4_K_M).n_fallback > 0
+
+
+def test_a_type_that_has_no_fallback_is_no_candidate(session: Session, tmp_path: Path) -> None:
+    """A recipe is compared with presets: with those that there are for the model's widths."""
+    base = read_gguf(narrow(tmp_path / "narrow.gguf"))
+    odd = QuantType("Q1_0", "")
+    with pytest.raises(InputError, match=r"narrow.gguf has tensors whose rows no block of Q1_0 divides"):
+        quantize.plan(session.tools, base.path, odd)
+    engine = RecipeEngine(
+        base, RecipeSources(None, corpus.open_text(tiny.text_file(tmp_path / "t"))), RecipeOptions(), session
+    )
+    chosen = recipes._Chosen(engine, Target("bpw", "5.00bpw", "5bpw", 5))
+    assert chosen._of_preset(odd) == {}
+    assert chosen._of_preset(Q4_K_M)["blk.0.attn_v.weight"] == "Q5_0"
+    with pytest.raises(InputError):
+        recipes._Chosen(engine, Target("like", "like-Q1_0", "like:q1_0", preset="Q1_0"))._of_preset(odd)
 
 
 @pytest.mark.parametrize(
