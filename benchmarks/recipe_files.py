@@ -18,6 +18,7 @@ from ggufkit.llama.gguf import read_header
 from ggufkit.models import sources
 from ggufkit.pipeline.recipe_engine import RecipeEngine, RecipeSources
 from ggufkit.pipeline.recipes import make_recipe
+from ggufkit.pipeline.refined_probes import Refining
 from ggufkit.recipes import allowed
 from ggufkit.recipes.groups import layer_of
 from ggufkit.recipes.options import RecipeOptions
@@ -95,8 +96,8 @@ class Bench:
 
     def refined(self, target: Target, text: Calibration) -> Made:
         """The file of a recipe for a refinement, with its weights rounded again."""
-        output_too = self.refinement.include_output
-        for_it = replace(self, options=replace(self.options, refined=True, output_refined=output_too))
+        refining = Refining(self.checkpoint, text, self.refinement.include_output)
+        for_it = replace(self, sources=replace(self.sources, refining=refining))
         rounded = for_it.recipe(replace(target, label=f"unrefined-{target.label}"))
         files = Refinable(rounded.file, self.base, self.checkpoint, text)
         how = RefiningOptions(self.refinement, type=target.label, name=self.name)

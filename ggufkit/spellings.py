@@ -44,7 +44,7 @@ KINDS: Mapping[str, Kind] = {
     "at_least": values.TEXTS,
     "target": values.TEXT,
     "curve": values.SWITCH,
-    "for_gptq": values.SWITCH,
+    "for_gptq": values.TEXT,
     "recipe": values.FILE,
     # calibration
     "calibration": values.TEXTS,

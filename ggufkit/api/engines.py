@@ -120,7 +120,8 @@ def recipe(
         GgufkitError: of the kind that tells what went wrong.
     """
     given = Options("recipe", options.RecipeOptions, more)
-    named = {"target": target, "out": out, "curve": given.read("curve"), "imatrix": given.read("imatrix")}
+    named = {"target": target, "out": out, "curve": given.read("curve"), "imatrix": given.read("imatrix"),
+             "for_gptq": given.read("for_gptq"), "include_output": given.read("include_output")}  # fmt: skip
     asked = group_of(Asked, {name: value for name, value in named.items() if value is not None})
     how, text = _choice(given), given.group(CalibrationOptions)
     file = values.read("gguf", values.FILE, gguf)
@@ -136,6 +137,4 @@ def _choice(given: Options) -> RecipeOptions:
         given.read("types_allowed", ()),
         given.read("at_least", ()),
         given.read("speed"),
-        given.read("for_gptq", False),
-        given.read("include_output", False),
     )

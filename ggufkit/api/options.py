@@ -186,7 +186,7 @@ class RecipeOptions(ChoosingOptions, TextOptions, RunOptions, total=False):
     imatrix: Path_ | None
     at_least: str | Iterable[str]
     speed: str | float
-    for_gptq: bool
+    for_gptq: str
     include_output: bool
 
 

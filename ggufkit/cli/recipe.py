@@ -28,7 +28,10 @@ asked_options = grouped(
     ),
     click.option("--imatrix", type=parameter_types.FILE, help="An importance matrix.  [default: computed]"),
     click.option("--out", type=parameter_types.PATH, help="Output directory.  [default: beside GGUF]"),
-)
+    click.option("--for-gptq", metavar="MODEL",
+                 help="The file will be refined: types for that, by the checkpoint that GGUF was converted from."),
+    click.option("--include-output", is_flag=True, help="With --for-gptq: its output matrix, too."),
+)  # fmt: skip
 
 
 how_options = grouped(
@@ -36,8 +39,6 @@ how_options = grouped(
     lambda given: how(**given),
     click.option("--effort", type=click.Choice(list(EFFORTS)), default=RecipeOptions.effort, show_default=True,
                  help="How much is measured."),
-    click.option("--for-gptq", is_flag=True, help="The file will be refined afterwards."),
-    click.option("--include-output", is_flag=True, help="With --for-gptq: its output matrix, too."),
     click.option("--types-allowed", type=parameter_types.NAMES, default=(), metavar="LIST",
                  shell_complete=completion.tensor_types,
                  show_default="what is fast on the backend", help="Tensor types to choose from, e.g. q3_k,q4_k,q6_k."),

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ggufkit.commands.places import beside
+from ggufkit.commands.places import beside, checkpoint_of, drawn
 from ggufkit.core import extras
 from ggufkit.core.errors import UsageError
 from ggufkit.core.progress import Reporter
@@ -16,8 +16,9 @@ from ggufkit.llama.gguf import read_header
 from ggufkit.modelfile import chat_texts
 from ggufkit.models import sources
 from ggufkit.pipeline.recipe_engine import RecipeSources
+from ggufkit.pipeline.refined_probes import Refining
 from ggufkit.recipes.options import RecipeOptions
-from ggufkit.request import CalibrationOptions, RunOptions
+from ggufkit.request import CalibrationOptions, RunOptions, Source
 from ggufkit.steps import quantize
 from ggufkit.steps.imatrix import ImatrixOptions, make_imatrix, name_missing, require_fits
 from ggufkit.steps.session import Session
@@ -27,12 +28,19 @@ from ggufkit.texts.corpus import Corpus
 
 @dataclass(frozen=True)
 class Asked:
-    """What is asked for: the recipe of a target, the curve of all sizes, or both; and where they go."""
+    """What is asked for: the recipe of a target, the curve of all sizes, or both; and where they go.
+
+    Args:
+        for_gptq: the checkpoint that the GGUF was converted from, if the file will be refined; None if not.
+        include_output: and so will its output matrix.
+    """
 
     target: str | None = None
     curve: bool = False
     imatrix: Path | None = None
     out: Path | None = None
+    for_gptq: str | None = None
+    include_output: bool = False
 
 
 def how(
@@ -40,14 +48,11 @@ def how(
     types_allowed: Sequence[str],
     at_least: Sequence[str],
     speed: float | None,
-    for_gptq: bool,
-    include_output: bool,
 ) -> RecipeOptions:
     """How types are measured, from what was typed. Raises UsageError, UnknownType."""
     allowed = tuple(quants.tensor_type(name) for name in types_allowed)
     floors = tuple(patterns.pair(word, "--at-least") for word in at_least)
-    fast, output = speed or 0.0, for_gptq and include_output
-    return RecipeOptions(effort, allowed, floors, speed=fast, refined=for_gptq, output_refined=output)
+    return RecipeOptions(effort, allowed, floors, speed=speed or 0.0)
 
 
 def recipe(
@@ -74,9 +79,20 @@ def recipe(
     with session.workspace.locked():
         sampling = ImatrixOptions(n_chunks=calibration.samples, ngl=run.ngl)
         matrix = asked.imatrix or _matrix(base, text, where, sampling, session)
-        material = RecipeSources(matrix, text)
+        material = RecipeSources(matrix, text, _refining(asked, text, calibration, reporter))
         made = [_recipe(base, target, material, where, how, session)] if target is not None else []
         return made + (_curve(base, material, where, how, session) if asked.curve else [])
+
+
+def _refining(asked: Asked, text: Corpus, how: CalibrationOptions, reporter: Reporter) -> Refining | None:
+    """What the file will be refined with, if it will be. Raises GgufkitError."""
+    if asked.for_gptq is None:
+        return None
+    extras.require("refine")
+    checkpoint = checkpoint_of(
+        asked.for_gptq, Source(), reporter, "Give the checkpoint that it was converted from."
+    )
+    return Refining(checkpoint, drawn(checkpoint, text, how), asked.include_output)
 
 
 def _target(said: str | None, session: Session) -> Target | None:

@@ -19,6 +19,7 @@ from ggufkit.pipeline.chosen import Means
 from ggufkit.pipeline.foreseen import is_measured, planned_types
 from ggufkit.pipeline.job import Job
 from ggufkit.pipeline.recipes import RecipeSources
+from ggufkit.pipeline.refined_probes import Refining
 from ggufkit.steps import awq, convert, method, quantize, refine
 from ggufkit.steps.awq import Wanted
 from ggufkit.steps.imatrix import ImatrixOptions, make_imatrix, name_missing, require_fits
@@ -166,9 +167,9 @@ class Artifacts:
         how = QuantizeOptions(matrix, requantize, variant.name, job.name, told)
         means = None
         if is_measured(kind):
-            output_too = refined and job.request.refinement.include_output
-            options = replace(job.request.recipes, refined=refined, output_refined=output_too)
-            means = Means(RecipeSources(self.imatrix(scaling), job.calibration_text), options)
+            refining = self._refining(scaling) if refined else None
+            sources = RecipeSources(self.imatrix(scaling), job.calibration_text, refining)
+            means = Means(sources, job.request.recipes)
         return chosen.settle(self.base_file(scaling), kind, output, how, means, job.session)
 
     def _finished(self, variant: Variant, last: Method, kind: QuantType, output: Path) -> Result:
@@ -187,10 +188,14 @@ class Artifacts:
     def _refined(self, rounded: Result, variant: Variant, kind: QuantType, output: Path) -> Result:
         job, scaling = self.job, self.job.scaling_of(variant, kind)
         options = RefiningOptions(job.request.refinement, variant=variant.name, type=kind.name, name=job.name)
-        checkpoint = self._checkpoint() if scaling is None else self._scaled(scaling)
-        quantized = read_gguf(rounded.path, rounded.sha256)
-        source = Refinable(quantized, self.base_file(scaling), checkpoint, self.calibration())
+        quantized, how = read_gguf(rounded.path, rounded.sha256), self._refining(scaling)
+        source = Refinable(quantized, self.base_file(scaling), how.checkpoint, how.calibration)
         return refine.refine(source, output, options, self.job.session)
+
+    def _refining(self, scaling: Scaling | None) -> Refining:
+        """What a base's files are refined with."""
+        checkpoint = self._checkpoint() if scaling is None else self._scaled(scaling)
+        return Refining(checkpoint, self.calibration(), self.job.request.refinement.include_output)
 
     def _unrefined(self, variant: Variant, kind: QuantType) -> Result:
         """What is changed afterwards: the same type without that; out of sight unless it is asked for.

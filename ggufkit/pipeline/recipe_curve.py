@@ -28,7 +28,7 @@ def curve(base: GgufFile, sources: RecipeSources, options: RecipeOptions, sessio
     verified = [solved[round(at * (_POINTS - 1))] for at in _VERIFIED_AT]
     presets = {name: engine.preset(QuantType(name, "")) for name in _PRESETS}
     found = engine.compared([*(one.types for one in verified), *presets.values()])
-    engine.kit.clear()
+    engine.clear()
     sizes = _Sizes(engine)
     text = sources.calibration.name
     return Curve(

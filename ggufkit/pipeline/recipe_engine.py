@@ -21,12 +21,13 @@ from ggufkit.llama.libggml import LibGgml
 from ggufkit.llama.patterns import is_found
 from ggufkit.measure.logits import sample
 from ggufkit.pipeline.probing import Found, Probing
+from ggufkit.pipeline.refined_probes import Refining, refined_file
 from ggufkit.pipeline.type_speeds import TypeSpeeds
 from ggufkit.recipes import allowed
 from ggufkit.recipes.groups import Group, group
 from ggufkit.recipes.options import RecipeOptions
 from ggufkit.recipes.probes import ProbeKit
-from ggufkit.recipes.rounding import Rounder
+from ggufkit.recipes.rounding import RefinedRounder, Rounder
 from ggufkit.recipes.sensitivity import Sensitivities, Types, sensitivities
 from ggufkit.recipes.solver import Option, Solution, fastest, solve
 from ggufkit.steps import quantize
@@ -47,10 +48,12 @@ class RecipeSources:
     Args:
         imatrix: weighs the errors, and the rounding; None where there is none.
         calibration: the text that losses are measured on, never what the files are evaluated on.
+        refining: what the file will be refined with; None if it will not.
     """
 
     imatrix: Path | None
     calibration: Corpus
+    refining: Refining | None = None
 
 
 class RecipeEngine:
@@ -59,7 +62,7 @@ class RecipeEngine:
     def __init__(self, base: GgufFile, sources: RecipeSources, options: RecipeOptions, session: Session) -> None:
         self.base, self.sources, self.options, self.session = base, sources, options, session
         self.directory = session.workspace.private / f"recipes-{self._key}"
-        self.probing = Probing(base, self.kit, options.n_ctx, options.measured.n_chunks, session)
+        self.probing = self._probing(self.kit)
         self.bpw = _LOW_BPW
         self.allowed_types = options.types_allowed or allowed.by_backend(session.tools.backend)
 
@@ -93,6 +96,37 @@ class RecipeEngine:
     def kit(self) -> ProbeKit:
         """Makes the files that are measured."""
         return ProbeKit(self.rounder, self.groups, self.directory)
+
+    def _probing(self, kit: ProbeKit) -> Probing:
+        return Probing(self.base, kit, self.options.n_ctx, self.options.measured.n_chunks, self.session)
+
+    @cached_property
+    def probes(self) -> Probing:
+        """Measures groups in the types they are measured in: as a refinement leaves them, if there will be one."""
+        refining = self.sources.refining
+        if refining is None:
+            return self.probing
+        self.session.reporter.info("The types that groups are measured in are refined first, as the file will be.")
+        names = {t.name for t in self.tensors if self._refines(t.name)}
+        types = {t.name: self.coarse(t.name) if t.name in names else "Q8_0" for t in self.tensors}
+        matrix, directory = self.sources.imatrix if self.options.weigh else None, self.directory / "refined"
+        made = refined_file(self.base, types, matrix, refining, directory, self.session)
+        plain = self.rounder
+        rounder = RefinedRounder(
+            plain.base, plain.library, plain.importance, plain.weigh, plain.threads, made, frozenset(names)
+        )
+        return self._probing(ProbeKit(rounder, self.groups, directory / made.path.stem))
+
+    @property
+    def n_measured(self) -> int:
+        """Evaluations that were made."""
+        return self.probing.n_measured + (self.probes.n_measured if self.probes is not self.probing else 0)
+
+    def clear(self) -> None:
+        """Remove the probes."""
+        self.kit.clear()
+        if self.probes is not self.probing:
+            self.probes.kit.clear()
 
     @cached_property
     def rounder(self) -> Rounder:
@@ -176,7 +210,8 @@ class RecipeEngine:
         self.bpw = bpw
         if not self.options.types_allowed:
             self.allowed_types = tuple(dict.fromkeys((*self.allowed_types, *types)))
-        self.__dict__.pop("first", None)
+        for known in ("first", "probes"):
+            self.__dict__.pop(known, None)
 
     def _require_floors(self) -> None:
         for pattern, kind in self.options.at_least:
@@ -193,7 +228,7 @@ class RecipeEngine:
         """What each group is worth, by making one at a time coarse."""
         probed = {g.label: {name: self.coarse(name) for name in g.tensors} for g in self.groups}
         doing = f"What {len(self.groups)} groups of {len(self.tensors)} tensors are worth"
-        found = self.probing.measure(list(probed.values()), self.texts[0], doing)
+        found = self.probes.measure(list(probed.values()), self.texts[0], doing)
         measured = {g.label: one.kld for g, one in zip(self.groups, found, strict=True)}
         self.know({t.name: (self.coarse(t.name), *self._types(t)) for t in self.tensors})
         return sensitivities(self.groups, self.lost, probed, measured)
@@ -203,7 +238,7 @@ class RecipeEngine:
         found = [(self.solve(self.first, budget), self.first)]
         for _ in range(self.options.measured.rounds):
             solution, worth = found[-1]
-            better = self._split(worth, solution.types) or self._closer(worth, solution.types)
+            better = self._better(worth, solution.types)
             found.append((self.solve(better, budget), better))
         return found
 
@@ -235,17 +270,16 @@ class RecipeEngine:
     ) -> list[Option]:
         name, each = tensor.name, seconds or {}
         return [
-            Option(k, self._padded(tensor, k), self._loss(name, k, worth), each.get(k, 0.0) * tensor.n_elements)
+            Option(k, self._padded(tensor, k), worth.of_tensor(name, k), each.get(k, 0.0) * tensor.n_elements)
             for k in self._types(tensor)
         ]
 
-    def _loss(self, name: str, type_name: str, worth: Sensitivities) -> float:
-        left = allowed.left_by_refinement(type_name) if self.options.refines(name) else 1.0
-        return left * worth.of_tensor(name, type_name)
+    def _refines(self, name: str) -> bool:
+        return self.sources.refining is not None and self.sources.refining.changes(name)
 
     def _types(self, tensor: Tensor) -> list[str]:
         types = allowed.possible(tensor, self.allowed_types, weighed=self._weighs(tensor))
-        if self.options.refines(tensor.name):
+        if self._refines(tensor.name):
             types = tuple(kind for kind in types if kind in allowed.REFINABLE)
         wanted = [kind for pattern, kind in self.options.at_least if is_found(pattern, tensor.name)]
         least = max((self._padded(tensor, kind) for kind in wanted), default=0)
@@ -260,28 +294,29 @@ class RecipeEngine:
             raise UsageError(message, hint="Allow more types with --types-allowed: q8_0 holds most shapes.")
         return kept
 
-    def _split(self, worth: Sensitivities, types: Types) -> Sensitivities | None:
-        """The dominating groups measured tensor by tensor; None where no group has several."""
+    def _better(self, worth: Sensitivities, types: Types) -> Sensitivities:
+        """The dominating groups once more: divided into their tensors, and single ones in the types chosen for them."""
         ordered = sorted(worth.groups, key=lambda g: worth.of_group(g, types), reverse=True)
-        names, left = list[str](), self.options.measured.again
-        for one in ordered:
-            if 1 < len(one.tensors) <= left - len(names):
-                names += one.tensors
-        if not names:
-            return None
+        top = ordered[: self.options.measured.again]
+        single = [g for g in top if len(g.tensors) == 1]
+        divided = _within(ordered, self.options.measured.again - len(single))
+        better = self._split(worth, divided) if divided else worth
+        return self._closer(better, types, single if divided else top)
+
+    def _split(self, worth: Sensitivities, names: Sequence[str]) -> Sensitivities:
+        """Groups measured tensor by tensor."""
         probed = {name: self.coarse(name) for name in names}
         alone = [{name: kind} for name, kind in probed.items()]
-        found = self.probing.measure(alone, self.texts[0], "The dominating groups, tensor by tensor")
+        found = self.probes.measure(alone, self.texts[0], "The dominating groups, tensor by tensor")
         return worth.split(probed, {name: one.kld for name, one in zip(names, found, strict=True)})
 
-    def _closer(self, worth: Sensitivities, types: Types) -> Sensitivities:
-        """The dominating groups measured in the types that were chosen for them."""
-        other = [g for g in worth.groups if any(types[name] != self.coarse(name) for name in g.tensors)]
-        ordered = sorted(other, key=lambda g: worth.of_group(g, types), reverse=True)
-        top = ordered[: self.options.measured.again]
-        alone = [{name: types[name] for name in g.tensors} for g in top]
-        found = self.probing.measure(alone, self.texts[0], "The dominating groups in the types chosen")
-        return worth.closer(types, {g.label: one.kld for g, one in zip(top, found, strict=True)})
+    def _closer(self, worth: Sensitivities, types: Types, groups: Sequence[Group]) -> Sensitivities:
+        """Groups measured in the types that were chosen for them; what will be refined is known in its coarse one alone."""
+        kept = [g for g in groups if not any(self._refines(name) for name in g.tensors)]
+        other = [g for g in kept if any(types[name] != self.coarse(name) for name in g.tensors)]
+        alone = [{name: types[name] for name in g.tensors} for g in other]
+        found = self.probes.measure(alone, self.texts[0], "The dominating groups in the types chosen")
+        return worth.closer(types, {g.label: one.kld for g, one in zip(other, found, strict=True)})
 
     @property
     def ends(self) -> tuple[int, int]:
@@ -292,6 +327,15 @@ class RecipeEngine:
     def compared(self, choices: Sequence[Types]) -> list[Found]:
         """What choices lose on text that they were not chosen on."""
         return self.probing.measure(choices, self.texts[1], "Comparing recipes and presets")
+
+
+def _within(groups: Sequence[Group], count: int) -> list[str]:
+    """The tensors of the first groups of several that are no more together."""
+    names = list[str]()
+    for one in groups:
+        if 1 < len(one.tensors) <= count - len(names):
+            names += one.tensors
+    return names
 
 
 def _named(name: str) -> QuantType:

@@ -14,6 +14,7 @@ from ggufkit.core.inputs import Input
 from ggufkit.core.records import GgufFile, Json, QuantType, Target
 from ggufkit.core.units import size
 from ggufkit.llama import quants
+from ggufkit.models.files import files_of, fingerprint
 from ggufkit.pipeline.probing import Found
 from ggufkit.pipeline.recipe_engine import RecipeEngine, RecipeSources
 from ggufkit.recipes.options import STEP, RecipeNotes, RecipeOptions
@@ -62,16 +63,18 @@ def make_recipe(
         "at_least": [list(one) for one in options.at_least], "weigh": options.weigh, "n_ctx": options.n_ctx,
         "backend": session.tools.backend,
     }  # fmt: skip
-    if options.refined:
-        params["refined"] = True
-    if options.output_refined:
-        params["output_refined"] = True
     if options.speed:
         params |= {"speed": options.speed, "machine": machine.describe(), "threads": session.threads}
     files = {"base": base.as_input(), "calibration": sources.calibration.as_input()}
     if sources.imatrix is not None:
         files["imatrix"] = Input(sources.imatrix, sha256_file(sources.imatrix))
     inputs = {role: file.sha256 for role, file in files.items()}
+    if sources.refining is not None:
+        params |= {"refined": True, "output_refined": sources.refining.include_output}
+        own = sources.refining.checkpoint.path
+        files["checkpoint"] = Input(own, fingerprint(own, session.reporter), files_of)
+        inputs |= {"checkpoint": files["checkpoint"].sha256}
+        inputs |= {"calibration_tokens": sources.refining.calibration.tokens_sha256}
     recipe = Recipe(STEP, VERSION, inputs, params, session.tools.identity, tuple(files.values()))
     work = session.work("choose", base.n_params, options.effort)
     return session.ensure(
@@ -93,9 +96,9 @@ def _make(
     write_recipe(recipe, partial)
     for remark in recipe.remarks:
         session.reporter.info(remark)
-    engine.kit.clear()
+    engine.clear()
     matrix = sources.imatrix.name if sources.imatrix is not None else ""
-    notes = RecipeNotes(target.spec, engine.probing.n_measured, sources.calibration.name, matrix)
+    notes = RecipeNotes(target.spec, engine.n_measured, sources.calibration.name, matrix)
     return Made(notes=notes.to_notes())
 
 
@@ -192,13 +195,16 @@ class _Chosen:
     def _for_bytes(self, budget: int) -> tuple[_Candidate, Found, list[str]]:
         engine = self.engine
         solved = [_Candidate("", s.types, worth, s) for s, worth in engine.candidates(budget)]
-        if engine.options.refined:
+        if engine.sources.refining is not None:
             solved = solved[-1:]  # how it measures now says little of which one is better when it is refined
         if engine.options.speed:
             solved = [_quick(engine, solved[-1])]
         candidates = [*_distinct(solved), *self._presets(budget)]
         found = engine.compared([one.types for one in candidates])
         best = min(range(len(found)), key=lambda i: found[i].kld)
+        if engine.sources.refining is not None:
+            worth = solved[0].worth
+            best = min(range(len(found)), key=lambda i: worth.expected(candidates[i].types))
         return candidates[best], found[best], self._remarks(candidates, found, best, budget)
 
     def _remarks(
@@ -212,7 +218,7 @@ class _Chosen:
         else:
             left, worst = budget - self.engine.n_bytes(chosen.types), max(chosen.solution.gap, 0)
             gap = f"{left:,} bytes are left; no choice is expected to be better by more than {worst:.2%}"
-            when = " before it is refined" if self.engine.options.refined else ""
+            when = " before it is refined" if self.engine.sources.refining is not None else ""
             lost = f"{found[best].kld:.4g} nats (± {found[best].stderr:.2g})"
             said = f"On other parts of {text} it loses {lost}{when}; {gap}."
         told = [chosen.remark] if chosen.remark else []

@@ -15,10 +15,6 @@ FAST_ON_GPU = ("IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS", "IQ3_S", *FAST_ON_CPU)
 
 REFINABLE = FAST_ON_CPU
 """Types that a refinement reads and writes."""
-_LEFT = {"Q8_0": 0.95, "Q6_K": 0.85}
-_USUALLY_LEFT = 0.75
-"""What a refinement leaves of a type's loss, as choices are made by it: half way between half of it, which is what it
-often leaves of all, and all of it, since the tensors that it leaves as they are gain from it, too."""
 
 _PROBES = ((4.6, "Q4_K"), (0.0, "Q3_K"))
 _OTHER_PROBES = ("IQ4_NL", "Q4_0", "Q8_0")
@@ -29,11 +25,6 @@ model falls apart, and the differences say less; to measure each group in severa
 def by_backend(backend: str) -> tuple[str, ...]:
     """The default set for a backend."""
     return FAST_ON_CPU if backend == "cpu" else FAST_ON_GPU
-
-
-def left_by_refinement(type_name: str) -> float:
-    """The part of a tensor's loss that a refinement usually leaves."""
-    return _LEFT.get(type_name, _USUALLY_LEFT)
 
 
 def fits(tensor: Tensor, type_name: str) -> bool:

@@ -9,11 +9,9 @@ from ggufkit.core.errors import UsageError
 from ggufkit.core.manifest import Notes, Params
 from ggufkit.llama import quants
 from ggufkit.recipes.effort import EFFORTS, Effort
-from ggufkit.recipes.groups import layer_of
 
 STEP = "recipe"
 """The step that makes one."""
-OUTPUT = "output.weight"
 
 
 @dataclass(frozen=True)
@@ -27,8 +25,6 @@ class RecipeOptions:
         weigh: quantize with the importance matrix, too; without, it weighs the errors alone.
         n_ctx: context in tokens.
         speed: the fastest types are chosen among those that are expected to lose at most this fraction more than the best.
-        refined: the file will be refined: only types that can be, and what is left of their losses then.
-        output_refined: and so will its output matrix.
     """
 
     effort: str = "default"
@@ -37,18 +33,12 @@ class RecipeOptions:
     weigh: bool = True
     n_ctx: int = 512
     speed: float = 0.0
-    refined: bool = False
-    output_refined: bool = False
 
     def __post_init__(self) -> None:
         """Types may be given in any case. Raises UnknownType, or UsageError for an effort that there is not."""
         if self.effort not in EFFORTS:
             raise UsageError(f"There is no effort {self.effort!r}.", hint=f"Choose from {', '.join(EFFORTS)}.")
         object.__setattr__(self, "types_allowed", tuple(map(quants.tensor_type, self.types_allowed)))
-
-    def refines(self, name: str) -> bool:
-        """Whether a refinement of the file changes a tensor: the layers' matrices, and the output's if that is asked for."""
-        return self.refined and (layer_of(name) is not None or (self.output_refined and name == OUTPUT))
 
     @property
     def measured(self) -> Effort:

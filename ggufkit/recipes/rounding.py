@@ -90,6 +90,29 @@ class Rounder:
         return None if found is None else found[min(matrix, len(found) - 1)]
 
 
+@dataclass(frozen=True)
+class RefinedRounder(Rounder):
+    """The same with what a refinement made of some tensors, where they have the type that is wanted.
+
+    Args:
+        refined: a file of the base's tensors.
+        names: those that a refinement changes.
+    """
+
+    refined: GgufHeader | None = None
+    names: frozenset[str] = frozenset()
+
+    def write(self, tensor: Tensor, type_name: str, to: BinaryIO) -> None:
+        """Write a tensor's data in a type, as it is in the refined file if it has that type there."""
+        found = self.refined.by_name[tensor.name] if self.refined and tensor.name in self.names else None
+        if self.refined is None or found is None or found.type != type_name:
+            super().write(tensor, type_name, to)
+            return
+        with self.refined.path.open("rb") as source:
+            source.seek(found.offset)
+            to.write(source.read(found.n_bytes))
+
+
 def _read(source: BinaryIO, tensor: Tensor) -> Iterator[tuple[int, bytes]]:
     """Whole rows of one matrix at a time, with its number."""
     n_columns, n_matrices = tensor.shape[0], prod(tensor.shape[2:])

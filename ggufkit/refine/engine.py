@@ -9,7 +9,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from ggufkit.core.errors import CheckpointError, GgufError
@@ -56,8 +55,6 @@ VERSION = 1
 # Held-out text that repeats the calibration text proves nothing. In prose hardly any window occurs twice.
 _WINDOW, _MOST_REPEATED = 16, 0.5
 _MOMENTS_BUDGET = 4 << 30
-# Rounding what is multiplied, where kernels do, is nothing beside what fewer bits a weight lose.
-_FINE = 6.0
 _GATHERING = 0.6  # of the time that a group of linears takes
 
 
@@ -134,8 +131,6 @@ class _Refiner:
         self._room = Room(model.device, _needed(pair)) if model.device.type == "cuda" else None
         self._states: dict[str, HiddenStates] = {}
         self._saving = Behind() if self._room else InTurn()
-        coarse = pair.bits_per_weight() < _FINE
-        self.operands = kernels.of(model.device).operands if coarse else torch.float32
 
     def run(self, reporter: Reporter) -> None:
         """Refine what is not done yet."""
@@ -209,7 +204,7 @@ class _Refiner:
 
     def _layer(self, index: int, pace: Pace) -> None:
         hidden, outputs = self._hidden(index), self._outputs(index)
-        twin = TwinLayer(self.model, index, hidden, self.state.path, self._refines, self.operands)
+        twin = TwinLayer(self.model, index, hidden, self.state.path, self._refines)
         for linear in twin.others:
             self._use_stored(twin, linear)
         groups = [group for stage in twin.stages() for group in passes(stage, _MOMENTS_BUDGET)]

@@ -38,10 +38,6 @@ class Kernels(Protocol):
     def error(self, grid: Grid, target: torch.Tensor, hessian: torch.Tensor) -> torch.Tensor:
         """tr(D H Dᵀ) row by row, (rows,); see `rounding.error`."""
 
-    @property
-    def operands(self) -> torch.dtype:
-        """What the operands of a layer's matrix products are rounded to; sums are float32."""
-
     def add_gram(self, sums: torch.Tensor, x: torch.Tensor) -> None:
         """Add xᵀ x to `sums` (n, n), on and right of the diagonal, for x (tokens, n)."""
 

@@ -18,7 +18,7 @@ from torch import nn
 
 from ggufkit.layers import HiddenStates, Linear, StreamedModel
 from ggufkit.layers.moments import require_finite
-from ggufkit.refine.taps import BETWEEN, Seen, StopForward, Tap, multiplying, replayed, tapped
+from ggufkit.refine.taps import BETWEEN, Seen, StopForward, Tap, replayed, tapped
 from ggufkit.refine.twin import Span
 
 
@@ -42,16 +42,11 @@ class Record(Start, Protocol):
 
 @dataclass(frozen=True)
 class FromInput:
-    """Runs the whole layer.
-
-    Args:
-        operands: what its linears multiply is rounded to.
-    """
+    """Runs the whole layer."""
 
     model: StreamedModel
     index: int
     file: HiddenStates
-    operands: torch.dtype = torch.float32
 
     def run(self, layer: nn.Module, span: Span, seen: Seen) -> torch.Tensor:
         """The layer's output for some samples."""
@@ -149,8 +144,7 @@ class Side:
             ResourceError: the disk is full.
         """
         seen = Seen()
-        products = multiplying(self._whole.operands)
-        with products, torch.no_grad(), tapped(self.layer, taps, seen), contextlib.suppress(StopForward):
+        with torch.no_grad(), tapped(self.layer, taps, seen), contextlib.suppress(StopForward):
             seen.output = self._start.run(self.layer, span, seen)
             require_finite(self._whole.model, self._whole.index, seen.output)
         if record is not None:

@@ -34,7 +34,6 @@ class TwinLayer:
         hidden: before this layer.
         scratch: directory for what stages record for later ones.
         refines: whether a linear is to be refined.
-        operands: what linears multiply is rounded to.
     """
 
     def __init__(
@@ -44,16 +43,15 @@ class TwinLayer:
         hidden: TwinHidden,
         scratch: Path,
         refines: Callable[[Linear], bool],
-        operands: torch.dtype = torch.float32,
     ) -> None:
         layer = model.load_layer(index)
         every = model.linears(layer, index)
         self.linears, self.others = [x for x in every if refines(x)], [x for x in every if not refines(x)]
         self.model = model
-        self.original = Side("original", layer, FromInput(model, index, hidden.original, operands), scratch)
+        self.original = Side("original", layer, FromInput(model, index, hidden.original), scratch)
         self.refined: Side | None = None
         if hidden.refined is not None:
-            start = FromInput(model, index, hidden.refined, operands)
+            start = FromInput(model, index, hidden.refined)
             self.refined = Side("refined", copy.deepcopy(layer), start, scratch)
         self._hidden = hidden
         self._plain = model.model_type in _PLAIN_RESIDUAL

@@ -1,4 +1,4 @@
-"""Sums over tokens as torch does them, on any device, and what layers multiply there."""
+"""Sums over tokens as torch does them, on any device."""
 
 from __future__ import annotations
 
@@ -9,11 +9,6 @@ from ggufkit.layers.moments import add_gram
 
 class TorchSums:
     """That part of `kernels.Kernels`."""
-
-    @property
-    def operands(self) -> torch.dtype:
-        """As they are."""
-        return torch.float32
 
     def add_gram(self, sums: torch.Tensor, x: torch.Tensor) -> None:
         """Add xᵀ x for x (tokens, n) to `sums` (n, n), on and right of the diagonal."""

@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.overrides import TorchFunctionMode
 
 _ATTENTION = "self_attn"
 BETWEEN = "post_attention_layernorm"
@@ -88,26 +87,6 @@ def tapped(layer: nn.Module, taps: Sequence[Tap], seen: Seen) -> Iterator[None]:
     finally:
         for handle in handles:
             handle.remove()
-
-
-def multiplying(dtype: torch.dtype) -> contextlib.AbstractContextManager[object]:
-    """Round what linears multiply to `dtype`; all else stays float32."""
-    return contextlib.nullcontext() if dtype is torch.float32 else _Rounded(dtype)
-
-
-class _Rounded(TorchFunctionMode):
-    def __init__(self, dtype: torch.dtype) -> None:
-        super().__init__()
-        self._dtype = dtype
-
-    def __torch_function__(
-        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
-    ) -> Any:
-        if func is not nn.functional.linear:
-            return func(*args, **(kwargs or {}))
-        x, weight, bias = (*args, None)[:3]
-        product = func(x.to(self._dtype), weight.to(self._dtype)).to(x.dtype)
-        return product if bias is None else product + bias
 
 
 @contextlib.contextmanager

@@ -49,11 +49,6 @@ class Pair:
         tensor = self.quantized.by_name.get(name)
         return CODECS.get(tensor.type) if tensor else None
 
-    def bits_per_weight(self) -> float:
-        """Of the quantized file's matrices that can be refined, the embedding and the output left out."""
-        matrices = [t for t in self.quantized.tensors if t.type in CODECS and t.name.startswith("blk.")]
-        return 8 * sum(t.n_bytes for t in matrices) / max(1, sum(t.n_elements for t in matrices))
-
     def raw(self, name: str, expert: int | None = None) -> U8:
         """The bytes of a matrix of the quantized file, (rows, bytes of a row)."""
         return self._rows(self.quantized, name, expert)

@@ -14,7 +14,7 @@ from click.testing import CliRunner
 from ggufkit.cli import cli
 from ggufkit.core import failures, process
 from ggufkit.core.errors import CorpusError, InputError, UsageError
-from ggufkit.core.records import GgufFile, QuantType
+from ggufkit.core.records import Checkpoint, GgufFile, QuantType
 from ggufkit.llama import argv, targets
 from ggufkit.llama.argv import Quantization
 from ggufkit.llama.gguf import read_gguf, read_header
@@ -23,8 +23,10 @@ from ggufkit.measure.evaluation import EvalOptions, Evaluation
 from ggufkit.measure.logits.evaluate import evaluate
 from ggufkit.measure.logits.passes import FilePass
 from ggufkit.measure.logits.strategy import Transport
+from ggufkit.models.sources import resolve
 from ggufkit.pipeline.recipe_engine import RecipeEngine, RecipeSources
 from ggufkit.pipeline.recipes import make_recipe
+from ggufkit.pipeline.refined_probes import Refining
 from ggufkit.recipes.options import RecipeOptions
 from ggufkit.recipes.recipe_file import read_recipe
 from ggufkit.steps import quantize
@@ -32,6 +34,7 @@ from ggufkit.steps.imatrix import ImatrixOptions, make_imatrix
 from ggufkit.steps.quantize import QuantizeOptions
 from ggufkit.steps.session import Session
 from ggufkit.texts import corpus
+from ggufkit.texts.calibration import Sampling, draw, load_tokenizer, read_texts
 from ggufkit.texts.corpus import Corpus
 from tests import tiny
 
@@ -95,6 +98,37 @@ def test_what_was_measured_is_not_measured_again(base: Path, sources: RecipeSour
     third = engine_of(base, sources, session)
     assert third.first.worth == engine.first.worth
     assert third.probing.n_measured == 1
+
+
+def test_what_will_be_refined_is_measured_as_a_refinement_leaves_it(
+    base: Path, converted: Path, sources: RecipeSources, session: Session
+) -> None:
+    checkpoint = resolve(str(converted.parent / "tiny-llama"))
+    assert isinstance(checkpoint, Checkpoint)
+    samples = draw(read_texts(sources.calibration.path), load_tokenizer(checkpoint.path), Sampling(16, 64))
+    plain = engine_of(base, sources, session)
+    plain.aim(4.0)
+    engine = engine_of(base, replace(sources, refining=Refining(checkpoint, samples)), session)
+    engine.aim(4.0)
+    assert engine.first.worth != plain.first.worth
+    (refined,) = engine.directory.glob("refined/*-refined.gguf")
+    header = read_header(refined)
+    name = "blk.0.ffn_up.weight"
+    probe = engine.probes.kit.probe({name: engine.coarse(name)})
+    (own,) = [(p, t) for p in probe.parent.iterdir() for t in read_header(p).tensors if t.name == name]
+    tensor = header.by_name[name]
+    assert (
+        own[0].read_bytes()[own[1].offset :][: tensor.n_bytes]
+        == refined.read_bytes()[tensor.offset :][: tensor.n_bytes]
+    )
+    other = plain.kit.probe({name: engine.coarse(name)})
+    assert (
+        own[0].read_bytes()
+        != next(p for p in other.parent.iterdir() if name in read_header(p).by_name).read_bytes()
+    )
+    assert not engine.sources.refining.changes("token_embd.weight")  # type: ignore[union-attr]
+    engine.clear()
+    assert not any(engine.directory.glob("**/part-*.gguf"))
 
 
 def test_a_recipe_has_no_more_bytes_and_is_quantized_as_it_says(

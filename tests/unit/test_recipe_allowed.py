@@ -7,10 +7,8 @@ from ggufkit.recipes.allowed import (
     REFINABLE,
     by_backend,
     coarse,
-    left_by_refinement,
     possible,
 )
-from ggufkit.recipes.options import RecipeOptions
 from ggufkit.refine.codecs import CODECS
 
 
@@ -37,13 +35,5 @@ def test_what_is_measured_is_near_to_what_it_will_be() -> None:
     assert coarse(tensor(40), 4.0) == "Q8_0"
 
 
-def test_what_a_refinement_leaves() -> None:
+def test_a_refinement_reads_what_is_chosen_for_it() -> None:
     assert set(REFINABLE) <= set(CODECS)
-    assert left_by_refinement("Q4_K") < left_by_refinement("Q8_0") < 1
-    layers, output = RecipeOptions(refined=True), RecipeOptions(refined=True, output_refined=True)
-    names = ("blk.3.ffn_up.weight", "output.weight", "token_embd.weight")
-    assert [[how.refines(n) for n in names] for how in (RecipeOptions(), layers, output)] == [
-        [False, False, False],
-        [True, False, False],
-        [True, True, False],
-    ]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import time
 from dataclasses import fields, replace
@@ -24,7 +23,6 @@ from ggufkit.refine.engine import RefineInputs, RefineResult, refine_gguf
 from ggufkit.refine.options import RefineOptions
 from ggufkit.refine.pace import Pace, Part
 from ggufkit.refine.solve import solve
-from ggufkit.refine.taps import multiplying
 from ggufkit.refine.tensors import Pair
 from ggufkit.texts.calibration import Calibration
 from tests import tiny
@@ -96,24 +94,6 @@ class Case:
 def case(tmp_path: Path, private_cache: Path) -> Case:
     """One case for each test."""
     return Case(tmp_path)
-
-
-@pytest.mark.parametrize(("kind", "dtype"), [("Q4_0", torch.bfloat16), ("Q8_0", torch.float32)])
-def test_products_are_rounded_where_that_is_nothing_beside_the_bits(
-    case: Case, monkeypatch: pytest.MonkeyPatch, kind: str, dtype: torch.dtype
-) -> None:
-    seen: set[torch.dtype] = set()
-
-    def noted(operands: torch.dtype) -> contextlib.AbstractContextManager[object]:
-        seen.add(operands)
-        return multiplying(operands)
-
-    monkeypatch.setattr("ggufkit.refine.kernels.TorchKernels.operands", torch.bfloat16)
-    monkeypatch.setattr("ggufkit.refine.sides.multiplying", noted)
-    quantized = write_gguf(case.checkpoint, case.root / "other.gguf", kind)
-    report = case.refine(quantized=quantized, act_order="off")
-    assert seen == {dtype}
-    assert report.n_refined == 14
 
 
 def logits(case: Case, file: Path | None) -> torch.Tensor:

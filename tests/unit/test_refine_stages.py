@@ -10,7 +10,6 @@ import torch
 from ggufkit.layers import HiddenStates, StreamedModel, embed
 from ggufkit.refine.stages import TwinLayer
 from ggufkit.refine.statistics import Pairing
-from ggufkit.refine.taps import multiplying
 from ggufkit.refine.twin import Span, TwinHidden
 from tests import tiny
 from tests.unit.test_refine_engine import tokens
@@ -57,20 +56,6 @@ def test_a_layer_in_stages_is_the_layer(tmp_path: Path, monkeypatch: pytest.Monk
         assert torch.allclose(made.read(0, len(SAMPLES)), exact, atol=1e-5)
     twin.close()
     assert sorted(p.name for p in tmp_path.iterdir()) == ["first", "out0", "out1", "second", "tiny"]
-
-
-@pytest.mark.parametrize("bias", [True, False])
-def test_linears_may_multiply_rounded_operands(bias: bool) -> None:
-    torch.manual_seed(0)
-    linear, x = torch.nn.Linear(32, 8, bias=bias), torch.randn(4, 32)
-    with torch.no_grad(), multiplying(torch.bfloat16):
-        rounded, other = linear(x), x + x
-    exact = linear(x).detach()
-    assert rounded.dtype is torch.float32
-    assert torch.equal(other, 2 * x)
-    assert 0 < float((rounded - exact).abs().max()) < 0.02
-    with multiplying(torch.float32):
-        assert torch.equal(linear(x).detach(), exact)
 
 
 @pytest.mark.parametrize("refines", [True, False])
