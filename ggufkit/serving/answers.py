@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 from ggufkit.modelfile import native
@@ -126,7 +127,9 @@ def _template(asked: Asked) -> Outcome:
     """The prompts are those of the engine that `ggufkit modelfile` proves against the model's own template."""
     if asked.meta.chat_template is None:
         return Outcome("template", None, "the file has none: ChatML is used")
-    talks = (*_TALKS, *(_TOOL_TALKS if asked.knows_tools else ()))
+    talks = [*_TALKS, *(_TOOL_TALKS if asked.knows_tools else ())]
+    if "enable_thinking" in asked.meta.chat_template:  # where nobody sets it, the server does as it guesses
+        talks = [replace(talk, think=True) for talk in talks]
     expected = native.render(native.renderer(asked.tools), asked.meta, talks)
     pairs = [(talk, prompt) for talk, prompt in zip(talks, expected, strict=True) if prompt is not None]
     for talk, prompt in pairs:
@@ -140,6 +143,8 @@ def _prompt(asked: Asked, talk: Conversation) -> str:
     body: dict[str, Any] = {"messages": hf_messages(talk)}
     if talk.tools:
         body["tools"] = [tool_schema(tool) for tool in talk.tools]
+    if talk.think is not None:
+        body["chat_template_kwargs"] = {"enable_thinking": talk.think}
     made = asked.client.post(f"{asked.endpoint.root}/apply-template", cast_to=object, body=body)
     return str(made["prompt"])
 
