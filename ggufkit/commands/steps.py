@@ -15,7 +15,7 @@ from ggufkit.llama import targets
 from ggufkit.llama.gguf import read_header
 from ggufkit.modelfile import chat_texts
 from ggufkit.models import sources
-from ggufkit.pipeline import chosen
+from ggufkit.pipeline import chosen, overridden
 from ggufkit.pipeline.chosen import Means
 from ggufkit.pipeline.foreseen import given, is_measured
 from ggufkit.pipeline.lookup import refuse_inside
@@ -113,6 +113,7 @@ def quantize(
 ) -> list[Result]:
     """A GGUF -> one file per type; each is told when it is there. Raises GgufkitError."""
     types, told = wanted.all_types, overrides.resolve()
+    overridden.require_own_types(told, [name for name in types if targets.is_measured(name)])
     base, header = sources.open_gguf(gguf), read_header(gguf)
     quantizing.require_base(header, allow_requantize=wanted.allow_requantize)
     missing = require_fits(wanted.imatrix, header) if wanted.imatrix is not None else ()

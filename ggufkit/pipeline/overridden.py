@@ -49,16 +49,20 @@ def require_used(request: BuildRequest, chosen: Sequence[Variant]) -> Overrides:
     if told.prune_layers and (refined := [v.name for v in chosen if v.refined]):
         message = f"--prune-layers cannot go with --variants {refined[0]}: refining compares with the whole model, by layer."
         raise UsageError(message, hint="Leave the variant out, or prune the checkpoint and build that.")
-    if replace(told, kv=()) != NONE:
-        _refuse_measured(request)
+    require_own_types(told, [*request.types, *(["--fits"] if request.report.fits is not None else [])])
     return told
 
 
-def _refuse_measured(request: BuildRequest) -> None:
-    """Of a recipe's file, and of one whose types are measured, no type is left to be told; nor may layers be missing."""
-    fixed = [name for name in request.types if targets.is_measured(name) or targets.recipe_file(name) is not None]
-    if request.report.fits is not None:
-        fixed.append("--fits")
-    if fixed:
+def require_own_types(told: Overrides, types: Sequence[str]) -> None:
+    """Of a recipe's file, and of one whose types are measured, no type is left to be told; nor may layers be missing.
+
+    Args:
+        types: as they are typed; or what else a file is made for.
+
+    Raises:
+        UsageError: it is told all the same.
+    """
+    fixed = [n for n in types if n == "--fits" or targets.is_measured(n) or targets.recipe_file(n) is not None]
+    if fixed and replace(told, kv=()) != NONE:
         message = f"The types of the file for {fixed[0]} are chosen otherwise: only --override-kv goes with it."
-        raise UsageError(message, hint="Build it in a command of its own, or write exceptions into its recipe.")
+        raise UsageError(message, hint="Make it in a command of its own, or write exceptions into its recipe.")

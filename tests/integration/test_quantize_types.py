@@ -149,6 +149,7 @@ def test_a_type_that_has_no_fallback_is_no_candidate(session: Session, tmp_path:
         (INPUT, "matches no tensor", ["--types", "q4_k_m", "--tensor-type", "attn_w=q8_0"]),
         (INPUT, "llama-quantize does not take", ["--types", "q4_k_m", "--tensor-type", "attn{v=q8_0"]),
         (INPUT, "no such layer", ["--types", "q4_k_m", "--prune-layers", "7"]),
+        (USAGE, "for 4.5bpw are chosen otherwise", ["--types", "q4_0,4.5bpw", "--prune-layers", "1"]),
         (INPUT, "without an importance matrix", ["--types", "q4_k_m", "--tensor-type", "attn_v=iq2_xxs"]),
         (INPUT, "without an importance matrix", ["--types", "q4_k_m", "--token-embedding-type", "iq2_xs"]),
         (INPUT, "does not heed --tensor-type", ["--types", "f16", "--tensor-type", "attn_v=q8_0"]),
