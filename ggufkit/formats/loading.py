@@ -45,6 +45,9 @@ def load(checkpoint: Path, kind: str, made_of: str | None, device: torch.device)
         model = _from_files(checkpoint, device, quantization_config=_bitsandbytes(kind))
         return Loaded(model, *_sizes(model, _BYTES[made_of]))
     model = _unpacked(checkpoint, kind, device) if kind in ("awq", "gptq") else _from_files(checkpoint, device)
+    for module in model.modules():
+        if hasattr(module, "compute_dtype"):  # bitsandbytes' 4 bits: what the checkpoint names is for speed
+            module.compute_dtype = torch.float32
     with torch.inference_mode():  # at the first one compressed-tensors unpacks its weights
         model(torch.zeros((1, 1), dtype=torch.long, device=model.device), use_cache=False)
     return Loaded(model, _sizes(model, 0)[0])
