@@ -10,8 +10,8 @@ from benchmarks.fuzzing.reader import Reader
 
 def readers(home: Path) -> list[Reader]:
     """All of them; what they need is made below `home`, also caches."""
-    from benchmarks.fuzzing import checkpoints, ggufs, hubs, results, templates, texts, tools, typed
+    from benchmarks.fuzzing import asked, checkpoints, ggufs, hubs, results, templates, texts, tools, typed
 
     os.environ["GGUFKIT_CACHE"] = str(home / "cache")
     plain = [*tools.readers(), *texts.readers(), *templates.readers(), *typed.readers(), *hubs.readers()]
-    return [*plain, *ggufs.readers(home), *checkpoints.readers(home), *results.readers(home)]
+    return [*plain, *ggufs.readers(home), *checkpoints.readers(home), *results.readers(home), *asked.readers(home)]
