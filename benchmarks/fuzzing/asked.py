@@ -26,7 +26,7 @@ _LOGS = {HELLASWAG: "hellaswag", WINOGRANDE: "winogrande", MULTIPLE_CHOICE: "arc
 _ANSWERS = {
     HELLASWAG: ("b c", "d e", "f g", "h i"),
     WINOGRANDE: ("Ann", "Joe"),
-    MULTIPLE_CHOICE: ("b", "c", "d", "e"),
+    MULTIPLE_CHOICE: ("b", "c", "d", "e", "f"),
 }
 _RIGHT = {HELLASWAG: [2] * 12, WINOGRANDE: [1, 0, 0, 0, 0, 0, 1, 1, 0, 1, 0, 1], MULTIPLE_CHOICE: [2] * 12}
 """As in the recorded logs."""
