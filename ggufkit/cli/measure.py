@@ -64,16 +64,9 @@ def perplexity_command(target: Evaluated, evaluation: EvaluationOptions, run: Ru
     else:
         rows = [*done.rows, *results.rows_of_checkpoints(done.others)]
         console(stderr=False).print(tables.quality_table(rows))
-        _show_further(done)
-
-
-def _show_further(done: Measured) -> None:
-    """What was measured on other texts, in other contexts and with other KV caches, where anything was."""
-    found, texts = caches.further(done.everything), unevenness.several(done.everything)
-    if texts.files:
-        console(stderr=False).print("", tables.texts_table(texts), sep="\n")
-    if found.lines:
-        console(stderr=False).print("", tables.further_table(found.lines), *found.sentences, sep="\n")
+        everything = done.everything
+        for part in tables.further(caches.further(everything), unevenness.several(everything)):
+            console(stderr=False).print(part)
 
 
 def _show(done: Measured, as_json: bool) -> None:

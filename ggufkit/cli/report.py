@@ -14,7 +14,7 @@ from ggufkit.cli.terminal import console, emit, reporting
 from ggufkit.commands import compare as comparing
 from ggufkit.commands.compare import Compared
 from ggufkit.core.errors import InputError, UsageError
-from ggufkit.report import compare, results
+from ggufkit.report import caches, compare, results, unevenness
 from ggufkit.report.choose import MemoryBudget
 from ggufkit.request import EvaluationOptions, RunOptions
 
@@ -112,7 +112,10 @@ def _show_files(done: Compared, as_json: bool) -> None:
         emit(json.dumps([rival.as_json() for rival in done.rivals.all], indent=1) + "\n")
         return
     screen = console(stderr=False)
+    everything = done.measured.everything
     for part in rivals.parts(done.rivals):
+        screen.print(part)
+    for part in tables.further(caches.further(everything), unevenness.several(everything)):
         screen.print(part)
     state = "Nothing had to be done again" if done.made == 0 else "Done"
     screen.print(f"{state}: {done.out}/results.csv, report.md, report.html")

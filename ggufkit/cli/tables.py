@@ -17,7 +17,7 @@ from ggufkit.pipeline.resources import Plan
 from ggufkit.report import tasks
 
 if TYPE_CHECKING:
-    from ggufkit.report.caches import Line
+    from ggufkit.report.caches import Further, Line
     from ggufkit.report.recommend import Rung
     from ggufkit.report.summary import Summary
     from ggufkit.report.tasks import TaskTable
@@ -105,6 +105,17 @@ def texts_table(found: Texts) -> Table:
         file, worst = one.file.removesuffix(".gguf"), escape.terminal(one.worst.text)
         table.add_row(file, *cells, number(one.mean, 5), worst)
     return table
+
+
+def further(found: Further, texts: Texts) -> Iterator[RenderableType]:
+    """What was measured on other texts, in other contexts and with other KV caches, where anything was."""
+    if texts.files:
+        yield ""
+        yield texts_table(texts)
+    if found.lines:
+        yield ""
+        yield further_table(found.lines)
+        yield from found.sentences
 
 
 def further_table(measured: Sequence[Line]) -> Table:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from ggufkit import report
 from ggufkit.commands import measure
+from ggufkit.commands.measure import Measured
 from ggufkit.core.errors import InputError, UsageError
 from ggufkit.core.manifest import read_manifest
 from ggufkit.core.paths import user_path
@@ -38,11 +39,13 @@ class Compared:
     """What came of it.
 
     Args:
+        measured: all that was measured now or before.
         out: where it lies.
         made: how many steps had to be done; 0 where all was there already.
     """
 
     rivals: Rivals
+    measured: Measured
     out: Path
     made: int
 
@@ -111,7 +114,7 @@ def compare(
     if not report.is_current(rows, root):
         report.write(rows, root)
     made = sum(not fresh for _, fresh in taken) + sum(not one.fresh for one in done.results)
-    return Compared(side_by_side(rows, root, names), root, made)
+    return Compared(side_by_side(rows, root, names), done, root, made)
 
 
 def _headers(given: Sequence[Published], reporter: Reporter) -> list[_Named]:
