@@ -50,7 +50,7 @@ EXTRAS = {
         Extra("lora", "Merging a LoRA adapter", (*_CHECKPOINTS, "peft")),
         Extra("data", "Reading tables and data sets", ("pyarrow", "datasets")),
         Extra("serve", "Checking an endpoint", ("openai",)),
-        Extra("tasks", "Judging what a model writes", ("lm_eval", "langdetect", "nltk", "immutabledict")),
+        Extra("tasks", "Judging what a model writes", ("lm_eval",)),
         Extra("modelscope", "ModelScope", ("modelscope_hub",)),
         Extra("formats", "Measuring quantized checkpoints", (*_CHECKPOINTS, "bitsandbytes", "compressed_tensors")),
     )
