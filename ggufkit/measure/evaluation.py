@@ -86,6 +86,19 @@ class EvalOptions:
         return params.to_params()
 
 
+def ran_on(run: ToolOutput, session: Session) -> Conditions:
+    """What a tool ran on, as it reported it."""
+    placement = logs.parse_placement(run)
+    return Conditions(
+        backend=session.tools.backend if placement.layers_on_gpu else "cpu",
+        device=placement.device or machine.cpu_name(),
+        ngl=placement.layers_on_gpu,
+        threads=session.threads,
+        machine=machine.describe(),
+        llama_cpp_commit=session.tools.commit,
+    )
+
+
 @dataclass(frozen=True)
 class Evaluation:
     """One evaluation, on its way through all that has a part in it.
@@ -140,14 +153,8 @@ class Evaluation:
         self, run: ToolOutput, n_ctx: int | None, n_chunks: int | None, base_sha256: str | None = None
     ) -> Conditions:
         """What a measurement of quality depends on, as the tool reported it; `n_ctx` and `n_chunks` as evaluated."""
-        placement, session = logs.parse_placement(run), self.session
-        return Conditions(
-            backend=session.tools.backend if placement.layers_on_gpu else "cpu",
-            device=placement.device or machine.cpu_name(),
-            ngl=placement.layers_on_gpu,
-            threads=session.threads,
-            machine=machine.describe(),
-            llama_cpp_commit=session.tools.commit,
+        return replace(
+            ran_on(run, self.session),
             corpus_sha256=self.text.sha256,
             n_ctx=n_ctx,
             n_chunks=n_chunks,

@@ -23,7 +23,6 @@ from ggufkit.core import failures, process
 from ggufkit.core.errors import ToolError
 from ggufkit.core.hashing import sha256_file
 from ggufkit.core.process import ToolOutput
-from ggufkit.core.progress import SilentReporter
 from ggufkit.core.records import GgufFile, Toolchain
 from ggufkit.llama import argv, kld, logs
 from ggufkit.llama.argv import Quantization
@@ -41,6 +40,7 @@ from ggufkit.steps.step import Workspace
 from ggufkit.texts import corpus
 from ggufkit.texts.corpus import Corpus
 from tests import tiny
+from tests.listening import Listener
 
 T = TypeVar("T")
 Figures = dict[str, dict[str, Figure]]
@@ -48,17 +48,6 @@ KILLS = int(os.environ.get("STREAM_KILLS", "6"))
 GIB = 1 << 30
 OPTIONS = EvalOptions(n_ctx=64, n_chunks=24)
 needs_pipes = pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
-
-
-class Listener(SilentReporter):
-    """Keeps what was said."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.said: list[str] = []
-
-    def info(self, text: str) -> None:
-        self.said.append(text)
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,6 @@ import pytest
 
 from ggufkit.core import failures, process
 from ggufkit.core.hashing import sha256_file
-from ggufkit.core.progress import SilentReporter
 from ggufkit.core.records import GgufFile, Toolchain
 from ggufkit.llama import argv, scoring_tool
 from ggufkit.llama.argv import Quantization
@@ -25,19 +24,9 @@ from ggufkit.steps.session import Session
 from ggufkit.steps.step import Workspace
 from ggufkit.texts import corpus
 from tests import tiny
+from tests.listening import Listener
 
 CHUNKS = 24
-
-
-class Listener(SilentReporter):
-    """Keeps what was said."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.said: list[str] = []
-
-    def info(self, text: str) -> None:
-        self.said.append(text)
 
 
 @pytest.fixture(scope="module")

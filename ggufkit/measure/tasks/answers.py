@@ -8,17 +8,18 @@ from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from ggufkit.core import failures, machine, process
+from ggufkit.core import failures, process
 from ggufkit.core.concurrency import run_in_slots
 from ggufkit.core.errors import InputError, ToolOutputError
 from ggufkit.core.jsonfile import read_json
 from ggufkit.core.manifest import Notes, Params
 from ggufkit.core.process import Surroundings, ToolOutput
 from ggufkit.core.records import Conditions, GgufFile, Json
-from ggufkit.llama import argv, evaluates, logs, task_log
+from ggufkit.llama import argv, evaluates, task_log
 from ggufkit.llama.argv import TaskExcerpt
 from ggufkit.llama.task_files import WINOGRANDE
 from ggufkit.measure import shares
+from ggufkit.measure.evaluation import ran_on
 from ggufkit.measure.shares import Share
 from ggufkit.measure.tool import ATTEMPTS, pays_to_pin
 from ggufkit.steps import offload
@@ -206,14 +207,4 @@ def _run(gguf: GgufFile, asking: Asking, room: TaskExcerpt, share: Share) -> Too
 
 
 def _conditions(run: ToolOutput, asking: Asking) -> Conditions:
-    placement, session = logs.parse_placement(run), asking.session
-    return Conditions(
-        backend=session.tools.backend if placement.layers_on_gpu else "cpu",
-        device=placement.device or machine.cpu_name(),
-        ngl=placement.layers_on_gpu,
-        threads=session.threads,
-        machine=machine.describe(),
-        llama_cpp_commit=session.tools.commit,
-        corpus_sha256=asking.data.sha256,
-        corpus=asking.data.spec,
-    )
+    return replace(ran_on(run, asking.session), corpus_sha256=asking.data.sha256, corpus=asking.data.spec)
