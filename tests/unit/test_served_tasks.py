@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from ggufkit.core.errors import CorpusError, InputError, ToolOutputError
+from ggufkit.core.errors import CorpusError, InputError, MissingExtra, ToolOutputError
 from ggufkit.core.progress import SilentReporter
 from ggufkit.measure.tasks import harness, tool_calls
 from ggufkit.texts.tasks import generated, questions
@@ -76,6 +77,15 @@ def test_the_requests_that_come_along(private_cache: Path) -> None:
         known = {tool["function"]["name"]: tool["function"]["parameters"] for tool in row["tools"]}
         for call in row["calls"]:
             assert set(call["arguments"]) == set(known[call["name"]]["required"])
+
+
+def test_who_judges_is_asked_for_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "lm_eval", None)
+    with pytest.raises(
+        MissingExtra, match="Judging what a model writes needs what is not installed: lm_eval"
+    ) as told:
+        questions.require_readable(questions.parse(["gsm8k"]))
+    assert "ggufkit[tasks]" in str(told.value.hint)
 
 
 def made(name: str, arguments: object) -> dict[str, Any]:

@@ -129,8 +129,10 @@ def _parse(spec: str) -> TaskSpec:
 
 
 def require_readable(specs: Sequence[TaskSpec]) -> None:
-    """Raise MissingExtra for what cannot be read for want of packages, before anything long runs."""
+    """Raise MissingExtra for what cannot be read, or judged, for want of packages, before anything long runs."""
     for one in specs:
+        if one.name in SERVED_TASKS:
+            extras.require("tasks")
         if one.file is not None and one.file.suffix.lower() in rows.TABLES:
             extras.require("data", modules=("pyarrow",))
         elif one.file is None and one.name in _OF_HUBS and not _cached(_OF_HUBS[one.name]).is_file():
