@@ -112,7 +112,8 @@ class Measured:
     @property
     def everything(self) -> list[conditions.Measured]:
         """All that was measured of the files, with their rows. Raises InputError."""
-        return conditions.of_rows(self.rows, self.measurements, self.further_measurements)
+        kept_in = [result.path for result in (*self.results, *self.further)]
+        return conditions.of_rows(self.rows, self.measurements, self.further_measurements, kept_in)
 
 
 def perplexity(target: Evaluated, evaluation: EvaluationOptions, run: RunOptions, reporter: Reporter) -> Measured:

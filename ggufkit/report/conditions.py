@@ -80,18 +80,22 @@ def of_tasks(rows: Sequence[ResultRow], root: Path) -> list[Measured]:
 
 
 def of_rows(
-    rows: Sequence[ResultRow], first: Sequence[Sequence[Measurement]], rest: Sequence[Sequence[Measurement]]
+    rows: Sequence[ResultRow],
+    first: Sequence[Sequence[Measurement]],
+    rest: Sequence[Sequence[Measurement]],
+    kept_in: Sequence[Path],
 ) -> list[Measured]:
     """Measurements with the rows of their files, compared with their base's own perplexity.
 
     Args:
         first: what the table of results has.
         rest: what it does not have.
+        kept_in: the file of each of these measurements.
     """
     by_sha256, compared = {row.sha256: row for row in rows}, against_own_bases([*first, *rest])
     return [
-        Measured(by_sha256[found[0].file_sha256], tuple(found), is_further=i >= len(first))
-        for i, found in enumerate(compared)
+        Measured(by_sha256[found[0].file_sha256], tuple(found), i >= len(first), token_scores.path_of(path))
+        for i, (found, path) in enumerate(zip(compared, kept_in, strict=True))
         if found
     ]
 
