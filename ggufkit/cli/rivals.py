@@ -40,7 +40,7 @@ def _warned(found: Rivals) -> Iterator[Text]:
     """Which errors are not those of differences."""
     apart = [rival.entry.label for rival in found.files if rival.delta is not None and not rival.delta.is_paired]
     if apart:
-        said = f"Δ of {', '.join(apart)}: its error takes both files' errors as independent, and is too large."
+        said = f"Δ of {', '.join(apart)}: its error takes both files' errors as independent."
         yield words((said, "yellow"))
 
 

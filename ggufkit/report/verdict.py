@@ -82,7 +82,7 @@ def verdicts(rows: Sequence[ResultRow], scores: Mapping[str, Scores] | None = No
     """One verdict for each type that has several variants measured on the same chunks; large types first.
 
     Both variants are compared with one base on the same tokens: where what each token gave is known of both, the error is
-    that of the differences. Else their errors are taken as independent, which mostly overstates it.
+    that of the differences. Else their errors are taken as independent, which is too much for variants that are alike.
 
     Args:
         scores: of files, by their names.
