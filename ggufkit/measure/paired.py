@@ -80,7 +80,7 @@ class Contrast:
 
 def unpaired(a: tuple[float, float | None], b: tuple[float, float | None]) -> Contrast:
     """`a` less `b`, each a value and its standard error, as if they were independent. Of files that are alike that is too
-    much; of files that differ much too little, for llama-perplexity's own errors take the tokens of a chunk as independent."""
+    much; of files that differ much too little, for llama-perplexity's own errors take a chunk's tokens as independent."""
     return Contrast(a[0] - b[0], math.hypot(a[1] or 0.0, b[1] or 0.0))
 
 
