@@ -111,11 +111,12 @@ class RecipeEngine:
         types = {t.name: self.coarse(t.name) if t.name in names else "Q8_0" for t in self.tensors}
         matrix, directory = self.sources.imatrix if self.options.weigh else None, self.directory / "refined"
         made = refined_file(self.base, types, matrix, refining, directory, self.session)
+        place = directory / f"{made.path.stem}-{sha256_file(made.path)[:12]}"  # another refinement is another file
         plain = self.rounder
         rounder = RefinedRounder(
             plain.base, plain.library, plain.importance, plain.weigh, plain.threads, made, frozenset(names)
         )
-        return self._probing(ProbeKit(rounder, self.groups, directory / made.path.stem))
+        return self._probing(ProbeKit(rounder, self.groups, place))
 
     @property
     def n_measured(self) -> int:

@@ -127,6 +127,13 @@ def test_what_will_be_refined_is_measured_as_a_refinement_leaves_it(
         != next(p for p in other.parent.iterdir() if name in read_header(p).by_name).read_bytes()
     )
     assert not engine.sources.refining.changes("token_embd.weight")  # type: ignore[union-attr]
+    again = engine_of(base, engine.sources, session)
+    again.aim(4.0)
+    assert again.probes.kit.directory == engine.probes.kit.directory
+    fewer = draw(read_texts(sources.calibration.path), load_tokenizer(checkpoint.path), Sampling(8, 64))
+    other_samples = engine_of(base, replace(sources, refining=Refining(checkpoint, fewer)), session)
+    other_samples.aim(4.0)
+    assert other_samples.probes.kit.directory != engine.probes.kit.directory
     engine.clear()
     assert not any(engine.directory.glob("**/part-*.gguf"))
 
