@@ -24,7 +24,8 @@ class StandIn:
     """How it answers.
 
     Args:
-        faults: what goes wrong: "model", "key", "silent", "stream", "leak", "stop", "schema", "tool", "vector", "error".
+        faults: what goes wrong: "model", "key", "silent", "stream", "leak", "stop", "schema", "tool", "vector", "error",
+            "busy".
         tools: whether the template knows tools.
         says: the answer to a request.
     """
@@ -56,6 +57,8 @@ class _Handler(BaseHTTPRequestHandler):
             self._send({"error": {"message": "Invalid API Key", "code": 401}}, 401)
         elif "error" in self.how.faults:
             self._send({"error": {"message": "no slot is free", "code": 500}}, 500)
+        elif "busy" in self.how.faults:
+            self._send({"error": {"message": "Loading model", "code": 503}}, 503)
         elif self.path.endswith("/embeddings"):
             self._send(_vectors(asked, "vector" in self.how.faults))
         elif asked.get("stream"):

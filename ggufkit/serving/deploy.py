@@ -27,7 +27,7 @@ def llama_swap(plan: Plan, ngl: int | None, file: Path) -> None:
     import yaml
 
     known = _known(file)
-    known["models"] = {**known.get("models", {}), plan.endpoint.model: _model(plan, ngl)}
+    known["models"] = {**(known.get("models") or {}), plan.endpoint.model: _model(plan, ngl)}
     try:
         write_atomically(file, _HEAD + yaml.safe_dump(known, sort_keys=False, allow_unicode=True, width=4096))
     except OSError as error:
@@ -45,7 +45,10 @@ def _known(file: Path) -> dict[str, dict[str, object]]:
         raise InputError(f"{file} cannot be read: {error}.", hint=_MINE) from error
     if not written.startswith(_HEAD.encode()):
         raise InputError(f"{file} exists already, and ggufkit did not write it.", hint=_MINE)
-    return parse_yaml(written, str(file), hint=_MINE)
+    known = parse_yaml(written, str(file), hint=_MINE)
+    if not isinstance(known.get("models") or {}, dict):
+        raise InputError(f"{file} is not as expected: its models are no mapping of names to entries.", hint=_MINE)
+    return known
 
 
 def _model(plan: Plan, ngl: int | None) -> Mapping[str, object]:
@@ -63,7 +66,7 @@ def systemd(plan: Plan, ngl: int | None) -> str:
     key = [f"EnvironmentFile={key_file(plan)}"] if plan.endpoint.api_key else []
     return "\n".join([
         "[Unit]",
-        f"Description={_one_line(plan.endpoint.model)} at {plan.endpoint.public_url}",
+        f"Description={_one_line(f'{plan.endpoint.model} at {plan.endpoint.public_url}')}",
         "After=network.target",
         "",
         "[Service]",
@@ -93,8 +96,10 @@ def _started(plan: Plan, ngl: int | None) -> list[str]:
 
 
 def _quoted(word: str) -> str:
-    """A word of a command line as systemd reads it: % and $ stand for themselves when they are doubled."""
+    """A word of a command line as systemd reads it: % and $ stand for themselves when they are doubled; a line's end would
+    end the setting."""
     escaped = word.replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%").replace("$", "$$")
+    escaped = escaped.replace("\n", "\\n").replace("\r", "\\r")
     return escaped if re.fullmatch(r"[\w./:=%$+,@-]+", escaped) else f'"{escaped}"'
 
 

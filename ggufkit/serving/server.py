@@ -75,9 +75,9 @@ class Plan:
         return server_argv.serve(self.program, self.gguf, self.listening, Compute(self.backend, ngl, self.threads))
 
     def environment(self) -> dict[str, str]:
-        """Variables for it: the key, which a command line would show to others."""
-        key = {KEY: self.endpoint.api_key} if self.endpoint.api_key else {}
-        return {**offload.environment(), **key}
+        """Variables for it: the key, which a command line would show to others; where there is none, the user's own is
+        for another server."""
+        return {**offload.environment(), KEY: self.endpoint.api_key or ""}
 
 
 @dataclass(frozen=True)

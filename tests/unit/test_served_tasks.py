@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 
-from ggufkit.core.errors import CorpusError, InputError, MissingExtra, ToolOutputError
+from ggufkit.core.errors import CorpusError, InputError, MissingExtra, ToolError, ToolOutputError
 from ggufkit.core.progress import SilentReporter
 from ggufkit.measure.tasks import harness, tool_calls
+from ggufkit.serving.endpoint import Endpoint
 from ggufkit.texts.tasks import generated, questions
 from ggufkit.texts.tasks.known import BUNDLED, GSM8K, IFEVAL, TOOLS
 from ggufkit.texts.tasks.questions import Drawn, TaskData
@@ -128,8 +129,19 @@ def test_calls_of_a_server(tmp_path: Path, private_cache: Path) -> None:
         assert tool_calls.answers(endpoint, asking(data, tmp_path)) == (True, False, False)
     with speaking(StandIn(("error",))) as endpoint:
         assert tool_calls.answers(endpoint, asking(data, tmp_path)) == (False, False, False)
+    with speaking(StandIn(("busy",))) as endpoint, pytest.raises(ToolError, match="does not answer: 503"):
+        tool_calls.answers(endpoint, asking(data, tmp_path))
     with speaking(StandIn(tools=False)) as endpoint, pytest.raises(InputError, match="knows no tools"):
         tool_calls.answers(endpoint, asking(data, tmp_path))
+
+
+def test_the_harness_is_told_no_name_with_commas(tmp_path: Path) -> None:
+    argv = harness._argv(Endpoint("127.0.0.1", 8080, "a,base_url=x"), tmp_path)
+    told = argv[argv.index("--model_args") + 1]
+    assert (
+        dict(part.split("=") for part in told.split(","))["base_url"]
+        == "http://127.0.0.1:8080/v1/chat/completions"
+    )
 
 
 def test_what_the_harness_says(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from ggufkit.serving import asking, deploy, room, server
 from ggufkit.serving import check as checking
 from ggufkit.serving.answers import ANSWERING
 from ggufkit.serving.asking import Asked
-from ggufkit.serving.endpoint import Endpoint, is_loopback
+from ggufkit.serving.endpoint import KEY, Endpoint, is_loopback
 from ggufkit.serving.room import Cache
 from ggufkit.serving.server import Plan
 from ggufkit.serving.vectors import EMBEDDING
@@ -102,6 +102,14 @@ def test_a_unit_of_systemd() -> None:
     keyed = deploy.systemd(plan(host="0.0.0.0", api_key="secret"), None)
     assert "EnvironmentFile=%h/.config/ggufkit/llama.env" in keyed
     assert "secret" not in keyed
+    lines = deploy.systemd(plan(model="a\nExecStartPre=/bin/x", host="fe80::1%eth0"), None).splitlines()
+    assert not any(line.startswith("ExecStartPre") for line in lines)
+    assert next(line for line in lines if line.startswith("Description=")).count("%%eth0") == 1
+
+
+def test_the_users_own_key_is_not_that_of_a_server_without_one() -> None:
+    assert plan().environment()[KEY] == ""
+    assert plan(api_key="secret").environment()[KEY] == "secret"
 
 
 def test_a_configuration_of_llama_swap(tmp_path: Path) -> None:
@@ -115,6 +123,14 @@ def test_a_configuration_of_llama_swap(tmp_path: Path) -> None:
     assert words[words.index("--host") + 1] == "127.0.0.1"
     assert words[words.index("-m") + 1] == "/m/a b%.gguf"
     assert "secret" not in file.read_text(encoding="utf-8")
+    for written, expected in (("models:\n", ["llama"]), ("models: [x]\n", "no mapping of names to entries")):
+        file.write_text(deploy._HEAD + written, encoding="utf-8")
+        if isinstance(expected, list):
+            deploy.llama_swap(plan(), None, file)
+            assert list(yaml.safe_load(file.read_text(encoding="utf-8"))["models"]) == expected
+        else:
+            with pytest.raises(InputError, match=expected):
+                deploy.llama_swap(plan(), None, file)
     file.write_text("models: {}\n", encoding="utf-8")
     with pytest.raises(InputError, match="ggufkit did not write it"):
         deploy.llama_swap(plan(), None, file)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -25,9 +26,11 @@ from ggufkit.measure.tool import ATTEMPTS, pays_to_pin
 from ggufkit.steps import offload
 from ggufkit.steps.session import Session
 from ggufkit.steps.step import Made, Recipe, Result
+from ggufkit.texts.tasks.known import GSM8K, IFEVAL
 from ggufkit.texts.tasks.questions import TaskData
 
 STEP, VERSION = "answers", 1
+_JUDGE, _JUDGED = "lm_eval", (GSM8K, IFEVAL)
 _SEQUENCES, _CONTEXT = 32, 1024
 _BYTES_PER_TOKEN = 2
 """Fewer than any text has: a context that turns out too small is made larger, at the price of another run."""
@@ -35,17 +38,22 @@ _BYTES_PER_TOKEN = 2
 
 @dataclass(frozen=True)
 class AnswersParams(Params):
-    """What decides answers besides the file, the questions and the tools; `batch` and `ubatch` may be the tool's own."""
+    """What decides answers besides the file, the questions and the tools; `batch` and `ubatch` may be the tool's own.
+
+    `judge` is the package that tells right answers from wrong ones, with its version, where ggufkit does not itself.
+    """
 
     mode: str = ""
     ngl: int | None = None
     backend: str = "cpu"
     batch: int | None = None
     ubatch: int | None = None
+    judge: str = ""
 
     def to_params(self) -> dict[str, Json]:
         """What is there of it."""
         missing = {"batch", "ubatch"} if self.ubatch is None else set()
+        missing |= set() if self.judge else {"judge"}
         return {key: value for key, value in super().to_params().items() if key not in missing}
 
 
@@ -113,7 +121,8 @@ def result_path(gguf: Path, task: str, session: Session) -> Path:
 def recipe(gguf: GgufFile, asking: Asking) -> Recipe:
     """What decides a file's answers."""
     data, session, how = asking.data, asking.session, asking.compute(1)
-    params = AnswersParams(data.mode, asking.ngl, session.tools.backend, how.batch, how.ubatch)
+    judge = f"{_JUDGE} {importlib.metadata.version(_JUDGE)}" if data.mode in _JUDGED else ""
+    params = AnswersParams(data.mode, asking.ngl, session.tools.backend, how.batch, how.ubatch, judge)
     inputs = {"gguf": str(gguf.sha256), "questions": data.sha256}
     reads = (gguf.as_input(), data.as_input())
     return Recipe(STEP, VERSION, inputs, params.to_params(), session.tools.identity, reads)

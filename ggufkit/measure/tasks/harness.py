@@ -53,7 +53,8 @@ def answers(endpoint: Endpoint, asking: Asking) -> tuple[bool, ...]:
 
 
 def _argv(endpoint: Endpoint, home: Path) -> list[str]:
-    model = f"model={endpoint.model},base_url={endpoint.base_url}/chat/completions,num_concurrent={_AT_ONCE}"
+    # By a name of ours: the harness divides its arguments at commas.
+    model = f"model={_NAME},base_url={endpoint.base_url}/chat/completions,num_concurrent={_AT_ONCE}"
     argv = [sys.executable, "-m", "lm_eval", "--model", "local-chat-completions", "--model_args", model]
     argv += [
         "--tasks",

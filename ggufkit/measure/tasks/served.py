@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from ggufkit.core.process import ToolOutput
-from ggufkit.core.records import GgufFile
+from ggufkit.core.records import F16, GgufFile
 from ggufkit.measure.tasks import answers, harness, tool_calls
 from ggufkit.measure.tasks.answers import Asking
 from ggufkit.serving import server
@@ -37,7 +37,9 @@ def ask_all(files: Sequence[GgufFile], asking: Asking) -> list[Result]:
 
 def _served(gguf: GgufFile, asking: Asking) -> tuple[ToolOutput, Answers]:
     session, begun = asking.session, time.monotonic()
-    plan = server.plan(gguf.path, ServeOptions(port=free_port(), verbose=True), session)
+    # A cache that is chosen by the memory that is free would not be the same for every file.
+    how = ServeOptions(port=free_port(), kv_type=F16, verbose=True)
+    plan = server.plan(gguf.path, how, session)
     with server.serving(plan, asking.ngl, session) as running:
         right = _BY_MODE[asking.data.mode](running.endpoint, asking)
         said = running.service.said()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from http import HTTPStatus
 from typing import Any
 
 from ggufkit.core.errors import InputError, ToolError
@@ -32,6 +33,8 @@ def answers(endpoint: Endpoint, asking: Asking) -> tuple[bool, ...]:
 
             def one(row: Mapping[str, Any]) -> bool:
                 reply = client.post(f"{endpoint.base_url}/chat/completions", json=_body(row), timeout=_TIMEOUT_S)
+                if reply.status_code != HTTPStatus.INTERNAL_SERVER_ERROR:
+                    reply.raise_for_status()
                 # Calls that the server cannot make sense of are an error of its own.
                 return reply.ok and is_right(reply.json()["choices"][0]["message"].get("tool_calls"), row["calls"])
 
