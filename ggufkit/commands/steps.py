@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -133,8 +134,24 @@ def quantize(
             output = where / variants.file_name(name, variant, kind.name)
             how = chosen.settle(base, kind, output, plainly, material, session)
             done.append(quantizing.quantize(base, output, kind, how, session))
+            if substitutes := _substitutes(done[-1]):
+                reporter.warn(substitutes)
             tell(done[-1])
     return done
+
+
+def _substitutes(made: Result) -> str:
+    """What is to be said of tensors that have another type than was planned; nothing where there are none."""
+    notes = quantizing.QuantizeNotes.from_manifest(made.manifest)
+    counts = Counter(f"{own} for {wanted}" for _, wanted, own in notes.fallbacks)
+    if not counts:
+        return ""
+    bpw = sources.open_gguf(made.path).bpw
+    swaps = ", ".join(f"{swap} {count} times" for swap, count in counts.most_common())
+    return (
+        f"{made.path.name} has {bpw:.2f} bits/weight: the rows of {notes.n_fallback} tensors are no whole number of their "
+        f"types' blocks ({swaps})."
+    )
 
 
 def _material(
