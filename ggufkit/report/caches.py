@@ -7,14 +7,14 @@ same context. So nothing is in the figure but the cache.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
-from ggufkit.core.records import F16
+from ggufkit.core.records import F16, Conditions
 from ggufkit.llama import kv_cache
 from ggufkit.measure import paired
 from ggufkit.measure.paired import SIGNIFICANT
-from ggufkit.report.conditions import Measured
+from ggufkit.report.conditions import Measured, Table
 from ggufkit.report.losses import GRADES, NEARLY_LOSSLESS, Grade
 
 _Run = tuple[str, int | None, str]
@@ -97,11 +97,17 @@ class Further:
 def further(measured: Sequence[Measured]) -> Further:
     """What these measurements say of contexts and KV caches on the table's text; nothing where there are none besides the
     table's."""
-    texts = {one.conditions.corpus_sha256 for one in measured if not one.is_further}
-    found = [one for one in measured if one.conditions.corpus_sha256 in {*texts, None}]
+    first = [one.conditions for one in measured if not one.is_further]
+    tables = {Table(where.corpus, where.corpus_sha256, where.n_ctx) for where in first}
+    found = [one for one in measured if _is_on(one.conditions, tables)]
     if not any(one.is_further for one in found):
         return Further()
     return Further(tuple(_judged(found)), tuple(_lines(found)))
+
+
+def _is_on(where: Conditions, tables: Collection[Table]) -> bool:
+    """Whether it is on one of these texts, or on none: a speed."""
+    return where.corpus_sha256 is None or any(table.has_text_of(where) for table in tables)
 
 
 def _judged(measured: Sequence[Measured]) -> list[Judged]:

@@ -100,19 +100,33 @@ def of_rows(
     ]
 
 
-def further_texts(row: ResultRow, further: Sequence[Sequence[Measurement]]) -> dict[str, str]:
+@dataclass(frozen=True)
+class Table:
+    """What the table is measured on: a text by its name and its hash, and a context in tokens."""
+
+    corpus: Json
+    corpus_sha256: str | None
+    n_ctx: int | None
+
+    def has_text_of(self, where: Conditions) -> bool:
+        """Whether that is on the same text: in another context a sample of it, for a precision, is another one."""
+        named = where.corpus is not None and where.corpus == self.corpus and where.n_ctx != self.n_ctx
+        return where.corpus_sha256 == self.corpus_sha256 or named
+
+
+def further_texts(table: Table, further: Sequence[Sequence[Measurement]]) -> dict[str, str]:
     """What `--corpus` calls the further texts that a file was measured on, and their SHA-256."""
     where = [found[0].conditions for found in further]
-    others = [c for c in where if c.corpus_sha256 not in (None, row.corpus_sha256)]
+    others = [c for c in where if c.corpus_sha256 is not None and not table.has_text_of(c)]
     return dict(sorted((c.corpus, c.corpus_sha256) for c in others if c.corpus and c.corpus_sha256))
 
 
-def options(row: ResultRow, further: Sequence[Sequence[Measurement]]) -> dict[str, Json]:
+def options(table: Table, further: Sequence[Sequence[Measurement]]) -> dict[str, Json]:
     """The options of a build that had a file measured in other contexts and with other KV caches, where it was."""
     where = [found[0].conditions for found in further]
-    contexts = {c.n_ctx for c in where if c.corpus_sha256 == row.corpus_sha256} - {row.n_ctx, None}
+    contexts = {c.n_ctx for c in where if table.has_text_of(c)} - {table.n_ctx, None}
     kinds = [kind for kind in kv_cache.TYPES if kind != F16 and any(c.kv_type == kind for c in where)]
-    several = ",".join(map(str, [row.n_ctx, *sorted(n for n in contexts if n is not None)]))
+    several = ",".join(map(str, [table.n_ctx, *sorted(n for n in contexts if n is not None)]))
     asked: dict[str, Json] = {"--ctx": several if contexts else None, "--kv-types": ",".join(kinds) or None}
     return {option: value for option, value in asked.items() if value is not None}
 

@@ -201,8 +201,9 @@ def _checkpoint(row: ResultRow, workspace: Workspace) -> Entry:
 
 def _with_others(decided: Settings, row: ResultRow, others: Sequence[Sequence[Measurement]]) -> Settings:
     """What decided a file, with what had it measured on other texts, in other contexts and with other KV caches."""
-    texts = conditions.further_texts(row, others)
-    options = {**decided.options, **conditions.options(row, others)}
+    table = conditions.Table(decided.options.get("--corpus"), row.corpus_sha256, row.n_ctx)
+    texts = conditions.further_texts(table, others)
+    options = {**decided.options, **conditions.options(table, others)}
     if texts and "--corpus" in options:
         options["--corpus"] = [options["--corpus"], *texts]
     return Settings(options, {**decided.hashes, **texts})

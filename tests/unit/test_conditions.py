@@ -23,7 +23,7 @@ from ggufkit.measure.bench import BenchOptions, BenchParams
 from ggufkit.measure.conditions import settings, with_caches
 from ggufkit.measure.evaluation import EvalParams
 from ggufkit.measure.measurements import Figure, measured, place, save
-from ggufkit.report import MemoryBudget, conditions, results, summary_of, tables
+from ggufkit.report import MemoryBudget, caches, conditions, results, summary_of, tables
 from ggufkit.report import files as reports
 from ggufkit.request import BuildRequest, EvaluationOptions
 from ggufkit.steps.session import Session
@@ -201,6 +201,22 @@ def test_the_report_says_which_cache_is_harmless(root: Path) -> None:
     assert "--ctx 512,4096 --kv-types q8_0,q4_0" in summary.command
     page = reports.render(results.collect(root), root, MemoryBudget())["report.html"]
     assert harmless.replace("'", "&#39;") in page
+
+
+def test_a_precision_has_another_sample_in_each_context(root: Path) -> None:
+    """A sample's hash is its own; its name is that of the text."""
+    row = next(row for row in results.collect(root) if row.type == "F16")
+    own = replace(CONDITIONS, corpus="wiki.test.raw", base_sha256=row.sha256)
+    longer = replace(own, n_ctx=2048, corpus_sha256="ef" * 32, kv_type="q8_0")
+    values: dict[str, Figure] = {"ppl": (30.6, None), "kld_mean": (0.0006, 1e-5)}
+    first, further = (measured(str(row.sha256), values, where) for where in (own, longer))
+    table = conditions.Table("wiki.test.raw", own.corpus_sha256, 512)
+    assert conditions.further_texts(table, [further]) == {}
+    assert conditions.options(table, [further]) == {"--ctx": "512,2048", "--kv-types": "q8_0"}
+    (judged,) = caches.further(conditions.of_rows([row], [first], [further], [root] * 2)).judged
+    assert judged.contexts == (2048,)
+    other = measured(str(row.sha256), values, replace(longer, n_ctx=512))
+    assert conditions.further_texts(table, [other]) == {"wiki.test.raw": "ef" * 32}
 
 
 def test_a_directory_without_other_settings_says_nothing_of_them(tmp_path: Path) -> None:
