@@ -15,9 +15,11 @@ from ggufkit.core.records import ResultRow, further_metrics
 from ggufkit.core.units import rough, size
 from ggufkit.pipeline.resources import Plan
 from ggufkit.report import tasks
+from ggufkit.report.choose import amount
 
 if TYPE_CHECKING:
     from ggufkit.report.caches import Further, Line
+    from ggufkit.report.decisive import Decisive, Figures
     from ggufkit.report.recommend import Rung
     from ggufkit.report.summary import Summary
     from ggufkit.report.tasks import TaskTable
@@ -46,21 +48,59 @@ def _short(value: float | None) -> str:
 
 
 def answer(summary: Summary) -> Iterator[RenderableType]:
-    """The results, which file to take, the ladder that it stands on, and what helped."""
-    yield results_table([entry.row for entry in summary.entries])
+    """The results, which file to take, what to mind before, the ladder that it stands on, what helped, and what else there
+    is in the reports."""
+    found = summary.decisive
+    yield results_table([e.row for e in summary.entries]) if found is None else decisive_table(found)
     yield ""
     yield words((summary.answer, "bold"))
+    yield from (words((warning, "yellow")) for warning in summary.warnings)
     named = [rung for rung in summary.advice.ladder if rung.name]
     if len(named) > 1:
         yield _ladder(named)
     yield from summary.verdict
-    yield from summary.further.sentences
+    yield from summary.further.harmless
     if summary.texts.files:
-        yield ""
-        yield texts_table(summary.texts)
-    for table in summary.tasks:
-        yield ""
-        yield from tasks_table(table)
+        yield words(("Texts: ", "bold"), (summary.texts.finding, ""))
+    if summary.tasks:
+        yield words(("Tasks: ", "bold"), (tasks.finding(summary.tasks), ""))
+    if found is not None:
+        yield "The reports have all other figures, file by file."
+
+
+def decisive_table(found: Decisive) -> Table:
+    """The figures to choose by; errors, and what is told besides, below. Columns that nothing was measured for are left
+    out."""
+    digits, files = (4 if found.loss == "PPL" else 5), found.files
+    columns = [
+        ("size", [lines(size(one.entry.row.size_bytes), f"{one.entry.row.bpw:.2f} BPW") for one in files]),
+        (found.loss, [_lost(one, digits) for one in files]),
+        ("worst", [_worst(one) for one in files]),
+        ("right", [_right(one) for one in files]),
+        ("tg128", [with_error(one.entry.row.tg_tps, one.entry.row.tg_tps_stddev, 1) for one in files]),
+        ("memory", [lines(_MISSING if one.memory_bytes is None else amount(one.memory_bytes)) for one in files]),
+    ]
+    shown = [(head, cells) for head, cells in columns if any(cell.plain not in ("", _MISSING) for cell in cells)]
+    table = bare_table(*(head for head, _ in shown))
+    for one, *cells in zip(files, *(cells for _, cells in shown), strict=True):
+        table.add_row(one.entry.row.file.removesuffix(".gguf"), *cells)
+    return table
+
+
+def _lost(one: Figures, digits: int) -> Text:
+    value, error = one.loss or (None, None)
+    return with_error(value, error, digits)
+
+
+def _worst(one: Figures) -> Text:
+    if one.worst is not None:
+        return lines(number(one.worst.value, 5), one.worst.text)
+    return lines(f"{one.alone} alone" if one.alone else _MISSING)
+
+
+def _right(one: Figures) -> Text:
+    right, _ = one.right or (None, None)
+    return lines(percent(right), *([] if one.flips is None else [f"{one.flips:.1%} flips"]))
 
 
 def _ladder(rungs: Sequence[Rung]) -> Table:

@@ -41,8 +41,12 @@ def _shown(char: str) -> str:
 
 def markdown(text: str) -> str:
     """Text within a line of Markdown or a cell of its tables: no markup, no HTML, no link."""
-    line = _html.escape(terminal(" ".join(text.split())), quote=False)
-    return _MARKDOWN.sub(lambda found: "\\" + found[0], line)
+    return _MARKDOWN.sub(lambda found: "\\" + found[0], markdown_html(text))
+
+
+def markdown_html(text: str) -> str:
+    """Text within a line of HTML that stands in Markdown, where nothing else is markup."""
+    return _html.escape(terminal(" ".join(text.split())), quote=False)
 
 
 def markdown_code(text: str, *, cell: bool = False) -> str:

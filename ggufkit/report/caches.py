@@ -91,7 +91,41 @@ class Further:
     @property
     def sentences(self) -> list[str]:
         """What to know of each cache, the harmless first."""
-        return [one.sentence for one in sorted(self.judged, key=lambda one: one.worst[0])]
+        return [one.sentence for one in self._in_order]
+
+    @property
+    def warnings(self) -> list[str]:
+        """Those of caches that are not harmless."""
+        return [one.sentence for one in self._in_order if not one.is_harmless]
+
+    @property
+    def harmless(self) -> list[str]:
+        """Those of the others."""
+        return [one.sentence for one in self._in_order if one.is_harmless]
+
+    @property
+    def finding(self) -> str:
+        """The contexts and caches, and the worst of them, in a line; `lines` is not empty."""
+        contexts = ", ".join(f"{n:,}" for n in sorted({line.n_ctx for line in self.lines}))
+        order = (F16, *kv_cache.TYPES)
+        kinds = ", ".join(sorted({line.kv_type for line in self.lines}, key=order.index))
+        return " ".join(part for part in (f"{contexts} tokens; {kinds}.", self._worst) if part)
+
+    @property
+    def _in_order(self) -> list[Judged]:
+        return sorted(self.judged, key=lambda one: one.worst[0])
+
+    @property
+    def _worst(self) -> str:
+        if self.judged:
+            most = self._in_order[-1]
+            return f"Worst: {most.kv_type}, KLD {most.worst[0]:.2g} of the base at {most.worst_ctx:,} tokens."
+        far = max(
+            (line for line in self.lines if line.kld), key=lambda line: line.kld or (0.0, None), default=None
+        )
+        if far is not None and far.kld is not None:
+            return f"Worst: {far.file} at {far.n_ctx:,} tokens, KLD {far.kld[0]:.2g}."
+        return ""
 
 
 def further(measured: Sequence[Measured]) -> Further:

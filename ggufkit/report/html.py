@@ -15,17 +15,19 @@ from ggufkit.llama import quants
 from ggufkit.report import composition, maps, palette, plots, tasks
 from ggufkit.report.choose import amount
 from ggufkit.report.data import Entry
+from ggufkit.report.decisive import Decisive, Figures
 from ggufkit.report.markdown import MISSING, number, percent
 from ggufkit.report.summary import Summary
 
 
 @dataclass(frozen=True)
 class Cell:
-    """A table cell: what is shown, the number that it is sorted by (None sorts last), and its error."""
+    """A table cell: what is shown, the number that it is sorted by (None sorts last), its error, and what else is small."""
 
     text: str
     key: float | str | None
     error: str = ""
+    beside: str = ""
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,9 @@ COLUMNS = (
 )  # fmt: skip
 
 
+_DIGITS = {"KLD": 6, "Cosine": 5, "PPL": 4}
+_LOSS_KEYS = {"KLD": "kld", "Cosine": "cosine", "PPL": "ppl"}
+
 _KEY = "further "
 """What the keys of columns begin with that packages add."""
 
@@ -57,15 +62,18 @@ def render_html(summary: Summary) -> str:
     table = [(e, _cells(e, summary.budget.n_ctx) | _further(e, added)) for e in summary.entries]
     named = [*COLUMNS, *((_KEY + name, name.replace("_", " ")) for name in added)]
     columns = [(key, head) for key, head in named if any(cells[key].text != MISSING for _, cells in table)]
-    rows = [(entry, [cells[key] for key, _ in columns]) for entry, cells in table]
+    first = _decisive_columns(summary.decisive)
+    rest = [(key, head) for key, head in columns if key not in {"bpw", *dict(first)}] if first else []
     holds = composition.held(summary.entries)
     types = {part.type for one in holds for part in one.parts}
     legend = maps.legend(summary.recipes, types)
     template = _environment().get_template("report.html.j2")
     return template.render(
         s=summary,
-        columns=columns,
-        rows=rows,
+        columns=first or columns,
+        rows=_rows(_decisive_cells(summary.decisive) if summary.decisive else table, first or columns),
+        rest=rest,
+        rest_rows=_rows(table, rest),
         light=palette.LIGHT,
         dark=palette.DARK,
         quality=_quality(summary),
@@ -79,6 +87,7 @@ def render_html(summary: Summary) -> str:
         recipes=[maps.shown(told, legend) for told in summary.recipes],
         choices=_choices(summary),
         tasks_explained=tasks.EXPLAINED,
+        tasks_finding=tasks.finding,
         tasks_beside=tasks.BESIDE,
         missing=MISSING,
         number=number,
@@ -102,6 +111,49 @@ def _visible(value: object) -> object:
     return (
         escape.terminal(value, lines=True) if isinstance(value, str) and not hasattr(value, "__html__") else value
     )
+
+
+def _rows(
+    table: Sequence[tuple[Entry, dict[str, Cell]]], columns: Sequence[tuple[str, str]]
+) -> list[tuple[Entry, list[Cell]]]:
+    return [(entry, [cells[key] for key, _ in columns]) for entry, cells in table]
+
+
+def _decisive_columns(found: Decisive | None) -> list[tuple[str, str]]:
+    """Keys and heads of the table to choose by, [] where there is none; keys are those of the columns that it stands for."""
+    if found is None:
+        return []
+    heads = [("file", "File"), ("size", "Size"), (_LOSS_KEYS[found.loss], found.loss), ("right", "Right"),
+             ("tg", "tg128"), ("memory", "Memory")]  # fmt: skip
+    cells = [row for _, row in _decisive_cells(found)]
+    return [(key, head) for key, head in heads if any(row[key].text != MISSING for row in cells)]
+
+
+def _decisive_cells(found: Decisive) -> list[tuple[Entry, dict[str, Cell]]]:
+    """A file's cells in the table to choose by."""
+    return [(one.entry, _of_figures(one, found.loss)) for one in found.files]
+
+
+def _of_figures(one: Figures, loss: str) -> dict[str, Cell]:
+    row, memory = one.entry.row, one.memory_bytes
+    value, error = one.loss or (None, None)
+    lost = _measurement(value, error, _DIGITS[loss])
+    right = _percentage(*(one.right or (None, None)))
+    flips = "" if one.flips is None else f"{one.flips:.1%} flips"
+    return {
+        "file": Cell(one.entry.label, row.file.lower()),
+        "size": Cell(units.size(row.size_bytes), row.size_bytes, f"{row.bpw:.2f} BPW"),
+        _LOSS_KEYS[loss]: replace(lost, beside=_on_texts(one)),
+        "right": replace(right, beside=flips),
+        "tg": _measurement(row.tg_tps, row.tg_tps_stddev, 1),
+        "memory": Cell(MISSING, None) if memory is None else Cell(amount(memory), memory),
+    }
+
+
+def _on_texts(one: Figures) -> str:
+    if one.worst is not None:
+        return f"worst {one.worst.value:.6f}, {one.worst.text}"
+    return one.alone and f"{one.alone} alone"
 
 
 def _cells(entry: Entry, n_ctx: int) -> dict[str, Cell]:

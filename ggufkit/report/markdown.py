@@ -6,12 +6,13 @@ from collections.abc import Callable, Sequence
 
 from tabulate import tabulate
 
-from ggufkit.core.escape import markdown, markdown_block, markdown_code, terminal
+from ggufkit.core.escape import markdown, markdown_block, markdown_code, markdown_html, terminal
 from ggufkit.core.records import further_metrics
 from ggufkit.core.units import MIB, size
 from ggufkit.report import tasks
 from ggufkit.report.choose import amount
 from ggufkit.report.data import Entry
+from ggufkit.report.decisive import Decisive, Figures
 from ggufkit.report.recipes import Told
 from ggufkit.report.recommend import Rung
 from ggufkit.report.summary import Summary
@@ -19,6 +20,9 @@ from ggufkit.report.tasks import TaskTable
 from ggufkit.report.unevenness import TextLoss
 
 MISSING = "–"
+_SPEED = "tg128 (t/s)"
+_Column = tuple[str, list[str], bool]
+"""A head, its cells, and whether it stands there though nothing was measured."""
 
 
 def render_markdown(summary: Summary) -> str:
@@ -33,16 +37,19 @@ def render_markdown(summary: Summary) -> str:
 
 
 def answer(summary: Summary) -> str:
-    """The file to take, in a line; "" where there is none to choose from."""
-    return summary.answer and f"**Which one should I take?** {markdown(summary.answer)}"
+    """The file to take, in a line, and what to mind before; "" where there is none to choose from."""
+    taken = summary.answer and f"**Which one should I take?** {markdown(summary.answer)}"
+    mind = "\n".join(f"- **Mind:** {markdown(warning)}" for warning in summary.warnings)
+    return "\n\n".join(part for part in (taken, mind) if part)
 
 
 def measured(summary: Summary) -> str:
     """What the report says behind its answer: what helped, the results, and how they came about."""
     parts = [
         _verdict(summary),
-        results_table(summary),
+        results_table(summary) if summary.decisive is None else decisive_table(summary.decisive, summary),
         _notes(summary),
+        _rest(summary),
         texts_section(summary),
         _tasks(summary),
         caches_section(summary),
@@ -94,7 +101,51 @@ def _verdict(summary: Summary) -> str:
 
 def results_table(summary: Summary) -> str:
     """One line for each file; columns that nothing was measured for are left out."""
+    return _table(_columns(summary))
+
+
+def decisive_table(found: Decisive, summary: Summary) -> str:
+    """The figures to choose by, one line for each file; what was not measured of any is left out."""
+    files, digits = found.files, {"KLD": 6, "Cosine": 5, "PPL": 4}[found.loss]
+    rows = [one.entry.row for one in files]
+    return _table([
+        ("File", [_file(one.entry, summary) for one in files], True),
+        ("Size (MiB)", [f"{row.size_bytes / MIB:,.1f}" for row in rows], True),
+        ("Bits/weight", [f"{row.bpw:.2f}" for row in rows], True),
+        (found.loss, [number(one.loss, digits) for one in files], False),
+        ("Worst text", [_worst(one) for one in files], False),
+        ("Right", [percent(*(one.right or (None, None))) for one in files], False),
+        ("Flips", [percent(one.flips, None) for one in files], False),
+        (_SPEED, [with_error(row.tg_tps, row.tg_tps_stddev, 1) for row in rows], False),
+        ("Memory", [MISSING if one.memory_bytes is None else amount(one.memory_bytes) for one in files], False),
+    ])  # fmt: skip
+
+
+def _worst(one: Figures) -> str:
+    if one.worst is not None:
+        return f"{one.worst.value:.6f}, {markdown(one.worst.text)}"
+    return f"{markdown(one.alone)} alone" if one.alone else MISSING
+
+
+def _rest(summary: Summary) -> str:
+    """The other columns of the table of results, behind the table to choose by."""
+    if summary.decisive is None:
+        return ""
+    told = {"Size (MiB)", "Bits/weight", summary.decisive.loss, _SPEED}
     columns = [
+        (head, cells, always) for head, cells, always in _columns(summary)
+        if head not in told and (always or any(cell != MISSING for cell in cells))
+    ]  # fmt: skip
+    heads = ", ".join(head for head, *_ in columns[1:])
+    return _fold(f"{heads}. {summary.decisive.rest}", _table(columns)) if heads else ""
+
+
+def _fold(line: str, inside: str) -> str:
+    return f"<details><summary>{markdown_html(line)}</summary>\n\n{inside}\n\n</details>"
+
+
+def _columns(summary: Summary) -> list[_Column]:
+    return [
         ("File", [_file(e, summary) for e in summary.entries], True),
         ("Size (MiB)", [f"{e.row.size_bytes / MIB:,.1f}" for e in summary.entries], True),
         ("Bits/weight", [f"{e.row.bpw:.2f}" for e in summary.entries], True),
@@ -107,18 +158,21 @@ def results_table(summary: Summary) -> str:
         ("Cosine", [with_error(e.row.cosine_mean, e.row.cosine_stderr, 5) for e in summary.entries], False),
         ("Least cosine", [with_error(e.row.cosine_min, None, 5) for e in summary.entries], False),
         ("pp512 (t/s)", [with_error(e.row.pp_tps, e.row.pp_tps_stddev, 1) for e in summary.entries], False),
-        ("tg128 (t/s)", [with_error(e.row.tg_tps, e.row.tg_tps_stddev, 1) for e in summary.entries], False),
+        (_SPEED, [with_error(e.row.tg_tps, e.row.tg_tps_stddev, 1) for e in summary.entries], False),
         ("transformers (t/s)",
          [with_error(None if e.row.is_gguf else e.row.eval_tps, None, 1) for e in summary.entries], False),
         *(_further(name, summary.entries) for name in further_metrics(e.row for e in summary.entries)),
     ]  # fmt: skip
+
+
+def _table(columns: Sequence[_Column]) -> str:
     shown = [(head, cells) for head, cells, always in columns if always or any(c != MISSING for c in cells)]
     align = ["left"] + ["right"] * (len(shown) - 1)
     body = list(zip(*(cells for _, cells in shown), strict=True))
     return tabulate(body, [head for head, _ in shown], tablefmt="github", disable_numparse=True, colalign=align)
 
 
-def _further(name: str, entries: Sequence[Entry]) -> tuple[str, list[str], bool]:
+def _further(name: str, entries: Sequence[Entry]) -> _Column:
     """The column of a metric that a package adds."""
     found = [dict(e.row.further) for e in entries]
     return markdown(name), [with_error(row.get(name), row.get(f"{name}_stderr"), 4) for row in found], False
@@ -128,7 +182,8 @@ def _tasks(summary: Summary) -> str:
     """A table for each task; "" where none was asked."""
     if not summary.tasks:
         return ""
-    return "\n\n".join(["## Tasks", *map(task_table, summary.tasks), tasks.EXPLAINED])
+    each = "\n\n".join([*map(task_table, summary.tasks), tasks.EXPLAINED])
+    return f"## Tasks\n\n{_fold(tasks.finding(summary.tasks), each)}"
 
 
 def task_table(table: TaskTable) -> str:
@@ -144,20 +199,20 @@ def task_table(table: TaskTable) -> str:
 
 
 def texts_section(summary: Summary) -> str:
-    """KL divergence per text, and which files are good on one and bad on another; "" for a single text."""
+    """KL divergence per text; "" for a single one."""
     found = summary.texts
     if not found.files:
         return ""
     rows = [
-        [markdown_code(one.file, cell=True), *(_loss(one.on(name)) for name in found.names), f"{one.mean:.6f}",
-         f"{markdown(one.worst.text)}, {one.worst.value:.6f}"]
+        [markdown_code(one.file, cell=True), *(_loss(one.on(name)) for name in found.names)]
         for one in found.files
     ]  # fmt: skip
-    heads = ["File", *(f"KLD, {markdown(name)}" for name in found.names), "Mean", "Worst"]
-    align = ["left", *["right"] * (len(found.names) + 1), "left"]
+    heads = ["File", *(f"KLD, {markdown(name)}" for name in found.names)]
+    align = ["left", *["right"] * len(found.names)]
     table = tabulate(rows, heads, tablefmt="github", disable_numparse=True, colalign=align)
-    each = "\n".join(f"- {markdown(sentence)}" for sentence in found.sentences)
-    return "\n\n".join(part for part in ("## Several texts", each, table) if part)
+    each = "\n".join(f"- {markdown(sentence)}" for sentence in found.rest(summary.taken))
+    inside = "\n\n".join(part for part in (each, table) if part)
+    return f"## Several texts\n\n{_fold(found.finding, inside)}"
 
 
 def _loss(loss: TextLoss | None) -> str:
@@ -165,7 +220,7 @@ def _loss(loss: TextLoss | None) -> str:
 
 
 def caches_section(summary: Summary) -> str:
-    """Which KV cache is harmless, and what was measured in other contexts and with other caches behind it."""
+    """What was measured in other contexts and with other caches, those that are harmless first."""
     found = summary.further
     if not found.lines:
         return ""
@@ -180,9 +235,9 @@ def caches_section(summary: Summary) -> str:
     ]  # fmt: skip
     align = ["left", "left", "right", "left", *["right"] * 6]
     table = tabulate(rows, heads, tablefmt="github", disable_numparse=True, colalign=align)
-    each = "\n".join(f"- {markdown(sentence)}" for sentence in found.sentences)
-    listing = f"<details><summary>Each file, context and cache</summary>\n\n{table}\n\n</details>"
-    return "\n\n".join(part for part in ("## Contexts and KV caches", each, listing) if part)
+    each = "\n".join(f"- {markdown(sentence)}" for sentence in found.harmless)
+    inside = "\n\n".join(part for part in (each, table) if part)
+    return f"## Contexts and KV caches\n\n{_fold(found.finding, inside)}"
 
 
 def number(value: tuple[float, float | None] | None, digits: int) -> str:
@@ -234,7 +289,7 @@ def _notes(summary: Summary) -> str:
         notes.append(
             "Not comparable with published figures: those need WikiText-2's test split, --ctx 512, all chunks."
         )
-    notes += summary.footnotes
+    notes += [*summary.footnotes, *(summary.decisive.notes if summary.decisive else ())]
     notes += [f"† {file}: {reason}." for file, reason in summary.apart.items()]
     return "\n".join(f"- {markdown(note)}" for note in notes)
 

@@ -13,6 +13,7 @@ from ggufkit.report.choose import MemoryBudget
 from ggufkit.report.compare import Group, Sample
 from ggufkit.report.conditions import Measured
 from ggufkit.report.data import Entry, text_of
+from ggufkit.report.decisive import Decisive, decisive
 from ggufkit.report.recipes import Told, told
 from ggufkit.report.recommend import Advice, advise
 from ggufkit.report.reproduce import commands
@@ -43,6 +44,7 @@ class Summary:
         further: what was measured in other contexts and with other KV caches.
         tasks: what the files scored in tasks.
         texts: what was measured on other texts, too.
+        decisive: the figures to choose by, where more was measured than the table of results holds; else None.
     """
 
     name: str
@@ -63,6 +65,7 @@ class Summary:
     further: Further = field(default_factory=Further)
     tasks: tuple[TaskTable, ...] = ()
     texts: Texts = field(default_factory=Texts)
+    decisive: Decisive | None = None
 
     @property
     def front(self) -> frozenset[str]:
@@ -78,6 +81,11 @@ class Summary:
     def taken(self) -> str:
         """Name of the file to take, "" where nothing fits the memory."""
         return self.advice.pick.entry.row.file if self.advice.pick is not None else ""
+
+    @property
+    def warnings(self) -> list[str]:
+        """What to mind before one takes a file: those that are good on one text alone, and KV caches that do harm."""
+        return [*self.texts.first(self.taken), *self.further.warnings]
 
     @property
     def answer(self) -> str:
@@ -100,6 +108,8 @@ def summarize(
     quality = compare.groups(samples, compare.quality_facts)
     speed = compare.groups(samples, compare.speed_facts)
     together = _first(quality) or tuple(entries)
+    beside, tasks, texts = further(measured), tables_of([e.row for e in entries]), several(measured)
+    is_more = bool(beside.lines or tasks or texts.files)
     return Summary(
         name=entries[0].row.name or "Results",
         entries=tuple(entries),
@@ -118,9 +128,10 @@ def summarize(
         spans=tuple(spans),
         recipes=told(entries, together),
         footnotes=(*_footnotes(together), *_twins(every)),
-        further=further(measured),
-        tasks=tables_of([e.row for e in entries]),
-        texts=several(measured),
+        further=beside,
+        tasks=tasks,
+        texts=texts,
+        decisive=decisive(entries, texts, budget) if is_more else None,
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
 
 from ggufkit.core.records import ResultRow, TaskScore
@@ -51,9 +51,35 @@ class TaskTable:
 def tables_of(rows: Sequence[ResultRow]) -> tuple[TaskTable, ...]:
     """The tables of all tasks that any of the files did, in the order of the known ones, then others."""
     found = [(row.file, score) for row in rows for score in row.tasks]
-    known = {name: number for number, name in enumerate(TITLES)}
-    tasks = sorted({score.task for _, score in found}, key=lambda name: (known.get(name, len(known)), name))
+    tasks = _ordered({score.task for _, score in found})
     return tuple(table for task in tasks for table in _of_task(task, found))
+
+
+def _ordered(tasks: Set[str]) -> list[str]:
+    known = {name: number for number, name in enumerate(TITLES)}
+    return sorted(tasks, key=lambda name: (known.get(name, len(known)), name))
+
+
+def titles(tasks: Set[str]) -> tuple[str, ...]:
+    """What tasks are called, the known ones first."""
+    return tuple(TITLES.get(name, name) for name in _ordered(tasks))
+
+
+def finding(tables: Sequence[TaskTable]) -> str:
+    """What was asked, and who lost most of the base's answers, in a line."""
+    asked = ", ".join(titles({table.task for table in tables}))
+    changed = [(file, score) for table in tables for file, score in table.rows if score.lost is not None]
+    if not changed:
+        return f"{asked}."
+    file, score = min(changed, key=lambda one: _change(one[1]))
+    if _change(score) >= 0:
+        return f"{asked}. No file answers worse than the base."
+    title = TITLES.get(score.task, score.task)
+    return f"{asked}. Worst: {file} in {title}, {change(score)}, p {p_value(score)}."
+
+
+def _change(score: TaskScore) -> float:
+    return ((score.gained or 0) - (score.lost or 0)) / score.n
 
 
 def _of_task(task: str, found: Sequence[tuple[str, TaskScore]]) -> list[TaskTable]:

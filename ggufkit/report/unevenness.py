@@ -25,6 +25,7 @@ UNEVEN = 1.5
 """How many times as much a file may lose on one text as on another, where others lose alike."""
 PLAIN = "plain"
 _OTHERS = 2
+_MOST = 3
 _SIGMAS = 3.0
 """More than one difference needs: the best and the worst of several texts are looked for."""
 
@@ -102,6 +103,26 @@ class Texts:
     def sentences(self) -> list[str]:
         """What is to be warned of."""
         return [one.sentence for one in uneven(self.files)]
+
+    def first(self, taken: str = "") -> list[str]:
+        """Those to tell beside the answer: of the file to take, then the most uneven ones, and how many are left."""
+        told = [one.sentence for one in self._by_weight(taken)]
+        left = len(told) - _MOST
+        return told if left <= 0 else [*told[:_MOST], f"{left} more are good on one text and bad on another."]
+
+    def rest(self, taken: str = "") -> list[str]:
+        """Those that `first` only counts."""
+        return [one.sentence for one in self._by_weight(taken)[_MOST:]]
+
+    def _by_weight(self, taken: str) -> list[Uneven]:
+        return sorted(uneven(self.files), key=lambda one: (one.file != taken, -one.times))
+
+    @property
+    def finding(self) -> str:
+        """The texts, and where most is lost, in a line."""
+        most = max(self.files, key=lambda one: one.worst.value)
+        lost = f"Worst: {most.file} on {most.worst.text}, KLD {most.worst.value:.6f}."
+        return f"{', '.join(self.names)}. {lost}"
 
 
 def several(measured: Sequence[Measured]) -> Texts:

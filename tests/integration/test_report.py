@@ -18,7 +18,9 @@ from ggufkit import report
 from ggufkit.recipes.recipe_file import write_recipe
 from ggufkit.recipes.type_recipe import Choice, TypeRecipe, recipe_path
 from ggufkit.report import results
-from tests.fake_results import SIXTY, write_results
+from tests.fake_results import FAKES, SIXTY, write_results
+from tests.unit.test_conditions import measure, on_texts
+from tests.unit.test_report_tasks import BASE, FILE, note
 
 CHROMIUM = next(
     (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), ""
@@ -186,6 +188,29 @@ def sixty(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
+def more(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A page whose table is that of the figures to choose by, with all that unfolds below it."""
+    root = write_results(tmp_path_factory.mktemp("more") / "out", FAKES)
+    on_texts(root, "tiny-Q4_0.gguf", code=0.03, chat=0.04)
+    on_texts(root, "tiny-imatrix-Q4_0.gguf", code=0.09, chat=0.03)
+    note(root, "tiny-F16.gguf", "hellaswag", BASE)
+    note(root, "tiny-Q4_0.gguf", "hellaswag", FILE)
+    for kind, loss in (("q8_0", 0.0003), ("q4_0", 0.02)):
+        measure(root, "tiny-F16.gguf", "", {"kv_type": kind}, ppl=30.6, kld_mean=loss, same_top_p=1 - loss)
+    report.write(results.collect(root), root)
+    return root / "report.html"
+
+
+def unfolded(page: Path, directory: Path) -> Path:
+    """The page with all open."""
+    text = page.read_text(encoding="utf-8")
+    opened = text.replace('<details class="more"', '<details open class="more"')
+    assert opened != text
+    (directory / "unfolded.html").write_text(opened, encoding="utf-8")
+    return directory / "unfolded.html"
+
+
+@pytest.fixture(scope="module")
 def axe(request: pytest.FixtureRequest) -> str:
     """The source of axe, from npm, kept between runs."""
     npm = shutil.which("npm")
@@ -206,9 +231,15 @@ def scheme(theme: str) -> str:
 
 
 @needs_chromium
-@pytest.mark.parametrize(("width", "theme"), [(1280, "dark"), (390, "light")])
-def test_axe_finds_no_fault(sixty: Path, axe: str, tmp_path: Path, width: int, theme: str) -> None:
-    texts = {"PAGE": sixty.read_text(encoding="utf-8"), "AXE": axe}
+@pytest.mark.parametrize(
+    ("shown", "width", "theme"),
+    [("sixty", 1280, "dark"), ("sixty", 390, "light"), ("more", 1280, "light"), ("more", 390, "dark")],
+)
+def test_axe_finds_no_fault(
+    request: pytest.FixtureRequest, shown: str, axe: str, tmp_path: Path, width: int, theme: str
+) -> None:
+    page: Path = request.getfixturevalue(shown)
+    texts = {"PAGE": page.read_text(encoding="utf-8"), "AXE": axe}
     probe = AUDIT.replace("WIDTH", str(width))
     for name, text in texts.items():
         probe = probe.replace(
@@ -225,8 +256,14 @@ def test_axe_finds_no_fault(sixty: Path, axe: str, tmp_path: Path, width: int, t
 
 
 @needs_chromium
-def test_sixty_files_stay_readable_on_a_screen_and_on_a_phone(sixty: Path, tmp_path: Path) -> None:
-    source = json.dumps(sixty.read_text(encoding="utf-8")).replace("</", "<\\/")
+@pytest.mark.parametrize("shown", ["sixty", "more"])
+def test_sixty_files_stay_readable_on_a_screen_and_on_a_phone(
+    request: pytest.FixtureRequest, shown: str, tmp_path: Path
+) -> None:
+    page: Path = request.getfixturevalue(shown)
+    if shown == "more":
+        page = unfolded(page, tmp_path)
+    source = json.dumps(page.read_text(encoding="utf-8")).replace("</", "<\\/")
     file = tmp_path / "layout.html"
     file.write_text(LAYOUT.replace("PAGE", source), encoding="utf-8")
     ran = browse(file, tmp_path, "--dump-dom", "--virtual-time-budget=20000")
@@ -238,6 +275,24 @@ def test_sixty_files_stay_readable_on_a_screen_and_on_a_phone(sixty: Path, tmp_p
         assert found["smallest"] >= 8, width
         assert found["holes"] == [], width
         assert found["pick"] < 200, width
+
+
+@needs_chromium
+def test_what_unfolds_is_open_in_print(more: Path, tmp_path: Path) -> None:
+    probe = """<script>
+      const opened = () => [...document.querySelectorAll(".more")].map(one => one.open);
+      document.querySelector(".more").open = true;
+      const seen = [opened()];
+      for (const happens of ["beforeprint", "afterprint"]) { dispatchEvent(new Event(happens)); seen.push(opened()); }
+      document.title = JSON.stringify(seen);
+    </script>"""
+    file = tmp_path / "more.html"
+    file.write_text(more.read_text(encoding="utf-8").replace("</body>", probe + "</body>"), encoding="utf-8")
+    ran = browse(file, tmp_path, "--dump-dom", "--virtual-time-budget=5000")
+    seen = re.search(r"<title>(\[.+?\])</title>", ran.stdout)
+    assert seen, ran.stderr[-2000:]
+    first = [True, False, False, False]
+    assert json.loads(seen[1]) == [first, [True] * 4, first]
 
 
 @needs_chromium
