@@ -82,6 +82,8 @@ def decisive_table(found: Decisive) -> Table:
     ]
     shown = [(head, cells) for head, cells in columns if any(cell.plain not in ("", _MISSING) for cell in cells)]
     table = bare_table(*(head for head, _ in shown))
+    for column in (column for column in table.columns if column.header == "worst"):  # names of texts may be long
+        column.no_wrap, column.overflow = False, "fold"
     for one, *cells in zip(files, *(cells for _, cells in shown), strict=True):
         table.add_row(one.entry.row.file.removesuffix(".gguf"), *cells)
     return table
