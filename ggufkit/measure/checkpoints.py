@@ -297,6 +297,7 @@ class _Work:
             n_ctx=done.n_ctx,
             n_chunks=done.n_chunks,
             base_sha256=str(self.base.sha256),
+            corpus=self.evaluation.text.name,
         )
 
     def _notes(self, subject: Subject, done: Evaluated, run: ToolOutput, output: Path) -> CheckpointNotes:

@@ -11,11 +11,11 @@ from pathlib import Path
 from ggufkit.core import escape
 from ggufkit.core.records import F16, Conditions, Json, Measurement, ResultRow
 from ggufkit.llama import kv_cache
-from ggufkit.measure import divergence, token_scores
+from ggufkit.measure import checkpoints, divergence, token_scores
 from ggufkit.measure.measurements import against_own_bases
 from ggufkit.measure.paired import Scores
 from ggufkit.measure.tasks import scores
-from ggufkit.report.results import further_places, measured_in
+from ggufkit.report.results import checkpoint_measurements, further_places, measured_in
 from ggufkit.steps.step import Workspace
 
 _OF_FILE = ("name", "variant", "type", "file")
@@ -64,12 +64,35 @@ def collect(rows: Sequence[ResultRow], root: Path) -> list[Measured]:
     workspace = Workspace(root)
     table, further = workspace.measurements, further_places(workspace)
     places = [*((row, table) for row in rows), *((row, place) for row in rows for place in further)]
-    found = [measured_in(place, Path(row.file).stem, str(row.sha256)) for row, place in places]
+    found = _once([(row, measured_in(place, Path(row.file).stem, str(row.sha256))) for row, place in places])
     return [
         Measured(row, tuple(ms), place != table, place / f"{Path(row.file).stem}.{divergence.STEP}.scores")
         for (row, place), ms in zip(places, against_own_bases(found), strict=True)
         if ms
     ]
+
+
+def _once(found: Sequence[tuple[ResultRow, Sequence[Measurement]]]) -> list[list[Measurement]]:
+    """Each measurement where it is first: what is the table's now was perhaps a further setting of an earlier build."""
+    seen, kept = set[tuple[object, ...]](), list[list[Measurement]]()
+    for row, measurements in found:
+        keys = [(row.file, m.metric, *_setting(m.conditions)) for m in measurements]
+        kept.append([m for key, m in zip(keys, measurements, strict=True) if key not in seen])
+        seen.update(keys)
+    return kept
+
+
+def _setting(where: Conditions) -> tuple[object, ...]:
+    text = where.corpus_sha256, where.n_ctx, where.n_chunks, where.base_sha256
+    return *text, where.kv_type or F16, where.depth or 0
+
+
+def of_checkpoints(rows: Sequence[ResultRow], root: Path) -> list[Measured]:
+    """What was measured of checkpoints beside the files."""
+    place = Workspace(root).measurements
+    others = [row for row in rows if not row.is_gguf]
+    found = [(row, checkpoint_measurements(place / f"{row.file}.{checkpoints.STEP}.json")) for row in others]
+    return [Measured(row, tuple(measurements)) for row, measurements in found if measurements]
 
 
 def of_tasks(rows: Sequence[ResultRow], root: Path) -> list[Measured]:

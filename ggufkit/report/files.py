@@ -65,7 +65,8 @@ def render(rows: Sequence[ResultRow], root: Path, budget: MemoryBudget) -> dict[
     from ggufkit.report.markdown import render_markdown
 
     summary = summary_of(rows, root, budget)
-    further = conditions.to_csv([*conditions.collect(rows, root), *conditions.of_tasks(rows, root)])
+    kinds = (conditions.collect, conditions.of_checkpoints, conditions.of_tasks)
+    further = conditions.to_csv([measured for of_kind in kinds for measured in of_kind(rows, root)])
     return {
         **tables.texts(rows),
         "measurements.csv": further,

@@ -75,6 +75,7 @@ def test_a_checkpoint_has_its_ggufs_figures_and_its_row(converted: Path, text: P
 def _require_in_report(out: Path) -> None:
     report.write(results.collect(out), out)
     assert list(load_results(out)["format"]) == ["gguf", "hf-f16", "hf-int8"]
+    assert ",tiny-llama-hf-int8," in (out / "measurements.csv").read_text(encoding="utf-8")
     assert "hf LLM.int8" in (out / "report.html").read_text(encoding="utf-8")
     said = (out / "report.md").read_text(encoding="utf-8")
     assert "tiny-llama-hf-int8" in said
