@@ -189,11 +189,16 @@ def _guests(named: Sequence[_Named], root: Path) -> list[tuple[Guest, str]]:
 
 
 def _names(one: _Named, notes: GuestNotes) -> Iterator[str]:
-    stem = one.stem if one.given.path.suffix.lower() == ".gguf" else f"{notes.name}-{notes.type}"
+    stem = one.stem if one.given.path.suffix.lower() == ".gguf" else f"{notes.name}-{_in_name(notes.type)}"
     yield f"{stem}.gguf"
     if notes.variant != stem:
-        yield f"{notes.variant.replace(' ', '-')}-{stem}.gguf"
+        yield f"{_in_name(notes.variant)}-{stem}.gguf"
     yield from (f"{stem}-{number}.gguf" for number in itertools.count(2))
+
+
+def _in_name(said: str) -> str:
+    """What somebody else's manifest says, as a part of a file's name: no path."""
+    return re.sub(r"[^\w.+-]+", "-", said).strip(".-")
 
 
 def _is_free(place: Path, file: Guest) -> bool:

@@ -37,7 +37,7 @@ DEFAULTS: Mapping[str, Json] = {**dict(map(_spelt, _DECIDING)), **dict.fromkeys(
 not among them: --backend, --threads, --scratch-limit."""
 
 
-_MEASURING = ("--corpus", "--ctx", "--chunks", "--precision", "--ngl")
+_MEASURING = ("--corpus", "--ctx", "--kv-types", "--chunks", "--precision", "--ngl")
 """Of these what decides a measurement of quality."""
 
 

@@ -13,7 +13,7 @@ from ggufkit.commands import compare
 from ggufkit.core.errors import InputError, SourceError, UsageError
 from ggufkit.core.manifest import SCHEMA, write_manifest
 from ggufkit.core.progress import SilentReporter
-from ggufkit.core.records import Manifest, ResultRow
+from ggufkit.core.records import Json, Manifest, ResultRow
 from ggufkit.hub.listing import Listing, RemoteFile, Repo
 from ggufkit.models import published
 from ggufkit.report import results
@@ -99,6 +99,18 @@ def test_strangers_are_all_named(tmp_path: Path) -> None:
     assert error.value.details[1] == "other.gguf: its architecture is qwen2, that of the base llama."
     with pytest.raises(UsageError, match=r"file.gguf is given twice"):
         compare.compare([str(f) for f in (base, file, file)], *how, SilentReporter())
+
+
+def test_what_a_manifest_says_leads_out_of_no_directory(tmp_path: Path) -> None:
+    for directory in ("a", "b"):
+        (tmp_path / directory).mkdir()
+    base, file, other = (write(tmp_path / name) for name in ("m-F16.gguf", "a/m-Q8_0.gguf", "b/m-Q8_0.gguf"))
+    output: dict[str, Json] = {"sha256": "", "size_bytes": 0}
+    notes: dict[str, Json] = {"name": "m", "variant": "../../x y", "type": "Q8_0"}
+    made = Manifest(SCHEMA, "quantize", 1, {}, {}, None, [], output, "2026-01-01T00:00:00+00:00", 0, notes)
+    write_manifest(other, made)
+    found = guests([base, file, other], tmp_path / "out")
+    assert [name for _, name in found][1:] == ["m-Q8_0.gguf", "x-y-m-Q8_0.gguf"]
 
 
 def test_files_keep_their_names_where_these_are_free(tmp_path: Path) -> None:

@@ -6,6 +6,8 @@ import re
 import shlex
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import click
 import pytest
@@ -13,7 +15,7 @@ import pytest
 from ggufkit.cli.build import build_command
 from ggufkit.core.manifest import SCHEMA, read_manifest, write_manifest
 from ggufkit.core.records import Json, Manifest
-from ggufkit.report import results
+from ggufkit.report import reproduce, results
 from ggufkit.report.choose import MemoryBudget
 from ggufkit.report.data import load_entries
 from ggufkit.report.markdown import render_markdown
@@ -295,3 +297,13 @@ def test_names_are_words_of_one_line(tmp_path: Path) -> None:
     shown = render_markdown(summary(root))
     assert f"\n````sh\n{text}\n````\n" in shown
     assert shown.replace(text, "").count("```") == 6
+
+
+def test_files_of_somebody_elses_are_measured_with_the_same_caches() -> None:
+    told = SimpleNamespace(options={"--corpus": ["wikitext2", "code"], "--ctx": "512,4096", "--kv-types": "q8_0"})
+    base, file = (
+        SimpleNamespace(guest=name, is_base=name == "b.gguf", settings=told) for name in ("b.gguf", "f.gguf")
+    )
+    said = reproduce._comparison(cast(Any, [file, base]), None)
+    assert said.startswith("ggufkit compare b.gguf f.gguf ")
+    assert said.endswith("--corpus wikitext2 --corpus code --ctx 512,4096 --kv-types q8_0")
