@@ -146,8 +146,11 @@ def _free(header: GgufHeader, session: Session) -> int:
 
 
 @contextlib.contextmanager
-def serving(wanted: Plan, ngl: int | None, session: Session) -> Iterator[Server]:
+def serving(wanted: Plan, ngl: int | None, session: Session, log: Path | None = None) -> Iterator[Server]:
     """Serve a model for the length of a context; with fewer layers on the GPU where its memory runs out.
+
+    Args:
+        log: where the server's output goes, by default into the cache, a file for each port.
 
     Raises:
         BusyError: something else listens there.
@@ -156,15 +159,15 @@ def serving(wanted: Plan, ngl: int | None, session: Session) -> Iterator[Server]
     """
     require_free(wanted.endpoint.host, wanted.endpoint.port)
     gguf = read_gguf(wanted.gguf)
+    to = log or cache_dir() / "logs" / f"serve-{wanted.endpoint.port}.log"
     with ExitStack() as stack:
         yield offload.with_fewer(
-            lambda layers: stack.enter_context(_up(wanted, layers, session)), ngl, gguf, session
+            lambda layers: stack.enter_context(_up(wanted, layers, session, to)), ngl, gguf, session
         )
 
 
 @contextlib.contextmanager
-def _up(wanted: Plan, ngl: int | None, session: Session) -> Iterator[Server]:
-    log = cache_dir() / "logs" / f"serve-{wanted.endpoint.port}.log"
+def _up(wanted: Plan, ngl: int | None, session: Session, log: Path) -> Iterator[Server]:
     with service.running(wanted.argv(ngl), log, Surroundings(wanted.environment())) as running:
         with session.reporter.step(f"Loading {wanted.gguf.name}"):
             _wait_until_ready(running, wanted)

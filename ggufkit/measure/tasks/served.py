@@ -40,7 +40,10 @@ def _served(gguf: GgufFile, asking: Asking) -> tuple[ToolOutput, Answers]:
     # A cache that is chosen by the memory that is free would not be the same for every file.
     how = ServeOptions(port=free_port(), kv_type=F16, verbose=True)
     plan = server.plan(gguf.path, how, session)
-    with server.serving(plan, asking.ngl, session) as running:
+    log = session.workspace.log(
+        f"{asking.data.name}-{gguf.path.stem}-server"
+    )  # of each port there would be another
+    with server.serving(plan, asking.ngl, session, log) as running:
         right = _BY_MODE[asking.data.mode](running.endpoint, asking)
         said = running.service.said()
     return replace(said, duration_s=time.monotonic() - begun), right
