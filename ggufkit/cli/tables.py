@@ -101,8 +101,9 @@ def _worst(one: Figures) -> Text:
 
 
 def _right(one: Figures) -> Text:
-    right, _ = one.right or (None, None)
-    return lines(percent(right), *([] if one.flips is None else [f"{one.flips:.1%} flips"]))
+    right, error = one.right or (None, None)
+    said = percent(right) + ("" if error is None else f" ±{error:.1%}")
+    return lines(said, *([] if one.flips is None else [f"{one.flips:.1%} flips"]))
 
 
 def _ladder(rungs: Sequence[Rung]) -> Table:

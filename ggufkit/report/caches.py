@@ -17,6 +17,7 @@ from ggufkit.measure.paired import SIGNIFICANT
 from ggufkit.report.conditions import Measured, Table
 from ggufkit.report.losses import GRADES, NEARLY_LOSSLESS, Grade
 
+_ORDER = {kind: i for i, kind in enumerate((F16, *kv_cache.TYPES))}
 _Run = tuple[str, int | None, str]
 Number = tuple[float, float | None]
 """A value and its standard error."""
@@ -106,9 +107,8 @@ class Further:
     @property
     def finding(self) -> str:
         """The contexts and caches, and the worst of them, in a line; `lines` is not empty."""
-        contexts = ", ".join(f"{n:,}" for n in sorted({line.n_ctx for line in self.lines}))
-        order = (F16, *kv_cache.TYPES)
-        kinds = ", ".join(sorted({line.kv_type for line in self.lines}, key=order.index))
+        contexts = " and ".join(f"{n:,}" for n in sorted({line.n_ctx for line in self.lines}))
+        kinds = ", ".join(sorted({line.kv_type for line in self.lines}, key=lambda kind: _ORDER.get(kind, 0)))
         return " ".join(part for part in (f"{contexts} tokens; {kinds}.", self._worst) if part)
 
     @property
@@ -180,8 +180,7 @@ def _lines(measured: Sequence[Measured]) -> list[Line]:
     found = [_line(one, quality, timed) for one in quality]
     told = {(line.file, line.n_ctx, line.kv_type) for line in found}
     found += [_of_speed(one) for key, one in timed.items() if key not in told]
-    order = {kind: i for i, kind in enumerate((F16, *kv_cache.TYPES))}
-    return sorted(found, key=lambda x: (files.index(x.file), x.text, x.n_ctx, order.get(x.kv_type, 0)))
+    return sorted(found, key=lambda x: (files.index(x.file), x.text, x.n_ctx, _ORDER.get(x.kv_type, 0)))
 
 
 def _line(one: Measured, quality: Sequence[Measured], timed: Mapping[_Run, Measured]) -> Line:

@@ -79,7 +79,7 @@ def finding(tables: Sequence[TaskTable]) -> str:
 
 
 def _change(score: TaskScore) -> float:
-    return ((score.gained or 0) - (score.lost or 0)) / score.n
+    return Flips(score.n, score.lost or 0, score.gained or 0).change.value
 
 
 def _of_task(task: str, found: Sequence[tuple[str, TaskScore]]) -> list[TaskTable]:
