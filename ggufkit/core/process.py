@@ -210,12 +210,17 @@ def start(command: tuple[str, ...], where: Surroundings, *, feed: bool, into: IO
             stdin=subprocess.PIPE if feed else subprocess.DEVNULL,
             stdout=into or subprocess.PIPE,
             stderr=into or subprocess.PIPE,
-            env={**os.environ, **where.env},
+            env={**_inherited(), **where.env},
             cwd=where.cwd,
             start_new_session=True,
         )
         _running.add(proc)
     return proc
+
+
+def _inherited() -> dict[str, str]:
+    """The environment, without the options that llama.cpp's tools read there: no manifest would tell of them."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("LLAMA_ARG_")}
 
 
 class _Stream:

@@ -58,6 +58,13 @@ def test_input_environment_and_directory(tmp_path: Path) -> None:
     assert output.stdout.split() == ["in", "y", str(tmp_path.resolve())]
 
 
+def test_tools_read_no_options_of_the_user_s_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LLAMA_ARG_CACHE_TYPE_K", "q8_0")
+    code = "import os; print(*(name for name in os.environ if name.startswith('LLAMA_ARG_')))"
+    output = python(code, surroundings=Surroundings({"LLAMA_ARG_FIT": "off"}))
+    assert output.stdout.split() == ["LLAMA_ARG_FIT"]
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="processor affinity is Linux's")
 def test_processors_can_be_given() -> None:
     cpu = min(os.sched_getaffinity(0))
