@@ -46,14 +46,19 @@ def weight(parts: Mapping[str, Tensor], how: Packing) -> Tensor:
     if lacking := [name for name in PARTS[:3] if name not in parts]:
         raise CheckpointError(f"it has no {lacking[0]}")
     codes = _awq_codes(parts["qweight"]) if how.method == "awq" else _down(parts["qweight"], how.bits)
-    zeros = _awq_codes(parts["qzeros"]) if how.method == "awq" else _across(parts["qzeros"], how.bits)
+    zeros = _awq_codes(parts["qzeros"]) if how.method == "awq" else _across(_zeros(parts["qzeros"], how), how.bits)
     scales, n_inputs = parts["scales"].float(), codes.shape[0]
     if scales.shape != zeros.shape or scales.shape[1] != codes.shape[1] or n_inputs % len(scales):
         raise CheckpointError(f"its scales are {tuple(scales.shape)}, its codes {tuple(codes.shape)}")
     groups = parts.get("g_idx", torch.arange(n_inputs) // (n_inputs // len(scales))).long()
     if groups.shape != (n_inputs,) or int(groups.max()) >= len(scales) or int(groups.min()) < 0:
         raise CheckpointError("its g_idx names groups that have no scales")
-    return ((codes - (zeros + how.zero_offset)[groups]) * scales[groups]).T.contiguous()
+    return ((codes - zeros[groups]) * scales[groups]).T.contiguous()
+
+
+def _zeros(words: Tensor, how: Packing) -> Tensor:
+    """GPTQ's packed zero points without what its first format takes off: of whole words, so that 0 borrows of the next."""
+    return words + how.zero_offset * sum(1 << shift for shift in range(0, _WORD, how.bits))
 
 
 def _shifts(bits: int) -> Tensor:

@@ -103,22 +103,26 @@ def _word(values: list[int], bits: int) -> int:
 def test_gptq_is_unpacked_to_every_value(bits: int, offset: int, act_order: bool) -> None:
     rng, n_in, n_out, groups, per = np.random.default_rng(bits), 64, 32, 4, 32 // bits
     codes = rng.integers(0, 1 << bits, (n_in, n_out))
-    zeros = rng.integers(0, (1 << bits) - offset, (groups, n_out))
+    zeros = rng.integers(0, 1 << bits, (groups, n_out))
+    taken_off = offset * sum(
+        1 << bits * i for i in range(per)
+    )  # of words, as GPTQModel does it for its first format
     scales = rng.random((groups, n_out)).astype(np.float16)
     group_of = rng.permutation(np.arange(n_in) % groups) if act_order else np.arange(n_in) // (n_in // groups)
     down = [
         [_word(codes[i * per : (i + 1) * per, j].tolist(), bits) for j in range(n_out)] for i in range(n_in // per)
     ]
     across = [[_word(row[j * per : (j + 1) * per].tolist(), bits) for j in range(n_out // per)] for row in zeros]
+    qzeros = (np.array(across, np.int64) - taken_off).astype(np.int32)  # which wraps around
     parts = {
-        "qweight": torch.tensor(down, dtype=torch.int32), "qzeros": torch.tensor(across, dtype=torch.int32),
+        "qweight": torch.tensor(down, dtype=torch.int32), "qzeros": torch.from_numpy(qzeros),
         "scales": torch.from_numpy(scales), "g_idx": torch.from_numpy(group_of),
     }  # fmt: skip
     found = packed.weight(parts, Packing("gptq", bits, offset)).numpy()
     for j in range(n_out):
         for i in range(n_in):
             g = group_of[i]
-            assert found[j, i] == np.float32(scales[g, j]) * np.float32(codes[i, j] - zeros[g, j] - offset)
+            assert found[j, i] == np.float32(scales[g, j]) * np.float32(codes[i, j] - zeros[g, j])
 
 
 def test_awq_is_unpacked_to_every_value() -> None:
