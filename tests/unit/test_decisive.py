@@ -105,7 +105,12 @@ def test_warnings_stand_by_the_answer_and_nothing_is_said_twice(summary: Summary
 
 def test_the_rest_unfolds_in_the_same_order(written: dict[str, str]) -> None:
     page, text = written["report.html"], written["report.md"]
-    assert re.findall(r'<details class="more" id="(\w+)">', page) == ["rest", "texts", "tasks", "caches"]
+    assert re.findall(r'<details class="more"><summary><h2 id="(\w+)">', page) == [
+        "rest",
+        "texts",
+        "tasks",
+        "caches",
+    ]
     heads = [text.index(f"## {head}") for head in ("Several texts", "Tasks", "Contexts and KV caches")]
     assert heads == sorted(heads)
     assert "beforeprint" in page
