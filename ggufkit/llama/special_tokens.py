@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import platform
 import sys
 from pathlib import Path
 
@@ -50,7 +51,8 @@ def require_parsed(output: ToolOutput) -> None:
 
 
 def _library(reporter: Reporter) -> Path:
-    home = cache_dir() / "tools" / hashlib.sha256(_SOURCE.read_bytes()).hexdigest()[:12]
+    key = _SOURCE.read_bytes() + platform.machine().encode()
+    home = cache_dir() / "tools" / hashlib.sha256(key).hexdigest()[:12]
     home.mkdir(parents=True, exist_ok=True)
     with waiting_lock(home / f"{_NAME}.lock", _NAME, reporter):
         if not (home / _NAME).is_file():

@@ -235,9 +235,13 @@ def _out_of_sight(job: Job, base: Path) -> int:
 
 def _measuring(job: Job, planner: Planner) -> int:
     """Bytes of what types are measured with, while it lasts: the base in parts, each once coarse, and what is compared."""
-    missing = [t for v, t in job.targets if is_measured(t) and not job.output(v, t.name).exists()]
-    sizes = [planner.file(kind, "", "").size_bytes for kind in missing]
-    return 2 * planner.base.size_bytes + COMPARED * max(sizes) if sizes else 0
+    missing = [(v, t) for v, t in job.targets if is_measured(t) and not job.output(v, t.name).exists()]
+    if not missing:
+        return 0
+    largest = max(planner.file(kind, "", "").size_bytes for _, kind in missing)
+    n_bytes = 2 * planner.base.size_bytes + COMPARED * largest
+    # For what will be refined, coarse tensors are refined, and make up parts of their own.
+    return n_bytes + (2 * planner.base.size_bytes + 2 * largest if any(v.refined for v, _ in missing) else 0)
 
 
 def _refining(job: Job, base: GgufHeader) -> int:

@@ -143,6 +143,7 @@ def _state(rows: Sequence[ResultRow], root: Path, budget: MemoryBudget) -> dict[
         *(manifest_path(root / row.file) for row in rows),
         *(recipe_path(root / row.file) for row in rows),
         *sorted(Workspace(root).measurements.rglob("*.json")),
+        *sorted(Workspace(root).measurements.rglob("*.scores")),
     ]
     inputs = hashlib.sha256(said.encode())
     for file in beside:

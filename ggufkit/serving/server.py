@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ggufkit.core import failures, machine, service
-from ggufkit.core.errors import BusyError, InputError, ToolError
+from ggufkit.core.errors import BusyError, InputError, ToolError, UsageError
 from ggufkit.core.paths import cache_dir
 from ggufkit.core.process import Surroundings, ToolOutput
 from ggufkit.core.service import Service
@@ -110,6 +110,7 @@ def plan(gguf: Path, options: ServeOptions, session: Session) -> Plan:
     read_gguf(gguf)
     header = read_header(gguf)
     embeds = _require_served(header)
+    _require_one_key(options.api_key)
     if options.kv_type is not None:
         require_possible(header, options.kv_type, gguf.name)
     program = server_tool.find(session.tools, session.reporter)
@@ -127,6 +128,14 @@ def plan(gguf: Path, options: ServeOptions, session: Session) -> Plan:
         origins="localhost" if key is None else "*", verbose=options.verbose,
     )  # fmt: skip
     return Plan(program, gguf, endpoint, listening, cache, session.threads, session.tools.backend)
+
+
+def _require_one_key(key: str | None) -> None:
+    """llama-server takes what is parted by commas for several keys."""
+    if key is not None and (set(key) & set(',"') or not key.isprintable()):
+        raise UsageError(
+            "An API key has no commas, quotation marks or line ends.", hint="Leave --api-key out: one is made up."
+        )
 
 
 def _require_served(header: GgufHeader) -> bool:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
-from ggufkit.core.errors import BusyError, InputError, ResourceError, ToolchainError
+from ggufkit.core.errors import BusyError, InputError, ResourceError, ToolchainError, UsageError
 from ggufkit.core.progress import SilentReporter
 from ggufkit.core.records import Toolchain
 from ggufkit.llama import server_tool
@@ -110,6 +110,14 @@ def test_a_unit_of_systemd() -> None:
 def test_the_users_own_key_is_not_that_of_a_server_without_one() -> None:
     assert plan().environment()[KEY] == ""
     assert plan(api_key="secret").environment()[KEY] == "secret"
+
+
+@pytest.mark.parametrize("key", ["a,b", 'a"b', "a\nb"])
+def test_a_key_that_would_be_several(key: str) -> None:
+    with pytest.raises(UsageError, match="An API key has no commas"):
+        server._require_one_key(key)
+    server._require_one_key("sk-1_ä")
+    server._require_one_key(None)
 
 
 def test_a_configuration_of_llama_swap(tmp_path: Path) -> None:
