@@ -120,18 +120,27 @@ def _ladder(rungs: Sequence[Rung]) -> Table:
 
 
 def quality_table(rows: Sequence[ResultRow]) -> Table:
-    """What was measured of files, errors below; columns that nothing was measured for are left out."""
-    columns = [
+    """What was measured of files, errors below; columns that nothing was measured for are left out. Beside checkpoints,
+    whose names tell no type, sizes have their bits per weight, and long titles two lines: a name keeps its room."""
+    beside = any(not row.is_gguf for row in rows)
+    columns: list[tuple[str | Text, list[Text]]] = [
         ("PPL", [with_error(row.ppl, row.ppl_stderr, 4) for row in rows]),
-        ("ln(PPL/base)", [with_error(row.ln_ppl_ratio, row.ln_ppl_ratio_stderr, 5) for row in rows]),
+        (
+            lines("ln(PPL", "/base)") if beside else "ln(PPL/base)",
+            [with_error(row.ln_ppl_ratio, row.ln_ppl_ratio_stderr, 5) for row in rows],
+        ),
         ("KLD", [with_error(row.kld_mean, row.kld_stderr, 5) for row in rows]),
         ("same top", [lines(percent(row.same_top_p)) for row in rows]),
-        ("transformers", [lines(_MISSING if row.is_gguf else f"{number(row.eval_tps, 1)} t/s") for row in rows]),
+        (
+            lines("trans-", "formers"),
+            [lines(_MISSING if row.is_gguf else f"{number(row.eval_tps, 1)} t/s") for row in rows],
+        ),
     ]
     shown = [(title, cells) for title, cells in columns if any(cell.plain != _MISSING for cell in cells)]
-    table = bare_table("size", "BPW", *(title for title, _ in shown))
+    table = bare_table("size", *(title for title, _ in shown))
     for row, *cells in zip(rows, *(cells for _, cells in shown), strict=True):
-        table.add_row(row.file.removesuffix(".gguf"), size(row.size_bytes), f"{row.bpw:.2f}", *cells)
+        weight = lines(size(row.size_bytes), *([f"{row.bpw:.2f} BPW"] if beside else []))
+        table.add_row(row.file.removesuffix(".gguf"), weight, *cells)
     return table
 
 
@@ -186,7 +195,7 @@ def tasks_table(table: TaskTable) -> Iterator[RenderableType]:
     yield shown
 
 
-def bare_table(*numbers: str) -> Table:
+def bare_table(*numbers: str | Text) -> Table:
     """A table of files, and of numbers by their titles."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("file", overflow="fold")
@@ -202,8 +211,8 @@ def with_error(value: float | None, error: float | None, digits: int, sign: str 
 
 
 def number(value: float | None, digits: int, sign: str = "") -> str:
-    """A number with so many digits behind the point."""
-    return _MISSING if value is None else f"{value:{sign}.{digits}f}"
+    """A number with so many digits behind the point; a zero has no minus."""
+    return _MISSING if value is None else f"{round(value, digits) + 0.0:{sign}.{digits}f}"
 
 
 def percent(value: float | None) -> str:

@@ -40,7 +40,7 @@ class TaskTable:
         """The task, its questions, and what guessing gives."""
         name = TITLES.get(self.task, self.task)
         other = "" if self.is_alone else ", a sample of its own"
-        return f"{name}: {self.n:,} questions{other}, chance {self.chance:.1%}"
+        return f"{name}: {self.n:,} question{'' if self.n == 1 else 's'}{other}, chance {self.chance:.1%}"
 
     @property
     def is_compared(self) -> bool:

@@ -11,6 +11,8 @@ import pytest
 from rich.console import Console
 
 from ggufkit.cli import tables
+from ggufkit.cli.terminal import Screen
+from ggufkit.core.records import ResultRow
 from ggufkit.report import files as reports
 from ggufkit.report import results, tasks
 from ggufkit.report.choose import MemoryBudget
@@ -149,6 +151,30 @@ def test_a_terminal_of_eighty_columns_has_all_of_it(summary: Summary) -> None:
     assert lines[0].split() == ["file", "size", "KLD", "worst", "right", "tg128", "memory"]
     assert "0.09000" in "".join(lines)
     assert "10.0% flips" in "".join(lines)
+
+
+def test_checkpoints_beside_files_leave_names_in_one_line_of_eighty_columns() -> None:
+    measured = ResultRow(
+        "m", "plain", "Q4_K_M", "model-135M-Q4_K_M.gguf", 13635488, 22288896, 4.86, ppl=130.9889, ppl_stderr=13.0243,
+        ln_ppl_ratio=-1e-9, ln_ppl_ratio_stderr=0.00753, kld_mean=0.02181, kld_stderr=0.00066, same_top_p=1.0,
+    )  # fmt: skip
+    checkpoint = replace(measured, file="model-135M-nf4", format="hf:nf4", eval_tps=1367.4)
+    console = Screen(width=80, file=io.StringIO(), record=True)
+    console.print(tables.quality_table([measured, checkpoint]))
+    shown = console.export_text()
+    assert max(map(len, shown.splitlines())) <= 80
+    assert "…" not in shown
+    for found in (
+        "model-135M-Q4_K_M ",
+        "model-135M-nf4 ",
+        "±13.0243",
+        "1367.4 t/s",
+        "4.86 BPW",
+        "trans-\n",
+        " 0.00000",
+    ):
+        assert found in shown
+    assert "-0.00000" not in shown
 
 
 def test_of_many_uneven_files_the_one_to_take_and_the_worst_are_told() -> None:
