@@ -8,14 +8,17 @@ from pathlib import Path
 
 from ggufkit.commands.measure import require_different_names
 from ggufkit.commands.places import beside
+from ggufkit.core.errors import InputError
 from ggufkit.core.progress import Reporter
 from ggufkit.core.records import GgufFile
-from ggufkit.llama import evaluates
+from ggufkit.llama import evaluates, kinship
+from ggufkit.llama.gguf import read_header
 from ggufkit.measure.evaluation import warn_of_guess
 from ggufkit.measure.tasks import scores
 from ggufkit.measure.tasks.answers import Asking
 from ggufkit.models import sources
 from ggufkit.request import RunOptions
+from ggufkit.steps.load_check import require_computes
 from ggufkit.steps.step import Result
 from ggufkit.texts.tasks import questions
 from ggufkit.texts.tasks.known import TASKS
@@ -56,12 +59,24 @@ def tasks(
     for file in files:
         evaluates.require_generates(file.path, _VAIN, _WITHOUT)
         warn_of_guess(file.path, reporter)
+    for file in files[1:] if base is not None else ():
+        _require_kin(file, files[0])
     data = [questions.resolve(one, wanted.drawn, reporter) for one in asked]
     session = run.session(out or beside(ggufs[0]), reporter)
     with session.workspace.locked():
         compared = files[0] if base is not None else None
+        for file in files:
+            require_computes(file.path, session)
         rest = files[1:] if base is not None else files
         done = [
             result for one in data for result in scores.measure_all(compared, rest, Asking(one, run.ngl, session))
         ]
     return Scored(tuple(files), tuple(done), session.workspace.root)
+
+
+def _require_kin(file: GgufFile, base: GgufFile) -> None:
+    """Flips are told of files of one model alone. Raises InputError."""
+    reasons = kinship.strangeness(read_header(file.path), read_header(base.path))
+    if reasons:
+        message = f"{file.path} is not of the model of {base.path}: {'; '.join(reasons)}."
+        raise InputError(message, hint="Give with --base the file that it was made from.")

@@ -28,6 +28,7 @@ _ROW = re.compile(
     )
     + r"$"
 )
+_NOT_FINITE = re.compile(r"(?m)^Mean    KLD: +-?(?:nan|inf)")
 _COMPUTING = re.compile(r"kl_divergence: computing over (\d{1,9}) chunks, n_ctx=(\d{1,9}),")
 PERCENTILES = {
     "Minimum": 0.0, " 0.1%": 0.001, " 1.0%": 0.01, " 5.0%": 0.05, "10.0%": 0.1, "Median": 0.5,
@@ -88,6 +89,8 @@ def parse_divergence(output: ToolOutput) -> Divergence:
     text = plain(output.stderr) + "\n" + plain(output.stdout)
     rows = parse_rows(text)
     _require_finite(rows, output)
+    if _NOT_FINITE.search(text):
+        raise _not_finite("", output)
     computing = _COMPUTING.findall(text)
     if len(computing) != 1:
         raise _missing(text, output)
@@ -125,7 +128,8 @@ def _row(groups: tuple[str, ...]) -> Row:
 def lost_statistics(output: ToolOutput) -> bool:
     """Whether the pass ended well but its end was not printed, as happens to short passes and under load."""
     text = plain(output.stderr) + "\n" + plain(output.stdout)
-    return output.returncode == 0 and _missing_statistics(text) and not re.search(r"(?i)failed|error", text)
+    told = _NOT_FINITE.search(text) or re.search(r"(?i)failed|error", text)
+    return output.returncode == 0 and _missing_statistics(text) and told is None
 
 
 def _missing_statistics(text: str) -> bool:
@@ -152,12 +156,15 @@ def _require_finite(rows: list[Row], output: ToolOutput) -> None:
     for row in rows:
         # An error of 0/0 is printed for a file that equals its base; only the means must be numbers.
         if not all(math.isfinite(mean) for mean, _ in (row.ppl, row.ln_ppl_ratio, row.kld)):
-            raise ToolOutputError(
-                f"{model_of(output)} has no finite perplexity at chunk {row.chunk}: {row.ppl[0]}, "
-                f"KL divergence {row.kld[0]}.",
-                hint="The file or the backend is broken for this text: try --backend cpu, or a BF16 base.",
-                log=output.log,
-            )
+            raise _not_finite(f" at chunk {row.chunk}: {row.ppl[0]}, KL divergence {row.kld[0]}", output)
+
+
+def _not_finite(where: str, output: ToolOutput) -> ToolOutputError:
+    return ToolOutputError(
+        f"{model_of(output)} has no finite perplexity{where}.",
+        hint="The file or the backend is broken for this text: try --backend cpu, or a BF16 base.",
+        log=output.log,
+    )
 
 
 def _consistent(d: Divergence) -> bool:

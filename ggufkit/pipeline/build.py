@@ -77,6 +77,7 @@ def build(request: BuildRequest, reporter: Reporter | None = None) -> BuildResul
         spoken = _speak_all(job, files)
         measured += _ask_all(job, files) + _measure_by_packages(job, files) + _time_all(job, files)
         results.confirm(measured)
+        _note_texts(job, measured)
         rows = results.collect(job.out, job.reporter)
         for warning in oversized.warnings(planned, rows):
             job.reporter.warn(warning)
@@ -253,6 +254,14 @@ def _time_all(job: Job, files: Sequence[GgufFile]) -> list[Result]:
     runs = [*files, *with_caches(files, how.kv_types)]
     tests = [*((file, timing) for file in files), *((file, at) for at in deep for file in runs)]
     return [bench.bench(file, at, job.session) for file, at in tests]
+
+
+def _note_texts(job: Job, measured: Sequence[Result]) -> None:
+    """Let an edited text be told of in place of what it was."""
+    if job.further_texts:
+        from ggufkit.report import conditions
+
+        conditions.note_texts(measured, job.session.workspace)
 
 
 def _warn_of_unevenness(job: Job, rows: Sequence[ResultRow]) -> None:

@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterator, Sequence
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from ggufkit.core import escape
+from ggufkit.core.errors import InputError
+from ggufkit.core.jsonfile import read_json
+from ggufkit.core.manifest import write_atomically
 from ggufkit.core.records import F16, Conditions, Json, Measurement, ResultRow
 from ggufkit.llama import kv_cache
 from ggufkit.measure import checkpoints, divergence, token_scores
 from ggufkit.measure.measurements import against_own_bases
 from ggufkit.measure.paired import Scores
 from ggufkit.measure.tasks import scores
-from ggufkit.report.results import checkpoint_measurements, further_places, measured_in
-from ggufkit.steps.step import Workspace
+from ggufkit.report.results import checkpoint_measurements, further_places, measured_in, readable
+from ggufkit.steps.step import Result, Workspace
 
+_TEXTS = "texts.json"
 _OF_FILE = ("name", "variant", "type", "file")
 _OF_CONDITIONS = ("corpus", "corpus_sha256", "n_ctx", "n_chunks", "kv_type", "depth")
 _VALUE = ("metric", "value", "stderr", "unit")
@@ -59,17 +64,45 @@ class Measured:
         return next(((m.value, m.stderr) for m in self.measurements if m.metric == metric), None)
 
 
+def note_texts(done: Iterable[Result], workspace: Workspace) -> None:
+    """Note which text each name stands for, by what a build measured or found fresh: an edited text is another one, and
+    what was measured on it before it was edited is told no more."""
+    now: dict[str, set[str]] = {}
+    for result in done:
+        for measured in readable(result.path):
+            if measured.conditions.corpus and measured.conditions.corpus_sha256:
+                now.setdefault(measured.conditions.corpus, set()).add(measured.conditions.corpus_sha256)
+    noted = _noted(workspace)
+    known = {**noted, **{name: sorted(digests) for name, digests in now.items()}}
+    if known != noted:
+        write_atomically(workspace.private / _TEXTS, json.dumps(known, indent=1, sort_keys=True) + "\n")
+
+
+def _noted(workspace: Workspace) -> dict[str, list[str]]:
+    try:
+        return read_json(workspace.private / _TEXTS, dict[str, list[str]], hint="Build again.")
+    except InputError:
+        return {}
+
+
+def _is_of_now(measured: Measured, noted: Mapping[str, Sequence[str]]) -> bool:
+    where = measured.conditions
+    return not measured.is_further or where.corpus_sha256 in noted.get(where.corpus or "", [where.corpus_sha256])
+
+
 def collect(rows: Sequence[ResultRow], root: Path) -> list[Measured]:
     """All that was measured of the files of a result directory: first what the table has, then the rest."""
     workspace = Workspace(root)
     table, further = workspace.measurements, further_places(workspace)
     places = [*((row, table) for row in rows), *((row, place) for row in rows for place in further)]
     found = _once([(row, measured_in(place, Path(row.file).stem, str(row.sha256))) for row, place in places])
-    return [
+    every = [
         Measured(row, tuple(ms), place != table, place / f"{Path(row.file).stem}.{divergence.STEP}.scores")
         for (row, place), ms in zip(places, against_own_bases(found), strict=True)
         if ms
     ]
+    noted = _noted(workspace)
+    return [one for one in every if _is_of_now(one, noted)]
 
 
 def _once(found: Sequence[tuple[ResultRow, Sequence[Measurement]]]) -> list[list[Measurement]]:

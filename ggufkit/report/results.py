@@ -94,7 +94,7 @@ def measured_in(place: Path, stem: str, digest: str) -> list[Measurement]:
     latest = [max(made)[1]] if made else []
     added = sorted(place.glob(f"{escape(stem)}.{plugged.KIND}*.json"))
     found = [*latest, place / f"{stem}.{bench.STEP}.json", *added]
-    return [m for file in found for m in _readable(file) if m.file_sha256 == digest]
+    return [m for file in found for m in readable(file) if m.file_sha256 == digest]
 
 
 def row_of(file: GgufFile, measurements: Iterable[Measurement]) -> ResultRow:
@@ -139,14 +139,14 @@ def rows_of_checkpoints(done: Iterable[Result]) -> list[ResultRow]:
 def _checkpoints(workspace: Workspace, bases: set[str]) -> list[ResultRow]:
     """Those that were compared with one of these files, from large to small."""
     files = sorted(workspace.measurements.glob(f"*.{checkpoints.STEP}.json"))
-    found = [(made, _readable(file)) for file in files if (made := read_manifest(file)) is not None]
+    found = [(made, readable(file)) for file in files if (made := read_manifest(file)) is not None]
     rows = [row_of_checkpoint(made, ms) for made, ms in found if ms and made.inputs.get("base") in bases]
     return sorted(rows, key=lambda row: (-row.size_bytes, row.file))
 
 
 def checkpoint_measurements(file: Path) -> list[Measurement]:
     """What was measured of a checkpoint; nothing where the file cannot be read, of which `collect` warns."""
-    return _readable(file)
+    return readable(file)
 
 
 def recipe_of(gguf: Path) -> TypeRecipe | None:
@@ -181,7 +181,8 @@ def _complaints(workspace: Workspace) -> Iterator[str]:
             yield f"Left out: {error.message} {error.hint}"
 
 
-def _readable(file: Path) -> list[Measurement]:
+def readable(file: Path) -> list[Measurement]:
+    """The measurements of a file; none where it cannot be read."""
     try:
         return load(file)
     except InputError:

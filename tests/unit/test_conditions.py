@@ -27,7 +27,7 @@ from ggufkit.report import MemoryBudget, caches, conditions, results, summary_of
 from ggufkit.report import files as reports
 from ggufkit.request import BuildRequest, EvaluationOptions
 from ggufkit.steps.session import Session
-from ggufkit.steps.step import Workspace
+from ggufkit.steps.step import Result, Workspace
 from ggufkit.texts.corpus import Corpus, open_text
 from tests.fake_results import CONDITIONS, FAKES, write_results
 
@@ -281,3 +281,24 @@ def test_one_text_has_no_section(root: Path) -> None:
     summary = summary_of(results.collect(root), root)
     assert summary.further.lines
     assert not summary.texts.files
+
+
+def test_an_edited_text_is_told_of_in_place_of_what_it_was(tmp_path: Path) -> None:
+    made = write_results(tmp_path / "out", FAKES[:4])
+    for digest, loss in (("12" * 32, 0.03), ("cd" * 32, 0.04)):
+        where: dict[str, Any] = {"corpus": "prose.txt", "corpus_sha256": digest, "n_ctx": 512}
+        measure(made, "tiny-Q4_0.gguf", f"{digest[:12]}-512", where, ppl=31, kld_mean=loss)
+    workspace = Workspace(made)
+
+    def losses() -> list[float]:
+        found = conditions.collect(results.collect(made), made)
+        return [v[0] for m in found if m.conditions.corpus == "prose.txt" and (v := m.value("kld_mean"))]
+
+    assert losses() == [0.03, 0.04]
+    latest = workspace.measurements / f"{'cd' * 6}-512" / "tiny-Q4_0.divergence.json"
+    manifest = read_manifest(latest)
+    assert manifest is not None
+    conditions.note_texts([Result(latest, manifest, fresh=True, reason="")], workspace)
+    assert losses() == [0.04]
+    (workspace.private / "texts.json").write_text("[")
+    assert losses() == [0.03, 0.04]

@@ -103,7 +103,8 @@ def _readable(file: Path) -> list[Measurement]:
 def _score(gguf: GgufFile, own: Result, base: Result | None, asking: Asking) -> Result:
     session, task = asking.session, asking.data.name
     read = {"answers": own, **({"base_answers": base} if base is not None else {})}
-    inputs = {role: result.sha256 for role, result in read.items()}
+    # Files that answer alike are told apart by their own hashes, which the measurements hold.
+    inputs = {"gguf": str(gguf.sha256), **{role: result.sha256 for role, result in read.items()}}
     reads = tuple(Input(result.path, result.sha256) for result in read.values())
     recipe = Recipe(STEP, VERSION, inputs, ScoreParams(task).to_params(), reads=reads)
 
