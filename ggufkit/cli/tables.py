@@ -61,7 +61,8 @@ def answer(summary: Summary) -> Iterator[RenderableType]:
     yield from summary.verdict
     yield from summary.further.harmless
     if summary.texts.files:
-        yield words(("Texts: ", "bold"), (summary.texts.finding, ""))
+        chosen = f"What to take is chosen by the first, {summary.texts.names[0]}."
+        yield words(("Texts: ", "bold"), (f"{summary.texts.finding} {chosen}", ""))
     if summary.tasks:
         yield words(("Tasks: ", "bold"), (tasks.finding(summary.tasks), ""))
     if found is not None:
@@ -74,7 +75,10 @@ def decisive_table(found: Decisive) -> Table:
     digits, files = (4 if found.loss == "PPL" else 5), found.files
     columns = [
         ("size", [lines(size(one.entry.row.size_bytes), f"{one.entry.row.bpw:.2f} BPW") for one in files]),
-        (found.loss, [_lost(one, digits) for one in files]),
+        (
+            f"mean {found.loss}" if any(one.worst for one in files) else found.loss,
+            [_lost(one, digits) for one in files],
+        ),
         ("worst", [_worst(one) for one in files]),
         ("right", [_right(one) for one in files]),
         ("tg128", [with_error(one.entry.row.tg_tps, one.entry.row.tg_tps_stddev, 1) for one in files]),

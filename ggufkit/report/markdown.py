@@ -112,13 +112,17 @@ def decisive_table(found: Decisive, summary: Summary) -> str:
         ("File", [_file(one.entry, summary) for one in files], True),
         ("Size (MiB)", [f"{row.size_bytes / MIB:,.1f}" for row in rows], True),
         ("Bits/weight", [f"{row.bpw:.2f}" for row in rows], True),
-        (found.loss, [number(one.loss, digits) for one in files], False),
+        (_mean_of(found), [number(one.loss, digits) for one in files], False),
         ("Worst text", [_worst(one) for one in files], False),
         ("Right", [percent(*(one.right or (None, None))) for one in files], False),
         ("Flips", [percent(one.flips, None) for one in files], False),
         (_SPEED, [with_error(row.tg_tps, row.tg_tps_stddev, 1) for row in rows], False),
         ("Memory", [MISSING if one.memory_bytes is None else amount(one.memory_bytes) for one in files], False),
     ])  # fmt: skip
+
+
+def _mean_of(found: Decisive) -> str:
+    return f"Mean {found.loss}" if any(one.worst for one in found.files) else found.loss
 
 
 def _worst(one: Figures) -> str:

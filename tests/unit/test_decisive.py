@@ -148,7 +148,7 @@ def test_a_terminal_of_eighty_columns_has_all_of_it(summary: Summary) -> None:
         console.print(tables.decisive_table(shown))
         lines = console.export_text().splitlines()
         assert max(map(len, lines)) <= 80
-    assert lines[0].split() == ["file", "size", "KLD", "worst", "right", "tg128", "memory"]
+    assert lines[0].split() == ["file", "size", "mean", "KLD", "worst", "right", "tg128", "memory"]
     assert "0.09000" in "".join(lines)
     assert "10.0% flips" in "".join(lines)
 
