@@ -95,7 +95,7 @@ def _list(hub: Hub, data: bytes, answers: dict[str, bytes]) -> None:
 
 
 def _remote_header(data: bytes, _place: Path) -> None:
-    with patch.object(huggingface, "_first_bytes", lambda _content, n_bytes: data[:n_bytes]):
+    with patch.object(huggingface, "first_bytes", lambda _repo, _commit, _file, n_bytes: data[:n_bytes]):
         huggingface.read_header(_REPO, _COMMIT, RemoteFile("a.safetensors", len(data) + 12))
 
 

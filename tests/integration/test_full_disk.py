@@ -42,7 +42,7 @@ def test_results_that_cannot_be_printed(tmp_path: Path, arguments: tuple[str, ..
 @pytest.mark.skipif(sys.platform == "win32", reason="limits of file sizes")
 def test_a_report_that_does_not_fit(tmp_path: Path) -> None:
     out = write_results(tmp_path / "out", FAKES[:2])
-    command = [sys.executable, "-c", LIMITED, "4000", "report", str(out)]
+    command = [sys.executable, "-c", LIMITED, "20000", "report", str(out)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 6, done.stderr
     assert done.stderr.count("Error: ") == 1
