@@ -54,7 +54,7 @@ def test_calls_of_two_files(
     assert done.code == 0, done.err
     found = json.loads(done.out)
     assert [found[f"{name}.gguf"][0]["acc"] for name in ("right", "other")] == [0.5, 0.5]
-    assert sorted(log.name for log in (tmp_path / "logs").iterdir()) == [
+    assert sorted(log.name for log in (tmp_path / "logs").glob("*-server.log")) == [
         "mine-other-server.log", "mine-right-server.log",
     ]  # fmt: skip
     (score,) = found["other.gguf"]
