@@ -174,4 +174,7 @@ def _scheme(group: Any) -> str:
 
 def _numbers(group: Any, part: str) -> _Numbers:
     args = group.get(part) if isinstance(group, dict) else None
-    return (args.get("num_bits"), args.get("type")) if isinstance(args, dict) else None
+    if not isinstance(args, dict):
+        return None
+    bits, kind = args.get("num_bits"), args.get("type")
+    return (bits if isinstance(bits, int) else None), (kind if isinstance(kind, str) else None)

@@ -95,7 +95,7 @@ def _hellaswag(text: str, _questions: Sequence[Question], _output: ToolOutput) -
 
 def _is_interval(n: int, percentage: float, low: float, high: float) -> bool:
     """Whether it is Wilson's interval of 95 % around a score of n tasks, to the digits that are printed."""
-    if n == 0:
+    if n == 0 or not 0 <= percentage <= 100:
         return False
     p, z = percentage / 100, _Z * _Z / n
     half = z * math.sqrt(n * (4 * p * (1 - p) + z)) / (2 * _Z)

@@ -78,6 +78,8 @@ def against_own_base(found: Sequence[Measurement], of_base: Sequence[Measurement
     ppl, own = (next((m for m in ms if m.metric == "ppl"), None) for ms in (found, of_base))
     if ppl is None or own is None or _text(ppl.conditions) != _text(own.conditions):
         return list(found)
+    if ppl.value <= 0 or own.value <= 0:  # no perplexities: somebody changed the file
+        return list(found)
     values = {"ppl_base": own.value, "ln_ppl_ratio": math.log(ppl.value / own.value)}
     return [replace(m, value=values.get(m.metric, m.value)) for m in found]
 
