@@ -18,7 +18,6 @@ from ggufkit.measure.tasks import scores
 from ggufkit.measure.tasks.answers import Asking
 from ggufkit.models import sources
 from ggufkit.request import RunOptions
-from ggufkit.steps.load_check import require_computes
 from ggufkit.steps.step import Result
 from ggufkit.texts.tasks import questions
 from ggufkit.texts.tasks.known import TASKS
@@ -65,8 +64,6 @@ def tasks(
     session = run.session(out or beside(ggufs[0]), reporter)
     with session.workspace.locked():
         compared = files[0] if base is not None else None
-        for file in files:
-            require_computes(file.path, session)
         rest = files[1:] if base is not None else files
         done = [
             result for one in data for result in scores.measure_all(compared, rest, Asking(one, run.ngl, session))

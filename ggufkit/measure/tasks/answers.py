@@ -24,6 +24,7 @@ from ggufkit.measure.evaluation import ran_on
 from ggufkit.measure.shares import Share
 from ggufkit.measure.tool import ATTEMPTS, pays_to_pin
 from ggufkit.steps import offload
+from ggufkit.steps.load_check import require_computes
 from ggufkit.steps.session import Session
 from ggufkit.steps.step import Made, Recipe, Result
 from ggufkit.texts.tasks.known import GSM8K, IFEVAL
@@ -163,6 +164,7 @@ def kept(gguf: GgufFile, asking: Asking, ask: Callable[[], tuple[ToolOutput, tup
     session, data = asking.session, asking.data
 
     def make(partial_path: Path) -> Made:
+        require_computes(gguf.path, session)  # what computes no numbers gives answers, too
         run, right = ask()
         places = tuple(question.place for question in data.questions)
         marks = "".join("1" if one else "0" for one in right)
