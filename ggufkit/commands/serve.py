@@ -20,6 +20,7 @@ from ggufkit.steps.session import Session
 @contextlib.contextmanager
 def serve(gguf: Path, how: ServeOptions, run: RunOptions, reporter: Reporter) -> Iterator[Server]:
     """A model served for the length of a context. Raises GgufkitError."""
+    server.require_possible_plan(gguf, how)
     server.require_free(how.host, how.port)
     session = _session(run, reporter)
     with server.serving(server.plan(gguf, how, session), run.ngl, session) as running:
@@ -35,6 +36,7 @@ def check(gguf: Path, how: ServeOptions, run: RunOptions, reporter: Reporter) ->
 
 def plan(gguf: Path, how: ServeOptions, run: RunOptions, reporter: Reporter) -> Plan:
     """What a model would be served with. Raises GgufkitError."""
+    server.require_possible_plan(gguf, how)
     return server.plan(gguf, how, _session(run, reporter))
 
 

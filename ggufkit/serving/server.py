@@ -107,12 +107,7 @@ def plan(gguf: Path, options: ServeOptions, session: Session) -> Plan:
         ToolchainError: there is no llama-server, and none can be built.
         ResourceError: the memory that is free is too small for it.
     """
-    read_gguf(gguf)
-    header = read_header(gguf)
-    embeds = _require_served(header)
-    _require_one_key(options.api_key)
-    if options.kv_type is not None:
-        require_possible(header, options.kv_type, gguf.name)
+    embeds, header = require_possible_plan(gguf, options), read_header(gguf)
     program = server_tool.find(session.tools, session.reporter)
     cache = room.choose(header, _free(header, session), options.ctx, options.kv_type)
     if not cache.fits:
@@ -128,6 +123,21 @@ def plan(gguf: Path, options: ServeOptions, session: Session) -> Plan:
         origins="localhost" if key is None else "*", verbose=options.verbose,
     )  # fmt: skip
     return Plan(program, gguf, endpoint, listening, cache, session.threads, session.tools.backend)
+
+
+def require_possible_plan(gguf: Path, options: ServeOptions) -> bool:
+    """What is wrong with the file or the wishes, before tools are looked for, or built; whether it embeds.
+
+    Raises:
+        GgufError, InputError, UsageError: as `plan` raises them.
+    """
+    read_gguf(gguf)
+    header = read_header(gguf)
+    embeds = _require_served(header)
+    _require_one_key(options.api_key)
+    if options.kv_type is not None:
+        require_possible(header, options.kv_type, gguf.name)
+    return embeds
 
 
 def _require_one_key(key: str | None) -> None:

@@ -12,13 +12,15 @@ from typing import Any
 import pytest
 import yaml
 
-from ggufkit.core.errors import BusyError, InputError, ResourceError, ToolchainError, UsageError
+from ggufkit.commands import serve as commands
+from ggufkit.core.errors import BusyError, GgufError, InputError, ResourceError, ToolchainError, UsageError
 from ggufkit.core.progress import SilentReporter
 from ggufkit.core.records import Toolchain
 from ggufkit.llama import server_tool
 from ggufkit.llama.gguf import GgufHeader
 from ggufkit.llama.server_argv import Listening
 from ggufkit.modelfile.metadata import ChatMeta
+from ggufkit.request import RunOptions
 from ggufkit.serving import asking, deploy, room, server
 from ggufkit.serving import check as checking
 from ggufkit.serving.answers import ANSWERING
@@ -211,3 +213,16 @@ def test_what_a_client_finds_wrong(name: str, fault: str, said: str, meta: ChatM
 def test_what_does_not_apply(meta: ChatMeta) -> None:
     assert outcome("key", meta).passed is None
     assert outcome("tool call", meta, tools=False).said == "the template knows no tools"
+
+
+def test_what_is_no_model_is_said_before_tools_are_looked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ggufkit.commands.serve._session", lambda *_: pytest.fail("tools were looked for"))
+    file = tmp_path / "hosts"
+    file.write_text("no model")
+    given = (file, server.ServeOptions(), RunOptions(), SilentReporter())
+    with pytest.raises(GgufError, match="is not a GGUF"):
+        commands.plan(*given)
+    with pytest.raises(GgufError, match="is not a GGUF"), commands.serve(*given):
+        pytest.fail("it is served")
