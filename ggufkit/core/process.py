@@ -132,16 +132,6 @@ def run(
     return ToolOutput(command, proc.returncode, out, err, time.monotonic() - started - paused, log, paused)
 
 
-def attend(argv: Sequence[str | Path], surroundings: Surroundings) -> int:
-    """Run `argv` at the user's own terminal, and return its exit code. Ctrl-C is for it to answer meanwhile."""
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        env = {**os.environ, **surroundings.env}
-        return subprocess.run([str(a) for a in argv], env=env, cwd=surroundings.cwd, check=False).returncode
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
 def forget(proc: Started) -> None:
     """What has ended is no longer among what `stop_all` ends."""
     with _running_lock:

@@ -5,6 +5,7 @@ What is a value of its kind already is taken as it is; for what is none, the mes
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -189,6 +190,27 @@ class Fraction:
             number = 0.0
         if not 0 < number < 1:
             raise UsageError(f"{given!r} is no percentage between 0 and 100; write 2% or 0.02")
+        return number
+
+
+@dataclass(frozen=True)
+class Real:
+    """A number within limits: `0.7`."""
+
+    minimum: float = -math.inf
+    maximum: float = math.inf
+
+    def read(self, given: Any) -> float:
+        """Read the number."""
+        try:
+            number = float(str(given).strip())
+        except ValueError:
+            number = math.nan
+        if not math.isfinite(number):
+            raise UsageError(f"{given!r} is no number")
+        if not self.minimum <= number <= self.maximum:
+            high = f"<={self.maximum:g}" if math.isfinite(self.maximum) else ""
+            raise UsageError(f"{number:g} is not in the range {self.minimum:g}<=x{high}")
         return number
 
 

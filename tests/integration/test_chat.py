@@ -18,7 +18,7 @@ from ggufkit.core.hashing import sha256_file
 from ggufkit.core.limits import Limits
 from ggufkit.core.progress import SilentReporter
 from ggufkit.core.records import Checkpoint, GgufFile, Toolchain
-from ggufkit.llama import binding
+from ggufkit.llama import binding, server_tool
 from ggufkit.llama.gguf import read_gguf
 from ggufkit.measure import chat
 from ggufkit.measure.chat import ChatOptions
@@ -182,7 +182,9 @@ def test_build_smoke(speech: None, small: GgufFile, tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there are no pseudo-terminals")
-def test_a_conversation_at_a_terminal(speech: None, small: GgufFile) -> None:
+def test_a_conversation_at_a_terminal(tools: Toolchain, small: GgufFile) -> None:
+    if not tools.binary(server_tool.NAME).is_file():
+        pytest.skip("llama-server is not built: ggufkit toolchain install --server")
     ours, theirs = os.openpty()
     command = [sys.executable, "-m", "ggufkit", "chat", str(small.path), "--max-tokens", "4", "--threads", "1"]
     talking = subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True)
@@ -192,7 +194,8 @@ def test_a_conversation_at_a_terminal(speech: None, small: GgufFile) -> None:
     os.write(ours, b"The quick\n")
     answered = _until(ours, "\r\n> ")
     assert len(answered) > len("The quick\r\n\r\n> "), "four tokens of an answer"
-    talking.send_signal(signal.SIGINT)  # as Ctrl-C does to all of the group: ggufkit leaves it to the conversation
+    talking.send_signal(signal.SIGINT)
+    assert "/bye or Ctrl-D ends" in _until(ours, "\r\n> "), "Ctrl-C does not end it"
     os.write(ours, b"/bye\n")
     assert talking.wait(20) == 0
     os.close(ours)

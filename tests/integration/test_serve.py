@@ -18,6 +18,7 @@ import requests
 from filelock import FileLock
 
 import ggufkit
+from ggufkit.core import escape
 from ggufkit.core.errors import DeviceMemoryError
 from ggufkit.core.progress import SilentReporter
 from ggufkit.core.records import Toolchain
@@ -89,6 +90,38 @@ def test_answers_are_those_of_chat(talking: Path) -> None:
         }
         reply = requests.post(f"{endpoint.base_url}/chat/completions", json=asked, timeout=60).json()
     assert reply["choices"][0]["message"]["content"].strip() == said.out.strip()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there are no pseudo-terminals")
+def test_a_conversation_has_the_answers_of_a_client(talking: Path) -> None:
+    from tests.terminal import Terminal
+
+    asked, how = ["What is a llama?", "And a\ncamel?"], ("--temperature", 0, "--max-tokens", 8, *QUICK)
+    with Terminal("chat", talking, "--ctx", 256, *how) as terminal:
+        terminal.until("> ")
+        first = terminal.answer(asked[0])
+        second = terminal.answer('"""And a', 'camel?"""')
+        assert "[The context of 256 tokens is full: " in [terminal.answer("And? " * 8) for _ in range(6)][-1]
+        assert "tokens, the context 256. Give the context more" in terminal.answer("And? " * 100)
+        terminal.answer("/set num_predict all")
+        terminal.say("Tell me all.")
+        terminal.more()
+        terminal.interrupt()
+        assert "settings stay" in terminal.answer("/clear")
+        assert terminal.answer(asked[0]).startswith(first.partition("\n[The answer ends")[0])
+        terminal.say("/bye")
+        assert terminal.ended() == 0
+    with ggufkit.serve(talking, backend="cpu", threads=1, quiet=True) as endpoint:
+        said: list[Any] = []
+        for text in asked:
+            said.append({"role": "user", "content": text})
+            body: Any = {"messages": said, "temperature": 0, "max_tokens": 8}
+            reply = requests.post(f"{endpoint.base_url}/chat/completions", json=body, timeout=60).json()
+            said.append(reply["choices"][0]["message"])
+    answers = [escape.terminal(message["content"], lines=True).strip() for message in said[1::2]]
+    assert answers == [
+        shown.partition("\n[The answer ends after 8 tokens")[0].strip() for shown in (first, second)
+    ]
 
 
 def test_an_end_under_load_and_one_server_to_a_port(talking: Path) -> None:
