@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from ggufkit.core import machine, values, variants
 from ggufkit.core.values import Choice, Count, Fraction, Kind, SomeOf, Whole, Wholes
-from ggufkit.llama import backends, kv_cache
+from ggufkit.llama import backends, kv_cache, mmproj
 from ggufkit.measure.logits import strategy
 from ggufkit.recipes.effort import EFFORTS
 
@@ -28,6 +28,7 @@ KINDS: Mapping[str, Kind] = {
     "allow_token_mismatch": values.SWITCH,
     "allow_losses": values.SWITCH,
     "check_function": values.SWITCH,
+    "mmproj": Choice((mmproj.AUTO, *mmproj.TYPES, mmproj.NONE)),
     "force_toolchain": values.SWITCH,
     # what llama-quantize is told besides a type
     "tensor_type": values.TEXTS,
@@ -99,6 +100,7 @@ KINDS: Mapping[str, Kind] = {
     "api_key": values.TEXT,
     "kv_type": Choice(("auto", *kv_cache.TYPES)),
     "slots": Whole(1, 256),
+    "no_mmproj": values.SWITCH,
 }
 """Every option by its name in Python: that of the command line with `_` for `-`."""
 
@@ -113,6 +115,7 @@ OPTIONS: Mapping[str, tuple[str, str]] = {
     "allow_token_mismatch": ("conversion", "allow_token_mismatch"),
     "allow_losses": ("conversion", "allow_losses"),
     "check_function": ("conversion", "check_function"),
+    "mmproj": ("conversion", "mmproj"),
     "force_toolchain": ("conversion", "force_toolchain"),
     "tensor_type": ("overrides", "tensor_type"),
     "tensor_type_file": ("overrides", "tensor_type_file"),

@@ -25,6 +25,7 @@ from ggufkit.request import (
     OverrideOptions,
     Source,
 )
+from ggufkit.steps import mmproj
 from ggufkit.steps.convert import ConvertOptions
 from ggufkit.steps.step import Result as Made
 from ggufkit.steps.step import Workspace
@@ -67,7 +68,7 @@ def build(
     with listening(reporter, quiet) as listener:
         done = building.build(wanted, listener)
     paths = tuple(done.out / row.file for row in done.rows)
-    return Result(done.out, paths, done.rows, listener.warnings, done.made)
+    return Result(done.out, paths, done.rows, listener.warnings, done.made, done.mmproj)
 
 
 def plan(
@@ -140,7 +141,7 @@ def convert(
     how, source = given.group(ConvertOptions, base_type=type), given.group(Source)
     with listening(reporter, quiet) as listener:
         made = steps.convert(wanted, how, source, given.run, listener)
-    return of_files([made], listener.warnings)
+    return of_files(made, listener.warnings)
 
 
 def imatrix(
@@ -212,7 +213,8 @@ def of_files(made: Sequence[Made], warnings: Iterable[str]) -> Result:
     """The result of steps that make files."""
     from ggufkit.report.results import rows_of
 
-    paths = tuple(one.path for one in made)
+    beside = next((one.path for one in made if one.manifest.step == mmproj.STEP), None)
+    paths = tuple(one.path for one in made if one.path != beside)
     ggufs = [path for path in paths if path.suffix == ".gguf"]
     rows = tuple(rows_of(ggufs, Workspace(paths[0].parent)))
-    return Result(paths[0].parent, paths, rows, tuple(warnings), sum(not one.fresh for one in made))
+    return Result(paths[0].parent, paths, rows, tuple(warnings), sum(not one.fresh for one in made), beside)

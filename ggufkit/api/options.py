@@ -62,6 +62,7 @@ class ConversionOptions(TypedDict, total=False):
     allow_losses: bool
     check_function: bool | None
     force_toolchain: bool
+    mmproj: str
 
 
 class OverrideOptions(TypedDict, total=False):
@@ -219,6 +220,7 @@ class ServeOptions(RunOptions, total=False):
         ctx: tokens of context, or "auto" for what fits.
         kv_type: the type of keys and values: "f16", "q8_0" …, or "auto".
         slots: answers at once, which share the context.
+        mmproj: what reads images or sound, by default the file beside the model that is called so; `no_mmproj` for none.
     """
 
     host: str
@@ -228,3 +230,5 @@ class ServeOptions(RunOptions, total=False):
     ctx: int | str | None
     kv_type: str | None
     slots: int
+    mmproj: Path_ | None
+    no_mmproj: bool

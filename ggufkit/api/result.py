@@ -28,6 +28,7 @@ class Result:
         rows: one for each GGUF of these, with all that is known of it.
         warnings: what was warned of meanwhile.
         made: how many steps had to be done; 0 where all was there already.
+        mmproj: what reads images or sound for these files, a GGUF of its own; None where they read text alone.
     """
 
     out: Path
@@ -35,6 +36,7 @@ class Result:
     rows: tuple[ResultRow, ...] = field(default=(), repr=False)
     warnings: tuple[str, ...] = ()
     made: int = 0
+    mmproj: Path | None = None
 
     @property
     def path(self) -> Path:

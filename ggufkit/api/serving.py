@@ -52,6 +52,8 @@ def serve(
         ctx=values.read("ctx", CONTEXT, given.given.get("ctx")),
         kv_type=None if kind == "auto" else kind,
         slots=given.read("slots", ServeOptions.slots),
+        mmproj=values.read("mmproj", values.FILE, given.given["mmproj"]) if "mmproj" in given.given else None,
+        alone=given.read("no_mmproj", ServeOptions.alone),
     )
     with listening(reporter, quiet) as listener, serving.serve(file, how, given.run, listener) as server:
         yield server.endpoint

@@ -17,6 +17,7 @@ from ggufkit.core.progress import Reporter
 from ggufkit.core.records import Toolchain
 from ggufkit.llama import toolchain
 from ggufkit.llama.gguf import read_gguf, read_header
+from ggufkit.llama.mmproj import of_model
 
 if TYPE_CHECKING:
     from ggufkit.modelfile.grammar import Modelfile
@@ -45,12 +46,24 @@ modelfile_options = grouped(
 )  # fmt: skip
 
 
+projector_options = grouped(
+    "mmproj",
+    lambda given: given,
+    click.option("--mmproj", "given", type=parameter_types.FILE,
+                 help="What reads images or sound.  [default: mmproj-NAME-*.gguf beside GGUF]"),
+    click.option("--no-mmproj", "alone", is_flag=True, help="For text alone."),
+)  # fmt: skip
+
+
 @click.command("modelfile")
 @click.argument("gguf", type=parameter_types.FILE)
 @click.option("--out", type=parameter_types.FILE, help="Write FILE instead of printing.")
 @modelfile_options
+@projector_options
 @click.option("--create", metavar="NAME", help="Create the model NAME in Ollama, and check it.")
-def modelfile_command(gguf: Path, out: Path | None, wanted: ModelfileOptions, create: str | None) -> None:
+def modelfile_command(
+    gguf: Path, out: Path | None, wanted: ModelfileOptions, mmproj: dict[str, Any], create: str | None
+) -> None:
     """Print an Ollama Modelfile for GGUF whose chat template is proven.
 
     The prompts of some hundred conversations, rendered by the model's own template and by Ollama's, must be
@@ -67,6 +80,7 @@ def modelfile_command(gguf: Path, out: Path | None, wanted: ModelfileOptions, cr
     from ggufkit.modelfile.proven import make_modelfile
 
     read_gguf(gguf)
+    projector = of_model(gguf, **mmproj)
     if out is not None and out.exists() and out.samefile(gguf):
         raise InputError(f"{out} is the GGUF itself.", hint="Give with --out the Modelfile to write.")
     if wanted.checkpoint is not None:
@@ -76,14 +90,16 @@ def modelfile_command(gguf: Path, out: Path | None, wanted: ModelfileOptions, cr
         with reporter.step(f"Proving the chat template of {gguf.name}"):
             made = make_modelfile(gguf, _named_from(gguf, out), wanted, tools)
         reporter.info(made.why)
-    text = grammar.write(made.modelfile)
+    named = None if projector is None else _named_from(projector, out)
+    text = grammar.write(replace(made.modelfile, projector=named))
     if out is not None:
         out.write_text(text, encoding="utf-8")
         console().print(f"Wrote {out}")
     elif create is None:
         emit(text)
     if create is not None:
-        _create(create, gguf, replace(made.modelfile, base=str(gguf.resolve())))
+        absolute = None if projector is None else str(projector.resolve())
+        _create(create, gguf, replace(made.modelfile, base=str(gguf.resolve()), projector=absolute))
 
 
 def _require_tokenizer(checkpoint: Path) -> None:

@@ -75,6 +75,9 @@ CONVERSION = (
         help="Compare what the base computes with transformers.",
     ),
     _option("force_toolchain", help="Accept a converter of another commit than the tools."),
+    _option(
+        "mmproj", help="Type of what reads images or sound, a file of its own; auto: f16 where there is such."
+    ),
 )
 
 OVERRIDES = (

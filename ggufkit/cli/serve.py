@@ -18,6 +18,7 @@ from ggufkit.cli.terminal import console, emit, reporting, say
 from ggufkit.core.errors import ToolError, UsageError
 from ggufkit.core.units import size
 from ggufkit.llama import kv_cache
+from ggufkit.llama.mmproj import read_projector
 from ggufkit.request import RunOptions
 from ggufkit.serving.server import CONTEXT, ServeOptions
 
@@ -49,6 +50,9 @@ serve_options = grouped(
                  help="Type of the KV cache; auto: f16, or q8_0 where f16 leaves too little context."),
     click.option("--slots", type=click.IntRange(1, 256), default=ServeOptions.slots, show_default=True,
                  help="Answers at once; they share the context."),
+    click.option("--mmproj", type=parameter_types.FILE,
+                 help="What reads images or sound.  [default: mmproj-NAME-*.gguf beside GGUF]"),
+    click.option("--no-mmproj", "alone", is_flag=True, help="Serve text alone."),
 )  # fmt: skip
 
 instead_options = grouped(
@@ -111,6 +115,8 @@ def _tell(server: Server) -> None:
     if endpoint.api_key is not None:
         say(f"API key   {endpoint.api_key}")
     say(f"context   {cache.n_ctx} tokens{shared}{kept}")
+    if (mmproj := server.plan.beside.mmproj) is not None:
+        say(f"{read_projector(mmproj).reads:<10}{mmproj}")
     say(f"log       {server.service.log}")
     say("")
     for snippet in (endpoint.curl(), endpoint.python()):

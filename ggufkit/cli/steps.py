@@ -27,13 +27,16 @@ def convert_command(
 ) -> None:
     """Convert the checkpoint MODEL to one high-precision GGUF.
 
+    What reads images or sound becomes a second one, mmproj-NAME-F16.gguf.
+
     \b
     Example:
         ggufkit convert ./Qwen2.5-0.5B --out gguf --type bf16
     """
     with reporting() as reporter:
         made = steps.convert(Conversion(model, out), conversion, source, run, reporter)
-    emit_path(made.path)
+    for result in made:
+        emit_path(result.path)
 
 
 @click.command("imatrix")

@@ -244,6 +244,8 @@ def plan_table(plan: Plan) -> Table:
             size(file.ram_bytes),
             swaps,
         )
+    if (part := plan.mmproj) is not None:
+        table.add_row(part.file.removesuffix(".gguf"), size(part.size_bytes), "–", "–", "–", "")
     return table
 
 

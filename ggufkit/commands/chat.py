@@ -32,7 +32,7 @@ def conversing(gguf: Path, n_ctx: int | None, run: RunOptions, reporter: Reporte
         ToolchainError: there is no llama-server, and none can be built.
     """
     trained = read_header(gguf).hparam("context_length") or _ENOUGH
-    how = ServeOptions(port=server.free_port(), ctx=n_ctx or min(trained, _ENOUGH), slots=1)
+    how = ServeOptions(port=server.free_port(), ctx=n_ctx or min(trained, _ENOUGH), slots=1, alone=True)
     if server.require_possible_plan(gguf, how):
         raise InputError(f"{gguf.name} gives embeddings, no answers.", hint=f"Serve it: ggufkit serve {gguf}")
     session = run.session(cache_dir() / "serve", reporter)

@@ -9,6 +9,7 @@ from pathlib import Path
 from ggufkit.core import extras
 from ggufkit.core.paths import cache_dir
 from ggufkit.core.progress import Reporter
+from ggufkit.llama.mmproj import read_projector
 from ggufkit.request import RunOptions
 from ggufkit.serving import check as checking
 from ggufkit.serving import server
@@ -31,7 +32,9 @@ def check(gguf: Path, how: ServeOptions, run: RunOptions, reporter: Reporter) ->
     """Serve a model, ask it in all the ways that clients ask, and end it. Raises GgufkitError."""
     extras.require("serve")
     with serve(gguf, how, run, reporter) as running:
-        return checking.check(running.endpoint, gguf, _session(run, reporter).tools, reporter)
+        tools, mmproj = _session(run, reporter).tools, running.plan.beside.mmproj
+        sees = mmproj is not None and read_projector(mmproj).sees
+        return checking.check(running.endpoint, gguf, tools, reporter, sees=sees)
 
 
 def plan(gguf: Path, how: ServeOptions, run: RunOptions, reporter: Reporter) -> Plan:

@@ -16,7 +16,7 @@ from ggufkit.llama import targets
 from ggufkit.llama.gguf import read_header
 from ggufkit.modelfile import chat_texts
 from ggufkit.models import sources
-from ggufkit.pipeline import chosen, overridden
+from ggufkit.pipeline import chosen, overridden, senses
 from ggufkit.pipeline.chosen import Means
 from ggufkit.pipeline.foreseen import given, is_measured
 from ggufkit.pipeline.lookup import refuse_inside
@@ -42,8 +42,11 @@ class Conversion:
 
 def convert(
     wanted: Conversion, conversion: ConvertOptions, source: Source, run: RunOptions, reporter: Reporter
-) -> Result:
-    """A checkpoint -> one high-precision GGUF. Raises GgufkitError."""
+) -> list[Result]:
+    """A checkpoint -> one high-precision GGUF, and another of what reads images or sound where there is such.
+
+    Raises GgufkitError.
+    """
     extras.require("convert", *(["lora"] if source.lora else []))
     checkpoint = checkpoint_of(wanted.model, source, reporter, "Give the directory of a checkpoint.")
     where = wanted.out or beside_model(wanted.model)
@@ -51,8 +54,10 @@ def convert(
     session = run.session(where, reporter)
     plain = variants.BY_NAME["plain"]
     output = where / variants.file_name(checkpoint.name, plain, conversion.out_type.upper())
+    part = senses.part_of(checkpoint, checkpoint.name, conversion, session)
     with session.workspace.locked():
-        return convert_step(checkpoint, output, conversion, session)
+        made = convert_step(checkpoint, output, conversion, session)
+        return [made] if part is None else [made, part.make(made.path, session)]
 
 
 def imatrix(

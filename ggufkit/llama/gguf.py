@@ -104,7 +104,8 @@ def read_gguf(path: Path, sha256: str | None = None) -> GgufFile:
             "Merge them first: llama-gguf-split --merge FIRST-PART WHOLE.gguf. It comes with llama.cpp's releases."
         )
         raise GgufError(message, hint=hint)
-    if (what := _BESIDE_A_MODEL.get(str(header.metadata.get("general.type")))) is not None:
+    kind = "mmproj" if header.architecture == "clip" else str(header.metadata.get("general.type"))
+    if (what := _BESIDE_A_MODEL.get(kind)) is not None:
         raise GgufError(f"{path} is no model, but {what}.", hint="Give the GGUF of the model that it belongs to.")
     if not header.tensors:
         raise GgufError(f"{path} holds no weights, but a vocabulary at most.", hint="Give the model's own GGUF.")

@@ -52,6 +52,7 @@ _SETTING, _TENSOR = re.compile(r"\b(\w*hparams\w*|rope_parameters)\["), re.compi
 """Where the converter keeps what config.json says, and what the shards hold."""
 _QUANTIZED = ("quantization_config", "quantization")  # of transformers, and of MLX
 ORIGINAL = "Start from the original checkpoint in F32, F16 or BF16."
+_TOWER = "vision_tower."
 _TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "tekken.json")
 _OF_THE_MACHINE = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ENOMEM)
 
@@ -99,6 +100,9 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--outtype", required=True)
     parser.add_argument("--model-name", required=True)
     parser.add_argument("--pre", help="llama.cpp's name of the BPE pre-tokenizer")
+    parser.add_argument(
+        "--mmproj", action="store_true", help="what reads images or sound, instead of the text model"
+    )
     parser.add_argument("--skeleton", action="store_true", help="leave the tensor data out, as a hole in the file")
     parser.add_argument(
         "--shapes", type=Path, help="JSON object of the checkpoint's tensors: their shapes by name"
@@ -128,15 +132,18 @@ def _run(converter: ModuleType, args: argparse.Namespace) -> None:
 def _convert(converter: ModuleType, args: argparse.Namespace) -> None:
     model_class = _text_model(converter)
     name_pretokenizer(model_class, args.checkpoint, args.pre)
+    if args.mmproj:
+        know_shorter_names(next(c for c in model_class.__mro__ if "map_tensor_name" in vars(c)))
     if args.skeleton:
         _leave_out_data()
     options = [f"--outfile={args.outfile}", "--outtype", args.outtype, "--model-name", args.model_name]
+    options += ["--mmproj"] if args.mmproj else []
     sys.argv = [str(converter.__file__), str(args.checkpoint.absolute()), *options]
     try:
         converter.main()
     except SystemExit as ended:
         if ended.code:
-            raise _refusal(args.checkpoint) from None
+            raise _refusal(args.checkpoint, "the images or the sound of " if args.mmproj else "") from None
 
 
 def _explaining(checkpoint: Path, work: Callable[[], None]) -> None:
@@ -201,12 +208,12 @@ class _Named:
     architectures: list[str] = field(default_factory=list)
 
 
-def _refusal(checkpoint: Path) -> GgufkitError:
-    """The converter exits, rather than raises, for one reason: it lacks the architecture."""
+def _refusal(checkpoint: Path, part: str) -> GgufkitError:
+    """The converter exits, rather than raises, for one reason: it lacks the architecture, or a `part` of it."""
     config = read_json(checkpoint / "config.json", _Named, CheckpointError)
     names = ", ".join(config.architectures) or "?"
     return UnsupportedArchitecture(
-        f"llama.cpp's converter does not know the architecture {names} of {checkpoint}.",
+        f"llama.cpp's converter does not know {part}the architecture {names} of {checkpoint}.",
         hint="A newer llama.cpp may: set GGUFKIT_LLAMA_CPP to its source directory.",
     )
 
@@ -261,6 +268,22 @@ def name_pretokenizer(model_class: Any, checkpoint: Path, forced: str | None) ->
             return pretokenizers.identify(checkpoint / "tokenizer.json")
 
     model_class.get_vocab_base_pre = get_vocab_base_pre
+
+
+def know_shorter_names(any_model: Any) -> None:
+    """transformers 5 saves a SigLIP tower without the `vision_model.` that llama.cpp's converter knows in its names."""
+    by_name = any_model.map_tensor_name
+
+    def map_tensor_name(self: Any, name: str, *suffixes: Any, **more: Any) -> str:
+        try:
+            return str(by_name(self, name, *suffixes, **more))
+        except ValueError:
+            longer = name.replace(_TOWER, f"{_TOWER}vision_model.", 1)
+            if f"{_TOWER}vision_model." in name or longer == name:
+                raise
+            return str(by_name(self, longer, *suffixes, **more))
+
+    any_model.map_tensor_name = map_tensor_name
 
 
 def _leave_out_data() -> None:

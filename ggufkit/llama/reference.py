@@ -173,12 +173,11 @@ def _told(output: Path) -> Path:
 def _evaluate(checkpoint: Path, rows: Rows, output: Path) -> Evaluated:
     import numpy as np
     import torch
-    from transformers import AutoModelForCausalLM
     from transformers.utils import logging
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()
-    model, info = AutoModelForCausalLM.from_pretrained(
+    model, info = _kind(checkpoint).from_pretrained(
         checkpoint, dtype=torch.float32, attn_implementation="eager", trust_remote_code=False, local_files_only=True,
         use_safetensors=True, ignore_mismatched_sizes=True, output_loading_info=True,
     )  # fmt: skip
@@ -191,6 +190,15 @@ def _evaluate(checkpoint: Path, rows: Rows, output: Path) -> Evaluated:
         logits = model.eval()(torch.tensor(rows), use_cache=False).logits
         np.save(output, logits[:, len(rows[0]) // 2 : -1].float().numpy())
     return Evaluated(rows)
+
+
+def _kind(checkpoint: Path) -> Any:
+    """What loads a checkpoint: as a model of text, else as one of images and text, which computes texts alike."""
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
+
+    config = AutoConfig.from_pretrained(checkpoint, trust_remote_code=False, local_files_only=True)
+    known = type(config) in AutoModelForCausalLM._model_mapping
+    return AutoModelForCausalLM if known else AutoModelForImageTextToText
 
 
 def _unlike(checkpoint: Path, model: Any) -> str | None:

@@ -45,6 +45,22 @@ class Listening:
         return argv if self.pooling is None else [*argv, "--pooling", self.pooling]
 
 
-def serve(program: Path, model: Path, listening: Listening, compute: Compute) -> Argv:
+@dataclass(frozen=True)
+class Beside:
+    """Files that a model is served with: `mmproj` reads images or sound for it."""
+
+    mmproj: Path | None = None
+
+    def options(self) -> Argv:
+        """The options of llama-server."""
+        return [] if self.mmproj is None else ["--mmproj", str(self.mmproj)]
+
+
+NOTHING_BESIDE = Beside()
+
+
+def serve(
+    program: Path, model: Path, listening: Listening, compute: Compute, beside: Beside = NOTHING_BESIDE
+) -> Argv:
     """llama-server: a model behind OpenAI's protocol, with the file's own chat template."""
-    return [str(program), "-m", str(model), *listening.options(), *compute.options()]
+    return [str(program), "-m", str(model), *beside.options(), *listening.options(), *compute.options()]

@@ -148,6 +148,7 @@ class Modelfile:
         base: path of the GGUF, relative to the Modelfile or absolute.
         parameters: names with values, in order; a name may come again, as `stop` does.
         comments: lines for the reader, at the top.
+        projector: the path of the GGUF that reads images or sound, likewise.
     """
 
     base: str
@@ -157,12 +158,14 @@ class Modelfile:
     license: str | None = None
     requires: str | None = None
     comments: tuple[str, ...] = ()
+    projector: str | None = None
 
     def commands(self) -> list[Command]:
         """The instructions, in the order in which they are written."""
         texts = (("template", self.template), ("system", self.system), ("license", self.license))
         return [
             Command("model", self.base),
+            *([Command("model", self.projector)] if self.projector else []),
             *([Command("requires", self.requires)] if self.requires else []),
             *(Command(name, _number(value)) for name, value in self.parameters),
             *(Command(name, text) for name, text in texts if text is not None),

@@ -57,8 +57,21 @@ def compare(reference: NDArray[np.float32], saved: SavedLogits) -> Difference:
 
 def limit(config: Mapping[str, Any]) -> float:
     """The relative difference up to which rounding explains it."""
-    gelu = any("gelu" in str(config.get(name)) for name in _ACTIVATIONS)
+    gelu = any("gelu" in str(_of_text(config).get(name)) for name in _ACTIVATIONS)
     return _LIMIT_GELU if gelu else _LIMIT
+
+
+def _of_text(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The part of a configuration that is about the text model."""
+    inner = config.get("text_config")
+    return inner if isinstance(inner, Mapping) else config
+
+
+def _without_eps(config: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    if "rms_norm_eps" in (text := _of_text(config)):
+        none = {"rms_norm_eps": 0.0}
+        without = {**config, "text_config": {**text, **none}} if text is not config else {**config, **none}
+        yield f"It does not heed rms_norm_eps of {text['rms_norm_eps']} (norms).", without
 
 
 def suspects(config: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -76,6 +89,7 @@ def suspects(config: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
             yield f"It does not heed {key} (rope) of type {kind}.", {
                 **config, key: {"rope_type": "default", **theta} if theta else None
             }  # fmt: skip
+    yield from _without_eps(config)
     if config.get("sliding_window"):
         without = {k: v for k, v in config.items() if k not in ("layer_types", "sliding_window_pattern")}
         yield (

@@ -52,6 +52,11 @@ class Artifacts:
         make = self._plain_base if scaling is None else lambda: self._scaled_base(scaling)
         return self._once(("base", scaling), make)
 
+    def mmproj(self) -> Result | None:
+        """What reads images or sound, tried with the base; None where the model reads text alone."""
+        part, base = self.job.part, self.base().path
+        return None if part is None else self._once("mmproj", lambda: part.make(base, self.job.session))
+
     def base_file(self, scaling: Scaling | None = None) -> GgufFile:
         """The base as a record."""
         made = self.base(scaling)

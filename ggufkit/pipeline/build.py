@@ -46,11 +46,12 @@ Coming = Callable[[], Result]
 
 @dataclass(frozen=True)
 class BuildResult:
-    """Where the results are, and one row per GGUF."""
+    """Where the results are, and one row per GGUF; `mmproj` reads images or sound for them."""
 
     out: Path
     rows: tuple[ResultRow, ...]
     made: int
+    mmproj: Path | None = None
 
 
 def build(request: BuildRequest, reporter: Reporter | None = None) -> BuildResult:
@@ -67,10 +68,11 @@ def build(request: BuildRequest, reporter: Reporter | None = None) -> BuildResul
         plan.require_layers(job)
         plan.require_settings(job)
         base = _make_base(job, artifacts)
+        mmproj = artifacts.mmproj()
         planned = plan.require_room(job, base.path)
         plan.warn_of_context(job, base.path)
         _warn_of_overlap(job, artifacts)
-        modelfiles = Writer(_modelfile_options(job), job.session)
+        modelfiles = Writer(_modelfile_options(job), job.session, mmproj)
         made, measured = _make_and_evaluate(job, artifacts, modelfiles)
         files = [read_gguf(result.path, result.sha256) for result in made]
         written = modelfiles.write_all(made)
@@ -83,7 +85,8 @@ def build(request: BuildRequest, reporter: Reporter | None = None) -> BuildResul
             job.reporter.warn(warning)
         _warn_of_unevenness(job, rows)
         _write_tables(job, rows)
-    return BuildResult(job.out, tuple(rows), sum(not r.fresh for r in [*made, *written, *spoken, *measured]))
+    every = [*made, *written, *spoken, *measured, *([mmproj] if mmproj is not None else [])]
+    return BuildResult(job.out, tuple(rows), sum(not r.fresh for r in every), job.part and job.part.output)
 
 
 def _make_base(job: Job, artifacts: Artifacts) -> Result:

@@ -17,6 +17,7 @@ from ggufkit.measure import conditions
 from ggufkit.measure.conditions import Setting
 from ggufkit.pipeline import overridden
 from ggufkit.pipeline.foreseen import is_measured
+from ggufkit.pipeline.senses import Part
 from ggufkit.request import BuildRequest
 from ggufkit.steps.method import Asked
 from ggufkit.steps.session import Session
@@ -30,6 +31,7 @@ class Job:
 
     Args:
         text: what the table is measured on; `further_texts` are measured as well.
+        part: what reads images or sound, where the model has such.
         task_specs: the tasks that are asked for; their questions are in `tasks`, but for a plan, which fetches none.
     """
 
@@ -46,6 +48,7 @@ class Job:
     task_specs: tuple[TaskSpec, ...] = ()
     tasks: tuple[TaskData, ...] = ()
     further_texts: tuple[Corpus, ...] = ()
+    part: Part | None = None
 
     @property
     def out(self) -> Path:

@@ -19,7 +19,7 @@ from ggufkit.llama import targets, toolchain
 from ggufkit.measure import metrics
 from ggufkit.modelfile import chat_texts
 from ggufkit.models import lora, sources
-from ggufkit.pipeline import overridden
+from ggufkit.pipeline import overridden, senses
 from ggufkit.pipeline.job import Job
 from ggufkit.request import BuildRequest, CalibrationOptions
 from ggufkit.steps import convert, import_gguf, quantize
@@ -71,7 +71,10 @@ def prepare(request: BuildRequest, reporter: Reporter, outlines: Path | None = N
     known, kinds = types or _types(request, session.tools)
     told = request.overrides.resolve()
     text, further, calibration = _rendered(texts, parts, model, reporter, planned=outlines is not None)
-    job = Job(request, model, name, kinds, known, chosen, text, calibration, session, told, specs, tasks, further)
+    part = senses.part_of(model, name, request.conversion, session)
+    job = Job(
+        request, model, name, kinds, known, chosen, text, calibration, session, told, specs, tasks, further, part
+    )
     _tell_left_out(job)
     return job
 

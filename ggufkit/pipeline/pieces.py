@@ -97,6 +97,8 @@ class _Pieces:
             return
         convert, cost = job.session.work("convert", self._n_params), Cost(5, n_bytes=40 * self._n_params)
         yield Piece("convert", job.base_output, convert, cost)
+        if job.part is not None:
+            yield Piece("mmproj", job.part.output, job.session.work("mmproj", self._n_params), Cost(8))
         search = job.session.work("awq", self._n_params * self._tokens, job.request.scaling.engine)
         for scaling in job.scalings:
             if scaling.method != AWQ.name:

@@ -25,7 +25,7 @@ from ggufkit.pipeline.artifacts import outputs
 from ggufkit.pipeline.foreseen import Matrix, given, is_measured
 from ggufkit.pipeline.job import Job
 from ggufkit.pipeline.lookup import prepare
-from ggufkit.pipeline.resources import Plan, PlannedFile, Planner
+from ggufkit.pipeline.resources import Plan, PlannedFile, PlannedPart, Planner
 from ggufkit.recipes.effort import COMPARED
 from ggufkit.report import results
 from ggufkit.request import BuildRequest
@@ -44,14 +44,23 @@ def plan(request: BuildRequest, reporter: Reporter | None = None) -> Plan:
         base = _skeleton(job, Path(temporary))
         job = fitting.add(job, read_header(base))
         require_settings(job)
-        extra = read_header(base).size_bytes + _out_of_sight(job, base)
+        part = _planned_part(job)
+        extra = read_header(base).size_bytes + _out_of_sight(job, base) + (job.part.n_bytes if job.part else 0)
         _warn_of_paging(job, base, machine.free_memory())
         warn_of_context(job, base)
         whole = _plan(job, base, outputs(job), extra_disk=extra)
         steps, takes = stages.timed(job, read_header(base))
         return replace(
-            whole, steps=steps, seconds=takes.seconds, seconds_factor=takes.factor, remarks=_remarks(job, whole)
-        )
+            whole, steps=steps, seconds=takes.seconds, seconds_factor=takes.factor, remarks=_remarks(job, whole),
+            mmproj=part,
+        )  # fmt: skip
+
+
+def _planned_part(job: Job) -> PlannedPart | None:
+    part = job.part
+    if part is None:
+        return None
+    return PlannedPart(part.output.name, part.out_type.upper(), part.n_bytes or part.output.stat().st_size)
 
 
 def _remarks(job: Job, whole: Plan) -> tuple[str, ...]:
@@ -85,7 +94,8 @@ def require_disk_for_base(job: Job) -> None:
     else:
         n_bytes = 0 if import_gguf.can_clone(job.model, job.session) else job.model.size_bytes
     outputs = sum(_promised_bytes(job, kind) for _, kind in job.targets)
-    Plan((), n_bytes + outputs, machine.free_disk(job.out), 0, 1).require(job.out)
+    beside = job.part.n_bytes if job.part is not None else 0
+    Plan((), n_bytes + outputs + beside, machine.free_disk(job.out), 0, 1).require(job.out)
 
 
 def _promised_bytes(job: Job, kind: QuantType) -> int:

@@ -75,11 +75,20 @@ class PlannedStep:
 
 
 @dataclass(frozen=True)
+class PlannedPart:
+    """The file that reads images or sound for all others; no row of the results."""
+
+    file: str
+    type: str
+    size_bytes: int
+
+
+@dataclass(frozen=True)
 class Plan:
     """All outputs of a build, and what they need of this machine, in bytes.
 
     It takes `seconds`, most likely not `seconds_factor` times as long or as short. `remarks` are about files that are
-    larger than their names promise.
+    larger than their names promise. `mmproj` reads images or sound.
     """
 
     files: tuple[PlannedFile, ...]
@@ -91,6 +100,7 @@ class Plan:
     seconds: float = 0.0
     seconds_factor: float = 1.0
     remarks: tuple[str, ...] = ()
+    mmproj: PlannedPart | None = None
 
     def require(self, where: Path) -> None:
         """Raise ResourceError when the plan does not fit this machine."""

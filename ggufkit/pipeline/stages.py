@@ -69,6 +69,8 @@ def _making(job: Job) -> Iterator[PlannedStep]:
     makers = makers_at_once(job.session.threads)
     if isinstance(job.model, Checkpoint):
         yield PlannedStep("convert", f"convert to {job.base_type}", "CPU")
+    if job.part is not None:
+        yield PlannedStep("mmproj", "what reads images or sound, tried with the base", "CPU")
     if any(v.awq for v, _ in job.targets):
         labels = ", ".join(s.label for s in job.scalings if s.method == AWQ.name)
         yield PlannedStep("awq", f"AWQ scales: {labels}", "CPU or GPU", "one run for all")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,10 +12,12 @@ from ggufkit.core.hashing import sha256_file
 from ggufkit.core.manifest import PARTIAL, SUFFIX, read_manifest
 from ggufkit.core.progress import Reporter
 from ggufkit.llama import parts
+from ggufkit.llama.gguf import read_header
+from ggufkit.llama.mmproj import Projector, read_projector, require_belongs
 from ggufkit.modelfile import grammar
 from ggufkit.recipes.type_recipe import recipe_path
 from ggufkit.report.lineage import Archive
-from ggufkit.steps import guest, imatrix
+from ggufkit.steps import guest, imatrix, mmproj
 from ggufkit.steps.step import Workspace
 
 LeftOut = list[tuple[str, str]]
@@ -26,7 +29,7 @@ class Model:
     """A complete GGUF, and the files that others get of it: itself, or its parts.
 
     Args:
-        beside: what belongs to it: its recipe, the importance matrix that it was made with, its Modelfiles.
+        beside: what belongs to it: its recipe, the importance matrix that it was made with, what reads images for it.
         modelfiles: those that Ollama reads; it reads no parts.
     """
 
@@ -48,15 +51,27 @@ class Model:
 
 def find(root: Path, reporter: Reporter) -> tuple[list[Model], LeftOut]:
     """The complete models of a directory; and the files that are none, with the reason."""
-    complete, left_out = _complete(root)
+    found, left_out = _complete(root)
+    beside = [file for file in found if _step(file) == mmproj.STEP]
+    complete, projectors = (
+        [file for file in found if file not in beside],
+        [read_projector(file) for file in beside],
+    )
     files, others = _held_in(root, complete, reporter)
     modelfiles, strays = _modelfiles(root, files)
     matrices = _matrices(root, complete)
     models = [
-        Model(gguf, files[gguf], (*_recipe(gguf), *matrices[gguf]), tuple(modelfiles.get(gguf, ())))
+        Model(
+            gguf, files[gguf], (*_recipe(gguf), *matrices[gguf], *_belonging(projectors, gguf)),
+            tuple(modelfiles.get(gguf, ())),
+        )
         for gguf in complete
+    ]  # fmt: skip
+    used = {file for model in models for file in model.beside}
+    foreign = [
+        (p.path.name, "it is of another model than the files here") for p in projectors if p.path not in used
     ]
-    return models, [*left_out, *others, *strays]
+    return models, [*left_out, *others, *strays, *foreign]
 
 
 def _complete(root: Path) -> tuple[list[Path], LeftOut]:
@@ -94,6 +109,19 @@ def _held_in(
         else:
             left_out += [(file.name, wrong) for file in files]
     return found, left_out
+
+
+def _step(file: Path) -> str:
+    made = read_manifest(file)
+    return "" if made is None else made.step
+
+
+def _belonging(projectors: Sequence[Projector], gguf: Path) -> Iterator[Path]:
+    """What reads images or sound for a model."""
+    for one in projectors:
+        with contextlib.suppress(InputError):
+            require_belongs(one, read_header(gguf))
+            yield one.path
 
 
 def _recipe(gguf: Path) -> Iterator[Path]:

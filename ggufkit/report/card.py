@@ -18,7 +18,7 @@ from ggufkit.core.records import ResultRow
 from ggufkit.hub.addresses import Address
 from ggufkit.llama import evaluates
 from ggufkit.llama.gguf import read_header
-from ggufkit.report import commands, conditions, downloads, front_matter, guard, plots
+from ggufkit.report import commands, conditions, downloads, front_matter, guard, plots, projectors
 from ggufkit.report.choose import MemoryBudget
 from ggufkit.report.data import Entry, load_entries
 from ggufkit.report.downloads import Shelf
@@ -76,11 +76,15 @@ def render_card(rows: Sequence[ResultRow], root: Path, shelf: Shelf | None = Non
         shelf: what the repository will hold; None for a card that is for no repository yet.
     """
     entries = load_entries(rows, root)
-    summary = _of_what_is_there(summarize(entries, MemoryBudget(), measured=conditions.collect(rows, root)), shelf)
+    found, beside = conditions.collect(rows, root), projectors.collect(root)
+    whole = summarize(entries, MemoryBudget(), measured=found, beside=beside)
+    summary = _of_what_is_there(whole, shelf)
     plot = plots.picture(summary.quality, summary.known, summary.taken)
     told = base_model or guard.read_note(root, _NOTE).get("base_model") or ""
     header = read_header(root / entries[0].row.file)
     fields = front_matter.fields(entries, header, shelf.address if shelf else None, str(told))
+    if any(one.sees for one in beside) and not evaluates.embeds(header):
+        fields["pipeline_tag"] = "image-text-to-text"
     shown = _with_users_fields(fields, root)
     card = _render(shown, summary, shelf, plot=plot is not None, embeds=evaluates.embeds(header))
     note = {"card": _hash(card), "text": _hash(front_matter.without(card)), "fields": fields, "base_model": told}

@@ -15,6 +15,7 @@ from ggufkit.core.escape import markdown, markdown_block, markdown_code
 from ggufkit.core.units import size
 from ggufkit.core.variants import Variant
 from ggufkit.hub.addresses import Address
+from ggufkit.llama.mmproj import PREFIX
 from ggufkit.llama.parts import part_name
 from ggufkit.recipes.type_recipe import recipe_path
 from ggufkit.report.data import Entry
@@ -181,6 +182,8 @@ def _made_with(summary: Summary, shelf: Shelf) -> list[str]:
     there = [name for name in recipes if name in shelf.names]
     lines = [f"- Importance matrix: {', '.join(map(shelf.link, matrices))}."] if matrices else []
     lines += [f"- Types of each tensor, and why: {', '.join(map(shelf.link, there))}."] if there else []
+    projectors = sorted(name for name in shelf.names if name.startswith(PREFIX))
+    lines += [f"- Images or sound, for all files: {', '.join(map(shelf.link, projectors))}."] if projectors else []
     if shelf.chat:
         files = [shelf.link(name) for name in ("template", "system", "params") if name in shelf.names]
         lines.append(f"- For Ollama: {', '.join(files)}. {markdown(shelf.chat)}")

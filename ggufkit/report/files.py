@@ -14,7 +14,7 @@ from ggufkit.core.manifest import manifest_path, write_atomically
 from ggufkit.core.records import F16, ResultRow
 from ggufkit.llama import kv_cache
 from ggufkit.recipes.type_recipe import recipe_path
-from ggufkit.report import guard
+from ggufkit.report import guard, projectors
 from ggufkit.report.choose import MemoryBudget
 from ggufkit.report.data import load_entries
 from ggufkit.report.timeline import spans
@@ -118,8 +118,8 @@ def summary_of(rows: Sequence[ResultRow], root: Path, budget: MemoryBudget | Non
     from ggufkit.report import conditions
     from ggufkit.report.summary import summarize
 
-    made = spans(root, rows[0].name if rows else "")
-    return summarize(load_entries(rows, root), budget or MemoryBudget(), made, conditions.collect(rows, root))
+    made, measured = spans(root, rows[0].name if rows else ""), conditions.collect(rows, root)
+    return summarize(load_entries(rows, root), budget or MemoryBudget(), made, measured, projectors.collect(root))
 
 
 def _noted(budget: MemoryBudget) -> dict[str, int | str | None]:
@@ -142,6 +142,7 @@ def _state(rows: Sequence[ResultRow], root: Path, budget: MemoryBudget) -> dict[
     beside = [
         *(manifest_path(root / row.file) for row in rows),
         *(recipe_path(root / row.file) for row in rows),
+        *projectors.manifests(root),
         *sorted(Workspace(root).measurements.rglob("*.json")),
         *sorted(Workspace(root).measurements.rglob("*.scores")),
     ]

@@ -15,7 +15,7 @@ from ggufkit.models.lora import split_source
 from ggufkit.report.data import Entry
 
 _DECIDING = (
-    "base_type", "lora", "pre", "allow_token_mismatch", "allow_losses", "tensor_type", "output_tensor_type",
+    "base_type", "lora", "pre", "allow_token_mismatch", "allow_losses", "mmproj", "tensor_type", "output_tensor_type",
     "token_embedding_type", "leave_output_tensor", "pure", "override_kv", "prune_layers", "effort", "types_allowed",
     "calibration", "calibration_samples", "seed", "imatrix", "awq_engine", "awq_objective", "awq_dtype",
     "awq_per_type", "variant_option", "allow_requantize", "corpus", "ctx", "kv_types", "chunks", "precision", "eval", "kld",
@@ -26,7 +26,7 @@ _DECIDING = (
 def _spelt(name: str) -> tuple[str, Json]:
     """An option as it is typed to depart from its default, and that."""
     default, words = request.default(name), name.replace("_", "-")
-    return (f"--no-{words}", False) if default is True else (f"--{words}", None if default == () else default)
+    return (f"--no-{words}", False) if default is True else (f"--{words}", None if default in ((), "auto") else default)
 
 
 _EITHER = ("--check-function", "--no-check-function")

@@ -26,6 +26,7 @@ from ggufkit.measure.tasks import scores
 from ggufkit.models import sources
 from ggufkit.recipes import recipe_file
 from ggufkit.recipes.type_recipe import TypeRecipe, recipe_path
+from ggufkit.steps import mmproj
 from ggufkit.steps.notes import GgufNotes
 from ggufkit.steps.quantize import QuantizeNotes
 from ggufkit.steps.step import Result, Workspace
@@ -50,6 +51,7 @@ def collect(root: Path, reporter: Reporter | None = None) -> list[ResultRow]:
     for complaint in _complaints(workspace):
         teller.warn(complaint)
     found = [(g, m) for g in sorted(root.glob("*.gguf")) if (m := read_manifest(g)) is not None]
+    found = [(g, m) for g, m in found if m.step != mmproj.STEP]
     shown = [(g, m) for g, m in found if GgufNotes.from_manifest(m).variant]
     for gguf in [g for g, m in found if (g, m) not in shown]:
         teller.warn(f"Left out: {manifest_path(gguf)} names no variant. Make the file again.")

@@ -172,6 +172,7 @@ def _of_conversion(made: Manifest) -> dict[str, Json]:
         "--allow-losses": bool(notes.allow_losses),
         "--check-function": notes.check_function is True,
         "--no-check-function": notes.check_function is False,
+        "--mmproj": notes.mmproj,
     }
 
 

@@ -14,6 +14,7 @@ from ggufkit.report.compare import Group, Sample
 from ggufkit.report.conditions import Measured
 from ggufkit.report.data import Entry, text_of
 from ggufkit.report.decisive import Decisive, decisive
+from ggufkit.report.projectors import Told as Projector
 from ggufkit.report.recipes import Told, told
 from ggufkit.report.recommend import Advice, advise
 from ggufkit.report.reproduce import commands
@@ -94,13 +95,18 @@ class Summary:
 
 
 def summarize(
-    entries: Sequence[Entry], budget: MemoryBudget, spans: Sequence[Span] = (), measured: Sequence[Measured] = ()
+    entries: Sequence[Entry],
+    budget: MemoryBudget,
+    spans: Sequence[Span] = (),
+    measured: Sequence[Measured] = (),
+    beside: Sequence[Projector] = (),
 ) -> Summary:
     """Everything that a report says of these files.
 
     Args:
         spans: the steps that made them.
         measured: all that was measured of them, under whatever conditions.
+        beside: what reads images or sound for them.
     """
     entries = [replace(e, footprint=e.footprint.with_cache(budget.kv_type)) for e in entries]
     every, entries = entries, [e for e in entries if not e.same_as]
@@ -108,8 +114,8 @@ def summarize(
     quality = compare.groups(samples, compare.quality_facts)
     speed = compare.groups(samples, compare.speed_facts)
     together = _first(quality) or tuple(entries)
-    beside, tasks, texts = further(measured), tables_of([e.row for e in entries]), several(measured)
-    is_more = bool(beside.lines or tasks or texts.files)
+    more, tasks, texts = further(measured), tables_of([e.row for e in entries]), several(measured)
+    is_more = bool(more.lines or tasks or texts.files)
     return Summary(
         name=entries[0].row.name or "Results",
         entries=tuple(entries),
@@ -127,8 +133,8 @@ def summarize(
         command=commands(every),
         spans=tuple(spans),
         recipes=told(entries, together),
-        footnotes=(*_footnotes(together), *_twins(every)),
-        further=beside,
+        footnotes=(*_footnotes(together), *_twins(every), *(one.sentence for one in beside)),
+        further=more,
         tasks=tasks,
         texts=texts,
         decisive=decisive(entries, texts, budget) if is_more else None,

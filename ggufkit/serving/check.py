@@ -11,14 +11,20 @@ from ggufkit.core.progress import Reporter
 from ggufkit.core.records import Toolchain
 from ggufkit.llama.gguf import read_header
 from ggufkit.modelfile.metadata import read_meta
+from ggufkit.serving import sight
 from ggufkit.serving.answers import ANSWERING
 from ggufkit.serving.asking import Asked, Failed, Outcome, client_of, require
 from ggufkit.serving.endpoint import Endpoint
 from ggufkit.serving.vectors import EMBEDDING
 
 
-def check(endpoint: Endpoint, gguf: Path, tools: Toolchain, reporter: Reporter) -> list[Outcome]:
+def check(
+    endpoint: Endpoint, gguf: Path, tools: Toolchain, reporter: Reporter, *, sees: bool = False
+) -> list[Outcome]:
     """Ask a served model in all the ways that clients ask.
+
+    Args:
+        sees: it reads images.
 
     Raises:
         MissingExtra: the `openai` package is not installed.
@@ -27,6 +33,7 @@ def check(endpoint: Endpoint, gguf: Path, tools: Toolchain, reporter: Reporter) 
     client = client_of(endpoint)
     asked = Asked(client, endpoint, read_meta(read_header(gguf).metadata), tools)
     wanted = {"models": _models, "key": _key, **(EMBEDDING if endpoint.embeds else ANSWERING)}
+    wanted |= {"image": sight.sees} if sees else {}
     with client, reporter.step("Checking the endpoint", len(wanted)) as progress:
         outcomes = []
         for done, (name, one) in enumerate(wanted.items()):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from ggufkit.core.errors import InputError
@@ -90,9 +91,11 @@ def key_file(plan: Plan) -> str:
 
 def _started(plan: Plan, ngl: int | None) -> list[str]:
     """The command line, from wherever it is started."""
-    words = plan.argv(ngl)
-    words[words.index("-m") + 1] = str(plan.gguf.resolve())
-    return words
+    beside = plan.beside.mmproj
+    resolved = replace(
+        plan, gguf=plan.gguf.resolve(), beside=replace(plan.beside, mmproj=beside and beside.resolve())
+    )
+    return resolved.argv(ngl)
 
 
 def _quoted(word: str) -> str:

@@ -23,7 +23,8 @@ from ggufkit.llama import evaluates, server_argv, server_tool
 from ggufkit.llama.argv import Compute
 from ggufkit.llama.gguf import GgufHeader, read_gguf, read_header
 from ggufkit.llama.kv_cache import require_possible
-from ggufkit.llama.server_argv import Listening
+from ggufkit.llama.mmproj import of_model
+from ggufkit.llama.server_argv import NOTHING_BESIDE, Beside, Listening
 from ggufkit.serving import room
 from ggufkit.serving.endpoint import KEY, Endpoint, is_loopback
 from ggufkit.serving.room import Cache
@@ -46,6 +47,8 @@ class ServeOptions:
         ctx: tokens of context, None for what fits; `kv_type` likewise.
         slots: answers under way at once, which share the context.
         verbose: the log tells what is loaded where, and much of each request.
+        mmproj: what reads images or sound for the model, by default the file beside it that is called so.
+        alone: without it.
     """
 
     host: str = "127.0.0.1"
@@ -56,11 +59,13 @@ class ServeOptions:
     kv_type: str | None = None
     slots: int = 4
     verbose: bool = False
+    mmproj: Path | None = None
+    alone: bool = False
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What llama-server is told of a model, and what its clients are."""
+    """What llama-server is told of a model and of the files `beside` it, and what its clients are."""
 
     program: Path
     gguf: Path
@@ -69,10 +74,12 @@ class Plan:
     cache: Cache
     threads: int
     backend: str
+    beside: Beside = NOTHING_BESIDE
 
     def argv(self, ngl: int | None) -> list[str]:
         """The command line, with so many layers on the GPU."""
-        return server_argv.serve(self.program, self.gguf, self.listening, Compute(self.backend, ngl, self.threads))
+        compute = Compute(self.backend, ngl, self.threads)
+        return server_argv.serve(self.program, self.gguf, self.listening, compute, self.beside)
 
     def environment(self) -> dict[str, str]:
         """Variables for it: the key, which a command line would show to others; where there is none, the user's own is
@@ -109,7 +116,8 @@ def plan(gguf: Path, options: ServeOptions, session: Session) -> Plan:
     """
     embeds, header = require_possible_plan(gguf, options), read_header(gguf)
     program = server_tool.find(session.tools, session.reporter)
-    cache = room.choose(header, _free(header, session), options.ctx, options.kv_type)
+    mmproj = of_model(gguf, options.mmproj, alone=options.alone)
+    cache = room.choose(header, _free(header, session) - _size(mmproj), options.ctx, options.kv_type)
     if not cache.fits:
         session.reporter.warn(
             f"A context of {cache.n_ctx} tokens takes {size(cache.n_bytes)} beside the model: more than is free."
@@ -122,7 +130,7 @@ def plan(gguf: Path, options: ServeOptions, session: Session) -> Plan:
         embeds=embeds, pooling="mean" if embeds and not evaluates.is_pooled(header) else None,
         origins="localhost" if key is None else "*", verbose=options.verbose,
     )  # fmt: skip
-    return Plan(program, gguf, endpoint, listening, cache, session.threads, session.tools.backend)
+    return Plan(program, gguf, endpoint, listening, cache, session.threads, session.tools.backend, Beside(mmproj))
 
 
 def require_possible_plan(gguf: Path, options: ServeOptions) -> bool:
@@ -134,10 +142,15 @@ def require_possible_plan(gguf: Path, options: ServeOptions) -> bool:
     read_gguf(gguf)
     header = read_header(gguf)
     embeds = _require_served(header)
+    of_model(gguf, options.mmproj, alone=options.alone)
     _require_one_key(options.api_key)
     if options.kv_type is not None:
         require_possible(header, options.kv_type, gguf.name)
     return embeds
+
+
+def _size(file: Path | None) -> int:
+    return 0 if file is None else file.stat().st_size
 
 
 def _require_one_key(key: str | None) -> None:

@@ -22,6 +22,7 @@ from ggufkit.core.records import Checkpoint, Json
 from ggufkit.llama import argv, cuda, launcher, losses, pretokenizers, reference, toolchain, vocab
 from ggufkit.llama.argv import Quantization
 from ggufkit.llama.gguf import read_gguf, read_header
+from ggufkit.llama.mmproj import AUTO
 from ggufkit.llama.progress_lines import percent_written
 from ggufkit.models import token_ids
 from ggufkit.models.agreement import ids_of_images, require_agreement
@@ -45,6 +46,7 @@ _SELDOM = (
     "allow_token_mismatch",
     "allow_losses",
     "check_function",
+    "mmproj",
 )
 """Notes that are left out where there is nothing to say."""
 
@@ -67,7 +69,7 @@ class ConvertNotes(GgufNotes):
         token_strings, token_mismatches: strings that both tokenizers were tried on, and those where they differ; None
             where the checkpoint has no tokenizer to compare with.
         logit_difference: of the file from the checkpoint under transformers, relative; None where it was not compared.
-        allow_token_mismatch, allow_losses, check_function: as in `ConvertOptions`; None where nobody asked for it.
+        allow_token_mismatch, allow_losses, check_function, mmproj: as in `ConvertOptions`; None where nobody asked for it.
     """
 
     source: str = ""
@@ -78,6 +80,7 @@ class ConvertNotes(GgufNotes):
     allow_token_mismatch: bool | None = None
     allow_losses: bool | None = None
     check_function: bool | None = None
+    mmproj: str | None = None
 
     def to_notes(self) -> dict[str, Json]:
         """Without what was not compared and not asked for."""
@@ -95,6 +98,7 @@ class ConvertOptions:
         allow_losses: accept what the converter leaves out.
         check_function: compare the logits with those of the checkpoint; None where the model is small.
         variant: what the checkpoint is: "plain", or "awq" when scales were folded into it.
+        mmproj: the type of what reads images or sound, a file of its own: "auto" is F16 where there is such, "none" none.
     """
 
     out_type: str = "f16"
@@ -104,6 +108,7 @@ class ConvertOptions:
     check_function: bool | None = None
     force_toolchain: bool = False
     variant: str = "plain"
+    mmproj: str = AUTO
 
 
 @dataclass(frozen=True)
@@ -218,6 +223,7 @@ def _convert(work: _Conversion, partial: Path) -> Made:
         allow_token_mismatch=options.allow_token_mismatch or None,
         allow_losses=options.allow_losses or None,
         check_function=options.check_function,
+        mmproj=None if options.mmproj == AUTO else options.mmproj,
     )
     if tokens is not None:
         notes = replace(notes, token_strings=tokens.n_strings, token_mismatches=tokens.n_mismatches)

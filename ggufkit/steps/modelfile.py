@@ -36,11 +36,15 @@ class Writer:
     """Writes `Modelfile.<variant-type>` beside each file of a build.
 
     One proof serves all files: they carry the same template and vocabulary. The context fits the largest of them.
+
+    Args:
+        mmproj: what reads images or sound for all of them.
     """
 
-    def __init__(self, options: ModelfileOptions, session: Session) -> None:
+    def __init__(self, options: ModelfileOptions, session: Session, mmproj: Result | None = None) -> None:
         self.options = options
         self.session = session
+        self.mmproj = mmproj
         self._proofs: dict[Path, ProvenModelfile | GgufkitError] = {}
 
     def prove(self, largest: Result) -> None:
@@ -64,12 +68,16 @@ class Writer:
     def _write(self, file: Result, largest: Result) -> Result:
         def create(partial: Path) -> Made:
             made = self._proven(largest)
-            partial.write_text(write_text(replace(made.modelfile, base=f"./{file.path.name}")), encoding="utf-8")
+            projector = None if self.mmproj is None else f"./{self.mmproj.path.name}"
+            text = write_text(replace(made.modelfile, base=f"./{file.path.name}", projector=projector))
+            partial.write_text(text, encoding="utf-8")
             return Made(notes=ModelfileNotes(made.kind, made.why, made.prompt).to_notes())
 
         params: dict[str, Json] = {"kind": self.options.kind, "system": self.options.system}
         params |= {"file": file.path.name, "memory_gib": machine.total_memory() >> 30}
         inputs = {"gguf": file.sha256, "largest": largest.sha256}
+        if self.mmproj is not None:
+            params["mmproj"] = self.mmproj.path.name
         reads = [Input(one.path, one.sha256) for one in (file, largest)]
         recipe = Recipe(STEP, VERSION, inputs, params, self.session.tools.identity, reads)
         session = self.session

@@ -102,6 +102,7 @@ def test_what_differs_from_the_defaults_is_printed(tmp_path: Path) -> None:
         ({"allow_token_mismatch": True, "token_mismatches": 3}, "--allow-token-mismatch"),
         ({"check_function": False}, "--no-check-function"),
         ({"check_function": True}, "--check-function"),
+        ({"mmproj": "q8_0"}, "--mmproj q8_0"),
         ({"logit_difference": 0.001}, ""),
     ],
 )

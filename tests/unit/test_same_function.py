@@ -121,6 +121,14 @@ def test_suspects_are_what_the_config_sets() -> None:
     assert config["rope_scaling"] == yarn
 
 
+def test_suspects_of_a_model_that_reads_images_are_in_its_text_config() -> None:
+    config = {"rms_norm_eps": 1, "text_config": {"rms_norm_eps": 1e-5, "hidden_act": "gelu"}}
+    [(words, changed)] = same_function.suspects(config)
+    assert words == "It does not heed rms_norm_eps of 1e-05 (norms)."
+    assert changed == {"rms_norm_eps": 1, "text_config": {"rms_norm_eps": 0.0, "hidden_act": "gelu"}}
+    assert same_function.limit(config) > same_function.limit({"text_config": {"hidden_act": "silu"}})
+
+
 @pytest.mark.parametrize(
     ("settings", "lost"),
     [

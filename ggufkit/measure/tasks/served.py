@@ -38,7 +38,7 @@ def ask_all(files: Sequence[GgufFile], asking: Asking) -> list[Result]:
 def _served(gguf: GgufFile, asking: Asking) -> tuple[ToolOutput, Answers]:
     session, begun = asking.session, time.monotonic()
     # A cache that is chosen by the memory that is free would not be the same for every file.
-    how = ServeOptions(port=free_port(), kv_type=F16, verbose=True)
+    how = ServeOptions(port=free_port(), kv_type=F16, verbose=True, alone=True)
     plan = server.plan(gguf.path, how, session)
     log = session.workspace.log(
         f"{asking.data.name}-{gguf.path.stem}-server"
