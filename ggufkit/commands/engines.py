@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from ggufkit.commands.places import beside_model, checkpoint_of, drawn
+from ggufkit.commands.places import beside_model, drawn, floats_of
 from ggufkit.core import extras
 from ggufkit.core.errors import InputError
 from ggufkit.core.manifest import read_manifest
@@ -63,7 +63,7 @@ def awq(
     """
     scaling.require_possible()
     extras.require("awq", *(["lora"] if source.lora else []))
-    checkpoint = checkpoint_of(target.model, source, reporter, _ORIGINAL)
+    checkpoint = floats_of(target.model, source, reporter, _ORIGINAL)
     require_folds(checkpoint)
     output = _scaled_path(target.model, checkpoint, target.out)
     parts = calibration_text.resolve(calibration.text, calibration.field, reporter)
@@ -125,7 +125,7 @@ def refine(
     """A quantized GGUF -> the same file with its weights rounded again, by GPTQ. Raises GgufkitError."""
     extras.require("refine")
     rounded, original = sources.open_gguf(files.quantized), sources.open_gguf(files.base)
-    checkpoint = checkpoint_of(files.model, Source(), reporter, _ORIGINAL)
+    checkpoint = floats_of(files.model, Source(), reporter, _ORIGINAL)
     kind, name = refining_step.type_of(files.quantized), checkpoint.name
     output = files.out or files.quantized.parent / f"{name}-gptq-{kind}.gguf"
     if output.is_dir():

@@ -9,7 +9,7 @@ from ggufkit.core.errors import InputError
 from ggufkit.core.paths import user_path
 from ggufkit.core.progress import Reporter
 from ggufkit.core.records import Checkpoint, GgufFile
-from ggufkit.models import sources
+from ggufkit.models import dequantized, sources
 from ggufkit.models.lora import merge
 from ggufkit.request import CalibrationOptions, Source
 from ggufkit.texts.calibration import Calibration, draw, load_tokenizer, read_texts
@@ -33,7 +33,14 @@ def checkpoint_of(model: str, source: Source, reporter: Reporter, hint: str) -> 
     found = sources.resolve(model, source, reporter)
     if isinstance(found, GgufFile):
         raise InputError(f"{model} is a GGUF already.", hint=hint)
-    return merge(found, source.lora, reporter) if source.lora is not None else found
+    if source.lora is not None:
+        return merge(dequantized.floats(found, reporter), source.lora, reporter)
+    return found
+
+
+def floats_of(model: str, source: Source, reporter: Reporter, hint: str) -> Checkpoint:
+    """The same, made one of floats where it is quantized: what runs layer by layer. Raises InputError likewise."""
+    return dequantized.floats(checkpoint_of(model, source, reporter, hint), reporter)
 
 
 def drawn(checkpoint: Checkpoint, text: Corpus, how: CalibrationOptions) -> Calibration:

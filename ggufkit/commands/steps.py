@@ -15,7 +15,7 @@ from ggufkit.core.records import GgufFile, QuantType
 from ggufkit.llama import targets
 from ggufkit.llama.gguf import read_header
 from ggufkit.modelfile import chat_texts
-from ggufkit.models import sources
+from ggufkit.models import dequantized, sources
 from ggufkit.pipeline import chosen, overridden, senses
 from ggufkit.pipeline.chosen import Means
 from ggufkit.pipeline.foreseen import given, is_measured
@@ -48,7 +48,8 @@ def convert(
     Raises GgufkitError.
     """
     extras.require("convert", *(["lora"] if source.lora else []))
-    checkpoint = checkpoint_of(wanted.model, source, reporter, "Give the directory of a checkpoint.")
+    found = checkpoint_of(wanted.model, source, reporter, "Give the directory of a checkpoint.")
+    checkpoint = dequantized.readable(found, reporter)
     where = wanted.out or beside_model(wanted.model)
     refuse_inside(where, checkpoint)
     session = run.session(where, reporter)

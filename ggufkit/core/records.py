@@ -25,7 +25,8 @@ F16 = "f16"
 class Checkpoint:
     """A Hugging Face checkpoint on disk, checked to be whole.
 
-    `n_params` counts the elements of all tensors; `tensor_bytes` is their size in the checkpoint's own dtype.
+    `n_params` counts the elements of all weights; `tensor_bytes` is their size in the checkpoint's own dtype. `quantized`
+    says what numbers it holds, or held before it was made one of floats ("FP8"); None for floats.
     """
 
     path: Path
@@ -35,6 +36,7 @@ class Checkpoint:
     architecture: str
     n_params: int
     tensor_bytes: int
+    quantized: str | None = None
 
 
 @dataclass(frozen=True)

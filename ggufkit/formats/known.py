@@ -12,6 +12,7 @@ from ggufkit.core.errors import CheckpointError, UsageError
 from ggufkit.core.records import Checkpoint
 from ggufkit.core.values import CHECKPOINT as PREFIX
 from ggufkit.models.checkpoint import read_config, stored_tensors
+from ggufkit.models.quantized.method import settings_of
 
 _WIDTHS = {"F32": "f32", "F16": "f16", "BF16": "bf16"}
 _Numbers = tuple[object, object] | None
@@ -90,7 +91,7 @@ def subject(checkpoint: Checkpoint, wanted: str | None = None) -> Subject:
     made = FORMATS.get(wanted)
     if made is None or not made.made_here:
         raise UsageError(f"{PREFIX}{wanted} cannot be made of a checkpoint.", hint=f"Choose from {makeable()}.")
-    if _quantization(config) is not None:
+    if settings_of(config) is not None:
         message = f"{checkpoint.path} is quantized already: it holds {held.title}."
         raise CheckpointError(message, hint="Give the checkpoint that it was made from as --model.")
     return Subject(checkpoint, made)
@@ -102,7 +103,7 @@ def makeable() -> str:
 
 
 def _held(path: Path, config: Mapping[str, Any]) -> Format:
-    how = _quantization(config)
+    how = settings_of(config)
     if how is None:
         return FORMATS[_width(path)]
     readers = {
@@ -115,13 +116,6 @@ def _held(path: Path, config: Mapping[str, Any]) -> Format:
     if why_not:
         raise _unknown(path, why_not)
     return FORMATS[name]
-
-
-def _quantization(config: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    """What config.json says of a quantization, None where there is none."""
-    inner = config.get("text_config")
-    how = config.get("quantization_config", inner.get("quantization_config") if isinstance(inner, dict) else None)
-    return how if isinstance(how, dict) else None
 
 
 def _unknown(path: Path, how: str) -> CheckpointError:

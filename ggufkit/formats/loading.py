@@ -12,11 +12,11 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from ggufkit.core.errors import CheckpointError
-from ggufkit.formats import packed
-from ggufkit.formats.packed import PARTS, Packing
 from ggufkit.layers.torch_threads import torch
 from ggufkit.models.checkpoint import read_config
 from ggufkit.models.files import weight_files
+from ggufkit.models.quantized import packed
+from ggufkit.models.quantized.packed import PARTS, Packing
 
 _BYTES = {"f32": 4, "f16": 2, "bf16": 2}
 
@@ -48,6 +48,7 @@ def load(checkpoint: Path, kind: str, made_of: str | None, device: torch.device)
     for module in model.modules():
         if hasattr(module, "compute_dtype"):  # bitsandbytes' 4 bits: what the checkpoint names is for speed
             module.compute_dtype = torch.float32
+            module.support_avx512bf16_for_cpu = False  # a kernel that computes in BF16
     with torch.inference_mode():  # at the first one compressed-tensors unpacks its weights
         model(torch.zeros((1, 1), dtype=torch.long, device=model.device), use_cache=False)
     return Loaded(model, _sizes(model, 0)[0])
@@ -87,9 +88,7 @@ def _unpacked(checkpoint: Path, kind: str, device: torch.device) -> Any:
 
 
 def _packing(how: Any, kind: str) -> Packing:
-    told = how if isinstance(how, dict) else how.to_dict()
-    is_first = kind == "gptq" and told.get("checkpoint_format", "gptq") == "gptq"
-    return Packing(kind, int(told.get("bits", 4)), int(is_first))
+    return Packing.of(how if isinstance(how, dict) else how.to_dict(), kind)
 
 
 def _weights(checkpoint: Path, how: Packing) -> dict[str, Tensor]:

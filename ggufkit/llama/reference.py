@@ -25,6 +25,7 @@ PROBE = Path(__file__).with_name("probe.txt")
 
 _N_TOKENS = 128
 _CONTEXTS = ("max_position_embeddings", "n_positions", "n_ctx")
+_AS_FLOATS = "quantization_config"
 _PR_SET_PDEATHSIG = 1
 _NICE = 5
 
@@ -177,10 +178,13 @@ def _evaluate(checkpoint: Path, rows: Rows, output: Path) -> Evaluated:
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()
+    how = _with_floats(checkpoint)
     model, info = _kind(checkpoint).from_pretrained(
         checkpoint, dtype=torch.float32, attn_implementation="eager", trust_remote_code=False, local_files_only=True,
-        use_safetensors=True, ignore_mismatched_sizes=True, output_loading_info=True,
+        use_safetensors=True, ignore_mismatched_sizes=True, output_loading_info=True, **how,
     )  # fmt: skip
+    if _AS_FLOATS in how:
+        model = model.float()  # some of it has the dtype that config.json names
     if (unlike := _unlike(checkpoint, model)) is not None:
         return Evaluated(why_not=unlike)
     if info["missing_keys"] or info["mismatched_keys"]:
@@ -199,6 +203,27 @@ def _kind(checkpoint: Path) -> Any:
     config = AutoConfig.from_pretrained(checkpoint, trust_remote_code=False, local_files_only=True)
     known = type(config) in AutoModelForCausalLM._model_mapping
     return AutoModelForCausalLM if known else AutoModelForImageTextToText
+
+
+def _with_floats(checkpoint: Path) -> dict[str, Any]:
+    """What makes transformers compute with floats where weights are quantized, as llama.cpp does: on its own it would
+    multiply in eight bits, which a CPU cannot, or round the inputs, too."""
+    from transformers import AutoConfig, FineGrainedFP8Config, Mxfp4Config
+
+    config = AutoConfig.from_pretrained(checkpoint, trust_remote_code=False, local_files_only=True)
+    how = getattr(config, "quantization_config", None)
+    if not isinstance(how, dict):
+        return {}
+    method = how.get("quant_method")
+    makers = {"fp8": FineGrainedFP8Config, "mxfp4": Mxfp4Config}
+    if method in makers:
+        return {_AS_FLOATS: makers[method](dequantize=True)}
+    if method != "compressed-tensors":
+        return {}
+    for group in how["config_groups"].values():
+        if group.get("input_activations") is not None:
+            group |= {"input_activations": None, "format": group.get("format") or how.get("format")}
+    return {"config": config}
 
 
 def _unlike(checkpoint: Path, model: Any) -> str | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import math
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +21,8 @@ from ggufkit.core.records import Checkpoint
 from ggufkit.core.units import GIB
 from ggufkit.models.files import INDEX, require_readable, weight_files
 from ggufkit.models.hyperparameters import require_sane
+from ggufkit.models.quantized.matrices import n_values, split
+from ggufkit.models.quantized.method import Quantized, find
 from ggufkit.models.tensor_headers import StoredTensor, read_tensors
 
 if TYPE_CHECKING:
@@ -28,6 +30,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _BLOCK = 1 << 24
+_NAN8 = {"F8_E4M3": (0x7F, 0x7F), "F8_E5M2": (0x7F, 0x7C), "F8_E8M0": (0xFF, 0xFF)}
+"""Bits that count, and the least of them that is NaN or infinite, of floats of one byte."""
 _ADAPTER = "adapter_config.json"
 
 
@@ -66,7 +70,8 @@ def open_checkpoint(
     """Check that a checkpoint directory is whole and describe it.
 
     Raises:
-        CheckpointError: config.json or a shard is missing, truncated, or holds no weights.
+        CheckpointError: config.json or a shard is missing, truncated, or holds no weights; or quantized ones whose scales
+            are missing or of another shape.
     """
     config = read_config(path)
     require_readable(path)
@@ -74,16 +79,25 @@ def open_checkpoint(
     if not is_of(architectures, list[str]) or not architectures:
         raise CheckpointError(f"{path / 'config.json'} names no architecture.", hint='It needs "architectures".')
     require_sane(path / "config.json", config)
-    tensors = list(stored_tensors(path))
+    tensors, how = list(stored_tensors(path)), find(config)
     return Checkpoint(
         path=path,
         name=name or path.resolve().name,
         source=source or str(path),
         revision=revision,
         architecture=str(architectures[0]),
-        n_params=sum(t.n_elements for t in tensors),
+        n_params=_n_params(tensors, how),
         tensor_bytes=sum(t.end - t.start for t in tensors),
+        quantized=how.title if how is not None else None,
     )
+
+
+def _n_params(tensors: Sequence[StoredTensor], how: Quantized | None) -> int:
+    """Elements of all weights; of matrices in parts those that they make."""
+    if how is None or not how.is_unpacked_here:
+        return sum(map(n_values, tensors))
+    matrices, others = split(how, {t.name: t for t in tensors})
+    return sum(math.prod(m.shape) for m in matrices) + sum(t.n_elements for t in others)
 
 
 def stored_tensors(path: Path) -> Iterator[StoredTensor]:
@@ -143,7 +157,9 @@ def _blocks(tensor: StoredTensor) -> Iterator[NDArray[np.generic]]:
     """A float tensor's bits, a few megabytes at a time; nothing for other dtypes."""
     import numpy as np
 
-    kinds = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": np.uint16}
+    kinds = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": np.uint16} | dict.fromkeys(
+        _NAN8, np.uint8
+    )
     if tensor.dtype not in kinds or tensor.n_elements == 0:
         return
     with tensor.file.open("rb") as file:
@@ -160,4 +176,7 @@ def _largest(block: NDArray[np.generic], tensor: StoredTensor) -> float:
         # Without its sign bit a bfloat16 orders like the integer of its bits; NaN and Inf are the largest.
         top = np.uint32((block.view(np.uint16) & np.uint16(0x7FFF)).max()) << np.uint32(16)
         return float(np.array(top, np.uint32).view(np.float32))
+    if tensor.dtype in _NAN8:  # their range says nothing: there are scales
+        sign, least = _NAN8[tensor.dtype]
+        return math.nan if bool(((block & np.uint8(sign)) >= np.uint8(least)).any()) else 0.0
     return float(np.abs(block).max())

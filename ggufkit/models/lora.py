@@ -10,6 +10,7 @@ import re
 import shutil
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +63,8 @@ def merge(checkpoint: Checkpoint, adapter: Path, reporter: Reporter) -> Checkpoi
         _run(reads, checkpoint.name, target, reporter)
         reporter.info(f"The merged checkpoint is kept in {target}; it may be deleted.")
     name = f"{checkpoint.name}-{adapter.resolve().name}"
-    return open_checkpoint(target, name, f"{checkpoint.source}{_AND}{adapter.name}", checkpoint.revision)
+    made = open_checkpoint(target, name, f"{checkpoint.source}{_AND}{adapter.name}", checkpoint.revision)
+    return replace(made, quantized=checkpoint.quantized)
 
 
 def split_source(source: str) -> tuple[str, str | None]:

@@ -14,6 +14,7 @@ from ggufkit.core.records import Checkpoint, GgufFile, QuantType
 from ggufkit.core.variants import Scaling, Variant
 from ggufkit.llama import quants
 from ggufkit.llama.gguf import read_gguf, read_header
+from ggufkit.models import dequantized
 from ggufkit.pipeline import chosen, overridden
 from ggufkit.pipeline.chosen import Means
 from ggufkit.pipeline.foreseen import is_measured, planned_types
@@ -118,10 +119,11 @@ class Artifacts:
         )
 
     def _checkpoint(self) -> Checkpoint:
+        """The checkpoint with floats, whatever it holds: what is run layer by layer."""
         model = self.job.model
         if isinstance(model, GgufFile):
             raise UsageError("This variant needs the checkpoint.", hint="Give its directory instead of the GGUF.")
-        return model
+        return self._once("floats", lambda: dequantized.floats(model, self.job.reporter))
 
     def calibration(self) -> Calibration:
         """The samples that AWQ and GPTQ calibrate on."""

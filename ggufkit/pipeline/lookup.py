@@ -18,7 +18,7 @@ from ggufkit.core.variants import Variant
 from ggufkit.llama import targets, toolchain
 from ggufkit.measure import metrics
 from ggufkit.modelfile import chat_texts
-from ggufkit.models import lora, sources
+from ggufkit.models import dequantized, lora, sources
 from ggufkit.pipeline import overridden, senses
 from ggufkit.pipeline.job import Job
 from ggufkit.request import BuildRequest, CalibrationOptions
@@ -273,11 +273,11 @@ def _model(request: BuildRequest, reporter: Reporter, outlines: Path | None) -> 
     adapter = request.source.lora
     found = sources.resolve(request.model, request.source, reporter, outlines if adapter is None else None)
     if adapter is None:
-        return found
+        return dequantized.readable(found, reporter, outlines) if isinstance(found, Checkpoint) else found
     if isinstance(found, GgufFile):
         hint = "Give --lora with the checkpoint of its base."
         raise InputError(f"{request.model} is a GGUF already.", hint=hint)
-    return lora.merge(found, adapter, reporter)
+    return lora.merge(dequantized.floats(found, reporter), adapter, reporter)
 
 
 def _calibrated(chosen: tuple[Variant, ...], request: BuildRequest) -> bool:

@@ -20,6 +20,7 @@ from ggufkit.llama.gguf import GgufHeader, read_header
 from ggufkit.measure import evaluation, length
 from ggufkit.measure.conditions import Setting
 from ggufkit.modelfile import chat_texts
+from ggufkit.models import dequantized
 from ggufkit.pipeline import chosen, fitting, foreseen, overridden, oversized, resources, stages
 from ggufkit.pipeline.artifacts import outputs
 from ggufkit.pipeline.foreseen import Matrix, given, is_measured
@@ -166,7 +167,7 @@ def require_layers(job: Job) -> None:
     if missing and isinstance(job.model, Checkpoint):
         from ggufkit.layers import StreamedModel
 
-        StreamedModel(job.model.path, "cpu").require_layout()
+        StreamedModel(dequantized.floats(job.model, job.reporter).path, "cpu").require_layout()
 
 
 def require_settings(job: Job) -> None:

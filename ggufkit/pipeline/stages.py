@@ -68,7 +68,9 @@ def _device(job: Job) -> str:
 def _making(job: Job) -> Iterator[PlannedStep]:
     makers = makers_at_once(job.session.threads)
     if isinstance(job.model, Checkpoint):
-        yield PlannedStep("convert", f"convert to {job.base_type}", "CPU")
+        held = job.model.quantized
+        note = f"of a checkpoint in {held}" if held is not None else ""
+        yield PlannedStep("convert", f"convert to {job.base_type}", "CPU", note)
     if job.part is not None:
         yield PlannedStep("mmproj", "what reads images or sound, tried with the base", "CPU")
     if any(v.awq for v, _ in job.targets):

@@ -172,4 +172,5 @@ def _intro(entries: Sequence[Entry], fields: Mapping[str, Any]) -> str:
     made = f" at commit {markdown_code(revision[:12])}" if revision else ""
     shown = markdown(told.removeprefix("ms:"))
     of = f" of [{shown}]({Address(told).page})" if front_matter.is_hubs(told) else f" of {shown}" if told else ""
-    return f"GGUF files{of}{made}, made and measured with ggufkit {__version__}."
+    held = next((f", whose checkpoint holds {markdown(e.quantized)}" for e in entries if e.quantized), "")
+    return f"GGUF files{of}{made}{held}, made and measured with ggufkit {__version__}."

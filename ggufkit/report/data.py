@@ -18,7 +18,7 @@ from ggufkit.measure.evaluation import EvalParams
 from ggufkit.measure.paired import Scores
 from ggufkit.recipes.type_recipe import TypeRecipe
 from ggufkit.report import commands, conditions
-from ggufkit.report.lineage import Archive, Piece, is_start
+from ggufkit.report.lineage import Archive, Piece, is_start, origin_of
 from ggufkit.report.results import checkpoint_measurements, further_measurements_of, measurements_of, recipe_of
 from ggufkit.report.settings import Settings, calibrated, settings
 from ggufkit.steps.quantize import QuantizeNotes
@@ -93,6 +93,7 @@ class Entry:
         ppl_base_saved: the base's perplexity by the logits that llama-perplexity saved to compare with.
         guest: what somebody else's file is to be asked for by: "hub:OWNER/NAME/FILE", or its name; "" for one made here.
         scores: what each token gave, for differences from other files; None where it was not kept.
+        quantized: what numbers the checkpoint held that it was made from: "FP8"; "" for floats, or where that is not known.
     """
 
     row: ResultRow
@@ -116,6 +117,7 @@ class Entry:
     ppl_base_saved: float | None = None
     guest: str = ""
     scores: Scores | None = None
+    quantized: str = ""
 
     @property
     def label(self) -> str:
@@ -179,6 +181,7 @@ def _entry(row: ResultRow, header: GgufHeader, archive: Archive) -> Entry:
         scores=token_scores.of_measurements(
             found, workspace.measurements / f"{path.stem}.{divergence.STEP}.scores"
         ),
+        quantized=origin_of(lineage).quantized or "",
     )
 
 

@@ -133,7 +133,7 @@ def summarize(
         command=commands(every),
         spans=tuple(spans),
         recipes=told(entries, together),
-        footnotes=(*_footnotes(together), *_twins(every), *(one.sentence for one in beside)),
+        footnotes=(*_footnotes(together), *_twins(every), *_quantized(every), *(one.sentence for one in beside)),
         further=more,
         tasks=tasks,
         texts=texts,
@@ -194,6 +194,15 @@ def _footnotes(entries: Sequence[Entry]) -> list[str]:
     return [
         f"ln(PPL/base) is of the base's own perplexity, {own:.4f}. By the logits that llama.cpp saves of it, clipped, it "
         f"would be {saved:.4f}; KLD and same top are by those."
+    ]
+
+
+def _quantized(entries: Sequence[Entry]) -> list[str]:
+    """What the base is, where the checkpoint held no floats."""
+    return [
+        f"Made from a checkpoint in {held}: the base has its numbers as floats, and losses are from that base, not from the "
+        "model that was quantized to them."
+        for held in dict.fromkeys(e.quantized for e in entries if e.quantized)
     ]
 
 

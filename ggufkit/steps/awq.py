@@ -6,7 +6,7 @@ import hashlib
 import json
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -148,7 +148,8 @@ def scale(
 
 def as_checkpoint(scaled: Result, original: Checkpoint) -> Checkpoint:
     """A scaled checkpoint under the name of its original."""
-    return open_checkpoint(scaled.path, original.name, original.source, original.revision)
+    found = open_checkpoint(scaled.path, original.name, original.source, original.revision)
+    return replace(found, quantized=original.quantized)
 
 
 def _recipe(

@@ -40,6 +40,7 @@ _CHECKPOINT = "checkpoint"
 _F16_MAX = 65504.0
 _LONG = 8 << 30
 _SELDOM = (
+    "quantized",
     "token_strings",
     "token_mismatches",
     "logit_difference",
@@ -66,6 +67,7 @@ class ConvertNotes(GgufNotes):
 
     Args:
         source, revision: of the checkpoint: a path, or a hub's id and commit.
+        quantized: what numbers the checkpoint holds, or held before it was made one of floats; None for floats.
         token_strings, token_mismatches: strings that both tokenizers were tried on, and those where they differ; None
             where the checkpoint has no tokenizer to compare with.
         logit_difference: of the file from the checkpoint under transformers, relative; None where it was not compared.
@@ -74,6 +76,7 @@ class ConvertNotes(GgufNotes):
 
     source: str = ""
     revision: str | None = None
+    quantized: str | None = None
     token_strings: int | None = None
     token_mismatches: int | None = None
     logit_difference: float | None = None
@@ -219,6 +222,7 @@ def _convert(work: _Conversion, partial: Path) -> Made:
         made.type,
         checkpoint.source,
         checkpoint.revision,
+        quantized=checkpoint.quantized,
         logit_difference=difference,
         allow_token_mismatch=options.allow_token_mismatch or None,
         allow_losses=options.allow_losses or None,

@@ -16,13 +16,14 @@ from numpy.typing import NDArray
 
 from ggufkit.core.errors import CheckpointError, InputError, ToolOutputError, UsageError
 from ggufkit.core.values import EVALUATED
-from ggufkit.formats import known, packed
-from ggufkit.formats.packed import Packing
+from ggufkit.formats import known
 from ggufkit.formats.scoring import compare
 from ggufkit.formats.statistics import divergence
 from ggufkit.formats.tokens import Tokens, joined
 from ggufkit.llama.logits_file import MAGIC, LogitsStream, open_logits
 from ggufkit.models.checkpoint import open_checkpoint
+from ggufkit.models.quantized import packed
+from ggufkit.models.quantized.packed import Packing
 from tests import tiny
 
 INT8 = {"num_bits": 8, "type": "int"}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -33,6 +34,12 @@ class Packing:
     bits: int = 4
     zero_offset: int = 0
 
+    @classmethod
+    def of(cls, settings: Mapping[str, Any], method: str) -> Packing:
+        """What config.json says of it."""
+        is_first = method == "gptq" and settings.get("checkpoint_format", "gptq") == "gptq"
+        return cls(method, int(settings.get("bits", settings.get("w_bit", 4))), int(is_first))
+
 
 def weight(parts: Mapping[str, Tensor], how: Packing) -> Tensor:
     """The matrix of shape (outputs, inputs), in float32.
@@ -45,8 +52,8 @@ def weight(parts: Mapping[str, Tensor], how: Packing) -> Tensor:
     """
     if lacking := [name for name in PARTS[:3] if name not in parts]:
         raise CheckpointError(f"it has no {lacking[0]}")
-    codes = _awq_codes(parts["qweight"]) if how.method == "awq" else _down(parts["qweight"], how.bits)
-    zeros = _awq_codes(parts["qzeros"]) if how.method == "awq" else _across(_zeros(parts["qzeros"], how), how.bits)
+    codes = _awq_codes(parts["qweight"]) if how.method == "awq" else down(parts["qweight"], how.bits)
+    zeros = _awq_codes(parts["qzeros"]) if how.method == "awq" else across(_zeros(parts["qzeros"], how), how.bits)
     scales, n_inputs = parts["scales"].float(), codes.shape[0]
     if scales.shape != zeros.shape or scales.shape[1] != codes.shape[1] or n_inputs % len(scales):
         raise CheckpointError(f"its scales are {tuple(scales.shape)}, its codes {tuple(codes.shape)}")
@@ -65,12 +72,12 @@ def _shifts(bits: int) -> Tensor:
     return torch.arange(0, _WORD, bits, dtype=torch.int32)
 
 
-def _across(words: Tensor, bits: int) -> Tensor:
+def across(words: Tensor, bits: int) -> Tensor:
     """Values that lie one beside the other: (rows, words) -> (rows, words · 32/bits)."""
     return ((words[:, :, None] >> _shifts(bits)) & ((1 << bits) - 1)).reshape(len(words), -1).float()
 
 
-def _down(words: Tensor, bits: int) -> Tensor:
+def down(words: Tensor, bits: int) -> Tensor:
     """Values that lie one below the other: (words, columns) -> (words · 32/bits, columns)."""
     return ((words[:, None, :] >> _shifts(bits)[:, None]) & ((1 << bits) - 1)).reshape(-1, words.shape[1]).float()
 
@@ -78,5 +85,5 @@ def _down(words: Tensor, bits: int) -> Tensor:
 def _awq_codes(words: Tensor) -> Tensor:
     """AWQ's eight values of a word, in the order of their columns."""
     places = torch.argsort(torch.tensor(_AWQ_ORDER))
-    values = _across(words, 4)
+    values = across(words, 4)
     return values.reshape(len(words), -1, len(_AWQ_ORDER))[:, :, places].reshape(len(words), -1)
