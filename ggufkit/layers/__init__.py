@@ -35,11 +35,12 @@ from ggufkit.layers.device import (
 )
 from ggufkit.layers.hidden import HiddenStates, KeptStates, Room
 from ggufkit.layers.linears import Linear, Stage, from_file_rows, to_file_rows
-from ggufkit.layers.model import StreamedModel
+from ggufkit.layers.model import EMBEDDING, StreamedModel
 from ggufkit.layers.moments import Moments, embed, gathering, moments_for, passes, run_layer
 from ggufkit.layers.shards import Shards
 
 __all__ = [
+    "EMBEDDING",
     "HiddenStates",
     "KeptStates",
     "Linear",

@@ -21,7 +21,7 @@ from ggufkit.layers.linears import Linear, describe
 from ggufkit.layers.shards import Shards
 
 _LAYER = "model.layers.{}."
-_EMBEDDING = "model.embed_tokens.weight"
+EMBEDDING = "model.embed_tokens.weight"
 # Attention scores are capped between the matrix products, which the fused kernel cannot do.
 _EAGER = ("gemma2",)
 
@@ -69,7 +69,7 @@ class StreamedModel:
     @property
     def n_vocab(self) -> int:
         """Rows of the token embedding."""
-        return self.shards.info(_EMBEDDING).shape[0]
+        return self.shards.info(EMBEDDING).shape[0]
 
     @property
     def _layers(self) -> nn.ModuleList:
@@ -113,7 +113,7 @@ class StreamedModel:
     def embed(self, ids: NDArray[np.int32]) -> torch.Tensor:
         """Token ids (samples, tokens) -> the first layer's input (samples, tokens, width)."""
         unique, place = np.unique(ids, return_inverse=True)
-        table = self.shards.rows(_EMBEDDING, torch.from_numpy(unique.astype(np.int64))).to(self.device)
+        table = self.shards.rows(EMBEDDING, torch.from_numpy(unique.astype(np.int64))).to(self.device)
         embedding = copy.deepcopy(self._model.model.embed_tokens)
         embedding.padding_idx = None
         embedding.weight = nn.Parameter(table, requires_grad=False)
@@ -192,7 +192,7 @@ class StreamedModel:
 
     @functools.cached_property
     def _head_name(self) -> str:
-        return "lm_head.weight" if "lm_head.weight" in self.shards else _EMBEDDING
+        return "lm_head.weight" if "lm_head.weight" in self.shards else EMBEDDING
 
     def _load_head(self) -> None:
         """Read the final norm and the output matrix, once."""

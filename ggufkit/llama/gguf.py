@@ -19,6 +19,7 @@ from ggufkit.core.errors import GgufError
 from ggufkit.core.records import GgufFile, Json, Tensor
 from ggufkit.llama.gguf_reader import HINT, Damaged, RawHeader, mapped, parse
 
+OUTPUT, EMBEDDING = "output.weight", "token_embd.weight"
 FLOAT_TYPES = ("F32", "F16", "BF16", "F64")
 _INTEGER_TYPES = ("I8", "I16", "I32", "I64")
 MAGIC = b"GGUF"
@@ -144,6 +145,11 @@ def named_type(header: GgufHeader) -> str | None:
     except ValueError:
         return None
     return name.removeprefix("MOSTLY_").removeprefix("ALL_")
+
+
+def output_of(header: GgufHeader) -> str:
+    """The name of the output matrix: the embedding's in a file where they are one."""
+    return OUTPUT if OUTPUT in header.by_name else EMBEDDING
 
 
 def quantized_tensors(header: GgufHeader) -> list[Tensor]:

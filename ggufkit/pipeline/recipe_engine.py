@@ -14,7 +14,7 @@ from ggufkit.core.errors import UsageError
 from ggufkit.core.hashing import sha256_file
 from ggufkit.core.manifest import write_atomically
 from ggufkit.core.records import GgufFile, QuantType, Tensor
-from ggufkit.llama.gguf import FLOAT_TYPES, GgufHeader, read_header
+from ggufkit.llama.gguf import FLOAT_TYPES, GgufHeader, output_of, read_header
 from ggufkit.llama.gguf_bytes import padded
 from ggufkit.llama.importance import Importance, read_importance
 from ggufkit.llama.libggml import LibGgml
@@ -276,7 +276,7 @@ class RecipeEngine:
         ]
 
     def _refines(self, name: str) -> bool:
-        return self.sources.refining is not None and self.sources.refining.changes(name)
+        return self.sources.refining is not None and self.sources.refining.changes(name, output_of(self.header))
 
     def _types(self, tensor: Tensor) -> list[str]:
         types = allowed.possible(tensor, self.allowed_types, weighed=self._weighs(tensor))

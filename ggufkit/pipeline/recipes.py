@@ -14,6 +14,7 @@ from ggufkit.core.inputs import Input
 from ggufkit.core.records import GgufFile, Json, QuantType, Target
 from ggufkit.core.units import size
 from ggufkit.llama import quants
+from ggufkit.llama.gguf import EMBEDDING, output_of, read_header
 from ggufkit.models.files import files_of, fingerprint
 from ggufkit.pipeline.probing import Found
 from ggufkit.pipeline.recipe_engine import RecipeEngine, RecipeSources
@@ -71,6 +72,8 @@ def make_recipe(
     inputs = {role: file.sha256 for role, file in files.items()}
     if sources.refining is not None:
         params |= {"refined": True, "output_refined": sources.refining.include_output}
+        if sources.refining.include_output and output_of(read_header(base.path)) == EMBEDDING:
+            params |= {"embedding_refined": True}
         own = sources.refining.checkpoint.path
         files["checkpoint"] = Input(own, fingerprint(own, session.reporter), files_of)
         inputs |= {"checkpoint": files["checkpoint"].sha256}

@@ -19,8 +19,6 @@ from ggufkit.steps.refine import Refinable, RefiningOptions
 from ggufkit.steps.session import Session
 from ggufkit.texts.calibration import Calibration
 
-OUTPUT = "output.weight"
-
 
 @dataclass(frozen=True)
 class Refining:
@@ -36,9 +34,13 @@ class Refining:
     calibration: Calibration
     include_output: bool = False
 
-    def changes(self, name: str) -> bool:
-        """Whether a tensor is refined: the layers' matrices are, and the output's if that is asked for."""
-        return layer_of(name) is not None or (self.include_output and name == OUTPUT)
+    def changes(self, name: str, output: str) -> bool:
+        """Whether a tensor is refined: the layers' matrices are, and the output's if that is asked for.
+
+        Args:
+            output: the output matrix's name.
+        """
+        return layer_of(name) is not None or (self.include_output and name == output)
 
 
 def refined_file(

@@ -27,7 +27,7 @@ from ggufkit.layers import (
     keeping_freed_memory,
     passes,
 )
-from ggufkit.llama.gguf import quantized_tensors
+from ggufkit.llama.gguf import EMBEDDING, quantized_tensors
 from ggufkit.llama.gguf_bytes import MetadataValue
 from ggufkit.models.files import fingerprint
 from ggufkit.refine import kernels
@@ -35,7 +35,6 @@ from ggufkit.refine.behind import Behind, InTurn
 from ggufkit.refine.matrices import Owner, refine_matrices
 from ggufkit.refine.norms import Tuning, tune_norms
 from ggufkit.refine.options import RefineOptions
-from ggufkit.refine.output import TENSOR as OUTPUT
 from ggufkit.refine.output import TwinHead
 from ggufkit.refine.pace import Pace, Part
 from ggufkit.refine.replacements import Replacements
@@ -44,6 +43,7 @@ from ggufkit.refine.stages import TwinLayer
 from ggufkit.refine.state import Outcome, State
 from ggufkit.refine.statistics import InputStatistics
 from ggufkit.refine.tensors import Pair, QuantizedRows
+from ggufkit.refine.tied import weight_of_rows
 from ggufkit.refine.twin import TwinHidden
 from ggufkit.refine.writer import require_new, rewrite
 from ggufkit.texts.calibration import Calibration, overlapping_windows
@@ -159,10 +159,12 @@ class _Refiner:
         return tune_norms(self.model, pair, self.samples, self.n_samples, original, reporter)
 
     def _output(self, progress: Progress) -> None:
-        """Refine the output matrix, where it is a tensor of its own."""
-        if self.pair.codec(OUTPUT) is not None:
-            progress.update(self.model.n_layers, note=OUTPUT)
-            head = TwinHead(self.model, self._hidden(self.model.n_layers))
+        """Refine the output matrix, which may be the embedding, too."""
+        name = self.pair.output
+        if self.pair.codec(name) is not None:
+            progress.update(self.model.n_layers, note=name)
+            reads = weight_of_rows(self.model, self._quantized_rows(), self.samples) if name == EMBEDDING else 0.0
+            head = TwinHead(self.model, self._hidden(self.model.n_layers), name, reads)
             with keeping_freed_memory():
                 self._refine(head, [head.linear], head.gather())
             self.model.release_head()
@@ -224,9 +226,12 @@ class _Refiner:
     def _embed(self, hidden: TwinHidden) -> None:
         embed(self.model, self.samples, hidden.original)
         if hidden.refined is not None:
-            path, device = self.model.path, self.model.device
-            reader = StreamedModel(path, device, QuantizedRows(path, self.pair))
-            embed(reader, self.samples, hidden.refined)
+            embed(self._quantized_rows(), self.samples, hidden.refined)
+
+    def _quantized_rows(self) -> StreamedModel:
+        """The original with the quantized file's embedding and output matrix."""
+        path, device = self.model.path, self.model.device
+        return StreamedModel(path, device, QuantizedRows(path, self.pair))
 
     def _refines(self, linear: Linear) -> bool:
         return self.pair.codec(linear.tensor) is not None
@@ -257,7 +262,7 @@ def _require_quantized(pair: Pair) -> None:
 def _require_same_model(model: StreamedModel, pair: Pair, calibration: Calibration) -> None:
     """Refuse what can be told at once; each matrix is compared when its turn comes."""
     base, largest = pair.base, int(_stack(calibration).max())
-    n_layers, width, n_tokens = base.hparam("block_count"), *base.by_name["token_embd.weight"].shape[:2]
+    n_layers, width, n_tokens = base.hparam("block_count"), *base.by_name[EMBEDDING].shape[:2]
     if n_layers != model.n_layers:
         differs = f"{n_layers} layers, {model.path} has {model.n_layers}"
     elif width != model.width:

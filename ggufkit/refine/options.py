@@ -13,7 +13,7 @@ class RefineOptions:
         sequential: each linear for the inputs that the refined model gives it; else all for the original's.
         act_order: GPTQ's order of the columns: "on" by falling weight of their inputs, "off" as they are, "auto"
             row by row whichever leaves less error.
-        include_output: refine `output.weight` too. A tied embedding, which is both, stays as it is.
+        include_output: refine the output matrix too, also where it is the embedding as well.
         tune_norms: then tune norms and biases (`refine.norms`). Takes the whole model in float32.
         device: "auto", "cpu", "cuda".
     """

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from ggufkit.core.records import Tensor
-from ggufkit.llama.gguf import quantized_tensors
+from ggufkit.llama.gguf import EMBEDDING, OUTPUT, quantized_tensors
 from ggufkit.refine.norms import Tuning
 from ggufkit.refine.state import Outcome
 from ggufkit.refine.tensors import Pair
@@ -52,7 +52,7 @@ def untouched(pair: Pair, outcomes: Sequence[Outcome]) -> dict[str, str]:
 
 
 def _why_not(pair: Pair, tensor: Tensor) -> str:
-    if tensor.name in ("token_embd.weight", "output.weight"):
+    if tensor.name in (EMBEDDING, OUTPUT):
         return "the embedding and the output stay as they are"
     if pair.codec(tensor.name) is None:
         return f"{tensor.type} is not among the types that can be refined"

@@ -11,7 +11,15 @@ import torch
 from ggufkit.core.errors import GgufError
 from ggufkit.core.records import Tensor
 from ggufkit.layers import Shards
-from ggufkit.llama.gguf import FLOAT_TYPES, GgufHeader, ggml_type_by_name, quantized_tensors, read_header
+from ggufkit.llama.gguf import (
+    EMBEDDING,
+    FLOAT_TYPES,
+    GgufHeader,
+    ggml_type_by_name,
+    output_of,
+    quantized_tensors,
+    read_header,
+)
 from ggufkit.refine.codecs import CODECS, U8, Codec
 
 # What the output matrix is called in a checkpoint; the embedding is read whole only where it is that matrix.
@@ -70,12 +78,16 @@ class Pair:
 
     def head(self) -> torch.Tensor:
         """The output matrix of the quantized file, (vocabulary, width) float32: the embedding where they are one."""
-        return self.stored("output.weight" if "output.weight" in self.quantized.by_name else "token_embd.weight")
+        return self.stored(self.output)
+
+    @property
+    def output(self) -> str:
+        """The output matrix's name: the embedding's where they are one."""
+        return output_of(self.quantized)
 
     def embedding(self, ids: torch.Tensor) -> torch.Tensor:
         """Rows of the quantized file's token embedding, (ids, width) float32."""
-        name = "token_embd.weight"
-        return _dequantize(self.raw(name)[ids.cpu().numpy()], self.quantized.by_name[name].type)
+        return _dequantize(self.raw(EMBEDDING)[ids.cpu().numpy()], self.quantized.by_name[EMBEDDING].type)
 
     def _rows(self, header: GgufHeader, name: str, expert: int | None = None) -> U8:
         tensor = header.by_name[name]

@@ -11,7 +11,7 @@ from ggufkit.core.errors import InputError
 from ggufkit.core.inputs import Input
 from ggufkit.core.manifest import PARTIAL, read_manifest
 from ggufkit.core.records import Checkpoint, GgufFile, Json
-from ggufkit.llama.gguf import read_header
+from ggufkit.llama.gguf import EMBEDDING, output_of, read_header
 from ggufkit.models.files import files_of, fingerprint
 from ggufkit.refine.options import RefineOptions
 from ggufkit.steps import offload
@@ -93,6 +93,8 @@ def refine(file: Refinable, output: Path, options: RefiningOptions, session: Ses
     if output.exists() and any(output.samefile(f.path) for f in (file.quantized, file.base)):
         raise InputError(f"{output} is an input: it must stay as it is.", hint="Choose another --out.")
     params: dict[str, Json] = {key: value for key, value in asdict(options.how).items() if key != "device"}
+    if options.how.include_output and output_of(read_header(file.base.path)) == EMBEDDING:
+        params |= {"embedding": True}
     inputs = {
         "quantized": str(file.quantized.sha256),
         "base": str(file.base.sha256),
