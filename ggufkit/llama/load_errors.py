@@ -7,6 +7,7 @@ import re
 from ggufkit.llama.logs import plain
 
 _LOADING = re.compile(r"error loading model(?: \w+)?: (?:error loading model \w+: )?(.+)")
+_LOADING_PROJECTOR = re.compile(r"(?:clip_init: failed to load model '[^']*'|mtmd_init_from_file: error): (.+)")
 _WHERE = re.compile(r"^(?:\w+: )+")
 _SHAPE = re.compile(
     r"tensor '(?P<name>[^']+)' has wrong shape; expected (?P<wanted>[\d, ]+?), got (?P<got>[\d, ]+)"
@@ -24,6 +25,12 @@ def why_not_loaded(text: str) -> str | None:
         return None if stopped is None else f"it gives up with «{stopped[0]}»"
     reason = _WHERE.sub("", found[1].strip())
     return _in_words(reason) or reason
+
+
+def why_no_projector(text: str) -> str | None:
+    """The same of what reads images or sound for a model."""
+    found = _LOADING_PROJECTOR.search(plain(text))
+    return None if found is None else _WHERE.sub("", found[1].strip()).rstrip(".")
 
 
 def _in_words(reason: str) -> str | None:

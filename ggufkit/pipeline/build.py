@@ -86,7 +86,8 @@ def build(request: BuildRequest, reporter: Reporter | None = None) -> BuildResul
         _warn_of_unevenness(job, rows)
         _write_tables(job, rows)
     every = [*made, *written, *spoken, *measured, *([mmproj] if mmproj is not None else [])]
-    return BuildResult(job.out, tuple(rows), sum(not r.fresh for r in every), job.part and job.part.output)
+    part = None if job.part is None else job.part.output
+    return BuildResult(job.out, tuple(rows), sum(not r.fresh for r in every), part)
 
 
 def _make_base(job: Job, artifacts: Artifacts) -> Result:

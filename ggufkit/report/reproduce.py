@@ -26,11 +26,9 @@ _DECIDING = (
 def _spelt(name: str) -> tuple[str, Json]:
     """An option as it is typed to depart from its default, and that."""
     default, words = request.default(name), name.replace("_", "-")
-    return (
-        (f"--no-{words}", False)
-        if default is True
-        else (f"--{words}", None if default in ((), "auto") else default)
-    )
+    if default is True:
+        return f"--no-{words}", False
+    return f"--{words}", None if default in ((), "auto") else default
 
 
 _EITHER = ("--check-function", "--no-check-function")

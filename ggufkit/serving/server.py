@@ -13,13 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ggufkit.core import failures, machine, service
-from ggufkit.core.errors import BusyError, InputError, ToolError, UsageError
+from ggufkit.core.errors import BusyError, GgufError, InputError, ToolError, UsageError
 from ggufkit.core.paths import cache_dir
 from ggufkit.core.process import Surroundings, ToolOutput
 from ggufkit.core.service import Service
 from ggufkit.core.units import size
 from ggufkit.core.values import Count
-from ggufkit.llama import evaluates, server_argv, server_tool
+from ggufkit.llama import evaluates, load_errors, server_argv, server_tool
 from ggufkit.llama.argv import Compute
 from ggufkit.llama.gguf import GgufHeader, read_gguf, read_header
 from ggufkit.llama.kv_cache import require_possible
@@ -29,6 +29,7 @@ from ggufkit.serving import room
 from ggufkit.serving.endpoint import KEY, Endpoint, is_loopback
 from ggufkit.serving.room import Cache
 from ggufkit.steps import offload
+from ggufkit.steps.load_check import called
 from ggufkit.steps.session import Session
 
 CONTEXT = Count("auto", 64)
@@ -232,6 +233,10 @@ def _not_up(ended: ToolOutput, wanted: Plan) -> Exception:
         return _busy(wanted.endpoint.host, wanted.endpoint.port)
     if ended.returncode == 0:
         return ToolError(f"{server_tool.NAME} ended while {doing}.", log=ended.log)
+    if wanted.beside.mmproj is not None and (why := load_errors.why_no_projector(ended.text)) is not None:
+        message = f"llama.cpp cannot load {called(wanted.beside.mmproj)}: {why}."
+        hint = "Make it anew, or get that of this model; a newer llama.cpp may know it. --no-mmproj serves text alone."
+        return GgufError(message, hint=hint, log=ended.log)
     return failures.explain(ended, doing)
 
 

@@ -86,8 +86,7 @@ def prove(model: Path, mmproj: Path, session: Session) -> Sight:
             return look(lambda content: _ask(endpoint, content))
         except Failed as failed:
             message = f"{called(model)} does not see with {called(mmproj)}: {failed}."
-            hint = "Are the checkpoint's weights of images trained, or lost? --mmproj none makes the text model alone."
-            raise GgufError(message, hint=hint, log=log) from None
+            raise GgufError(message, hint="Are its weights trained, or were they lost?", log=log) from None
 
 
 def _ask(endpoint: Endpoint, content: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:

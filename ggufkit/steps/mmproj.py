@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ggufkit.core import extras, process
-from ggufkit.core.errors import CheckpointError, GgufError, ToolchainError, UnsupportedArchitecture
+from ggufkit.core.errors import CheckpointError, GgufError, ToolchainError, ToolError, UnsupportedArchitecture
 from ggufkit.core.inputs import Input
 from ggufkit.core.manifest import Notes, Params
 from ggufkit.core.process import Surroundings, ToolOutput
@@ -27,7 +27,7 @@ STEP, VERSION = "mmproj", 1
 _CHECKPOINT = "checkpoint"
 _SENSES = re.compile(r"(^|\.)\w*(vision|visual|audio)\w*\.")
 _CONFIGS = ("vision_config", "audio_config", "vision_encoder", "thinker_config")
-_ALONE = "The text model alone is made with --mmproj none."
+_ALONE = "--mmproj none makes the text model alone; or see the log."
 
 
 @dataclass(frozen=True)
@@ -169,6 +169,8 @@ def _look(made: Projector, wanted: Wanted, session: Session) -> Sight | None:
     except ToolchainError as error:
         session.reporter.warn(f"{wanted.output.name} is not tried with images: {error.message}")
         return None
+    except (GgufError, ToolError) as error:
+        raise type(error)(error.message, hint=_ALONE, log=error.log) from error
 
 
 def _require_numbers(header: GgufHeader, name: str) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from filelock import FileLock
 
+from ggufkit import publish
 from ggufkit.core.errors import GgufError, UnsupportedArchitecture
 from ggufkit.core.manifest import read_manifest
 from ggufkit.core.progress import Listener, SilentReporter
@@ -23,7 +24,7 @@ from ggufkit.pipeline import build as building
 from ggufkit.pipeline import plan as planning
 from ggufkit.pipeline import senses
 from ggufkit.pipeline.resources import PlannedPart
-from ggufkit.publish import models
+from ggufkit.publish.selection import Selection
 from ggufkit.report import card, results
 from ggufkit.report.downloads import Shelf
 from ggufkit.request import BuildRequest
@@ -61,9 +62,14 @@ def seeing(whole_run: Path) -> Path:
         if not (home / "out" / "report.md").exists():
             tiny_vision.write_smolvlm(home / "tiny-smol")
             planned: list[int] = []
+            measure = mmproj.n_bytes
+
+            def measured(checkpoint: Checkpoint, out_type: str, session: Session) -> int:
+                planned.append(measure(checkpoint, out_type, session))
+                return planned[0]
+
             with pytest.MonkeyPatch.context() as patched:
-                measure = mmproj.n_bytes
-                patched.setattr(mmproj, "n_bytes", lambda *args: planned.append(measure(*args)) or planned[0])
+                patched.setattr(mmproj, "n_bytes", measured)
                 assert building.build(request(home)).mmproj == home / "out" / NAME
             assert planned == [(home / "out" / NAME).stat().st_size]
     return home
@@ -81,20 +87,23 @@ def test_a_build_makes_both_and_an_image_changes_the_answer(seeing: Path) -> Non
     base = read_manifest(out / "tiny-smol-F16.gguf")
     assert base is not None
     assert base.inputs == made.inputs
+    assert base.params == {"out_type": "f16", "name": "tiny-smol", "pre": None}  # as it was without an mmproj
     assert 0 < float(str(base.notes["logit_difference"])) < 1e-3  # the text model is the checkpoint's
     lines = (out / "Modelfile.Q8_0").read_text().splitlines()
     assert [line for line in lines if line.startswith("FROM")] == ["FROM ./tiny-smol-Q8_0.gguf", f"FROM ./{NAME}"]
 
 
-def test_it_is_no_row_but_told_of_and_published(seeing: Path) -> None:
+def test_it_is_no_row_but_told_of_and_published(seeing: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = seeing / "out"
     rows = results.collect(out)
     assert [row.file for row in rows] == ["tiny-smol-F16.gguf", "tiny-smol-Q8_0.gguf"]
     for name in ("report.md", "report.html"):
         assert f"{NAME} (" in (out / name).read_text().replace("\\", "").replace("`", "")
-    complete, left_out = models.find(out, SilentReporter())
-    assert [out / NAME in model.beside for model in complete] == [True, True]
-    assert left_out == []
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    for excluded, there in ((), 1), (("mmproj*",), 0):
+        wanted = publish.Wanted(selection=Selection(exclude=excluded))
+        parcel = publish.pack(out, "me/smol", wanted, look_only=True)
+        assert [upload.path.name for upload in parcel.uploads].count(NAME) == there
     shelf = Shelf.of("me/smol", [row.file for row in rows])
     text = card.render_card(rows, out, shelf).text
     assert "pipeline_tag: image-text-to-text" in text
@@ -119,6 +128,9 @@ def test_a_client_proves_that_it_sees(seeing: Path) -> None:
     ended = command("serve", file, "--mmproj", wrong, *quick)
     assert ended.code == 3
     assert "wrong.gguf is of another model than tiny-smol-Q8_0.gguf" in ended.err
+    hollow = tiny_vision.write_mmproj(seeing / "hollow.gguf")
+    ended = command("serve", file, "--mmproj", hollow, *quick)
+    assert (ended.code, "llama.cpp cannot load hollow.gguf: " in ended.err) == (3, True), ended.err
     ended = command("modelfile", file, "--no-mmproj")
     assert [line for line in ended.out.splitlines() if line.startswith("FROM")] == [f"FROM {file}"]
 

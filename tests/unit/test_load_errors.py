@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ggufkit.llama.load_errors import why_not_loaded
+from ggufkit.llama.load_errors import why_no_projector, why_not_loaded
 from ggufkit.llama.losses import losses
 
 _STAMP = "0.00.013.693 E llama_model_load: error loading model: "
@@ -59,3 +59,15 @@ def test_rope_types_that_are_none_are_no_loss(kind: str) -> None:
         losses(f"WARNING:hf-to-gguf:Unknown RoPE type: {kind}\nINFO:hf-to-gguf:gguf: rope scaling type = NONE\n")
         == []
     )
+
+
+def test_why_images_cannot_be_read() -> None:
+    stamp = "0.00.058.921 E "
+    said = f"{stamp}clip_init: failed to load model 'a/b.gguf': load_hparams: unknown projector type: moon\n\n"
+    assert why_no_projector(said) == "unknown projector type: moon"
+    wrong = "mismatch between text model (n_embd = 1) and mmproj (n_embd = 2)"
+    assert (
+        why_no_projector(f"{stamp}mtmd_init_from_file: error: {wrong}\nhint: you may be using wrong mmproj\n")
+        == wrong
+    )
+    assert why_no_projector(f"{stamp}srv    load_model: loaded") is None

@@ -180,7 +180,7 @@ def test_which_checkpoints_read_more_than_text(tmp_path: Path, session: Session)
 def noted(file: Path, step: str, **notes: Json) -> Path:
     from ggufkit.core.hashing import sha256_file
 
-    output = {"sha256": sha256_file(file), "size_bytes": file.stat().st_size}
+    output: dict[str, Json] = {"sha256": sha256_file(file), "size_bytes": file.stat().st_size}
     made = "2026-01-01T00:00:00+00:00"
     write_manifest(file, Manifest(SCHEMA, step, 1, {}, {}, None, [], output, made, 1.0, notes))
     return file
