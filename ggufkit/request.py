@@ -218,6 +218,13 @@ class ReportOptions:
 
 
 @dataclass(frozen=True)
+class PartsOptions:
+    """`split`: bytes of a part at most, where finished files are to be had in parts; None for whole files."""
+
+    split: int | None = None
+
+
+@dataclass(frozen=True)
 class MethodOptions:
     """What methods of installed packages are told: `smooth.strength=0.5`."""
 
@@ -228,7 +235,7 @@ GROUPS: Mapping[str, type] = {
     "source": Source, "conversion": ConvertOptions, "overrides": OverrideOptions, "calibration": CalibrationOptions,
     "recipes": RecipeOptions,
     "scaling": ScalingOptions, "refinement": RefineOptions, "evaluation": EvaluationOptions, "run": RunOptions,
-    "report": ReportOptions, "methods": MethodOptions,
+    "report": ReportOptions, "methods": MethodOptions, "parts": PartsOptions,
 }  # fmt: skip
 
 OPTIONS = spellings.OPTIONS
@@ -272,6 +279,7 @@ class BuildRequest:
     run: RunOptions
     report: ReportOptions
     methods: MethodOptions
+    parts: PartsOptions
 
     def __init__(
         self,

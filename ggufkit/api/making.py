@@ -10,6 +10,7 @@ from ggufkit.api import options
 from ggufkit.api.call import Options, listening
 from ggufkit.api.options import Names, Path_
 from ggufkit.api.result import Result
+from ggufkit.commands import merge as merging
 from ggufkit.commands import steps
 from ggufkit.commands.steps import Conversion, Quantization
 from ggufkit.core import values
@@ -203,6 +204,35 @@ def quantize(
     with listening(reporter, quiet) as listener:
         made = steps.quantize(file, wanted, told, given.run, listener)
     return of_files(made, listener.warnings)
+
+
+def merge(
+    gguf: Path_,
+    *,
+    out: Path_ | None = None,
+    reporter: Reporter | None = None,
+    quiet: bool = False,
+    **more: Unpack[options.RedoOptions],
+) -> Result:
+    """Join the parts of a GGUF to the file that they were, as `ggufkit merge` does.
+
+        >>> parts = quantize("tiny-llama-F16.gguf", "q8_0", split="300KB", out="split")
+        >>> merge(parts.path, out="merged").path.name
+        'tiny-llama-Q8_0.gguf'
+
+    Args:
+        gguf: one of the parts.
+        out: the output directory, default beside it.
+        more: every other option, see `RedoOptions`.
+
+    Raises:
+        GgufkitError: of the kind that tells what went wrong.
+    """
+    given = Options("merge", options.RedoOptions, more)
+    file = values.read("gguf", values.FILE, gguf)
+    with listening(reporter, quiet) as listener:
+        made = merging.merge(file, _path("out", out), given.run, listener)
+    return of_files([made], listener.warnings)
 
 
 def _path(name: str, given: Path_ | None) -> Path | None:

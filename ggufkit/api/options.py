@@ -139,6 +139,7 @@ class BuildOptions(
     tasks: Names
     tasks_samples: int | str | None
     variant_option: str | Iterable[str]
+    split: str | int | None
     fits: str | int | None
     fits_ctx: int
     fits_kv: str
@@ -161,6 +162,7 @@ class QuantizeOptions(OverrideOptions, ChoosingOptions, CpuOptions, total=False)
     calibration: Texts | None
     calibration_field: str
     allow_requantize: bool
+    split: str | int | None
 
 
 class AwqOptions(SourceOptions, CalibrationOptions, ScalingOptions, CpuOptions, total=False):

@@ -77,7 +77,7 @@ def chat_command(gguf: Path, asked: Asked, run: RunOptions) -> None:
     from ggufkit.llama import evaluates
     from ggufkit.llama.gguf import read_gguf
 
-    read_gguf(gguf)
+    gguf = read_gguf(gguf).path
     evaluates.require_generates(
         gguf, "generates none", "Use it with llama-embedding, or where embeddings are asked for."
     )

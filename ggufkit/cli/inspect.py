@@ -15,6 +15,7 @@ from ggufkit.cli.types_table import types_table
 from ggufkit.core.units import size
 from ggufkit.llama.gguf import GgufHeader, named_type, read_header, summarize
 from ggufkit.llama.memory import n_vocab
+from ggufkit.llama.part_set import require_recorded
 from ggufkit.recipes.type_map import matrices
 
 
@@ -35,9 +36,13 @@ def inspect_command(gguf: Path, against: Path | None, as_json: bool) -> None:
         ggufkit inspect model-Q4_K_M.gguf --against model-F16.gguf
     """
     if against is not None:
-        _inspect_against(read_header(gguf), read_header(against), as_json)
+        header, reference = read_header(gguf), read_header(against)
+        for one in (header, reference):
+            require_recorded(one.files)
+        _inspect_against(header, reference, as_json)
         return
     header = read_header(gguf)
+    require_recorded(header.files)
     facts = _facts(header)
     if as_json:
         emit(json.dumps(facts, indent=1) + "\n")
@@ -75,7 +80,7 @@ def _facts(header: GgufHeader) -> dict[str, Any]:
     template = str(meta.get("tokenizer.chat_template") or "")
     return {
         "file": str(gguf.path),
-        **({"parts": f"{header.n_parts}, of which this is one"} if header.n_parts > 1 else {}),
+        **({"parts": len(header.parts)} if header.parts else {}),
         "size": size(gguf.size_bytes),
         "size_bytes": gguf.size_bytes,
         "architecture": gguf.architecture,

@@ -13,6 +13,7 @@ from ggufkit.cli.terminal import console, emit, reporting
 from ggufkit.commands.places import beside
 from ggufkit.core import extras
 from ggufkit.core.errors import InputError, ToolchainError
+from ggufkit.core.part_names import part_name, whole_of
 from ggufkit.core.progress import Reporter
 from ggufkit.core.records import Toolchain
 from ggufkit.llama import toolchain
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from ggufkit.modelfile.grammar import Modelfile
     from ggufkit.modelfile.proven import ModelfileOptions
 
+_MERGE = "Join them first, with `ggufkit merge`."
 _TOKENIZERS = ("tokenizer.json", "tokenizer.model")
 
 
@@ -79,17 +81,22 @@ def modelfile_command(
     from ggufkit.modelfile import grammar
     from ggufkit.modelfile.proven import make_modelfile
 
-    read_gguf(gguf)
+    gguf = read_gguf(gguf).path
     projector = of_model(gguf, **mmproj)
     if out is not None and out.exists() and out.samefile(gguf):
         raise InputError(f"{out} is the GGUF itself.", hint="Give with --out the Modelfile to write.")
+    in_parts = part_name(gguf) is not None
+    if in_parts and create is not None:
+        raise InputError(f"{gguf} is in parts, which Ollama does not read.", hint=_MERGE)
     if wanted.checkpoint is not None:
         _require_tokenizer(wanted.checkpoint)
     with reporting() as reporter:
         tools = _tools(reporter)
         with reporter.step(f"Proving the chat template of {gguf.name}"):
-            made = make_modelfile(gguf, _named_from(gguf, out), wanted, tools)
+            made = make_modelfile(gguf, _named_from(whole_of(gguf), out), wanted, tools)
         reporter.info(made.why)
+        if in_parts:
+            reporter.warn(f"Ollama reads no parts. {_MERGE}")
     named = None if projector is None else _named_from(projector, out)
     text = grammar.write(replace(made.modelfile, projector=named))
     if out is not None:

@@ -41,6 +41,7 @@ def report_command(directory: Path, budget: MemoryBudget, card: bool, repo: str 
     if repo is not None:
         require_repo(repo)
     with reporting() as reporter:
+        results.require_whole_sets(directory)
         rows = results.collect(directory, reporter)
     report.require_writable(directory)
     report.write(rows, directory, budget)

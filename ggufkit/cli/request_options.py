@@ -153,6 +153,8 @@ FITS = _option("fits", help="Memory that you have, e.g. 6GiB: the best file for 
 FITS_CTX = _option("fits_ctx", help="Context in tokens to run with, for --fits.")
 FITS_KV = _option("fits_kv", help="Type of the KV cache to run with, for --fits.")
 
+SPLIT = _option("split", help="Files in parts of at most this size, as llama.cpp splits them, e.g. 50GB.")
+
 THREADS = _option("threads", default=machine.physical_cores,
                   show_default="physical cores", help="CPU threads.")  # fmt: skip
 FORCE = _option("force", help="Redo everything, and overwrite what ggufkit did not make.")
@@ -270,6 +272,7 @@ build_options: Callable[[Any], Any] = grouped(
     *SCALING,
     EVAL, CORPUS, CTX, KV_TYPES, CHUNKS, KLD, PRECISION, SCRATCH,
     BENCH, BENCH_REPS, SMOKE, METRICS, TASKS, TASKS_SAMPLES, FITS, FITS_CTX, FITS_KV,
+    SPLIT,
     *BACKEND,
     *SOURCE,
     *CONVERSION,

@@ -1,4 +1,4 @@
-"""Commands of one step each: convert, imatrix, quantize."""
+"""Commands of one step each: convert, imatrix, quantize, merge."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from ggufkit.cli import completion, options, parameter_types, request_options
-from ggufkit.cli.terminal import emit_path, reporting
+from ggufkit.cli.terminal import emit_path, reporting, say
 from ggufkit.commands import steps
 from ggufkit.commands.steps import Conversion, Quantization
 from ggufkit.request import CalibrationOptions, OverrideOptions, RunOptions, Source
@@ -71,6 +71,7 @@ def imatrix_command(gguf: Path, calibration: CalibrationOptions, out: Path | Non
     request_options.FIELD,
     *request_options.CHOOSING,
     request_options.ALLOW_REQUANTIZE,
+    request_options.SPLIT,
     BESIDE,
 )  # fmt: skip
 @request_options.override_options
@@ -84,6 +85,29 @@ def quantize_command(gguf: Path, wanted: Quantization, overrides: OverrideOption
         ggufkit quantize model-F16.gguf --types q4_k_m --tensor-type attn_v=q8_0
         ggufkit quantize model-F16.gguf --recipe model-4.50bpw.gguf.recipe.yaml
         ggufkit quantize model-F16.gguf --types 4.5bpw --calibration mytext.txt
+        ggufkit quantize model-F16.gguf --types q8_0 --split 50GB
     """
     with reporting() as reporter:
         steps.quantize(gguf, wanted, overrides, run, reporter, lambda made: emit_path(made.path))
+
+
+@click.command("merge")
+@click.argument("gguf", type=parameter_types.FILE)
+@BESIDE
+@request_options.redo_options
+def merge_command(gguf: Path, out: Path | None, run: RunOptions) -> None:
+    """Join the parts of a split GGUF, of which GGUF is any, to the file that they were; the parts stay.
+
+    GGUF may also be what `cat` made of them: it is taken apart first.
+
+    \b
+    Examples:
+        ggufkit merge model-Q8_0-00001-of-00003.gguf
+        ggufkit merge joined.gguf --out whole
+    """
+    from ggufkit.commands import merge
+
+    with reporting() as reporter:
+        made = merge.merge(gguf, out, run, reporter)
+    emit_path(made.path)
+    say(f"sha256 {made.sha256}", err=True)

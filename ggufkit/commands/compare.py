@@ -14,10 +14,11 @@ from ggufkit.commands import measure
 from ggufkit.commands.measure import Measured
 from ggufkit.core.errors import InputError, UsageError
 from ggufkit.core.manifest import read_manifest
+from ggufkit.core.part_names import part_name, stem_of, whole_of
 from ggufkit.core.paths import user_path
 from ggufkit.core.progress import OneOfMany, Reporter
-from ggufkit.llama import evaluates, kinship, parts, quants
-from ggufkit.llama.gguf import GgufHeader, dominant_type, named_type
+from ggufkit.llama import evaluates, kinship, quants
+from ggufkit.llama.gguf import GgufHeader, as_one, dominant_type, headers_of, named_type
 from ggufkit.models import published, sources
 from ggufkit.models.published import Published
 from ggufkit.report import results
@@ -64,13 +65,12 @@ class _Named:
 
     @property
     def whole(self) -> GgufHeader:
-        return parts.as_one(self.headers)
+        return as_one(self.headers)
 
     @property
     def stem(self) -> str:
         """Its name, without what says that it is a part."""
-        part = parts.part_name(self.given.path)
-        return part.stem if part is not None else self.given.path.stem
+        return stem_of(self.given.path)
 
 
 def are_files(given: Sequence[str]) -> bool:
@@ -139,7 +139,7 @@ def _peek(one: Published, room: Path, reporter: Reporter) -> list[GgufHeader]:
 
 
 def _open(one: Published, reporter: Reporter) -> _Named:
-    return _Named(one, parts.headers_of(published.fetch(one, reporter)))
+    return _Named(one, headers_of(published.fetch(one, reporter)))
 
 
 def _require_kin(base: _Named, files: Iterable[_Named]) -> None:
@@ -242,8 +242,8 @@ def _publisher(file: Path) -> str:
 
 def _model(base: _Named) -> str:
     """The name of the model."""
-    part = parts.part_name(base.given.path)
-    return sources.name_of(base.headers[0].path if part is None else Path(f"{part.stem}.gguf"))
+    part = part_name(base.given.path)
+    return sources.name_of(base.headers[0].path if part is None else whole_of(base.given.path))
 
 
 def _take(file: tuple[Guest, str], root: Path, session: Session) -> tuple[str, bool]:

@@ -126,7 +126,7 @@ def refine(
     extras.require("refine")
     rounded, original = sources.open_gguf(files.quantized), sources.open_gguf(files.base)
     checkpoint = floats_of(files.model, Source(), reporter, _ORIGINAL)
-    kind, name = refining_step.type_of(files.quantized), checkpoint.name
+    kind, name = refining_step.type_of(rounded.path), checkpoint.name
     output = files.out or files.quantized.parent / f"{name}-gptq-{kind}.gguf"
     if output.is_dir():
         raise InputError(f"{output} is a directory.", hint="Give with --out the name of the refined file.")

@@ -10,6 +10,7 @@ from ggufkit.commands.places import beside, checkpoint_of
 from ggufkit.core import values
 from ggufkit.core.errors import InputError, UsageError
 from ggufkit.core.manifest import read_manifest
+from ggufkit.core.part_names import stem_of
 from ggufkit.core.progress import Reporter
 from ggufkit.core.records import GgufFile, Measurement, ResultRow
 from ggufkit.formats import known
@@ -203,7 +204,7 @@ def bench(
 
 def require_different_names(paths: Sequence[Path]) -> None:
     """Results lie in one directory, under the files' names. Raises InputError where two have the same."""
-    stems = [path.stem for path in paths]
+    stems = [stem_of(path) for path in paths]
     twice = next((s for s in stems if stems.count(s) > 1), None)
     if twice is not None:
         hint = "Measure each with an --out of its own."

@@ -9,6 +9,7 @@ from pathlib import Path
 from ggufkit.commands.places import beside, checkpoint_of, drawn
 from ggufkit.core import extras
 from ggufkit.core.errors import UsageError
+from ggufkit.core.part_names import stem_of
 from ggufkit.core.progress import Reporter
 from ggufkit.core.records import GgufFile, Target
 from ggufkit.llama import patterns, quants, targets
@@ -110,7 +111,7 @@ def _target(said: str | None, session: Session) -> Target | None:
 
 
 def _matrix(base: GgufFile, text: Corpus, where: Path, how: ImatrixOptions, session: Session) -> Path:
-    return make_imatrix(base, text, where / f"{base.path.stem}.imatrix", how, session).path
+    return make_imatrix(base, text, where / f"{stem_of(base.path)}.imatrix", how, session).path
 
 
 def _recipe(

@@ -10,6 +10,7 @@ from pathlib import Path
 from ggufkit.commands.places import beside, beside_model, checkpoint_of
 from ggufkit.core import extras, variants
 from ggufkit.core.errors import UsageError
+from ggufkit.core.part_names import stem_of
 from ggufkit.core.progress import Reporter
 from ggufkit.core.records import GgufFile, QuantType
 from ggufkit.llama import targets
@@ -23,6 +24,7 @@ from ggufkit.pipeline.lookup import refuse_inside
 from ggufkit.pipeline.recipes import RecipeSources
 from ggufkit.recipes.options import RecipeOptions
 from ggufkit.request import CalibrationOptions, OverrideOptions, RunOptions, Source
+from ggufkit.steps import division
 from ggufkit.steps import quantize as quantizing
 from ggufkit.steps.convert import ConvertOptions
 from ggufkit.steps.convert import convert as convert_step
@@ -72,7 +74,7 @@ def imatrix(
     session = run.session(where, reporter)
     sampling = ImatrixOptions(n_chunks=calibration.samples, ngl=run.ngl)
     with session.workspace.locked():
-        return make_imatrix(base, text, where / f"{gguf.stem}.imatrix", sampling, session)
+        return make_imatrix(base, text, where / f"{stem_of(gguf)}.imatrix", sampling, session)
 
 
 @dataclass(frozen=True)
@@ -84,6 +86,7 @@ class Quantization:
         recipe: a recipe of types, or what serves as one.
         calibration, calibration_field: the text that types are measured on, and where it is in JSON.
         effort, types_allowed: how they are measured.
+        split: bytes of a part at most, where files are to be had in parts.
     """
 
     types: tuple[str, ...] | None = None
@@ -94,6 +97,7 @@ class Quantization:
     calibration_field: str = CalibrationOptions.field
     effort: str = RecipeOptions.effort
     types_allowed: tuple[str, ...] = ()
+    split: int | None = None
     out: Path | None = None
 
     @property
@@ -122,6 +126,7 @@ def quantize(
     types, told = wanted.all_types, overrides.resolve()
     overridden.require_own_types(told, [name for name in types if targets.is_measured(name)])
     base, header = sources.open_gguf(gguf), read_header(gguf)
+    gguf = base.path
     quantizing.require_base(header, allow_requantize=wanted.allow_requantize)
     missing = require_fits(wanted.imatrix, header) if wanted.imatrix is not None else ()
     variant = variants.BY_NAME["plain" if wanted.imatrix is None else "imatrix"]
@@ -131,17 +136,21 @@ def quantize(
     session = run.session(where, reporter)
     kinds = targets.resolve(types, quantizing.known_types(session.tools))
     material = _material(wanted, kinds, base, reporter)
+    if wanted.split is not None:
+        division.require_possible(header, wanted.split, [kind.name for kind in kinds])
     for kind in kinds:
         if not is_measured(kind):
             quantizing.require_matrix(session.tools, gguf, kind, given(header, kind, plainly))
     done = []
     with session.workspace.locked():
         for kind in kinds:
-            output = where / variants.file_name(name, variant, kind.name)
+            output = division.there(where / variants.file_name(name, variant, kind.name))
             how = chosen.settle(base, kind, output, plainly, material, session)
             done.append(quantizing.quantize(base, output, kind, how, session))
             if substitutes := _substitutes(done[-1]):
                 reporter.warn(substitutes)
+            if wanted.split is not None:
+                done[-1] = division.divided(done[-1], wanted.split, reporter)
             tell(done[-1])
     return done
 

@@ -9,7 +9,7 @@ import os
 import sqlite3
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from ggufkit.core.paths import cache_dir
@@ -39,21 +39,32 @@ def sha256_file(path: Path, reporter: Reporter | None = None, stop: threading.Ev
     """
     n_bytes = path.stat().st_size
     large = n_bytes >= _SMALL
-    if large and (found := _recall(key(path))) is not None:
+    if large and (found := _recall(*_name_and_state(key(path)))) is not None:
         return found
     before = _settled_key(path) if large else None
     teller = reporter if reporter is not None and n_bytes >= _LONG else SilentReporter()
     with teller.step(f"Reading {path.name}") as progress:
         digest = _read_and_hash(path, progress, n_bytes, stop)
     if before is not None and key(path) == before:
-        _note(before, digest)
+        _note(*_name_and_state(before), digest)
+    return digest
+
+
+def sha256_chunks(files: Sequence[Path], read: Callable[[], str]) -> str:
+    """The hex SHA-256 of what several files hold together, read again only if one of them was changed."""
+    if (found := _recall(*_names_and_states([key(file) for file in files]))) is not None:
+        return found
+    before = [_settled_key(file) for file in files]
+    digest = read()
+    if [key(file) for file in files] == before:
+        _note(*_names_and_states(before), digest)
     return digest
 
 
 def remember(path: Path, digest: str) -> None:
     """Note the hash of a file that was hashed under another name."""
     if path.stat().st_size >= _SMALL:
-        _note(key(path), digest)
+        _note(*_name_and_state(key(path)), digest)
 
 
 def key(path: Path) -> Key:
@@ -93,8 +104,7 @@ def _read_and_hash(path: Path, progress: Progress, n_bytes: int, stop: threading
     return digest.hexdigest()
 
 
-def _recall(seen: Key) -> str | None:
-    name, state = _name_and_state(seen)
+def _recall(name: bytes, state: str) -> str | None:
     if (known := _known.get(name)) is not None and known[0] == state:
         return known[1]
     with contextlib.suppress(sqlite3.Error), _memory() as memory:
@@ -103,8 +113,7 @@ def _recall(seen: Key) -> str | None:
     return None
 
 
-def _note(seen: Key, digest: str) -> None:
-    name, state = _name_and_state(seen)
+def _note(name: bytes, state: str, digest: str) -> None:
     _known[name] = state, digest
     with contextlib.suppress(sqlite3.Error), _memory() as memory:  # a full disk, say
         memory.execute("REPLACE INTO files VALUES (?, ?, ?)", (name, state, digest))
@@ -114,6 +123,11 @@ def _name_and_state(seen: Key) -> tuple[bytes, str]:
     """A key as it is remembered: a name may be in no encoding, an inode's number too large for SQLite."""
     path, *state = seen
     return os.fsencode(path), " ".join(map(str, state))
+
+
+def _names_and_states(seen: Sequence[Key]) -> tuple[bytes, str]:
+    names, states = zip(*map(_name_and_state, seen), strict=True)
+    return b"\0".join([b"", *names]), " ".join(states)  # of one file, too, this is another hash than its own
 
 
 @contextlib.contextmanager

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ggufkit.core.hashing import sha256_file
 from ggufkit.core.inputs import Input
+from ggufkit.core.part_names import stem_of
 
 if TYPE_CHECKING:
     Json = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
@@ -76,7 +77,7 @@ class GgufFile:
     @property
     def run_stem(self) -> str:
         """A name for what belongs to the file as it is run: logs."""
-        return self.path.stem if self.kv_type == F16 else f"{self.path.stem}-kv-{self.kv_type}"
+        return stem_of(self.path) if self.kv_type == F16 else f"{stem_of(self.path)}-kv-{self.kv_type}"
 
     @property
     def run_name(self) -> str:

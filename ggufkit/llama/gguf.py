@@ -1,28 +1,35 @@
-"""What a GGUF's header says: metadata, tensors, types, bits per weight.
-
-The `gguf` package reads everything; for a vocabulary of 50,000 tokens that takes seconds. Here arrays are
-skipped until they are asked for.
-"""
+"""What a GGUF's header says: metadata, tensors, types, bits per weight; of one in parts, what all of them say."""
 
 from __future__ import annotations
 
-import mmap
-import struct
+import shlex
+import threading
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from functools import cached_property, lru_cache
-from math import isfinite, prod
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ggufkit.core.errors import GgufError
-from ggufkit.core.records import GgufFile, Json, Tensor
-from ggufkit.llama.gguf_reader import HINT, Damaged, RawHeader, mapped, parse
+from ggufkit.core.errors import GgufError, InputError
+from ggufkit.core.hashing import sha256_file
+from ggufkit.core.inputs import Input
+from ggufkit.core.manifest import read_manifest
+from ggufkit.core.part_names import part_name
+from ggufkit.core.progress import Reporter
+from ggufkit.core.records import GgufFile, Tensor
+from ggufkit.llama import part_set, whole
+from ggufkit.llama.ggml_types import ggml_type, ggml_type_by_name
+from ggufkit.llama.gguf_header import GgufHeader, next_start, read_own_header
+from ggufkit.llama.gguf_reader import MAGIC
+
+__all__ = [
+    "FLOAT_TYPES", "MAGIC", "GgufHeader", "PartedGguf", "as_input", "as_one", "dominant_type", "ggml_type",
+    "ggml_type_by_name", "gguf_sha256", "headers_of", "named_type", "quantized_tensors", "read_gguf", "read_header",
+    "summarize",
+]  # fmt: skip
 
 OUTPUT, EMBEDDING = "output.weight", "token_embd.weight"
 FLOAT_TYPES = ("F32", "F16", "BF16", "F64")
 _INTEGER_TYPES = ("I8", "I16", "I32", "I64")
-MAGIC = b"GGUF"
 _BESIDE_A_MODEL = {
     "adapter": "a LoRA adapter",
     "mmproj": "the part of one that reads images or sound",
@@ -32,79 +39,106 @@ _BESIDE_A_MODEL = {
 
 
 @dataclass(frozen=True)
-class GgufHeader:
-    """A GGUF's header. `metadata` maps keys to scalars, strings and (decoded on first use) arrays."""
+class PartedGguf(GgufFile):
+    """A GGUF in parts: `path` is the first of them, `sha256` that of the whole file that they make."""
 
-    path: Path
-    version: int
-    metadata: Mapping[str, Json]
-    tensors: tuple[Tensor, ...]
-    data_offset: int
-    alignment: int
-    size_bytes: int
-
-    @property
-    def architecture(self) -> str:
-        """`general.architecture`, as llama.cpp calls it."""
-        return str(self.metadata.get("general.architecture", "unknown"))
-
-    @property
-    def n_parts(self) -> int:
-        """How many files hold the model; of several, a header tells of its own file only."""
-        count = self.metadata.get("split.count", 1)
-        return count if isinstance(count, int) else 1
-
-    @cached_property
-    def by_name(self) -> Mapping[str, Tensor]:
-        """The tensors by name."""
-        return {tensor.name: tensor for tensor in self.tensors}
-
-    def hparam(self, name: str, default: int = 0) -> int:
-        """An architecture's integer, e.g. `block_count`; the largest where it differs by layer."""
-        value = self.metadata.get(f"{self.architecture}.{name}", default)
-        numbers = value if isinstance(value, list) else [value]
-        return max((int(v) for v in numbers if isinstance(v, (int, float)) and isfinite(v)), default=default)
+    def as_input(self) -> Input:
+        """The parts as a step reads them."""
+        return as_input(self.path, self.sha256 or gguf_sha256(self.path))
 
 
 def read_header(path: Path, *, check_size: bool = True) -> GgufHeader:
-    """Read the header of a GGUF.
+    """Read the header of a GGUF; of one in parts, of which any may be given, that of all of them.
 
     Args:
-        check_size: require that the file is as long as its tensors say.
+        check_size: require that the files are as long as their tensors say.
 
     Raises:
-        GgufError: not a GGUF, big-endian, damaged, or truncated.
+        GgufError: not a GGUF, big-endian, damaged, or truncated; or a part is missing, or of another file.
+        InputError: it is a part that is not called so.
     """
-    size, state = _size(path), path.stat()
-    header = _read(path, size, (state.st_ino, state.st_mtime_ns, state.st_ctime_ns))
-    if check_size:
-        _require_whole(header)
-    return header
+    headers = headers_of(path, check_size=check_size)
+    if len(headers) == 1:
+        return headers[0]
+    part_set.require_set(headers)
+    return as_one(headers)
 
 
-@lru_cache(maxsize=16)
-def _read(path: Path, size: int, _state: tuple[int, int, int]) -> GgufHeader:
-    """The header of a file in some state, read once: with a large vocabulary that takes a moment."""
-    with mapped(path) as data:
-        try:
-            version, raw = _check_magic(path, data), parse(path, data)
-            start = -(-raw.end // raw.alignment) * raw.alignment
-            tensors = tuple(_place(raw, start, size))
-            return GgufHeader(path, version, raw.metadata, tensors, start, raw.alignment, size)
-        except (Damaged, struct.error, OverflowError) as error:
-            message = f"{path} is truncated or damaged: its header cannot be read ({error})."
-            raise GgufError(message, hint=HINT) from error
+def headers_of(path: Path, *, check_size: bool = True) -> list[GgufHeader]:
+    """The headers of all files of a GGUF, of which any may be given; one for a file of its own.
+
+    Raises:
+        GgufError, InputError: as `read_header`; whether all are of one file is not looked at.
+    """
+    own = read_own_header(path, check_size=check_size)
+    if own.n_parts == 1:
+        return [own]
+    named = part_name(path)
+    if named is None or named.count != own.n_parts or named.count > part_set.MOST_PARTS:
+        _refuse_joined(own)
+        message = f"{path} is one of {own.n_parts} parts of a split GGUF, and not called so."
+        raise InputError(message, hint="Parts are called NAME-00001-of-00003.gguf; give one of them.")
+    siblings = [path.with_name(name) for name in named.siblings()]
+    missing = [number for number, file in enumerate(siblings, 1) if not file.is_file()]
+    if missing:
+        message = f"{siblings[missing[0] - 1]} is not there: part {missing[0]} of {named.count}."
+        raise GgufError(message, hint="All parts of a GGUF lie beside each other: get it, too.")
+    headers = [read_own_header(file, check_size=check_size) for file in siblings]
+    for header in headers:
+        _refuse_joined(header)
+    return headers
+
+
+def as_one(headers: Sequence[GgufHeader]) -> GgufHeader:
+    """The header of a GGUF in parts, from those of all of them, in order."""
+    tensors = tuple(tensor for header in headers for tensor in header.tensors)
+    n_bytes = sum(header.size_bytes for header in headers)
+    return replace(headers[0], tensors=tensors, size_bytes=n_bytes, parts=tuple(headers))
+
+
+def _refuse_joined(header: GgufHeader) -> None:
+    """Refuse parts that were joined end to end. Raises GgufError."""
+    if next_start(header) is not None:
+        message = (
+            f"{header.path} is the parts of a split GGUF joined end to end: llama.cpp would read the first only."
+        )
+        raise GgufError(
+            message, hint=f"Join them as they should be: ggufkit merge {shlex.quote(str(header.path))}"
+        )
+
+
+def gguf_sha256(path: Path, reporter: Reporter | None = None, stop: threading.Event | None = None) -> str:
+    """The hex SHA-256 of a GGUF; of one in parts that of the whole file that they make, however they are cut.
+
+    Raises:
+        GgufError: as `read_header`; or a part is not the one that was written with the others.
+    """
+    if part_name(path) is None or not (header := read_header(path)).parts:
+        return sha256_file(path, reporter, stop)
+    part_set.require_recorded(header.files)
+    made = read_manifest(header.path)
+    recorded = made is not None and all(file.name in made.output for file in header.files)
+    return str(made.output["sha256"]) if made is not None and recorded else whole.digest(header, reporter, stop)
+
+
+def as_input(path: Path, sha256: str) -> Input:
+    """A GGUF of that hash as a step reads it, whole or in parts."""
+    files = read_header(path).files if part_name(path) is not None else [path]
+    if len(files) == 1:
+        return Input(path, sha256)
+    return Input(path, sha256, lambda _first: files, gguf_sha256)
 
 
 def read_gguf(path: Path, sha256: str | None = None) -> GgufFile:
-    """Read a GGUF into a record. Raises GgufError as `read_header` does, and where it is no whole model."""
+    """Read a GGUF into a record; of one in parts, of which any may be given, its path is that of the first.
+
+    Raises:
+        GgufError: as `read_header` does, and where it is no whole model, or a part is not the one that was written with
+            the others.
+    """
     header = read_header(path)
-    if header.n_parts > 1:
-        message = f"{path} is one of {header.n_parts} parts of a split GGUF."
-        hint = (
-            "Merge them first: llama-gguf-split --merge FIRST-PART WHOLE.gguf. It comes with llama.cpp's releases."
-        )
-        raise GgufError(message, hint=hint)
+    if header.parts:
+        part_set.require_recorded(header.files)
     kind = "mmproj" if header.architecture == "clip" else str(header.metadata.get("general.type"))
     if (what := _BESIDE_A_MODEL.get(kind)) is not None:
         raise GgufError(f"{path} is no model, but {what}.", hint="Give the GGUF of the model that it belongs to.")
@@ -116,7 +150,8 @@ def read_gguf(path: Path, sha256: str | None = None) -> GgufFile:
 def summarize(header: GgufHeader, sha256: str | None = None) -> GgufFile:
     """The record of a GGUF whose header has been read."""
     types = Counter(tensor.type for tensor in header.tensors)
-    return GgufFile(
+    kind = PartedGguf if header.parts else GgufFile
+    return kind(
         path=header.path,
         size_bytes=header.size_bytes,
         architecture=header.architecture,
@@ -155,84 +190,3 @@ def output_of(header: GgufHeader) -> str:
 def quantized_tensors(header: GgufHeader) -> list[Tensor]:
     """The tensors that hold blocks: neither floating point nor integers."""
     return [t for t in header.tensors if t.type not in (*FLOAT_TYPES, *_INTEGER_TYPES)]
-
-
-def _size(path: Path) -> int:
-    if not path.is_file():
-        why = "is no regular file" if path.exists() else "is not there"
-        raise GgufError(f"{path} {why}.", hint="Give the path of a .gguf file.")
-    size = path.stat().st_size
-    if size == 0:
-        raise GgufError(f"{path} is empty.", hint=HINT)
-    return size
-
-
-def _require_whole(header: GgufHeader) -> None:
-    end = max((t.offset + t.n_bytes for t in header.tensors), default=0)
-    if header.size_bytes < end:
-        message = f"{header.path} is truncated: it has {header.size_bytes:,} bytes, its tensors need {end:,}."
-        raise GgufError(message, hint=HINT)
-
-
-def _check_magic(path: Path, data: mmap.mmap) -> int:
-    if data[:4] != MAGIC:
-        raise GgufError(f"{path} is not a GGUF: it does not start with GGUF.", hint=HINT)
-    (version,) = struct.unpack_from("<I", data, 4)
-    if version & 0xFFFF == 0 and version:
-        hint = "Convert it again without --bigendian; llama.cpp runs it on big-endian machines only."
-        raise GgufError(f"{path} is a big-endian GGUF.", hint=hint)
-    if version not in (2, 3):
-        raise GgufError(f"{path} has GGUF version {version}; versions 2 and 3 are known.", hint=HINT)
-    return int(version)
-
-
-def _place(raw: RawHeader, start: int, size: int) -> Iterator[Tensor]:
-    """Each tensor with its type's name and its bytes; a type that `gguf` does not know yet reaches to the next.
-
-    Raises:
-        Damaged: a tensor does not begin where the one before ends, which llama.cpp refuses.
-    """
-    expected = 0
-    following = [*(info.offset for info in raw.tensors[1:]), size - start]
-    for info, after in zip(raw.tensors, following, strict=False):
-        if info.offset != expected:
-            raise Damaged(f"the tensor {info.name!r} begins at {info.offset:,}, not at {expected:,}")
-        count = prod(info.shape)
-        type_name, block, block_bytes = ggml_type(info.kind)
-        if block and (info.shape[0] if info.shape else 1) % block:
-            raise Damaged(f"the rows of the tensor {info.name!r} are no multiple of {block} for {type_name}")
-        n_bytes = count // block * block_bytes if block else after - info.offset
-        expected = expected + -(-n_bytes // raw.alignment) * raw.alignment if block else after
-        yield Tensor(info.name, info.shape, type_name, start + info.offset, count, n_bytes)
-
-
-_NEWER = {42: ("Q2_0", 64, 18)}
-"""Types of the pinned llama.cpp that a release of the `gguf` package may lack: number -> name, elements and bytes of
-a block. Source: `ggml/include/ggml.h`, `gguf-py/gguf/constants.py`."""
-
-
-@lru_cache(maxsize=64)
-def ggml_type(kind: int) -> tuple[str, int, int]:
-    """Name, elements per block and bytes per block of a ggml type; (name, 0, 0) for a type unknown to `gguf`."""
-    from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
-
-    try:
-        known = GGMLQuantizationType(kind)
-    except ValueError:
-        return _NEWER.get(kind, (f"type{kind}", 0, 0))
-    block, block_bytes = GGML_QUANT_SIZES[known]
-    return str(known.name), int(block), int(block_bytes)
-
-
-def ggml_type_by_name(name: str) -> tuple[int, int]:
-    """Elements per block and bytes per block of a ggml type. Raises GgufError if `gguf` does not know it."""
-    from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
-
-    try:
-        block, block_bytes = GGML_QUANT_SIZES[GGMLQuantizationType[name]]
-    except KeyError:
-        newer = {known: (elements, n_bytes) for known, elements, n_bytes in _NEWER.values()}
-        if name in newer:
-            return newer[name]
-        raise GgufError(f"The size of ggml type {name} is not known.", hint="Update the gguf package.") from None
-    return int(block), int(block_bytes)

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 from ggufkit.core.records import Tensor
-from ggufkit.llama.gguf import MAGIC, GgufHeader
+from ggufkit.llama.gguf_header import GgufHeader
+from ggufkit.llama.gguf_reader import MAGIC, mapped, parse
 
 FIXED = struct.Struct("<4sIQQ")
 """Magic, version, tensors, key-value pairs."""
@@ -20,6 +21,8 @@ INFO_REST = 4 + 8
 """Bytes of a tensor's type and offset, which end its entry."""
 _UINT16, _UINT32, _INT32, _FLOAT32, _STRING = 2, 4, 5, 6, 8
 _VERSION, _ALIGNMENT = 3, 32
+SPLIT = "split."
+"""What the keys begin with that are about parts."""
 
 MetadataValue = str | int | float
 """What a key that is added may be set to: stored as a string, a uint32 or a float32."""
@@ -45,10 +48,10 @@ class Part:
 
     @property
     def pairs(self) -> bytes:
-        """The three key-value pairs that say so."""
+        """The three key-value pairs that say so, in the order of llama-gguf-split."""
         no = string("split.no") + struct.pack("<IH", _UINT16, self.number)
-        count = string("split.count") + struct.pack("<IH", _UINT16, self.count)
-        return no + count + string("split.tensors.count") + struct.pack("<Ii", _INT32, self.n_tensors)
+        n_tensors = string("split.tensors.count") + struct.pack("<Ii", _INT32, self.n_tensors)
+        return no + n_tensors + string("split.count") + struct.pack("<IH", _UINT16, self.count)
 
     def file_name(self, stem: str) -> str:
         """What llama.cpp wants the file to be called."""
@@ -82,11 +85,11 @@ def info(tensor: Tensor) -> bytes:
 
 
 def own_pairs(header: GgufHeader) -> tuple[int, bytes]:
-    """How many key-value pairs a file has, and their bytes."""
-    with header.path.open("rb") as file:
-        start = file.read(header.data_offset)
-    n_pairs = int(FIXED.unpack_from(start)[3])
-    return n_pairs, start[FIXED.size : start.rfind(info(header.tensors[0]))]
+    """How many key-value pairs a file has, and their bytes; without those that are about parts."""
+    with mapped(header.path, header.data_offset) as data:
+        spans = parse(header.path, data, header.start).spans
+        kept = [data[start:end] for key, (start, end) in spans.items() if not key.startswith(SPLIT)]
+    return len(kept), b"".join(kept)
 
 
 def write_part(path: Path, part: Part, tensors: Sequence[PartTensor], whole: GgufHeader | None = None) -> None:

@@ -17,6 +17,7 @@ from pathlib import Path
 from ggufkit.core.errors import GgufError
 from ggufkit.core.records import Json
 
+MAGIC = b"GGUF"
 MAX_HEADER = 48 << 20
 """Bytes before the tensor data; a vocabulary of 262,144 tokens with its merges takes 18 MB."""
 MAX_ENTRIES = 1 << 16
@@ -48,37 +49,41 @@ class TensorInfo:
 
 @dataclass(frozen=True)
 class RawHeader:
-    """What stands in a header, and where it ends."""
+    """What stands in a header, where each key with its value does, and where it ends: in bytes of the file."""
 
     metadata: Mapping[str, Json]
     alignment: int
     tensors: tuple[TensorInfo, ...]
     end: int
+    spans: Mapping[str, tuple[int, int]]
 
 
-def parse(path: Path, data: mmap.mmap) -> RawHeader:
+def parse(path: Path, data: mmap.mmap, start: int = 0) -> RawHeader:
     """Read the header behind magic and version.
 
     Args:
         data: the file, or its first MAX_HEADER bytes.
+        start: where it begins, in a file of several.
 
     Raises:
         Damaged, struct.error, OverflowError: it breaks a rule, or ends too early.
     """
-    cursor = _Cursor(data, 8)
+    cursor = _Cursor(data, start + 8)
     n_tensors, n_pairs = cursor.count(MAX_ENTRIES, "tensors"), cursor.count(MAX_ENTRIES, "keys")
-    metadata, alignment = _pairs(path, cursor, n_pairs)
+    metadata, alignment, spans = _pairs(path, cursor, n_pairs)
     tensors = tuple(_tensor(cursor) for _ in range(n_tensors))
     if len({tensor.name for tensor in tensors}) < n_tensors:
         raise Damaged("two tensors have one name")
-    return RawHeader(metadata, alignment, tensors, cursor.at)
+    return RawHeader(metadata, alignment, tensors, cursor.at, spans)
 
 
-def _pairs(path: Path, cursor: _Cursor, count: int) -> tuple[Metadata, int]:
+def _pairs(path: Path, cursor: _Cursor, count: int) -> tuple[Metadata, int, dict[str, tuple[int, int]]]:
     values: dict[str, Json] = {}
     arrays: dict[str, int] = {}
+    spans: dict[str, tuple[int, int]] = {}
     alignment = 32
     for _ in range(count):
+        begins = cursor.at
         key, kind = cursor.text(_MAX_KEY, "characters in a key"), cursor.u32()
         if not key or key in values or key in arrays:
             raise Damaged(f"the key {key[:80]!r} is there twice" if key else "a key is empty")
@@ -89,7 +94,8 @@ def _pairs(path: Path, cursor: _Cursor, count: int) -> tuple[Metadata, int]:
             values[key] = cursor.value(kind)
         if key == _ALIGNMENT:
             alignment = _power_of_two(values.get(key), kind)
-    return Metadata(path, values, arrays), alignment
+        spans[key] = begins, cursor.at
+    return Metadata(path, values, arrays), alignment, spans
 
 
 def _power_of_two(value: Json, kind: int) -> int:
@@ -220,8 +226,8 @@ class Metadata(Mapping[str, Json]):
         return len({*self._values, *self._arrays})
 
 
-def mapped(path: Path) -> mmap.mmap:
-    """The part of a file that may be its header."""
+def mapped(path: Path, least: int = 0) -> mmap.mmap:
+    """The part of a file that may be its header, and at least so many bytes of it."""
     with path.open("rb") as file:
         size = file.seek(0, 2)
-        return mmap.mmap(file.fileno(), min(size, MAX_HEADER), access=mmap.ACCESS_READ)
+        return mmap.mmap(file.fileno(), min(size, max(MAX_HEADER, least)), access=mmap.ACCESS_READ)

@@ -1,83 +1,92 @@
-"""A GGUF in parts, as llama.cpp splits it: which files they are, and whether they hold what the whole file does."""
+"""A GGUF in parts, as llama.cpp splits it: how it is cut, and whether parts hold what the whole file does."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from ggufkit.core.errors import GgufError, InputError
-from ggufkit.core.progress import Reporter
-from ggufkit.core.records import Json
-from ggufkit.core.units import GIB
+from ggufkit.core.errors import GgufError, UsageError
+from ggufkit.core.part_names import part_name
+from ggufkit.core.progress import Progress, Reporter
+from ggufkit.core.records import Json, Tensor
+from ggufkit.core.units import GIB, size
+from ggufkit.llama import whole
 from ggufkit.llama.gguf import GgufHeader, read_header
+from ggufkit.llama.gguf_bytes import Part, padded, write_part
+from ggufkit.llama.gguf_header import read_own_header
 from ggufkit.llama.same_tensors import kind, same_bytes
 
-_NAME = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.gguf")
-_MOST_PARTS = 1000
+_ALIGNMENT = 32
+"""What parts' data is padded to."""
 
 
 @dataclass(frozen=True)
-class PartName:
-    """What a part's name says: `stem`-`number`-of-`count`.gguf, numbered from 1."""
-
-    stem: str
-    number: int
-    count: int
-
-    @property
-    def pattern(self) -> str:
-        """What fits all parts, and nothing else."""
-        return f"{self.stem}-*-of-{self.count:05d}.gguf"
-
-    def siblings(self) -> list[str]:
-        """The names of all parts."""
-        return [f"{self.stem}-{number:05d}-of-{self.count:05d}.gguf" for number in range(1, self.count + 1)]
-
-
-def part_name(file: Path) -> PartName | None:
-    """What a file is part of by its name; None for a file of its own."""
-    found = _NAME.fullmatch(file.name)
-    return PartName(found[1], int(found[2]), int(found[3])) if found else None
-
-
-def headers_of(path: Path, *, check_size: bool = True) -> list[GgufHeader]:
-    """The headers of all files of a GGUF, of which any may be given; one for a file of its own.
+class Cut:
+    """How a GGUF is cut into parts.
 
     Args:
-        check_size: require that each is as long as its tensors say.
+        groups: the tensors of each part, in the whole file's order.
+    """
+
+    groups: tuple[tuple[Tensor, ...], ...]
+
+    @property
+    def names(self) -> list[list[str]]:
+        """Those of the tensors."""
+        return [[tensor.name for tensor in group] for group in self.groups]
+
+    def is_of(self, header: GgufHeader) -> bool:
+        """Whether the parts of a GGUF are cut so, or a whole file is to stay whole."""
+        return [[t.name for t in one.tensors] for one in header.parts or (header,)] == self.names
+
+
+def cut(header: GgufHeader, limit: int) -> Cut:
+    """How to cut a GGUF into parts of at most so many bytes.
+
+    Tensors are put together as `llama-gguf-split --split-max-size` does it, in order and each as soon as it no longer fits;
+    that counts tensors alone, so here the limit for them is less by as much as the header of the first part may take. A
+    file within the limit stays whole.
+
+    Source: `split_strategy` in `tools/gguf-split/gguf-split.cpp`.
 
     Raises:
-        GgufError: one of them is not there or cannot be read.
-        InputError: it is a part that is not called so.
+        UsageError: a tensor is larger than that.
     """
-    first = read_header(path, check_size=check_size)
-    if first.n_parts == 1:
-        return [first]
-    named = part_name(path)
-    if named is None or named.count != first.n_parts or first.n_parts > _MOST_PARTS:
-        message = f"{path} is one of {first.n_parts} parts of a split GGUF, and not called so."
-        raise InputError(message, hint="Parts are called NAME-00001-of-00003.gguf; give one of them.")
-    return [read_header(path.with_name(name), check_size=check_size) for name in named.siblings()]
+    if whole.n_bytes(header) <= limit:
+        return Cut((header.tensors,))
+    room = limit - len(whole.head(header)) - len(Part(0, 0, 0).pairs)
+    largest, step = max(header.tensors, key=lambda tensor: tensor.n_bytes), max(_ALIGNMENT, header.alignment)
+    if (missing := padded(largest.n_bytes, step) - room) > 0:
+        message = (
+            f"{header.path.name} has no parts of {size(limit)}: {largest.name} takes {size(largest.n_bytes)}."
+        )
+        raise UsageError(message, hint=f"Parts of {limit + missing:,} bytes are the smallest that hold it.")
+    groups: list[list[Tensor]] = [[]]
+    used = 0
+    for tensor in header.tensors:
+        n_bytes = padded(tensor.n_bytes, step)
+        if used + n_bytes > room:
+            groups.append([])
+            used = 0
+        groups[-1].append(tensor)
+        used += n_bytes
+    return Cut(tuple(map(tuple, groups)))
 
 
-def as_one(headers: Sequence[GgufHeader]) -> GgufHeader:
-    """A header that tells of all tensors of a GGUF in parts; where they lie only the parts' own tell."""
-    tensors = tuple(tensor for header in headers for tensor in header.tensors)
-    return replace(headers[0], tensors=tensors, size_bytes=sum(header.size_bytes for header in headers))
+def write_parts(header: GgufHeader, wanted: Cut, paths: Sequence[Path], progress: Progress) -> None:
+    """Write a GGUF in parts, byte for byte as llama-gguf-split does it."""
+    found = {one.tensor.name: one for one in whole.tensors(header)}
+    total = sum(tensor.n_bytes for tensor in header.tensors) / GIB
+    done = 0
+    for number, (path, group) in enumerate(zip(paths, wanted.groups, strict=True)):
+        part = Part(number, len(paths), len(header.tensors))
+        write_part(path, part, [found[t.name].as_part() for t in group], header if number == 0 else None)
+        done += sum(tensor.n_bytes for tensor in group)
+        progress.update(done / GIB, total, "GiB")
 
 
-def by_whole(files: Iterable[Path]) -> dict[str, list[Path]]:
-    """The parts among some files, by the name that the whole file has, in order."""
-    found: dict[str, list[Path]] = {}
-    for file in sorted(files):
-        if (part := part_name(file)) is not None:
-            found.setdefault(f"{part.stem}.gguf", []).append(file)
-    return found
-
-
-def difference(parts: Sequence[Path], whole: Path, reporter: Reporter) -> str | None:
+def difference(parts: Sequence[Path], of: Path, reporter: Reporter) -> str | None:
     """Why parts do not hold what a whole file does; None if they do, to the last byte.
 
     Args:
@@ -91,10 +100,10 @@ def difference(parts: Sequence[Path], whole: Path, reporter: Reporter) -> str | 
     if missing or len(numbers) != len(parts):
         return f"part {missing[0]} of {count} is not there" if missing else "they are of several splits"
     try:
-        headers = [read_header(part) for part in parts]
+        headers = [read_own_header(part) for part in parts]
     except GgufError as error:
         return error.message.rstrip(".")
-    return _foreign(headers) or _other_content(headers, read_header(whole), reporter)
+    return _foreign(headers) or _other_content(headers, read_header(of), reporter)
 
 
 def _foreign(headers: Sequence[GgufHeader]) -> str | None:
@@ -104,17 +113,17 @@ def _foreign(headers: Sequence[GgufHeader]) -> str | None:
     return None
 
 
-def _other_content(headers: Sequence[GgufHeader], whole: GgufHeader, reporter: Reporter) -> str | None:
+def _other_content(headers: Sequence[GgufHeader], of: GgufHeader, reporter: Reporter) -> str | None:
     tensors = [(header, tensor) for header in headers for tensor in header.tensors]
-    if _facts(headers[0]) != _facts(whole):
+    if _facts(headers[0]) != _facts(of):
         return f"{headers[0].path.name} has other metadata"
-    if [kind(tensor) for _, tensor in tensors] != [kind(tensor) for tensor in whole.tensors]:
+    if [kind(tensor) for _, tensor in tensors] != [kind(tensor) for tensor in of.tensors]:
         return "they have other tensors"
-    total = sum(tensor.n_bytes for tensor in whole.tensors) / GIB
-    comparing = f"Comparing {whole.path.name} with its parts"
-    with reporter.step(comparing, total) as progress, whole.path.open("rb") as second:
+    total = sum(tensor.n_bytes for tensor in of.tensors) / GIB
+    comparing = f"Comparing {of.path.name} with its parts"
+    with reporter.step(comparing, total) as progress, of.path.open("rb") as second:
         done = 0
-        for (header, ours), theirs in zip(tensors, whole.tensors, strict=True):
+        for (header, ours), theirs in zip(tensors, of.tensors, strict=True):
             with header.path.open("rb") as first:
                 if not same_bytes(first, ours, second, theirs):
                     return f"{header.path.name} has other values of {ours.name}"

@@ -13,14 +13,13 @@ _BLOCK = 1 << 22
 
 
 def same_tensors(one: GgufHeader, other: GgufHeader) -> bool:
-    """Whether all tensors of two files agree: names, shapes, types and every byte. A part of a split model agrees with none.
+    """Whether all tensors of two files agree: names, shapes, types and every byte.
 
     The start of every tensor is looked at first: of files that differ hardly more is read.
     """
-    if max(one.n_parts, other.n_parts) > 1 or [kind(t) for t in one.tensors] != [kind(t) for t in other.tensors]:
+    if [kind(t) for t in one.tensors] != [kind(t) for t in other.tensors]:
         return False
-    with one.path.open("rb") as first, other.path.open("rb") as second:
-        return _agree(one, first, other, second, _START) and _agree(one, first, other, second)
+    return _agree(one, other, _START) and _agree(one, other)
 
 
 def kind(tensor: Tensor) -> tuple[str, Sequence[int], str]:
@@ -28,11 +27,13 @@ def kind(tensor: Tensor) -> tuple[str, Sequence[int], str]:
     return tensor.name, tensor.shape, tensor.type
 
 
-def _agree(a: GgufHeader, first: BinaryIO, b: GgufHeader, second: BinaryIO, most: int | None = None) -> bool:
+def _agree(a: GgufHeader, b: GgufHeader, most: int | None = None) -> bool:
     """Whether all tensors begin alike, by so many bytes; None for all of them."""
-    return all(
-        same_bytes(first, mine, second, yours, most) for mine, yours in zip(a.tensors, b.tensors, strict=True)
-    )
+    for mine, yours in zip(a.tensors, b.tensors, strict=True):
+        with a.file_of(mine).open("rb") as first, b.file_of(yours).open("rb") as second:
+            if not same_bytes(first, mine, second, yours, most):
+                return False
+    return True
 
 
 def same_bytes(first: BinaryIO, mine: Tensor, second: BinaryIO, yours: Tensor, most: int | None = None) -> bool:

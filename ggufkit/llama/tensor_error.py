@@ -45,11 +45,12 @@ def compare_tensors(
     """
     _require_same_tensors(file, reference)
     errors = []
-    with file.path.open("rb") as a, reference.path.open("rb") as b:
-        for i, tensor in enumerate(file.tensors, 1):
-            errors.append(_error(a, tensor, b, reference.by_name[tensor.name]))
-            if on_progress is not None:
-                on_progress(i, len(file.tensors))
+    for i, tensor in enumerate(file.tensors, 1):
+        other = reference.by_name[tensor.name]
+        with file.file_of(tensor).open("rb") as a, reference.file_of(other).open("rb") as b:
+            errors.append(_error(a, tensor, b, other))
+        if on_progress is not None:
+            on_progress(i, len(file.tensors))
     return sorted(errors, key=lambda e: -1.0 if e.relative_error is None else e.relative_error, reverse=True)
 
 

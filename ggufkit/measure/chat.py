@@ -25,10 +25,12 @@ from ggufkit.core.expected import timed
 from ggufkit.core.jsonfile import parse_json, read_json
 from ggufkit.core.limits import Limits
 from ggufkit.core.machine import physical_cores
+from ggufkit.core.part_names import stem_of
 from ggufkit.core.process import Surroundings
 from ggufkit.core.progress import Reporter
 from ggufkit.core.records import GgufFile, Json, Toolchain
 from ggufkit.llama import binding
+from ggufkit.llama.gguf import read_header
 from ggufkit.llama.source import PINNED_COMMIT
 from ggufkit.steps.session import Session
 from ggufkit.steps.step import Made, Recipe, Result
@@ -119,7 +121,13 @@ def request_of(gguf: Path, options: ChatOptions, tools: Toolchain) -> dict[str, 
     """What the process that loads the model is asked for."""
     layers = 0 if tools.backend == "cpu" else -1 if options.ngl is None else options.ngl
     started = options.started or time.time()
-    return {**asdict(options), "gguf": str(gguf), "ngl": layers, "started": started, "limits": asdict(_LIMITS)}
+    return {
+        **asdict(options),
+        "gguf": str(read_header(gguf).path),
+        "ngl": layers,
+        "started": started,
+        "limits": asdict(_LIMITS),
+    }
 
 
 def surroundings(tools: Toolchain, reporter: Reporter) -> Surroundings:
@@ -170,13 +178,13 @@ def speak(gguf: GgufFile, session: Session, ngl: int | None = None) -> Result:
     work = session.work("speak", gguf.n_params)
 
     def make(partial: Path) -> Made:
-        log = session.workspace.log(f"speak-{gguf.path.stem}")
+        log = session.workspace.log(f"speak-{stem_of(gguf.path)}")
         with timed(session.reporter, f"Letting {gguf.path.name} speak", work, remember=False):
             reply = chat(gguf.path, options, session.tools, session.reporter, log=log)
         partial.write_text(json.dumps(asdict(reply), indent=1) + "\n", encoding="utf-8")
         return Made(notes={"text": reply.text})
 
-    output = session.workspace.measurements / f"{gguf.path.stem}.speak.json"
+    output = session.workspace.measurements / f"{stem_of(gguf.path)}.speak.json"
     return session.ensure(recipe, output, make, work=work)
 
 

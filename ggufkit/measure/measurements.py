@@ -12,6 +12,7 @@ from pathlib import Path
 from ggufkit.core.errors import InputError
 from ggufkit.core.jsonfile import read_json
 from ggufkit.core.manifest import SUFFIX, Notes, read_manifest
+from ggufkit.core.part_names import stem_of
 from ggufkit.core.records import F16, Conditions, GgufFile, Manifest, Measurement
 from ggufkit.measure.metrics import BY_NAME
 from ggufkit.steps.step import Workspace
@@ -43,7 +44,7 @@ def place(gguf: GgufFile, kind: str, workspace: Workspace) -> Path:
 def place_of(path: Path, kv_type: str, kind: str, workspace: Workspace) -> Path:
     """The same of a file that need not be there yet."""
     directory = workspace.measurements if kv_type == F16 else workspace.measurements / f"kv-{kv_type}"
-    return directory / f"{path.stem}.{kind}.json"
+    return directory / f"{stem_of(path)}.{kind}.json"
 
 
 def next_number(result: Path) -> int:

@@ -9,6 +9,7 @@ from pathlib import Path
 from ggufkit.core import machine, oserrors
 from ggufkit.core.errors import GgufkitError, ToolError
 from ggufkit.core.manifest import Params
+from ggufkit.core.part_names import stem_of
 from ggufkit.core.records import Conditions, GgufFile, Measurement
 from ggufkit.measure.measurements import save
 from ggufkit.measure.metrics import Metric, Subject
@@ -55,7 +56,7 @@ def measure(gguf: GgufFile, base: GgufFile, metric: Metric, text: Corpus | None,
         save(partial, [Measurement(str(gguf.sha256), metric.name, v, e, metric.unit, where) for v, e in values])
         return Made()
 
-    output = session.workspace.measurements / f"{gguf.path.stem}.{KIND}{metric.name}.json"
+    output = session.workspace.measurements / f"{stem_of(gguf.path)}.{KIND}{metric.name}.json"
     return session.ensure(recipe, output, make, work=session.work("metric", gguf.n_params, metric.name))
 
 

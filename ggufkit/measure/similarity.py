@@ -12,6 +12,7 @@ from ggufkit.core import failures, process
 from ggufkit.core.errors import CorpusError, ToolOutputError
 from ggufkit.core.expected import timed
 from ggufkit.core.manifest import Params
+from ggufkit.core.part_names import stem_of
 from ggufkit.core.process import Surroundings, ToolOutput
 from ggufkit.core.records import GgufFile
 from ggufkit.llama import argv, embedding_tool, evaluates
@@ -92,7 +93,7 @@ class _Compared:
 
     def _run(self, program: Path, gguf: GgufFile, ngl: int | None) -> ToolOutput:
         session = self.evaluation.session
-        texts = session.workspace.scratch / f"{gguf.path.stem}.passages.txt"
+        texts = session.workspace.scratch / f"{stem_of(gguf.path)}.passages.txt"
         texts.parent.mkdir(parents=True, exist_ok=True)
         texts.write_text("\n".join(self.texts), encoding="utf-8")
         compute = Compute(session.tools.backend, ngl, session.threads, ROOM, ROOM)
@@ -102,7 +103,7 @@ class _Compared:
             with timed(session.reporter, f"Embeddings of {gguf.path.name}", work):
                 where = Surroundings(offload.environment())
                 run = process.run(
-                    command, log=session.workspace.log(f"embed-{gguf.path.stem}"), surroundings=where
+                    command, log=session.workspace.log(f"embed-{stem_of(gguf.path)}"), surroundings=where
                 )
                 failures.require_success(run, f"computing embeddings of {gguf.path.name}")
         finally:
@@ -117,7 +118,7 @@ def _measure(gguf: GgufFile, compared: _Compared) -> Result:
     inputs = {"gguf": str(gguf.sha256), "base": str(base.sha256), "corpus": corpus.sha256}
     reads = (gguf.as_input(), base.as_input(), corpus.as_input())
     recipe = Recipe(STEP, VERSION, inputs, params.to_params(), session.tools.identity, reads)
-    output = session.workspace.measurements / f"{gguf.path.stem}.{STEP}.json"
+    output = session.workspace.measurements / f"{stem_of(gguf.path)}.{STEP}.json"
 
     def make(partial: Path) -> Made:
         wanted = compared.vectors

@@ -10,14 +10,14 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 
 from ggufkit.core.errors import GgufError, UsageError
+from ggufkit.core.part_names import part_name
 from ggufkit.core.paths import user_path
 from ggufkit.core.progress import Reporter
 from ggufkit.hub import names
 from ggufkit.hub.listing import Listing, RemoteFile, Repo, RepoAbsent, recall, require_safe
 from ggufkit.hub.obtain import Place, Want, cached, obtain, offline
-from ggufkit.llama.gguf import GgufHeader, read_header
+from ggufkit.llama.gguf_header import GgufHeader, read_own_header
 from ggufkit.llama.gguf_reader import MAX_HEADER
-from ggufkit.llama.parts import part_name
 
 HUB, MODELSCOPE = "hub:", "ms:"
 FORM = "hub:OWNER/NAME/FILE[@REVISION], or ms:OWNER/NAME/FILE of ModelScope"
@@ -112,7 +112,7 @@ def _header(first_bytes: Callable[[int], bytes], file: RemoteFile, directory: Pa
     while True:
         target.write_bytes(first_bytes(n_bytes))
         try:
-            return read_header(target, check_size=False)
+            return read_own_header(target, check_size=False)
         except GgufError:
             if n_bytes >= min(file.size, MAX_HEADER):
                 raise

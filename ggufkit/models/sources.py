@@ -8,14 +8,14 @@ from functools import partial
 from pathlib import Path
 
 from ggufkit.core.errors import CheckpointError, SourceError
-from ggufkit.core.hashing import sha256_file
+from ggufkit.core.part_names import stem_of
 from ggufkit.core.paths import user_path
 from ggufkit.core.progress import Reporter, SilentReporter
 from ggufkit.core.records import Checkpoint, GgufFile
 from ggufkit.hub import modelscope, names
 from ggufkit.hub.listing import HubUnreachable, RepoAbsent, needed
 from ggufkit.hub.obtain import Want, obtain
-from ggufkit.llama.gguf import MAGIC, read_gguf, read_header
+from ggufkit.llama.gguf import MAGIC, gguf_sha256, read_gguf, read_header
 from ggufkit.models import pickles
 from ggufkit.models.checkpoint import open_checkpoint, read_config
 from ggufkit.models.headers_only import fetch_headers
@@ -65,7 +65,7 @@ def resolve(
 
 def open_gguf(path: Path, reporter: Reporter | None = None) -> GgufFile:
     """A GGUF on disk, with its hash, for which a large file is read once. Raises GgufError as `read_gguf` does."""
-    return replace(read_gguf(path), sha256=sha256_file(path, reporter))
+    return replace(read_gguf(path), sha256=gguf_sha256(path, reporter))
 
 
 def local(model: str, hub: str = "auto") -> Path | None:
@@ -185,11 +185,11 @@ def name_of_directory(path: Path) -> str:
 
 
 def name_of(gguf: Path) -> str:
-    """The model's name from the name of one of its files: without extension and type.
+    """The model's name from the name of one of its files: without extension and type, and without what a part says.
 
     A file that is named by its hash, as Ollama's blobs are, has it in its metadata, if at all.
     """
-    stem = gguf.stem if gguf.suffix.lower() == ".gguf" else gguf.name
+    stem = stem_of(gguf) if gguf.suffix.lower() == ".gguf" else gguf.name
     if _HASH.fullmatch(stem):
         inside = str(read_header(gguf).metadata.get("general.name", ""))
         return re.sub(r"[^\w.+-]+", "-", inside).strip("-.") or stem

@@ -35,6 +35,7 @@ from ggufkit.pipeline.pieces import TABLE, evaluated
 from ggufkit.report import results
 from ggufkit.report.choose import MemoryBudget
 from ggufkit.request import BuildRequest
+from ggufkit.steps import division
 from ggufkit.steps.modelfile import Writer
 from ggufkit.steps.step import Result
 from ggufkit.texts.overlap import warn_of_overlap
@@ -79,6 +80,7 @@ def build(request: BuildRequest, reporter: Reporter | None = None) -> BuildResul
         spoken = _speak_all(job, files)
         measured += _ask_all(job, files) + _measure_by_packages(job, files) + _time_all(job, files)
         results.confirm(measured)
+        made = _divide_all(job, made)
         _note_texts(job, measured)
         rows = results.collect(job.out, job.reporter)
         for warning in oversized.warnings(planned, rows):
@@ -258,6 +260,12 @@ def _time_all(job: Job, files: Sequence[GgufFile]) -> list[Result]:
     runs = [*files, *with_caches(files, how.kv_types)]
     tests = [*((file, timing) for file in files), *((file, at) for at in deep for file in runs)]
     return [bench.bench(file, at, job.session) for file, at in tests]
+
+
+def _divide_all(job: Job, made: Sequence[Result]) -> list[Result]:
+    """Have the files in parts, if that is asked for: one after the other, as disks are full with models."""
+    limit = job.request.parts.split
+    return [division.divided(one, limit, job.reporter) for one in made] if limit is not None else list(made)
 
 
 def _note_texts(job: Job, measured: Sequence[Result]) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from ggufkit.core import methods, variants
 from ggufkit.core.errors import UsageError
 from ggufkit.core.methods import Method
+from ggufkit.core.part_names import stem_of
 from ggufkit.core.progress import Reporter
 from ggufkit.core.records import Checkpoint, GgufFile, QuantType, Toolchain
 from ggufkit.core.variants import Scaling, Variant
@@ -19,6 +20,7 @@ from ggufkit.pipeline import overridden
 from ggufkit.pipeline.foreseen import is_measured
 from ggufkit.pipeline.senses import Part
 from ggufkit.request import BuildRequest
+from ggufkit.steps import division
 from ggufkit.steps.method import Asked
 from ggufkit.steps.session import Session
 from ggufkit.texts.corpus import Corpus
@@ -111,8 +113,8 @@ class Job:
         return any(is_measured(t) for t in self.types)
 
     def output(self, variant: Variant, type_name: str) -> Path:
-        """Where a result goes."""
-        return self.out / variants.file_name(self.name, variant, type_name)
+        """Where a result goes; where it is already in parts, the first of them."""
+        return division.there(self.out / variants.file_name(self.name, variant, type_name))
 
     @property
     def base_output(self) -> Path:
@@ -157,7 +159,7 @@ class Job:
     def matrix_output(self, scaling: Scaling | None) -> Path:
         """Where the importance matrix of a base goes: out of sight."""
         base = self.base_output if scaling is None else self.scaled_base_output(scaling)
-        return self.session.workspace.private / f"{base.stem}.imatrix"
+        return self.session.workspace.private / f"{stem_of(base)}.imatrix"
 
     def shown_base(self, scaling: Scaling) -> Variant | None:
         """The variant of which the base of a scaled checkpoint is a result, if it is asked for."""

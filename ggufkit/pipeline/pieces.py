@@ -13,6 +13,7 @@ from ggufkit.core.concurrency import makers_at_once
 from ggufkit.core.durations import Work
 from ggufkit.core.errors import GgufkitError
 from ggufkit.core.methods import AWQ
+from ggufkit.core.part_names import stem_of
 from ggufkit.core.records import F16, Checkpoint, GgufFile, QuantType
 from ggufkit.core.variants import Scaling, Variant
 from ggufkit.llama import evaluates, memory, quants
@@ -154,12 +155,12 @@ class _Pieces:
         yield from self._compared(files, embeds=base is not None and evaluates.embeds(base))
         if measured.smoke and (base is None or evaluates.generates(base)):
             work, cost = job.session.work("speak", self._n_params), Cost(2.5, 0, 2 * SMOKE_TOKENS * self._n_params)
-            yield from (Piece("speak", where / f"{file.stem}.speak.json", work, cost) for file in files)
+            yield from (Piece("speak", where / f"{stem_of(file)}.speak.json", work, cost) for file in files)
         if base is None or evaluates.generates(base):
             yield from self._asked(files)
         for name in measured.metrics:
             work, cost = job.session.work("metric", self._n_params, name), Cost(1, n_bytes=4 * self._n_params)
-            measurements = [where / f"{file.stem}.{plugged.KIND}{name}.json" for file in files]
+            measurements = [where / f"{stem_of(file)}.{plugged.KIND}{name}.json" for file in files]
             yield from (Piece(f"metric {name}", file, work, cost) for file in measurements)
         if measured.bench:
             yield from self._timed(files, deep=base is None or evaluates.generates(base))

@@ -30,7 +30,7 @@ from ggufkit.pipeline.resources import Plan, PlannedFile, PlannedPart, Planner
 from ggufkit.recipes.effort import COMPARED
 from ggufkit.report import results
 from ggufkit.request import BuildRequest
-from ggufkit.steps import convert, imatrix, import_gguf, offload, quantize
+from ggufkit.steps import convert, division, imatrix, import_gguf, offload, quantize
 from ggufkit.steps.imatrix import dataset, require_fits
 from ggufkit.steps.quantize import QuantizeOptions
 from ggufkit.texts import calibration_text
@@ -96,6 +96,7 @@ def require_disk_for_base(job: Job) -> None:
         n_bytes = 0 if import_gguf.can_clone(job.model, job.session) else job.model.size_bytes
     outputs = sum(_promised_bytes(job, kind) for _, kind in job.targets)
     beside = job.part.n_bytes if job.part is not None else 0
+    beside += n_bytes if job.request.parts.split is not None else 0
     Plan((), n_bytes + outputs + beside, machine.free_disk(job.out), 0, 1).require(job.out)
 
 
@@ -171,21 +172,23 @@ def require_layers(job: Job) -> None:
 
 
 def require_settings(job: Job) -> None:
-    """Before hours are spent: the model can have each type of KV cache that is asked for, and the texts are long enough
-    for each context.
+    """Before hours are spent: the model can have each type of KV cache that is asked for, the texts are long enough for
+    each context, and the files can be had in parts as large as they may be.
 
     Raises:
         UsageError: it cannot.
         CorpusError: it is not.
     """
-    how = job.request.evaluation
+    how, split = job.request.evaluation, job.request.parts.split
     caches = dict.fromkeys([*how.kv_types, job.request.report.fits_kv])
     contexts = [(text, how.contexts[: 1 if i else None]) for i, text in enumerate(job.texts)]
     in_doubt = [(text, its) for text, its in contexts if not length.is_ample(text, its)]
-    if set(caches) == {F16} and not in_doubt:
+    if set(caches) == {F16} and not in_doubt and split is None:
         return
     with tempfile.TemporaryDirectory(prefix="ggufkit-plan-") as temporary:
         base = _skeleton(job, Path(temporary))
+        if split is not None:
+            division.require_possible(read_header(base), split, [kind.name for _, kind in job.targets])
         for kind in caches:
             kv_cache.require_possible(read_header(base), kind, job.name)
         for text, its in in_doubt if not evaluates.embeds(read_header(base)) else ():
@@ -276,8 +279,22 @@ def _plan(job: Job, base: Path, targets: list[tuple[Variant, QuantType, Path]], 
     scratch = _scratch(job, header) if files else 0
     on_gpus = offload.usable(job.session)
     return resources.whole_plan(
-        files, job.out, extra_disk + scratch, ram, on_gpus, evaluate=job.request.evaluation.quality
+        files,
+        job.out,
+        extra_disk + scratch + _dividing(job, header, files),
+        ram,
+        on_gpus,
+        evaluate=job.request.evaluation.quality,
     )
+
+
+def _dividing(job: Job, base: GgufHeader, files: Sequence[PlannedFile]) -> int:
+    """Bytes of the largest file that is in parts and whole for a while; they are divided one after the other."""
+    limit = job.request.parts.split
+    if limit is None:
+        return 0
+    whole = [] if base.parts else [base.size_bytes]
+    return max((n for n in [*whole, *(file.size_bytes for file in files)] if n > limit), default=0)
 
 
 def _scratch(job: Job, base: GgufHeader) -> int:

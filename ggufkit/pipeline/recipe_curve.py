@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from ggufkit.core.part_names import stem_of
 from ggufkit.core.records import GgufFile, QuantType
 from ggufkit.pipeline.recipe_engine import RecipeEngine, RecipeSources
 from ggufkit.recipes.curve import Curve, Predicted, Preset, Verified
@@ -38,7 +39,7 @@ def curve(base: GgufFile, sources: RecipeSources, options: RecipeOptions, sessio
             Preset(name, *sizes.of(types), f.kld, f.stderr)
             for (name, types), f in zip(presets.items(), found[len(verified) :], strict=True)
         ),
-        base.path.stem,
+        stem_of(base.path),
         text,
         text,
     )

@@ -13,11 +13,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ggufkit.core.errors import GgufkitError
-from ggufkit.core.hashing import sha256_file
 from ggufkit.core.manifest import read_manifest
+from ggufkit.core.part_names import whole_of
 from ggufkit.core.progress import Reporter
 from ggufkit.core.records import Json
-from ggufkit.llama.gguf import read_header
+from ggufkit.llama.gguf import gguf_sha256, read_header
 from ggufkit.modelfile import grammar
 from ggufkit.modelfile.make import COMPLETION, GO
 from ggufkit.modelfile.proven import ModelfileOptions, make_modelfile
@@ -157,7 +157,7 @@ def _other_chats(ggufs: Sequence[Path]) -> str | None:
 def _as_made(file: Path, gguf: Path) -> ModelfileNotes | None:
     """What is noted of a Modelfile that is as it was made, with a proven Go template, for the very GGUF that is there."""
     made = read_manifest(file)
-    if made is None or was_changed(file) or made.inputs.get("gguf") != sha256_file(gguf):
+    if made is None or was_changed(file) or made.inputs.get("gguf") != gguf_sha256(gguf):
         return None
     notes = ModelfileNotes.from_manifest(made)
     return notes if notes.kind == GO else None
@@ -175,7 +175,9 @@ def _template(told: _Told, gguf: Path, reporter: Reporter) -> _Template:
         return _Template(told.template, noted.why, noted.prompt)
     try:
         with reporter.step("Proving the chat template"):
-            made = make_modelfile(gguf, f"./{gguf.name}", ModelfileOptions(kind=GO, template=told.template), None)
+            made = make_modelfile(
+                gguf, f"./{whole_of(gguf).name}", ModelfileOptions(kind=GO, template=told.template), None
+            )
     except GgufkitError as error:
         reason = f"that of {told.path.name} is not proven" if told.template else "there is no proven one for Go"
         return _Template(unproven=f"{reason}: {error.message.splitlines()[0].rstrip('.:')}")

@@ -10,13 +10,15 @@ from pathlib import Path
 from ggufkit.core.errors import InputError
 from ggufkit.core.hashing import sha256_file
 from ggufkit.core.manifest import PARTIAL, SUFFIX, read_manifest
+from ggufkit.core.part_names import by_whole, part_name, whole_of
 from ggufkit.core.progress import Reporter
 from ggufkit.llama import parts
-from ggufkit.llama.gguf import read_header
+from ggufkit.llama.gguf import gguf_sha256, read_header
 from ggufkit.llama.mmproj import Projector, read_projector, require_belongs
 from ggufkit.modelfile import grammar
 from ggufkit.recipes.type_recipe import recipe_path
 from ggufkit.report.lineage import Archive
+from ggufkit.report.results import finished
 from ggufkit.steps import guest, imatrix, mmproj
 from ggufkit.steps.step import Workspace
 
@@ -40,8 +42,8 @@ class Model:
 
     @property
     def names(self) -> list[str]:
-        """Its own name, and those of its files."""
-        return list(dict.fromkeys([self.gguf.name, *(file.name for file in self.files)]))
+        """Its own name, whole, and those of its files."""
+        return list(dict.fromkeys([whole_of(self.gguf).name, *(file.name for file in self.files)]))
 
     @property
     def all_files(self) -> list[Path]:
@@ -75,15 +77,16 @@ def find(root: Path, reporter: Reporter) -> tuple[list[Model], LeftOut]:
 
 
 def _complete(root: Path) -> tuple[list[Path], LeftOut]:
-    """The complete GGUF files, parts aside, and the others."""
+    """The complete GGUF files, of those in parts the first; and the others. Parts that somebody else made are neither."""
     complete, left_out = list[Path](), LeftOut()
-    for file in sorted(f for f in root.glob("*.gguf") if parts.part_name(f) is None):
+    made_here = set(finished(root))
+    for file in sorted(f for f in root.glob("*.gguf") if part_name(f) is None or f in made_here):
         made = read_manifest(file)
         if made is None:
             left_out.append((file.name, "it has no manifest: ggufkit did not make it, or did not finish it"))
         elif made.step == guest.STEP:
             left_out.append((file.name, "somebody else made it"))
-        elif sha256_file(file) != made.output.get("sha256"):
+        elif gguf_sha256(file) != made.output.get("sha256"):
             left_out.append((file.name, "it was changed since it was made"))
         else:
             complete.append(file)
@@ -95,9 +98,9 @@ def _held_in(
     root: Path, complete: Sequence[Path], reporter: Reporter
 ) -> tuple[dict[Path, tuple[Path, ...]], LeftOut]:
     """The files that hold each model: parts in place of it, where all are there and hold the same."""
-    found: dict[Path, tuple[Path, ...]] = {gguf: (gguf,) for gguf in complete}
-    left_out = LeftOut()
-    for name, files in parts.by_whole(root.glob("*.gguf")).items():
+    found: dict[Path, tuple[Path, ...]] = {gguf: tuple(read_header(gguf).files) for gguf in complete}
+    left_out, own = LeftOut(), {file for files in found.values() for file in files}
+    for name, files in by_whole(f for f in root.glob("*.gguf") if f not in own).items():
         whole = root / name
         if whole in found:
             reason = parts.difference(files, whole, reporter)
@@ -144,7 +147,8 @@ def _matrices(root: Path, complete: Sequence[Path]) -> dict[Path, list[Path]]:
 
 def _modelfiles(root: Path, held: Mapping[Path, Sequence[Path]]) -> tuple[dict[Path, list[Path]], LeftOut]:
     """The Modelfiles of complete files that go up whole, and the others."""
-    found, left_out, known = dict[Path, list[Path]](), LeftOut(), {gguf.name: gguf for gguf in held}
+    found, left_out = dict[Path, list[Path]](), LeftOut()
+    known = {whole_of(gguf).name: gguf for gguf in held}
     for file in sorted(
         f for f in root.glob("Modelfile*") if f.is_file() and not f.name.endswith((SUFFIX, PARTIAL))
     ):

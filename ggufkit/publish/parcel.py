@@ -98,7 +98,8 @@ def pack(
         reporter: is warned of what cannot be read.
 
     Raises:
-        InputError: the directory holds no results, or `repo` or the base model is no name.
+        InputError: the directory holds no results, or a part of one is missing or another's; `repo` or the base model is
+            no name.
         UsageError: a pattern fits no file.
         SourceError: the hub does not answer.
     """
@@ -106,6 +107,7 @@ def pack(
     require_repo(repo)
     if asked.base_model:
         require_repo(asked.base_model, "a model's name, which --base-model takes")
+    results.require_whole_sets(root)
     rows = results.collect(root, reporter)
     complete, left_out = models.find(root, teller)
     known = {*_ABOUT, TEMPLATE, SYSTEM, PARAMS, *(name for model in complete for name in _names(model))}

@@ -9,8 +9,7 @@ from pathlib import Path
 from ggufkit.core.errors import InputError, UnknownType
 from ggufkit.core.records import Tensor
 from ggufkit.llama import patterns, quants
-from ggufkit.llama.gguf import GgufHeader, ggml_type_by_name, named_type
-from ggufkit.llama.parts import headers_of
+from ggufkit.llama.gguf import GgufHeader, ggml_type_by_name, headers_of, named_type
 from ggufkit.recipes.type_recipe import Choice, TypeRecipe
 
 _PAIR = re.compile(rb"[^\s=]+=[A-Za-z0-9_]+")

@@ -42,7 +42,7 @@ class Rounder:
 
     def write(self, tensor: Tensor, type_name: str, to: BinaryIO) -> None:
         """Write a tensor's data in a type, some rows at a time."""
-        with self.base.path.open("rb") as source, worker_pool(self.threads) as pool:
+        with self.base.file_of(tensor).open("rb") as source, worker_pool(self.threads) as pool:
             jobs = [pool.submit(partial(self._blocks, tensor, type_name, *rows)) for rows in _read(source, tensor)]
             for job in jobs:
                 to.write(job.result())
@@ -76,7 +76,7 @@ class Rounder:
         wanted = min(n_rows, max(8, _SAMPLE // n_columns // n_matrices))
         at = np.unique(np.linspace(0, n_rows - 1, wanted).astype(np.int64))
         row_bytes = tensor.n_bytes // (n_rows * n_matrices)
-        data = np.memmap(self.base.path, np.uint8, "r", tensor.offset, (n_matrices, n_rows, row_bytes))
+        data = np.memmap(self.base.file_of(tensor), np.uint8, "r", tensor.offset, (n_matrices, n_rows, row_bytes))
         for matrix in range(n_matrices):
             yield matrix, self._floats(tensor, np.ascontiguousarray(data[matrix, at]).tobytes())
 
@@ -108,7 +108,7 @@ class RefinedRounder(Rounder):
         if self.refined is None or found is None or found.type != type_name:
             super().write(tensor, type_name, to)
             return
-        with self.refined.path.open("rb") as source:
+        with self.refined.file_of(found).open("rb") as source:
             source.seek(found.offset)
             to.write(source.read(found.n_bytes))
 

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ggufkit.core.part_names import whole_of
+
 
 @dataclass(frozen=True)
 class Choice:
@@ -55,5 +57,5 @@ class TypeRecipe:
 
 
 def recipe_path(gguf: Path) -> Path:
-    """Where the recipe of a file's types lies: beside it."""
-    return gguf.with_name(f"{gguf.name}.recipe.yaml")
+    """Where the recipe of a file's types lies: beside it, by the whole file's name."""
+    return gguf.with_name(f"{whole_of(gguf).name}.recipe.yaml")

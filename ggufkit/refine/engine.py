@@ -12,7 +12,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ggufkit.core.errors import CheckpointError, GgufError
-from ggufkit.core.hashing import sha256_file
 from ggufkit.core.progress import Progress, Reporter
 from ggufkit.layers import (
     HiddenStates,
@@ -27,7 +26,7 @@ from ggufkit.layers import (
     keeping_freed_memory,
     passes,
 )
-from ggufkit.llama.gguf import EMBEDDING, quantized_tensors
+from ggufkit.llama.gguf import EMBEDDING, gguf_sha256, quantized_tensors
 from ggufkit.llama.gguf_bytes import MetadataValue
 from ggufkit.models.files import fingerprint
 from ggufkit.refine import kernels
@@ -284,7 +283,7 @@ def _repeats_itself(calibration: Calibration) -> bool:
 
 def _key(inputs: RefineInputs, options: RefineOptions) -> str:
     """What the state is valid for."""
-    files = [sha256_file(path) for path in (inputs.quantized, inputs.base)]
+    files = [gguf_sha256(path) for path in (inputs.quantized, inputs.base)]
     how = {name: value for name, value in asdict(options).items() if name != "device"}
     tokens = inputs.calibration.tokens_sha256
     return json.dumps([VERSION, *files, fingerprint(inputs.checkpoint), tokens, how])

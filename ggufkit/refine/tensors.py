@@ -37,7 +37,7 @@ class Pair:
 
     def __init__(self, quantized: Path, base: Path) -> None:
         self.quantized, self.base = read_header(quantized), read_header(base)
-        self._maps = {h.path: _map(h.path) for h in (self.quantized, self.base)}
+        self._maps = {file: _map(file) for header in (self.quantized, self.base) for file in header.files}
         for tensor in self.quantized.tensors:
             self._require_same(tensor)
         for tensor in {t.type: t for t in quantized_tensors(self.quantized)}.values():
@@ -73,7 +73,7 @@ class Pair:
     def vector(self, name: str) -> torch.Tensor:
         """A float vector of the base, float32."""
         tensor = self.base.by_name[name]
-        raw = np.frombuffer(self._maps[self.base.path], np.uint8, tensor.n_bytes, tensor.offset)
+        raw = np.frombuffer(self._maps[self.base.file_of(tensor)], np.uint8, tensor.n_bytes, tensor.offset)
         return _dequantize(raw, tensor.type)
 
     def head(self) -> torch.Tensor:
@@ -91,7 +91,7 @@ class Pair:
 
     def _rows(self, header: GgufHeader, name: str, expert: int | None = None) -> U8:
         tensor = header.by_name[name]
-        view = np.frombuffer(self._maps[header.path], np.uint8, tensor.n_bytes, tensor.offset)
+        view = np.frombuffer(self._maps[header.file_of(tensor)], np.uint8, tensor.n_bytes, tensor.offset)
         n_rows, n_slices = tensor.shape[1], int(np.prod(tensor.shape[2:], dtype=int))
         matrix: U8 = view.reshape(n_slices, n_rows, -1)[expert or 0]
         return matrix

@@ -117,9 +117,11 @@ def load(directories: Sequence[Path], reporter: Reporter | None = None) -> list[
     """All entries of result directories; `reporter` is warned of what cannot be read.
 
     Raises:
-        InputError: a directory holds no results.
+        InputError: a directory holds no results, or a part of one is missing, or another's.
     """
     names = _names(directories)
+    for directory in directories:
+        results.require_whole_sets(directory)
     return [
         Sample(name, entry)
         for name, directory in zip(names, directories, strict=True)

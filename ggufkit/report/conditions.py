@@ -13,6 +13,7 @@ from ggufkit.core import escape
 from ggufkit.core.errors import InputError
 from ggufkit.core.jsonfile import read_json
 from ggufkit.core.manifest import write_atomically
+from ggufkit.core.part_names import stem_of
 from ggufkit.core.records import F16, Conditions, Json, Measurement, ResultRow
 from ggufkit.llama import kv_cache
 from ggufkit.measure import checkpoints, divergence, token_scores
@@ -95,9 +96,9 @@ def collect(rows: Sequence[ResultRow], root: Path) -> list[Measured]:
     workspace = Workspace(root)
     table, further = workspace.measurements, further_places(workspace)
     places = [*((row, table) for row in rows), *((row, place) for row in rows for place in further)]
-    found = _once([(row, measured_in(place, Path(row.file).stem, str(row.sha256))) for row, place in places])
+    found = _once([(row, measured_in(place, stem_of(Path(row.file)), str(row.sha256))) for row, place in places])
     every = [
-        Measured(row, tuple(ms), place != table, place / f"{Path(row.file).stem}.{divergence.STEP}.scores")
+        Measured(row, tuple(ms), place != table, place / f"{stem_of(Path(row.file))}.{divergence.STEP}.scores")
         for (row, place), ms in zip(places, against_own_bases(found), strict=True)
         if ms
     ]
@@ -131,7 +132,7 @@ def of_checkpoints(rows: Sequence[ResultRow], root: Path) -> list[Measured]:
 def of_tasks(rows: Sequence[ResultRow], root: Path) -> list[Measured]:
     """What was measured of the files by tasks: their questions are the text."""
     place = Workspace(root).measurements
-    by_row = [(row, scores.measurements_in(place, Path(row.file).stem, str(row.sha256))) for row in rows]
+    by_row = [(row, scores.measurements_in(place, stem_of(Path(row.file)), str(row.sha256))) for row in rows]
     return [Measured(row, tuple(found), is_further=True) for row, tasks in by_row for found in tasks]
 
 

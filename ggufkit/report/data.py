@@ -9,6 +9,7 @@ from pathlib import Path
 from ggufkit.core import escape
 from ggufkit.core.errors import GgufError, InputError
 from ggufkit.core.manifest import read_manifest
+from ggufkit.core.part_names import stem_of
 from ggufkit.core.records import Conditions, Measurement, ResultRow
 from ggufkit.llama import kv_cache, memory
 from ggufkit.llama.gguf import GgufHeader, ggml_type_by_name, read_header
@@ -179,7 +180,7 @@ def _entry(row: ResultRow, header: GgufHeader, archive: Archive) -> Entry:
         ppl_base_saved=next((m.value for m in found if m.metric == "ppl_base"), None),
         guest=commands.guest_of(lineage),
         scores=token_scores.of_measurements(
-            found, workspace.measurements / f"{path.stem}.{divergence.STEP}.scores"
+            found, workspace.measurements / f"{stem_of(path)}.{divergence.STEP}.scores"
         ),
         quantized=origin_of(lineage).quantized or "",
     )
@@ -240,7 +241,7 @@ def _conditions(found: Sequence[Measurement], *metrics: str) -> Conditions | Non
 
 def _extent(path: Path, workspace: Workspace) -> Extent:
     for kind in (divergence.STEP, perplexity.STEP, similarity.STEP):
-        made = read_manifest(workspace.measurements / f"{path.stem}.{kind}.json")
+        made = read_manifest(workspace.measurements / f"{stem_of(path)}.{kind}.json")
         if made is not None:
             params = EvalParams.from_manifest(made)
             return Extent(made.inputs.get("corpus"), params.n_chunks, params.precision)

@@ -12,11 +12,11 @@ from tabulate import tabulate
 
 from ggufkit.core import variants
 from ggufkit.core.escape import markdown, markdown_block, markdown_code
+from ggufkit.core.part_names import part_name
 from ggufkit.core.units import size
 from ggufkit.core.variants import Variant
 from ggufkit.hub.addresses import Address
 from ggufkit.llama.mmproj import PREFIX
-from ggufkit.llama.parts import part_name
 from ggufkit.recipes.type_recipe import recipe_path
 from ggufkit.report.data import Entry
 from ggufkit.report.losses import plainness

@@ -10,6 +10,7 @@ from typing import Any
 from ggufkit.core.errors import InputError
 from ggufkit.core.jsonfile import read_json
 from ggufkit.core.manifest import write_atomically
+from ggufkit.core.part_names import stem_of
 from ggufkit.measure import bench, divergence, perplexity, similarity
 from ggufkit.steps.step import Workspace
 
@@ -79,7 +80,7 @@ def require_kept(root: Path) -> None:
     measured = [row for row in _rows(root / "results.json") if any(row.get(key) is not None for key in _MEASURED)]
     there = {file.name: file for file in root.glob("*") if file.is_file()}
     files = [there[name] for row in measured if (name := str(row.get("file"))) in there]
-    lost = [file.name for file in files if not _has_measurements(kept, file.stem)]
+    lost = [file.name for file in files if not _has_measurements(kept, stem_of(file))]
     if lost:
         raise InputError(
             f"{kept} lacks the measurements of {lost[0]} that {root / 'results.json'} holds; writing it would lose them.",

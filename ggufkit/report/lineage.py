@@ -8,6 +8,7 @@ from pathlib import Path, PurePath
 
 from ggufkit.core import variants
 from ggufkit.core.manifest import SUFFIX, read_manifest
+from ggufkit.core.part_names import stem_of, whole_of
 from ggufkit.core.records import Manifest, ResultRow
 from ggufkit.measure import bench, divergence, perplexity, similarity
 from ggufkit.measure.tasks import answers
@@ -64,7 +65,7 @@ class Archive:
         params = ConvertParams.from_manifest(piece.made)
         scaled = [p for p in self._pieces if p.made.step in (awq.STEP, method.STEP)]
         names = [variants.scaled_base_name(params.name, p.path.name, params.out_type.upper()) for p in scaled]
-        return [p for p, name in zip(scaled, names, strict=True) if name == piece.path.name]
+        return [p for p, name in zip(scaled, names, strict=True) if name == whole_of(piece.path).name]
 
     def measured(self, path: Path, row: ResultRow) -> list[Piece]:
         """How a row's quality and speed were measured, as far as they were."""
@@ -73,14 +74,14 @@ class Archive:
         speed = bench.STEP if row.tg_tps is not None or row.pp_tps is not None else None
         tasks = [f"{score.task}.{answers.STEP}" for score in row.tasks]
         kinds = [kind for kind in (quality, speed, *tasks) if kind]
-        files = [self.workspace.measurements / f"{path.stem}.{kind}.json" for kind in kinds]
+        files = [self.workspace.measurements / f"{stem_of(path)}.{kind}.json" for kind in kinds]
         return [Piece(file, made) for file in files if (made := read_manifest(file)) is not None]
 
     def measured_further(self, path: Path) -> list[Piece]:
         """How a file was measured in other settings and with other KV caches."""
         places = sorted(place for place in self.workspace.measurements.rglob("*") if place.is_dir())
         kinds = (divergence.STEP, perplexity.STEP, bench.STEP)
-        files = [place / f"{path.stem}.{kind}.json" for place in places for kind in kinds]
+        files = [place / f"{stem_of(path)}.{kind}.json" for place in places for kind in kinds]
         return [Piece(file, made) for file in files if (made := read_manifest(file)) is not None]
 
 

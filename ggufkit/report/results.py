@@ -11,13 +11,13 @@ from typing import Any
 
 from ggufkit.core import variants
 from ggufkit.core.errors import GgufError, InputError
-from ggufkit.core.hashing import sha256_file
 from ggufkit.core.jsonfile import read_within
 from ggufkit.core.manifest import SUFFIX, manifest_path, open_manifest, read_manifest, write_manifest
+from ggufkit.core.part_names import stem_of, whole_of
 from ggufkit.core.progress import Reporter, SilentReporter
 from ggufkit.core.records import F16, GgufFile, Manifest, Measurement, ResultRow
 from ggufkit.core.yamlfile import LIMIT_BYTES
-from ggufkit.llama.gguf import read_gguf
+from ggufkit.llama.gguf import gguf_sha256, read_gguf
 from ggufkit.measure import bench, checkpoints, divergence, perplexity, plugged, similarity
 from ggufkit.measure.checkpoints import CheckpointNotes
 from ggufkit.measure.measurements import against_own_base, load, order_of
@@ -26,7 +26,7 @@ from ggufkit.measure.tasks import scores
 from ggufkit.models import sources
 from ggufkit.recipes import recipe_file
 from ggufkit.recipes.type_recipe import TypeRecipe, recipe_path
-from ggufkit.steps import mmproj
+from ggufkit.steps import division, mmproj
 from ggufkit.steps.notes import GgufNotes
 from ggufkit.steps.quantize import QuantizeNotes
 from ggufkit.steps.step import Result, Workspace
@@ -50,7 +50,7 @@ def collect(root: Path, reporter: Reporter | None = None) -> list[ResultRow]:
     workspace, teller = Workspace(root), reporter or SilentReporter()
     for complaint in _complaints(workspace):
         teller.warn(complaint)
-    found = [(g, m) for g in sorted(root.glob("*.gguf")) if (m := read_manifest(g)) is not None]
+    found = [(g, m) for g in finished(root) if (m := read_manifest(g)) is not None]
     found = [(g, m) for g, m in found if m.step != mmproj.STEP]
     shown = [(g, m) for g, m in found if GgufNotes.from_manifest(m).variant]
     for gguf in [g for g, m in found if (g, m) not in shown]:
@@ -65,6 +65,22 @@ def collect(root: Path, reporter: Reporter | None = None) -> list[ResultRow]:
     return [*ordered, *_checkpoints(workspace, {str(row.sha256) for row in rows})]
 
 
+def finished(root: Path) -> list[Path]:
+    """The GGUFs of a result directory with manifests: files, and the first of parts that no whole file is beside."""
+    made = [gguf for gguf in sorted(root.glob("*.gguf")) if manifest_path(gguf).exists()]
+    return [gguf for gguf in made if whole_of(gguf) == gguf or whole_of(gguf) not in made]
+
+
+def require_whole_sets(root: Path) -> None:
+    """Refuse a result directory in which a part is missing, or another one than was written.
+
+    Raises:
+        GgufError: it is named.
+    """
+    for first in division.sets_in(root):
+        read_gguf(first)
+
+
 def rows_of(paths: Iterable[Path], workspace: Workspace) -> list[ResultRow]:
     """The rows of GGUFs, whoever made them, with what was measured of them in a workspace.
 
@@ -76,12 +92,12 @@ def rows_of(paths: Iterable[Path], workspace: Workspace) -> list[ResultRow]:
 
 def measurements_of(path: Path, digest: str, workspace: Workspace) -> list[Measurement]:
     """All that was measured of a file as it is now: quality as the last build did, else the last command; then speed."""
-    return measured_in(workspace.measurements, path.stem, digest)
+    return measured_in(workspace.measurements, stem_of(path), digest)
 
 
 def further_measurements_of(path: Path, digest: str, workspace: Workspace) -> list[list[Measurement]]:
     """The same in each other setting and with each other KV cache: what no row of the table has."""
-    return [found for place in further_places(workspace) if (found := measured_in(place, path.stem, digest))]
+    return [found for place in further_places(workspace) if (found := measured_in(place, stem_of(path), digest))]
 
 
 def further_places(workspace: Workspace) -> list[Path]:
@@ -104,7 +120,7 @@ def row_of(file: GgufFile, measurements: Iterable[Measurement]) -> ResultRow:
     made = read_manifest(file.path)
     own = made is not None and made.output.get("sha256") == file.sha256
     return ResultRow(
-        name=file.path.stem,
+        name=stem_of(file.path),
         variant=QuantizeNotes.from_manifest(made).variant if made is not None and own else "",
         type=file.type,
         file=file.path.name,
@@ -236,7 +252,7 @@ def _row_unless_damaged(
 
 
 def _row(path: Path, manifest: Manifest | None, workspace: Workspace) -> ResultRow:
-    digest = sha256_file(path)  # which may have been replaced since
+    digest = gguf_sha256(path)  # which may have been replaced since
     gguf = read_gguf(path, digest)
     unknown = QuantizeNotes(sources.name_of(path), "plain")
     notes = unknown if manifest is None else QuantizeNotes.from_manifest(manifest)
@@ -251,7 +267,7 @@ def _row(path: Path, manifest: Manifest | None, workspace: Workspace) -> ResultR
         bpw=gguf.bpw,
         n_fallback=notes.n_fallback,
         sha256=digest,
-        tasks=scores.scores_in(workspace.measurements, path.stem, digest),
+        tasks=scores.scores_in(workspace.measurements, stem_of(path), digest),
         **_columns(measurements),
     )
 

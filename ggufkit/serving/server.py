@@ -14,6 +14,7 @@ from pathlib import Path
 
 from ggufkit.core import failures, machine, service
 from ggufkit.core.errors import BusyError, GgufError, InputError, ToolError, UsageError
+from ggufkit.core.part_names import stem_of
 from ggufkit.core.paths import cache_dir
 from ggufkit.core.process import Surroundings, ToolOutput
 from ggufkit.core.service import Service
@@ -116,6 +117,7 @@ def plan(gguf: Path, options: ServeOptions, session: Session) -> Plan:
         ResourceError: the memory that is free is too small for it.
     """
     embeds, header = require_possible_plan(gguf, options), read_header(gguf)
+    gguf = header.path  # of parts the first
     program = server_tool.find(session.tools, session.reporter)
     mmproj = of_model(gguf, options.mmproj, alone=options.alone)
     cache = room.choose(header, _free(header, session) - _size(mmproj), options.ctx, options.kv_type)
@@ -124,7 +126,7 @@ def plan(gguf: Path, options: ServeOptions, session: Session) -> Plan:
             f"A context of {cache.n_ctx} tokens takes {size(cache.n_bytes)} beside the model: more than is free."
         )
     key = options.api_key or (None if is_loopback(options.host) else secrets.token_urlsafe(24))
-    endpoint = Endpoint(options.host, options.port, options.name or gguf.stem, key, embeds)
+    endpoint = Endpoint(options.host, options.port, options.name or stem_of(gguf), key, embeds)
     listening = Listening(
         host=options.host, port=options.port, name=endpoint.model, slots=options.slots,
         n_ctx=cache.n_ctx, kv_type=cache.kv_type,

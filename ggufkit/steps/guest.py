@@ -16,8 +16,9 @@ from ggufkit.core.inputs import Input
 from ggufkit.core.manifest import Params
 from ggufkit.core.records import Json
 from ggufkit.core.units import size
-from ggufkit.llama.gguf import GgufHeader
+from ggufkit.llama.gguf import GgufHeader, as_one
 from ggufkit.llama.rewrite import write_whole
+from ggufkit.steps import joining
 from ggufkit.steps.import_gguf import copy
 from ggufkit.steps.notes import GgufNotes
 from ggufkit.steps.session import Session
@@ -110,4 +111,7 @@ def _write(guest: Guest, target: Path, session: Session) -> None:
         raise ResourceError(message, hint="Free some space, or choose another --out.")
     what = f"Joining the {len(guest.headers)} parts of {name}" if len(guest.headers) > 1 else f"Cutting {name}"
     with session.reporter.step(what) as progress:
-        write_whole(guest.headers, guest.n_tokens, target, progress)
+        if guest.n_tokens is None:
+            joining.write(as_one(guest.headers), target, progress)
+        else:
+            write_whole(guest.headers, guest.n_tokens, target, progress)

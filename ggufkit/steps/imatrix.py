@@ -14,6 +14,7 @@ from typing import BinaryIO
 from ggufkit.core import failures, process
 from ggufkit.core.errors import CorpusError, GgufError, InputError, ToolOutputError
 from ggufkit.core.manifest import Notes, Params
+from ggufkit.core.part_names import stem_of
 from ggufkit.core.process import Surroundings, ToolOutput
 from ggufkit.core.progress import OneOfMany, Reporter
 from ggufkit.core.records import GgufFile, Json
@@ -192,7 +193,7 @@ def _run_part(
 def _run(
     command: Sequence[str], base: GgufFile, text: Corpus, options: ImatrixOptions, session: Session, part: Part
 ) -> tuple[ToolOutput, Pace]:
-    title, log = f"Importance matrix of {base.path.name}", f"imatrix-{base.path.stem}"
+    title, log = f"Importance matrix of {base.path.name}", f"imatrix-{stem_of(base.path)}"
     if part.n_chunks < options.n_chunks:
         title += f", chunks {part.after + 1} to {part.after + part.n_chunks} of {options.n_chunks}"
         log += f"-{part.after + 1}"

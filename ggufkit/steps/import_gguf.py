@@ -15,8 +15,8 @@ from ggufkit.core.hashing import remember, sha256_file
 from ggufkit.core.manifest import PARTIAL, Params, manifest_path
 from ggufkit.core.records import GgufFile
 from ggufkit.core.units import size
-from ggufkit.llama.gguf import FLOAT_TYPES, read_header
-from ggufkit.steps import load_check
+from ggufkit.llama.gguf import FLOAT_TYPES, PartedGguf, read_header
+from ggufkit.steps import joining, load_check
 from ggufkit.steps.notes import GgufNotes
 from ggufkit.steps.quantize import require_base
 from ggufkit.steps.session import Session
@@ -59,7 +59,9 @@ def import_gguf(
 
     def make(partial: Path) -> Made:
         with timed(session.reporter, f"Taking {gguf.path.name} as the base", work, remember=False):
-            if not (_link(gguf, partial) if itself else clone(gguf, partial)):
+            if isinstance(gguf, PartedGguf):
+                joining.join(read_header(gguf.path), str(gguf.sha256), partial, session.reporter)
+            elif not (_link(gguf, partial) if itself else clone(gguf, partial)):
                 copy(gguf.path, str(gguf.sha256), partial)
             load_check.require_computes(partial, session)
         return Made(notes=ImportNotes(name, "plain", gguf.type, str(gguf.path)).to_notes())
@@ -90,7 +92,7 @@ def clone(gguf: GgufFile, target: Path) -> bool:
 
     Btrfs, XFS and some others can; it takes no time and no room. False where it is not possible.
     """
-    if sys.platform != "linux":
+    if sys.platform != "linux" or isinstance(gguf, PartedGguf):
         return False
     import fcntl
 

@@ -9,11 +9,11 @@ from pathlib import Path
 from ggufkit.core import machine, variants
 from ggufkit.core.errors import GgufkitError
 from ggufkit.core.expected import timed
-from ggufkit.core.inputs import Input
 from ggufkit.core.manifest import Notes
+from ggufkit.core.part_names import whole_of
 from ggufkit.core.records import Json
 from ggufkit.llama import evaluates
-from ggufkit.llama.gguf import read_header
+from ggufkit.llama.gguf import as_input, read_header
 from ggufkit.modelfile.grammar import write as write_text
 from ggufkit.modelfile.proven import ModelfileOptions, ProvenModelfile, make_modelfile
 from ggufkit.steps.notes import GgufNotes
@@ -54,7 +54,7 @@ class Writer:
 
     def write_all(self, files: Sequence[Result]) -> list[Result]:
         """Write them all but those that were edited; a template that cannot be proven is told once, and fails nothing."""
-        largest = max(files, key=lambda file: file.path.stat().st_size)
+        largest = max(files, key=lambda file: read_header(file.path).size_bytes)
         if not evaluates.generates(read_header(largest.path)):
             self.session.reporter.info("No Modelfiles: an encoder does not chat.")
             return []
@@ -69,16 +69,16 @@ class Writer:
         def create(partial: Path) -> Made:
             made = self._proven(largest)
             projector = None if self.mmproj is None else f"./{self.mmproj.path.name}"
-            text = write_text(replace(made.modelfile, base=f"./{file.path.name}", projector=projector))
-            partial.write_text(text, encoding="utf-8")
+            named = replace(made.modelfile, base=f"./{whole_of(file.path).name}", projector=projector)
+            partial.write_text(write_text(named), encoding="utf-8")
             return Made(notes=ModelfileNotes(made.kind, made.why, made.prompt).to_notes())
 
         params: dict[str, Json] = {"kind": self.options.kind, "system": self.options.system}
-        params |= {"file": file.path.name, "memory_gib": machine.total_memory() >> 30}
+        params |= {"file": whole_of(file.path).name, "memory_gib": machine.total_memory() >> 30}
         inputs = {"gguf": file.sha256, "largest": largest.sha256}
         if self.mmproj is not None:
             params["mmproj"] = self.mmproj.path.name
-        reads = [Input(one.path, one.sha256) for one in (file, largest)]
+        reads = [as_input(one.path, one.sha256) for one in (file, largest)]
         recipe = Recipe(STEP, VERSION, inputs, params, self.session.tools.identity, reads)
         session = self.session
         return session.ensure(recipe, _output(file), create)
@@ -101,7 +101,7 @@ class Writer:
     def _proof(self, gguf: Result) -> ProvenModelfile | GgufkitError:
         with timed(self.session.reporter, "Proving the chat template", self.session.work("prove", 1)):
             try:
-                return make_modelfile(gguf.path, f"./{gguf.path.name}", self.options, self.session.tools)
+                return make_modelfile(gguf.path, f"./{whole_of(gguf.path).name}", self.options, self.session.tools)
             except GgufkitError as error:
                 return error
 

@@ -17,14 +17,16 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from ggufkit.core import machine, oserrors
-from ggufkit.core.errors import BusyError, InputError, ResourceError, ToolError
+from ggufkit.core.errors import BusyError, GgufError, InputError, ResourceError, ToolError
 from ggufkit.core.hashing import remember, sha256_file, sha256_files
 from ggufkit.core.inputs import Input, unchanged
-from ggufkit.core.manifest import PARTIAL, SCHEMA, manifest_path, read_manifest, write_manifest
+from ggufkit.core.manifest import PARTIAL, SCHEMA, manifest_path, open_manifest, read_manifest, write_manifest
+from ggufkit.core.part_names import part_name
 from ggufkit.core.process import ToolOutput
 from ggufkit.core.progress import Reporter, end_if
 from ggufkit.core.records import Json, Manifest
 from ggufkit.core.units import size
+from ggufkit.llama.gguf import gguf_sha256, read_header
 
 PRIVATE = ".ggufkit"
 _NEXT_TO_NOTHING = 8 << 20
@@ -181,9 +183,11 @@ def _difference(kind: str, before: Mapping[str, Json], now: Mapping[str, Json], 
 
 
 def _damage(output: Path, made: Manifest) -> str | None:
-    if _size(output) != made.output.get("size_bytes") or _digest(output) != made.output.get("sha256"):
-        return "the file was changed since it was made"
-    return None
+    try:
+        same = _size(output) == made.output.get("size_bytes") and _digest(output) == made.output.get("sha256")
+    except GgufError as error:  # a part is missing, or another one
+        return error.message
+    return None if same else "the file was changed since it was made"
 
 
 def was_changed(output: Path) -> bool:
@@ -193,7 +197,9 @@ def was_changed(output: Path) -> bool:
 
 
 def _files(artefact: Path) -> list[Path]:
-    """The files of an artefact: itself, or all below it if it is a directory."""
+    """The files of an artefact: itself, or all below it if it is a directory, or all parts of a GGUF."""
+    if part_name(artefact) is not None:
+        return read_header(artefact).files
     return sorted(f for f in artefact.rglob("*") if f.is_file()) if artefact.is_dir() else [artefact]
 
 
@@ -202,7 +208,7 @@ def _size(artefact: Path) -> int:
 
 
 def _digest(artefact: Path) -> str:
-    return sha256_files(artefact, _files(artefact)) if artefact.is_dir() else sha256_file(artefact)
+    return sha256_files(artefact, _files(artefact)) if artefact.is_dir() else gguf_sha256(artefact)
 
 
 def _remove(artefact: Path) -> None:
@@ -245,7 +251,7 @@ def _ensure(
     recipe: Recipe, output: Path, make: Callable[[Path], Made], why: str | None, explain: Reporter | None
 ) -> Result:
     """As `ensure`; `why` is a reason to make even what is fresh."""
-    _refuse_foreign(output, force=why is not None)
+    refuse_foreign(output, force=why is not None)
     stale = staleness(recipe, output)
     reason = stale or why or "nothing changed"
     wanted = stale is not None or why is not None
@@ -258,8 +264,16 @@ def _ensure(
     return Result(output, _make(recipe, output, make), False, reason)
 
 
-def _refuse_foreign(output: Path, *, force: bool) -> None:
-    """What has no manifest was not made here, and is not thrown away."""
+def fresh(output: Path, explain: Reporter | None) -> Result:
+    """The result of an artefact that is there, and that nothing has changed about."""
+    reason = "nothing changed"
+    if explain is not None:
+        explain.info(f"{output.name}: skipped, {reason}")
+    return Result(output, open_manifest(output), True, reason)
+
+
+def refuse_foreign(output: Path, *, force: bool) -> None:
+    """What has no manifest was not made here, and is not thrown away. Raises InputError."""
     if not output.exists() or manifest_path(output).exists():
         return
     if output.is_dir():

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ggufkit.core.errors import GgufError
+from ggufkit.core.errors import GgufError, InputError
 from ggufkit.llama.gguf import ggml_type_by_name, named_type, quantized_tensors, read_gguf, read_header, summarize
 
 
@@ -151,11 +151,14 @@ def test_what_belongs_to_a_model_is_none(tmp_path: Path, kind: str) -> None:
 
 def test_a_part_of_a_split_model_is_no_model(tmp_path: Path) -> None:
     part = write(tmp_path / "m-00001-of-00003.gguf", {"split.no": 0, "split.count": 3})
-    assert read_header(part).n_parts == 3
-    with pytest.raises(GgufError, match="one of 3 parts") as refused:
-        read_gguf(part)
-    assert "--merge" in str(refused.value.hint)
-    assert read_gguf(write(tmp_path / "m.gguf", {"split.count": 1})).n_params > 0
+    for read in (read_gguf, read_header):
+        with pytest.raises(GgufError, match=r"m-00002-of-00003.gguf is not there: part 2 of 3") as refused:
+            read(part)
+        assert "beside each other" in str(refused.value.hint)
+    with pytest.raises(InputError, match="one of 3 parts"):
+        read_gguf(part.rename(tmp_path / "n.gguf"))
+    for count in (1, 0):  # as llama-gguf-split leaves it where it joined them
+        assert read_gguf(write(tmp_path / "m.gguf", {"split.count": count})).n_params > 0
 
 
 def test_the_mix_is_called_as_llama_cpp_calls_it(tmp_path: Path) -> None:

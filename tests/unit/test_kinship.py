@@ -10,9 +10,8 @@ from gguf import GGMLQuantizationType, TokenType
 
 from ggufkit.core.errors import InputError
 from ggufkit.core.progress import SilentReporter
-from ggufkit.llama.gguf import read_header
+from ggufkit.llama.gguf import as_one, headers_of, read_header
 from ggufkit.llama.kinship import strangeness, vocabulary
-from ggufkit.llama.parts import as_one, headers_of
 from ggufkit.llama.rewrite import write_whole
 from tests.fake_model import KINDS, TOKENS, write
 from tests.fake_results import split

@@ -10,6 +10,7 @@ import gguf
 import numpy as np
 import pytest
 
+from ggufkit.core.part_names import by_whole
 from ggufkit.core.progress import SilentReporter
 from ggufkit.llama import parts
 from tests.fake_results import split
@@ -40,7 +41,7 @@ def difference(files: list[Path], whole: Path) -> str | None:
 def test_parts_hold_the_whole_file(whole: Path) -> None:
     made = split(whole, 3)
     assert [f.name for f in made] == [f"tiny-F32-0000{i}-of-00003.gguf" for i in (1, 2, 3)]
-    assert parts.by_whole([whole, *reversed(made)]) == {"tiny-F32.gguf": made}
+    assert by_whole([whole, *reversed(made)]) == {"tiny-F32.gguf": made}
     assert difference(made, whole) is None
 
 

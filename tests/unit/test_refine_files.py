@@ -86,7 +86,7 @@ def test_a_full_disk_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     def full(*_: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("ggufkit.refine.writer._copy", full)
+    monkeypatch.setattr("ggufkit.llama.whole.Located.blocks", full)
     with pytest.raises(ResourceError, match="No space left"):
         rewrite(header, tmp_path / "out.gguf", {}, lambda _: None)
     assert [p.name for p in tmp_path.iterdir()] == ["q.gguf"]

@@ -15,6 +15,7 @@ from ggufkit.core import failures, machine
 from ggufkit.core.concurrency import Job, Task, run_processes
 from ggufkit.core.errors import ToolError, ToolOutputError
 from ggufkit.core.manifest import PARTIAL
+from ggufkit.core.part_names import stem_of
 from ggufkit.core.process import ToolOutput
 from ggufkit.core.records import GgufFile
 from ggufkit.llama import argv, evaluates, kld, logs, scoring_tool
@@ -165,7 +166,7 @@ def run_base(
     """Evaluate the base, and write what it predicts into a file or a named pipe; it may have ended badly."""
     session, compute = evaluation.session, evaluation.compute(base, share.threads)
     command = argv.base_logits(session.tools, base.path, logits, evaluation.excerpt, compute)
-    title, log = f"Base pass of {base.path.name}", f"perplexity-{base.path.stem}"
+    title, log = f"Base pass of {base.path.name}", f"perplexity-{stem_of(base.path)}"
     share = reads(evaluation.text, share, session)
     run = run_tool([*command, *evaluates.overrides(base.path)], title, log, session, share, stop)
     if run.returncode == 0:

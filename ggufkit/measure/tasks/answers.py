@@ -14,6 +14,7 @@ from ggufkit.core.concurrency import run_in_slots
 from ggufkit.core.errors import InputError, ToolOutputError
 from ggufkit.core.jsonfile import read_json
 from ggufkit.core.manifest import Notes, Params
+from ggufkit.core.part_names import stem_of
 from ggufkit.core.process import Surroundings, ToolOutput
 from ggufkit.core.records import Conditions, GgufFile, Json
 from ggufkit.llama import argv, evaluates, task_log
@@ -116,7 +117,7 @@ class Asking:
 
 def result_path(gguf: Path, task: str, session: Session) -> Path:
     """The file that holds a GGUF's answers."""
-    return session.workspace.measurements / f"{gguf.stem}.{task}.{STEP}.json"
+    return session.workspace.measurements / f"{stem_of(gguf)}.{task}.{STEP}.json"
 
 
 def recipe(gguf: GgufFile, asking: Asking) -> Recipe:
@@ -212,7 +213,7 @@ def _run(gguf: GgufFile, asking: Asking, room: TaskExcerpt, share: Share) -> Too
             if (done := task_log.tasks_done(text)) is not None:
                 progress.update(done, room.n_tasks, "questions")
 
-        log = session.workspace.log(f"{data.name}-{gguf.path.stem}")
+        log = session.workspace.log(f"{data.name}-{stem_of(gguf.path)}")
         words = [*command, *evaluates.overrides(gguf.path)]
         return process.run(words, surroundings=where, log=log, on_text=watch)
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from ggufkit.core.errors import InputError
 from ggufkit.core.inputs import Input
 from ggufkit.core.manifest import SUFFIX, Params
+from ggufkit.core.part_names import stem_of
 from ggufkit.core.records import GgufFile, Measurement, TaskScore
 from ggufkit.measure.measurements import Figure, load, save
 from ggufkit.measure.tasks import answers, flips, served
@@ -32,7 +33,7 @@ class ScoreParams(Params):
 
 def result_path(gguf: Path, task: str, session: Session) -> Path:
     """The file that holds a GGUF's score."""
-    return session.workspace.measurements / f"{gguf.stem}.{KIND}{task}.json"
+    return session.workspace.measurements / f"{stem_of(gguf)}.{KIND}{task}.json"
 
 
 def measure_all(base: GgufFile | None, files: Sequence[GgufFile], asking: Asking) -> list[Result]:

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+from ggufkit.core.part_names import stem_of
 from ggufkit.core.process import ToolOutput
 from ggufkit.core.records import F16, GgufFile
 from ggufkit.measure.tasks import answers, harness, tool_calls
@@ -41,7 +42,7 @@ def _served(gguf: GgufFile, asking: Asking) -> tuple[ToolOutput, Answers]:
     how = ServeOptions(port=free_port(), kv_type=F16, verbose=True, alone=True)
     plan = server.plan(gguf.path, how, session)
     log = session.workspace.log(
-        f"{asking.data.name}-{gguf.path.stem}-server"
+        f"{asking.data.name}-{stem_of(gguf.path)}-server"
     )  # of each port there would be another
     with server.serving(plan, asking.ngl, session, log) as running:
         right = _BY_MODE[asking.data.mode](running.endpoint, asking)
