@@ -209,8 +209,7 @@ class RunOptions:
 
 @dataclass(frozen=True)
 class ReportOptions:
-    """Bytes of memory, tokens of context, and the type of their KV cache, that a file is made for, and that the report
-    names the best file for."""
+    """Memory in bytes, tokens of context and their KV cache's type that a file is made for, and the best file named."""
 
     fits: int | None = None
     fits_ctx: int = 4096
@@ -233,9 +232,8 @@ class MethodOptions:
 
 GROUPS: Mapping[str, type] = {
     "source": Source, "conversion": ConvertOptions, "overrides": OverrideOptions, "calibration": CalibrationOptions,
-    "recipes": RecipeOptions,
-    "scaling": ScalingOptions, "refinement": RefineOptions, "evaluation": EvaluationOptions, "run": RunOptions,
-    "report": ReportOptions, "methods": MethodOptions, "parts": PartsOptions,
+    "recipes": RecipeOptions, "scaling": ScalingOptions, "refinement": RefineOptions, "evaluation": EvaluationOptions,
+    "run": RunOptions, "report": ReportOptions, "methods": MethodOptions, "parts": PartsOptions,
 }  # fmt: skip
 
 OPTIONS = spellings.OPTIONS
