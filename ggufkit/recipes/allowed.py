@@ -13,7 +13,7 @@ FAST_ON_CPU = ("Q2_K", "Q3_K", "IQ4_XS", "IQ4_NL", "Q4_0", "Q4_1", "Q4_K", "Q5_0
 """Types with quick kernels on a CPU; its codebook types below four bits take two to four times as long."""
 FAST_ON_GPU = ("IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS", "IQ3_S", *FAST_ON_CPU)
 
-REFINABLE = FAST_ON_CPU
+REFINABLE = (*FAST_ON_GPU, "MXFP4", "NVFP4")
 """Types that a refinement reads and writes."""
 
 _PROBES = ((4.6, "Q4_K"), (0.0, "Q3_K"))

@@ -6,6 +6,7 @@ import ctypes
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import torch
@@ -17,9 +18,10 @@ from ggufkit.core.paths import cache_dir
 from ggufkit.core.progress import Reporter
 from ggufkit.llama.programs import find_program
 from ggufkit.refine import rounding
-from ggufkit.refine.codecs import Field
+from ggufkit.refine.codebooks import Codebook
+from ggufkit.refine.codecs import Codec
+from ggufkit.refine.curvature import curvatures, metrics_of
 from ggufkit.refine.grid import Grid
-from ggufkit.refine.scales import curvatures
 from ggufkit.refine.sums import TorchSums
 
 _SOURCE = Path(__file__).with_name("rows.cpp")
@@ -65,12 +67,16 @@ def _compile(compiler: str, library: Path, reporter: Reporter) -> bool:
     return True
 
 
-class _Field(ctypes.Structure):
-    _fields_ = (("there", ctypes.c_int32), ("low", ctypes.c_float), ("high", ctypes.c_float))
+class _Values(ctypes.Structure):
+    """`Values` of rows.cpp."""
 
-    @classmethod
-    def of(cls, field: Field | None) -> _Field:
-        return cls(1, field.sorted_values[0], field.sorted_values[-1]) if field else cls(0, 0, 0)
+    _fields_ = (("of", _Pointer), ("count", ctypes.c_int64))
+
+
+class _Words(ctypes.Structure):
+    """`Words` of rows.cpp."""
+
+    _fields_ = (("of", _Pointer), *((name, ctypes.c_int32) for name in ("count", "length", "unit", "even")))
 
 
 class _Problem(ctypes.Structure):
@@ -79,13 +85,28 @@ class _Problem(ctypes.Structure):
     _fields_ = (
         ("columns", ctypes.c_int64),
         ("rows", ctypes.c_int64),
-        *((name, ctypes.c_int32) for name in ("sub", "block", "sign", "n_levels")),
-        ("levels", _Pointer),
-        ("scale", _Field),
-        ("least", _Field),
-        *((name, ctypes.c_int32) for name in ("has_dmin", "threads")),
+        *((name, ctypes.c_int32) for name in ("sub", "block", "sign", "has_d", "has_dmin", "threads")),
+        *((name, _Values) for name in ("levels", "scale", "least")),
+        ("words", _Words),
         *((name, _Pointer) for name in ("level", "d", "dmin", "scales", "leasts", "target")),
     )
+
+
+@lru_cache
+def _table(values: tuple[float, ...]) -> ctypes.Array[ctypes.c_float]:
+    return (ctypes.c_float * len(values))(*values)
+
+
+def _values(field: Sequence[float] = ()) -> _Values:
+    return _Values(ctypes.cast(_table(tuple(field)), _Pointer), len(field))
+
+
+def _words(codec: Codec) -> _Words:
+    book = codec.level
+    if not isinstance(book, Codebook):
+        return _Words(None, 0, 1, 1, False)
+    words = ctypes.cast(_table(tuple(book.words.flatten().tolist())), _Pointer)
+    return _Words(words, *book.words.shape, book.unit, book.is_even)
 
 
 @dataclass(frozen=True)
@@ -99,13 +120,14 @@ class CompiledKernels(TorchSums):
     ) -> None:
         """As `rounding.gptq`."""
         columns = torch.arange(grid.n_columns) if order is None else order.contiguous()
-        self._do("gptq", grid, target, (factor, columns))
+        self._do("gptq", grid, target, (factor, metrics_of(factor, grid.codec.unit), columns))
 
     def descend(
         self, grid: Grid, target: torch.Tensor, hessian: torch.Tensor, passes: int, least_gain: float = 0.005
     ) -> None:
         """As `rounding.descend`."""
-        self._do("descend", grid, target, (hessian,), ctypes.c_int32(passes), ctypes.c_float(least_gain))
+        _, inverses, _ = curvatures(hessian, grid.codec.unit)
+        self._do("descend", grid, target, (hessian, inverses), ctypes.c_int32(passes), ctypes.c_float(least_gain))
 
     def refit(self, grid: Grid, target: torch.Tensor, hessian: torch.Tensor) -> None:
         """As `scales.refit`."""
@@ -114,7 +136,8 @@ class CompiledKernels(TorchSums):
     def search(self, grid: Grid, target: torch.Tensor, hessian: torch.Tensor) -> None:
         """As `scales.search`."""
         _, inverses, factors = curvatures(hessian, grid.codec.sub)
-        self._do("search", grid, target, (hessian, inverses, factors))
+        metrics = torch.stack([metrics_of(factor, grid.codec.unit) for factor in factors])
+        self._do("search", grid, target, (hessian, inverses, factors, metrics))
 
     error = staticmethod(rounding.error)
 
@@ -127,15 +150,13 @@ class CompiledKernels(TorchSums):
         *numbers: ctypes.c_int32 | ctypes.c_float,
     ) -> None:
         codec = grid.codec
-        levels = (ctypes.c_float * len(codec.grid))(*codec.grid)
         target, *matrices = (x.contiguous() for x in (target, *matrices))
         problem = _Problem(
-            *(grid.n_columns, grid.n_rows, codec.sub, codec.block, codec.sign, len(levels)),
-            ctypes.cast(levels, _Pointer),
-            _Field.of(codec.scale),
-            _Field.of(codec.least),
-            codec.dmin is not None,
-            torch.get_num_threads(),
+            *(grid.n_columns, grid.n_rows, codec.sub, codec.block, codec.sign),
+            *(codec.d is not None, codec.dmin is not None, torch.get_num_threads()),
+            _values(codec.grid),
+            *(_values(field.sorted_values if field else ()) for field in (codec.scale, codec.least)),
+            _words(codec),
             *(x.data_ptr() for x in (grid.level, grid.d, grid.dmin, grid.scale, grid.least, target)),
         )
         pointers = [_Pointer(x.data_ptr()) for x in matrices]

@@ -1,10 +1,11 @@
-"""Blocks read and written where the grid is: the fields of `codecs`, columns first, as torch operations on bytes."""
+"""Blocks read and written where the grid is: the fields of even `codecs`, columns first, as torch operations on bytes."""
 
 from __future__ import annotations
 
 import torch
 
-from ggufkit.refine.codecs import Codec, Field
+from ggufkit.refine.codecs import Codec
+from ggufkit.refine.fields import Field
 
 _Planes = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
 
@@ -15,6 +16,8 @@ def read_planes(codec: Codec, raw: torch.Tensor) -> _Planes:
     Args:
         raw: uint8 (rows, bytes of a row).
     """
+    assert isinstance(codec.level, Field)
+    assert codec.d is not None
     raw = raw.view(len(raw), -1, codec.size).permute(1, 2, 0).contiguous()
     level, d = _read(codec.level, raw), _read_half(raw, codec.d)
     dmin = torch.zeros_like(d) if codec.dmin is None else _read_half(raw, codec.dmin)
@@ -25,6 +28,8 @@ def read_planes(codec: Codec, raw: torch.Tensor) -> _Planes:
 
 def write_planes(codec: Codec, planes: _Planes) -> torch.Tensor:
     """The inverse of `read_planes`."""
+    assert isinstance(codec.level, Field)
+    assert codec.d is not None
     level, d, dmin, scale, least = planes
     raw = torch.zeros((len(level), codec.size, level.shape[-1]), dtype=torch.uint8, device=level.device)
     _write(codec.level, level, raw)

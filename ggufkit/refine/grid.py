@@ -10,8 +10,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from ggufkit.refine.codecs import U8, Blocks, Codec, pack, unpack
+from ggufkit.refine.codebooks import Codebook
+from ggufkit.refine.codecs import Blocks, Codec, pack, unpack
+from ggufkit.refine.codewords import nearest
 from ggufkit.refine.device_blocks import read_planes, write_planes
+from ggufkit.refine.fields import U8
 
 
 @dataclass(frozen=True)
@@ -59,12 +62,23 @@ class Grid:
         return self.d[block, 0] * self.scale[block, place] * self.level[run * sub : (run + 1) * sub] + offset
 
     def nearest(self, x: torch.Tensor) -> torch.Tensor:
-        """Round `x`, in units of levels, to levels that the type has; may overwrite `x`."""
+        """Round `x`, in units of levels, to levels that a type has whose levels are free; may overwrite `x`."""
         grid = self.codec.grid
         if len(grid) == grid[-1] - grid[0] + 1:
             return x.round_().clamp_(grid[0], grid[-1])
         values = torch.tensor(grid, dtype=x.dtype, device=x.device)
         return values[torch.bucketize(x.contiguous(), (values[1:] + values[:-1]) / 2)]
+
+    def choose(self, x: torch.Tensor, metric: torch.Tensor | None) -> torch.Tensor:
+        """Levels for `x` (columns of a unit, rows), in units of levels; may overwrite `x`.
+
+        Args:
+            metric: what their errors count, (columns, columns); None where each level is free.
+        """
+        book = self.codec.level
+        if isinstance(book, Codebook) and metric is not None:
+            return nearest(book, x, metric)
+        return self.nearest(x)
 
     def rows(self, start: int, stop: int) -> Grid:
         """Some of the rows, in memory of their own."""
@@ -92,7 +106,7 @@ def join(grids: Sequence[Grid]) -> Grid:
 
 def read_grid(codec: Codec, raw: U8, device: torch.device | None = None) -> Grid:
     """The grid of a matrix stored as `raw`, uint8 (rows, bytes of a row)."""
-    if device is not None and device.type != "cpu":
+    if device is not None and device.type != "cpu" and codec.is_even:
         level, *rest = read_planes(codec, torch.from_numpy(np.array(raw)).to(device))
         return Grid(codec, level.flatten(0, 1), *rest)
     blocks, n_rows = unpack(codec, raw), len(raw)
@@ -115,15 +129,15 @@ def write_grid(grid: Grid) -> U8:
         return rows_first.reshape(-1, values.shape[1]).contiguous().cpu().numpy()
 
     level = grid.level.view(-1, grid.codec.block, grid.n_rows)
-    if level.device.type != "cpu":
+    if level.device.type != "cpu" and grid.codec.is_even:
         planes = write_planes(grid.codec, (level, grid.d, grid.dmin, grid.scale, grid.least))
         packed: U8 = planes.cpu().numpy()
         return packed
-    halves, integers = (grid.d, grid.dmin), (grid.scale, grid.least)
+    halves, of_runs = (grid.d, grid.dmin), ((grid.scale, grid.codec.scale), (grid.least, grid.codec.least))
     blocks = Blocks(
         grid.codec,
         by_block(level, torch.int8),
         *(by_block(t, torch.float16) for t in halves),
-        *(by_block(t, torch.int8) for t in integers),
+        *(by_block(t, torch.int8 if not field or field.is_dense else torch.float32) for t, field in of_runs),
     )
     return pack(blocks).reshape(grid.n_rows, -1)

@@ -13,6 +13,7 @@ import torch
 
 from ggufkit.core.progress import Reporter, SilentReporter
 from ggufkit.refine import compiled, rounding, scales
+from ggufkit.refine.codecs import Codec
 from ggufkit.refine.grid import Grid
 from ggufkit.refine.sums import TorchSums
 
@@ -67,6 +68,11 @@ def of(device: torch.device, reporter: Reporter | None = None) -> Kernels:
     if device.type not in _known:
         _known[device.type] = _find(device, reporter or SilentReporter())
     return _known[device.type]
+
+
+def for_codec(device: torch.device, codec: Codec) -> Kernels:
+    """Those that can do a block type: for GPUs codebooks and scales that are no whole numbers have none of their own."""
+    return of(device) if codec.is_even or device.type == "cpu" else REFERENCE
 
 
 def _find(device: torch.device, reporter: Reporter) -> Kernels:

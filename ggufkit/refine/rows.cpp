@@ -80,6 +80,21 @@ inline Mask operator&(const Mask &a, const Mask &b) {
     EACH r.part[u] = a.part[u] & b.part[u];
     return r;
 }
+inline Mask operator|(const Mask &a, const Mask &b) {
+    Mask r;
+    EACH r.part[u] = a.part[u] | b.part[u];
+    return r;
+}
+inline Mask same(const V &a, float b) {
+    Mask r;
+    EACH r.part[u] = a.part[u] == b;
+    return r;
+}
+inline bool any(const Mask &a) {
+    int32_t found = 0;
+    EACH for (int l = 0; l < L; l++) found |= a.part[u][l];
+    return found;
+}
 inline V where(const Mask &m, const V &a, const V &b) {
     V r;
     EACH r.part[u] = m.part[u] ? a.part[u] : b.part[u];
@@ -123,29 +138,172 @@ inline V halved(const V &x) {
     return r;
 }
 
-struct Field {
-    int32_t there;
-    float low, high;
+// Values that something may have, ascending; none where there is no such thing.
+struct Values {
+    const float *of;
+    int64_t count;
+
+    bool dense() const { return of[count - 1] - of[0] + 1 == float(count); }
+    V nearest(const V &x) const {
+        if (dense()) return rounded(clamp(x, of[0], of[count - 1]));
+        V found = all(of[0]);
+        for (int64_t i = 1; i < count; i++) found = where(all((of[i - 1] + of[i]) / 2) < x, all(of[i]), found);
+        return found;
+    }
+    // The value before, itself or the value after.
+    V beside(const V &x, int by) const {
+        if (dense()) return clamp(x + all(float(by)), of[0], of[count - 1]);
+        V found = x;
+        if (by < 0)
+            for (int64_t i = 0; i < count; i++) found = where(all(of[i]) < x, all(of[i]), found);
+        if (by > 0)
+            for (int64_t i = count; i--;) found = where(x < all(of[i]), all(of[i]), found);
+        return found;
+    }
+};
+
+// Words of magnitudes (count, length), and how many levels are chosen together; see codewords.py.
+struct Words {
+    const float *of;
+    int32_t count, length, unit, even;
 };
 
 // The codec and the tensors of a grid; see grid.py.
 struct Problem {
     int64_t columns, rows;
-    int32_t sub, block, sign, n_levels;
-    const float *levels;  // ascending
-    Field scale, least;
-    int32_t has_dmin, threads;
+    int32_t sub, block, sign, has_d, has_dmin, threads;
+    Values levels, scale, least;
+    Words words;
     float *level, *d, *dmin, *scales, *leasts;
     const float *target;
+
+    // Columns that are done together: whole units.
+    int span() const { return std::max<int>(G, words.unit); }
 };
 
-V nearest(const Problem &p, const V &x) {
-    const float low = p.levels[0], high = p.levels[p.n_levels - 1];
-    if (p.n_levels == int(high - low) + 1) return rounded(clamp(x, low, high));
-    V found = all(low);
-    for (int i = 1; i < p.n_levels; i++)
-        found = where(all((p.levels[i - 1] + p.levels[i]) / 2) < x, all(p.levels[i]), found);
-    return found;
+// Columns of a unit, at most.
+constexpr int K = 8;
+
+// The word of N levels that makes Σ level (pull + Σ metric level) least for levels of these signs, for L rows.
+template <int N>
+void best_word(const Words &words, const float *metric, int64_t stride, const F *pull, const F *sign, F *level) {
+    F bent[N * (N - 1) / 2], turned[N], least = splat(__builtin_inff());
+    I best{};
+    for (int i = 0, k = 0; i < N; i++) {
+        turned[i] = sign[i] * pull[i];
+        for (int j = i + 1; j < N; j++) bent[k++] = sign[i] * sign[j] * (2 * metric[i * stride + j]);
+    }
+    for (int32_t w = 0; w < words.count; w++) {
+        const float *word = words.of + w * N;
+        float own = 0;
+        for (int i = 0; i < N; i++) own += word[i] * word[i] * metric[i * stride + i];
+        F sum = splat(own);
+        for (int i = 0, k = 0; i < N; i++) {
+            F inner = turned[i];
+            for (int j = i + 1; j < N; j++) inner += bent[k++] * word[j];
+            sum += inner * word[i];
+        }
+        const I better = sum < least;
+        least = better ? sum : least;
+        best = better ? I{} + w : best;
+    }
+    for (int i = 0; i < N; i++)
+        for (int l = 0; l < L; l++) level[i][l] = words.of[best[l] * N + i] * sign[i][l];
+}
+
+// The best word for each part of a unit in turn, as _words of codewords.py.
+void best_words(const Words &words, const float *metric, int64_t stride, const V *wanted, const V *sign, V *level) {
+    const int parts = words.unit / words.length, length = words.length;
+    for (int step = 0; step < 2 * parts - 1; step++) {
+        const int from = step % parts * length;
+        for (int u = 0; u < U; u++) {
+            F pull[K], signs[K], found[K];
+            for (int i = 0; i < length; i++) {
+                const float *row = metric + (from + i) * stride;
+                F rest = wanted[from + i].part[u];
+                for (int j = 0; j < words.unit; j++)
+                    if (j < from || j >= from + length) rest -= row[j] * level[j].part[u];
+                pull[i] = -2 * rest;
+                signs[i] = sign[from + i].part[u];
+            }
+            const float *near = metric + from * stride + from;
+            if (length == 8) best_word<8>(words, near, stride, pull, signs, found);
+            else best_word<4>(words, near, stride, pull, signs, found);
+            for (int i = 0; i < length; i++) level[from + i].part[u] = found[i];
+        }
+    }
+}
+
+V turned(const V &level, const V &slope, float bend) { return level * (level * bend - slope); }
+
+void turn_each(int unit, const float *metric, int64_t stride, V *slope, V *level) {
+    for (int i = 0; i < unit; i++) {
+        const V gain = turned(level[i], slope[i], metric[i * stride + i]);
+        const V change = where(gain < all(0), level[i] * -2.0f, all(0));
+        level[i] += change;
+        for (int j = 0; j < unit; j++) slope[j] += change * metric[i * stride + j];
+    }
+}
+
+void turn_a_pair(int unit, const float *metric, int64_t stride, const V *slope, V *level) {
+    V each[K], least = all(0), first = all(-1), second = all(-1);
+    for (int i = 0; i < unit; i++) each[i] = turned(level[i], slope[i], metric[i * stride + i]);
+    for (int i = 0; i < unit; i++)
+        for (int j = i + 1; j < unit; j++) {
+            const V both = each[i] + each[j] + level[i] * level[j] * (2 * metric[i * stride + j]);
+            const Mask better = both < least;
+            least = where(better, both, least);
+            first = where(better, all(float(i)), first);
+            second = where(better, all(float(j)), second);
+        }
+    for (int i = 0; i < unit; i++)
+        level[i] = where(same(first, float(i)) | same(second, float(i)), level[i] * -1.0f, level[i]);
+}
+
+void make_even(int unit, const float *metric, int64_t stride, const V *y, V *sign) {
+    V least = all(__builtin_inff()), cheapest = all(0), product = all(1);
+    for (int i = 0; i < unit; i++) {
+        const V cost = y[i] * sign[i] * metric[i * stride + i];
+        const Mask cheaper = cost < least;
+        least = where(cheaper, cost, least);
+        cheapest = where(cheaper, all(float(i)), cheapest);
+        product = product * sign[i];
+    }
+    for (int i = 0; i < unit; i++) sign[i] = where(same(cheapest, float(i)), sign[i] * product, sign[i]);
+}
+
+// Levels near y under a metric, as `nearest` of codewords.py.
+void nearest_words(const Words &words, const V *y, const float *metric, int64_t stride, V *level) {
+    const int unit = words.unit;
+    V wanted[K], sign[K], slope[K];
+    for (int i = 0; i < unit; i++) {
+        wanted[i] = all(0);
+        for (int j = 0; j < unit; j++) wanted[i] += y[j] * metric[i * stride + j];
+        sign[i] = where(y[i] < all(0), all(-1), all(1));
+        level[i] = y[i];
+    }
+    if (words.even) make_even(unit, metric, stride, y, sign);
+    best_words(words, metric, stride, wanted, sign, level);
+    for (int i = 0; i < unit; i++) {
+        slope[i] = all(0) - wanted[i];
+        for (int j = 0; j < unit; j++) slope[i] += level[j] * metric[i * stride + j];
+    }
+    if (words.even) turn_a_pair(unit, metric, stride, slope, level);
+    else turn_each(unit, metric, stride, slope, level);
+    V product = all(1);
+    for (int i = 0; i < unit; i++) {
+        const V now = where(level[i] < all(0), all(-1), all(1));
+        product = where(now != sign[i], all(0), product);
+        sign[i] = now;
+    }
+    // A single word for the same signs is the same.
+    if (unit != words.length || any(same(product, 0))) best_words(words, metric, stride, wanted, sign, level);
+}
+
+// Levels of a unit for y, in units of levels.
+void choose(const Problem &p, const V *y, const float *metric, int64_t stride, V *level) {
+    if (p.words.count) nearest_words(p.words, y, metric, stride, level);
+    else level[0] = p.levels.nearest(y[0]);
 }
 
 // Row by row what `G` columns of a symmetric or upper triangular matrix hold: (columns / G, columns, G).
@@ -231,23 +389,30 @@ void over_tiles(const Problem &p, Work work) {
     });
 }
 
-void gptq_tile(const Tile &t, std::vector<V> &room, const float *packed, const float *factor, const int64_t *order) {
+void gptq_tile(const Tile &t, std::vector<V> &room, const float *packed, const float *factor, const float *metrics,
+               const int64_t *order) {
     const Problem &p = t.p;
     const int64_t n = p.columns;
+    const int span = p.span(), unit = p.words.unit;
     room.resize(n);
     V *errors = room.data();
-    for (int64_t first = 0; first < n; first += G) {
-        V rest[G];
-        for (int i = 0; i < G; i++) rest[i] = t.load(p.target, order[first + i]) - t.offset(order[first + i] / p.sub);
-        gather<-1>(rest, packed + first * n, G, errors, first);
-        for (int i = 0; i < G; i++) {
-            const int64_t column = order[first + i];
-            const float *row = factor + (first + i) * n + first;
-            const V step = t.step(column / p.sub), level = nearest(p, rest[i] * inverted(step));
-            const V error = (rest[i] - level * step) / row[i];
-            for (int j = i + 1; j < G; j++) rest[j] -= error * row[j];
-            errors[first + i] = error;
-            t.store(p.level, column, where(step != all(0), level, t.load(p.level, column)));
+    for (int64_t first = 0; first < n; first += span) {
+        V rest[K], ideal[K], level[K];
+        for (int i = 0; i < span; i++)
+            rest[i] = t.load(p.target, order[first + i]) - t.offset(order[first + i] / p.sub);
+        for (int i = 0; i < span; i += G) gather<-1>(rest + i, packed + (first + i) * n, G, errors, first);
+        for (int at = 0; at < span; at += unit) {
+            const V step = t.step(order[first + at] / p.sub), inverse = inverted(step);
+            for (int i = 0; i < unit; i++) ideal[i] = rest[at + i] * inverse;
+            choose(p, ideal, metrics + (first + at) * unit, unit, level);
+            for (int i = at; i < at + unit; i++) {
+                const float *row = factor + (first + i) * n + first;
+                const int64_t column = order[first + i];
+                const V error = (rest[i] - level[i - at] * step) / row[i];
+                for (int j = i + 1; j < span; j++) rest[j] -= error * row[j];
+                errors[first + i] = error;
+                t.store(p.level, column, where(step != all(0), level[i - at], t.load(p.level, column)));
+            }
         }
     }
 }
@@ -256,34 +421,70 @@ struct Fall {
     double gained, left;
 };
 
+// The changes of a unit's weights and its new levels, which are the old ones where none are found that are nearer.
+void move_unit(const Problem &p, const float *metric, const float *inverse, const V &step, const V *slope, V *level,
+               V *change) {
+    const int unit = p.words.unit;
+    V ideal[K], moved[K], added = all(0);
+    if (unit == 1) ideal[0] = level[0] - slope[0] * inverted(step * metric[0]);
+    for (int i = 0; unit > 1 && i < unit; i++) {
+        V off = all(0);
+        for (int j = 0; j < unit; j++) off += slope[j] * inverse[i * unit + j];
+        ideal[i] = level[i] - off * inverted(step);
+    }
+    choose(p, ideal, metric, p.columns, moved);
+    for (int i = 0; i < unit; i++) change[i] = (moved[i] - level[i]) * step;
+    for (int i = 0; i < unit; i++) {
+        V pushed = slope[i] * 2;
+        for (int j = 0; j < unit; j++) pushed += change[j] * metric[i * p.columns + j];
+        added += change[i] * pushed;
+    }
+    const Mask nearer = added < all(0);
+    for (int i = 0; i < unit; i++) {
+        change[i] = where(nearer, change[i], all(0));
+        level[i] = where(nearer, moved[i], level[i]);
+    }
+}
+
 // One pass; how much the error fell, and what is left of it.
-Fall descend_tile(const Tile &t, std::vector<V> &room, const float *packed, const float *hessian, float *differences) {
+Fall descend_tile(const Tile &t, std::vector<V> &room, const float *packed, const float *hessian,
+                  const float *inverses, float *differences) {
     const Problem &p = t.p;
     const int64_t n = p.columns;
+    const int span = p.span(), unit = p.words.unit;
     room.resize(n);
     V *difference = room.data(), gained = all(0), left = all(0);
     for (int64_t c = 0; c < n; c++) difference[c] = t.load(differences, c);
-    for (int64_t first = 0; first < n; first += G) {
+    for (int64_t first = 0; first < n; first += span) {
         const V step = t.step(first / p.sub);
-        const float *panel = packed + first * n;
-        V before[G], after[G];
-        for (int i = 0; i < G; i++) before[i] = after[i] = all(0);
-        gather<1>(before, panel, G, difference, first);
-        gather<1>(after, panel + first * G, G, difference + first, n - first);
-        for (int i = 0; i < G; i++) {
-            const float *row = hessian + (first + i) * n + first;
-            const V old = t.load(p.level, first + i), slope = before[i] + after[i];
-            const V level = nearest(p, old - slope * inverted(step * row[i]));
-            const V change = (level - old) * step;
-            for (int j = i + 1; j < G; j++) after[j] += change * row[j];
-            gained -= change * (slope * 2 + change * row[i]);
-            difference[first + i] += change;
-            t.store(p.level, first + i, level);
+        V before[K], slope[K], level[K], change[K];
+        for (int i = 0; i < span; i++) before[i] = slope[i] = all(0);
+        for (int i = 0; i < span; i += G) {
+            const float *panel = packed + (first + i) * n;
+            gather<1>(before + i, panel, G, difference, first);
+            gather<1>(slope + i, panel + first * G, G, difference + first, n - first);
         }
-        for (int i = 0; i < G; i++) {
+        for (int i = 0; i < span; i++) {
+            slope[i] += before[i];
+            level[i] = t.load(p.level, first + i);
+        }
+        for (int at = 0; at < span; at += unit) {
+            const float *metric = hessian + (first + at) * n + first + at;
+            move_unit(p, metric, inverses + (first + at) * unit, step, slope + at, level + at, change + at);
+            for (int i = at; i < at + unit; i++) {
+                const float *row = hessian + (first + i) * n + first;
+                V pushed = slope[i] * 2;
+                for (int j = at; j < at + unit; j++) pushed += change[j] * row[j];
+                gained -= change[i] * pushed;
+                for (int j = at + unit; j < span; j++) slope[j] += change[i] * row[j];
+                difference[first + i] += change[i];
+                t.store(p.level, first + i, level[i]);
+            }
+        }
+        for (int i = 0; i < span; i++) {
             const float *row = hessian + (first + i) * n + first;
             V near = before[i] * 2;
-            for (int j = 0; j < G; j++) near += difference[first + j] * row[j];
+            for (int j = 0; j < span; j++) near += difference[first + j] * row[j];
             left += difference[first + i] * near;
         }
     }
@@ -323,8 +524,8 @@ V move_if_lower(V &value, const V &best, const V &slope, const V &bend) {
     return move;
 }
 
-V whole(V &value, const V &slope, const V &bend, const Field &field) {
-    return move_if_lower(value, clamp(rounded(value - to_minimum(slope, bend)), field.low, field.high), slope, bend);
+V move_within(V &value, const V &slope, const V &bend, const Values &values) {
+    return move_if_lower(value, values.nearest(value - to_minimum(slope, bend)), slope, bend);
 }
 
 V half(V &value, const V &slope, const V &bend) {
@@ -340,26 +541,26 @@ void refit_run(const Tile &t, const float *packed, const float *hessian, V *diff
     const int64_t n = p.columns, first = run * p.sub;
     V unit[64], pushed[64];
     slopes(slope, packed, n, first, p.sub, difference + 0);
-    if (p.scale.there) {
+    if (p.scale.count) {
         const V d = t.load(p.d, t.block_of(run));
         for (int i = 0; i < p.sub; i++) unit[i] = d * t.load(p.level, first + i);
         pushed_by(pushed, packed, n, first, p.sub, unit);
         V value = t.load(p.scales, run);
-        const V move = whole(value, product(slope, unit, p.sub), product(pushed, unit, p.sub), p.scale);
+        const V move = move_within(value, product(slope, unit, p.sub), product(pushed, unit, p.sub), p.scale);
         t.store(p.scales, run, value);
         for (int i = 0; i < p.sub; i++) {
             difference[first + i] += unit[i] * move;
             slope[i] += pushed[i] * move;
         }
     }
-    if (p.least.there) {
+    if (p.least.count) {
         const V worth = t.load(p.dmin, t.block_of(run)) * float(p.sign);
         float near = 0;
         for (int i = 0; i < p.sub; i++)
             for (int j = 0; j < p.sub; j++) near += hessian[(first + i) * n + first + j];
         V sum = all(0), value = t.load(p.leasts, run);
         for (int i = 0; i < p.sub; i++) sum += slope[i];
-        const V move = whole(value, sum * worth, worth * worth * near, p.least);
+        const V move = move_within(value, sum * worth, worth * worth * near, p.least);
         t.store(p.leasts, run, value);
         for (int i = 0; i < p.sub; i++) difference[first + i] += move * worth;
     }
@@ -371,7 +572,7 @@ void refit_block(const Tile &t, const float *packed, V *difference, V *room, int
     V *slope = room, *unit = slope + p.block, *pushed = unit + p.block;
     slopes(slope, packed, n, first, p.block, difference);
     for (int i = 0; i < p.block; i++) unit[i] = t.load(p.scales, (first + i) / p.sub) * t.load(p.level, first + i);
-    for (int field = 0; field < 1 + p.has_dmin; field++) {
+    for (int field = !p.has_d; field < 1 + p.has_dmin; field++) {
         float *tensor = field ? p.dmin : p.d;
         if (field)
             for (int i = 0; i < p.block; i++) unit[i] = t.load(p.leasts, (first + i) / p.sub) * float(p.sign);
@@ -391,7 +592,7 @@ void refit_tile(const Tile &t, std::vector<V> &room, const float *packed, const 
     room.resize(p.columns + 3 * p.block);
     V *difference = room.data(), *rest = difference + p.columns;
     t.difference(difference);
-    if (p.scale.there || p.least.there)
+    if (p.scale.count || p.least.count)
         for (int64_t run = 0; run * p.sub < p.columns; run++) refit_run(t, packed, hessian, difference, rest, run);
     for (int64_t block = 0; block * p.block < p.columns; block++) refit_block(t, packed, difference, rest, block);
 }
@@ -403,46 +604,55 @@ struct Setting {
 // Settings to try around the present one; returns how many.
 int settings(const Problem &p, const Setting &now, Setting *tried) {
     int count = 0;
-    if (!p.scale.there) {
+    if (!p.scale.count) {
         for (float factor : {0.97f, 1.0f, 1.03f})
             for (float shift : {-0.15f, 0.0f, 0.15f})
                 if (p.has_dmin || shift == 0)
                     tried[count++] = {halved(now.d * factor), halved(now.dmin + now.d * shift), now.scale, now.least};
         return count;
     }
-    for (float scale : {-1.0f, 0.0f, 1.0f})
-        for (float least : {-1.0f, 0.0f, 1.0f})
-            if (p.least.there || least == 0) {
+    for (int scale : {-1, 0, 1})
+        for (int least : {-1, 0, 1})
+            if (p.least.count || least == 0) {
                 Setting &one = tried[count++] = now;
-                one.scale = clamp(now.scale + scale, p.scale.low, p.scale.high);
-                if (p.least.there) one.least = clamp(now.least + least, p.least.low, p.least.high);
+                one.scale = p.scale.beside(now.scale, scale);
+                if (p.least.count) one.least = p.least.beside(now.least, least);
             }
     return count;
 }
 
+// What GPTQ within one run has: the factor of its inverse, upper triangular (sub, sub), and what its units' errors count.
+struct Factor {
+    const float *of, *metrics;
+};
+
 // GPTQ within one run; the levels, and tr(D H Dᵀ) for what is left.
-V round_run(const Problem &p, const V *ideal, const V &step, const V &offset, const float *factor, V *level) {
+V round_run(const Problem &p, const V *ideal, const V &step, const V &offset, const Factor &factor, V *level) {
+    const int span = p.span(), unit = p.words.unit;
     V errors[64], sum = all(0);
     const V inverse = inverted(step);
-    for (int first = 0; first < p.sub; first += G) {
-        V rest[G];
-        for (int i = 0; i < G; i++) rest[i] = ideal[first + i] - offset;
-        gather<-1>(rest, factor + first, p.sub, errors, first);
-        for (int i = 0; i < G; i++) {
-            const float *row = factor + (first + i) * p.sub + first;
-            level[first + i] = nearest(p, rest[i] * inverse);
-            const V error = (rest[i] - level[first + i] * step) / row[i];
-            for (int j = i + 1; j < G; j++) rest[j] -= error * row[j];
-            errors[first + i] = error;
-            sum += error * error;
+    for (int first = 0; first < p.sub; first += span) {
+        V rest[K], scaled[K];
+        for (int i = 0; i < span; i++) rest[i] = ideal[first + i] - offset;
+        for (int i = 0; i < span; i += G) gather<-1>(rest + i, factor.of + first + i, p.sub, errors, first);
+        for (int at = 0; at < span; at += unit) {
+            for (int i = 0; i < unit; i++) scaled[i] = rest[at + i] * inverse;
+            choose(p, scaled, factor.metrics + (first + at) * unit, unit, level + first + at);
+            for (int i = at; i < at + unit; i++) {
+                const float *row = factor.of + (first + i) * p.sub + first;
+                const V error = (rest[i] - level[first + i] * step) / row[i];
+                for (int j = i + 1; j < span; j++) rest[j] -= error * row[j];
+                errors[first + i] = error;
+                sum += error * error;
+            }
         }
     }
     return sum;
 }
 
-// inverse: of H within the run; factor: upper triangular, its square root.
+// inverse: of H within the run.
 void search_run(
-    const Tile &t, const float *packed, const float *inverse, const float *factor, V *difference, int64_t run) {
+    const Tile &t, const float *packed, const float *inverse, const Factor &factor, V *difference, int64_t run) {
     const Problem &p = t.p;
     const int64_t first = run * p.sub, block = t.block_of(run);
     V slope[64], off[64], here[64], ideal[64], best[64], level[64];
@@ -486,12 +696,17 @@ void search_run(
 
 extern "C" {
 
-void ggufkit_gptq(const Problem *p, const float *factor, const int64_t *order) {
+// metrics: (units, unit, unit), in the order of the factor.
+void ggufkit_gptq(const Problem *p, const float *factor, const float *metrics, const int64_t *order) {
     const auto packed = panels(factor, p->columns);
-    over_tiles(*p, [&](const Tile &t, std::vector<V> &room) { gptq_tile(t, room, packed.data(), factor, order); });
+    over_tiles(*p, [&](const Tile &t, std::vector<V> &room) {
+        gptq_tile(t, room, packed.data(), factor, metrics, order);
+    });
 }
 
-void ggufkit_descend(const Problem *p, const float *hessian, int32_t passes, float least_gain) {
+// inverses: of H within units.
+void ggufkit_descend(
+    const Problem *p, const float *hessian, const float *inverses, int32_t passes, float least_gain) {
     const auto packed = panels(hessian, p->columns);
     std::vector<float> differences(p->columns * p->rows);
     over_tiles(*p, [&](const Tile &t, std::vector<V> &room) {
@@ -502,7 +717,7 @@ void ggufkit_descend(const Problem *p, const float *hessian, int32_t passes, flo
     for (int i = 0; i < passes; i++) {
         std::vector<Fall> falls((p->rows + W - 1) / W);
         over_tiles(*p, [&](const Tile &t, std::vector<V> &room) {
-            falls[t.start / W] = descend_tile(t, room, packed.data(), hessian, differences.data());
+            falls[t.start / W] = descend_tile(t, room, packed.data(), hessian, inverses, differences.data());
         });
         Fall sum{0, 0};
         for (const Fall &fall : falls) sum = {sum.gained + fall.gained, sum.left + fall.left};
@@ -515,15 +730,17 @@ void ggufkit_refit(const Problem *p, const float *hessian) {
     over_tiles(*p, [&](const Tile &t, std::vector<V> &room) { refit_tile(t, room, packed.data(), hessian); });
 }
 
-// inverses, factors: (runs, sub, sub).
-void ggufkit_search(const Problem *p, const float *hessian, const float *inverses, const float *factors) {
+// inverses, factors: (runs, sub, sub); metrics: (runs, sub / unit, unit, unit).
+void ggufkit_search(
+    const Problem *p, const float *hessian, const float *inverses, const float *factors, const float *metrics) {
     const auto packed = panels(hessian, p->columns);
     over_tiles(*p, [&](const Tile &t, std::vector<V> &room) {
         room.resize(p->columns);
         t.difference(room.data());
         const int64_t size = int64_t(p->sub) * p->sub;
         for (int64_t run = 0; run * p->sub < p->columns; run++)
-            search_run(t, packed.data(), inverses + run * size, factors + run * size, room.data(), run);
+            search_run(t, packed.data(), inverses + run * size,
+                       {factors + run * size, metrics + run * p->sub * p->words.unit}, room.data(), run);
     });
 }
 

@@ -7,15 +7,16 @@ from dataclasses import dataclass
 
 import torch
 
-from ggufkit.refine.codecs import Codec, Field
+from ggufkit.refine.codecs import Codec
+from ggufkit.refine.curvature import curvatures, metrics_of
+from ggufkit.refine.fields import Field
 from ggufkit.refine.grid import Grid
+from ggufkit.refine.rounding import make_up
 
 # What a search tries around a run's integers, or around a block's own step where it has no integers.
 _NEIGHBOURS = (-1, 0, 1)
 FACTORS = (0.97, 1.0, 1.03)
 SHIFT = 0.15  # of a step, for the offsets of such a block
-# Shares of the mean diagonal; the later ones for what is still indefinite.
-_STEADY = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
 
 
 def refit(grid: Grid, target: torch.Tensor, hessian: torch.Tensor) -> None:
@@ -35,31 +36,39 @@ def _refit_run(grid: Grid, difference: torch.Tensor, hessian: torch.Tensor, run:
     if codec.scale and slope is not None:
         unit = grid.d[block] * grid.level[columns]
         pushed = near @ unit
-        move = _whole(grid.scale[block, place], (slope * unit).sum(0), (pushed * unit).sum(0), codec.scale)
+        move = _move(grid.scale[block, place], (slope * unit).sum(0), (pushed * unit).sum(0), codec.scale)
         difference[columns].addcmul_(unit, move)
         slope.addcmul_(pushed, move)
     if codec.least and slope is not None:
         unit = codec.sign * grid.dmin[block, 0]
-        move = _whole(grid.least[block, place], slope.sum(0) * unit, unit * unit * near.sum(), codec.least)
+        move = _move(grid.least[block, place], slope.sum(0) * unit, unit * unit * near.sum(), codec.least)
         difference[columns] += move * unit
 
 
-def _whole(value: torch.Tensor, slope: torch.Tensor, bend: torch.Tensor, field: Field) -> torch.Tensor:
-    """Move integers to the minimum of a parabola, as far as the field goes; returns by how much."""
-    low, high = field.sorted_values[0], field.sorted_values[-1]
-    best = (value - torch.where(bend > 0, slope / bend, 0)).round_().clamp_(low, high)
+def _move(value: torch.Tensor, slope: torch.Tensor, bend: torch.Tensor, field: Field) -> torch.Tensor:
+    """Move values of a field to the minimum of a parabola, as near as they can be; returns by how much."""
+    best = _nearest(value - torch.where(bend > 0, slope / bend, 0), field)
     move = best - value
     move = torch.where(slope * move + bend * move * move / 2 < 0, move, 0)
     value += move
     return move
 
 
+def _nearest(x: torch.Tensor, field: Field) -> torch.Tensor:
+    """The nearest values that a field has; may overwrite `x`."""
+    if field.is_dense:
+        return x.round_().clamp_(field.sorted_values[0], field.sorted_values[-1])
+    values = torch.tensor(field.sorted_values, device=x.device)
+    return values[torch.bucketize(x, (values[1:] + values[:-1]) / 2)]
+
+
 def _refit_block(grid: Grid, difference: torch.Tensor, hessian: torch.Tensor, block: int) -> None:
     codec = grid.codec
     columns = _span(block, codec.block)
     repeats = codec.block // grid.scale.shape[1]
-    of_d = grid.scale[block].repeat_interleave(repeats, 0) * grid.level[columns]
-    _half(grid.d[block, 0], of_d, difference, hessian, columns)
+    if codec.d is not None:
+        of_d = grid.scale[block].repeat_interleave(repeats, 0) * grid.level[columns]
+        _half(grid.d[block, 0], of_d, difference, hessian, columns)
     if codec.dmin is not None:
         of_dmin = codec.sign * grid.least[block].repeat_interleave(repeats, 0)
         _half(grid.dmin[block, 0], of_dmin, difference, hessian, columns)
@@ -102,22 +111,6 @@ def search(grid: Grid, target: torch.Tensor, hessian: torch.Tensor) -> None:
         difference[columns] += grid.weights_of(run) - here
 
 
-def curvatures(hessian: torch.Tensor, sub: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """H within each run of `sub` columns, its inverse, and the inverse's upper triangular factor: (runs, sub, sub)."""
-    runs = range(len(hessian) // sub)
-    near = torch.stack([hessian[_span(r, sub), _span(r, sub)] for r in runs]).double()
-    # Sums of inputs that depend on each other can miss being positive definite by a rounding error.
-    diagonal = near.diagonal(dim1=1, dim2=2)
-    mean = diagonal.mean(1, keepdim=True)
-    diagonal += _STEADY[0] * mean
-    for share in _STEADY[1:]:
-        failed = torch.linalg.cholesky_ex(near).info != 0
-        diagonal += share * mean * failed[:, None]
-    inverse = torch.linalg.inv(near)
-    factors = torch.linalg.cholesky(inverse, upper=True)
-    return near.float(), inverse.float(), factors.float()
-
-
 def _search_run(
     grid: Grid, run: int, here: torch.Tensor, ideal: torch.Tensor, near: torch.Tensor, factor: torch.Tensor
 ) -> None:
@@ -151,12 +144,12 @@ def _search_run(
 
 def _round_run(grid: Grid, rest: torch.Tensor, steps: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
     """GPTQ within one run: levels for `rest` (columns, rows), which is used up."""
-    inverse = torch.where(steps != 0, steps.reciprocal(), 0)
-    level = torch.empty_like(rest)
-    for i in range(len(rest)):
-        level[i] = grid.nearest(rest[i] * inverse)
-        rest[i].addcmul_(level[i], steps, value=-1).div_(factor[i, i])
-        rest[i + 1 :].addr_(factor[i, i + 1 :], rest[i], alpha=-1)
+    inverse, unit = torch.where(steps != 0, steps.reciprocal(), 0), grid.codec.unit
+    level, metrics = torch.empty_like(rest), metrics_of(factor, unit)
+    for i in range(0, len(rest), unit):
+        here = slice(i, i + unit)
+        level[here] = grid.choose(rest[here] * inverse, metrics[i // unit])
+        make_up(rest, level[here], steps.expand(unit, -1), factor, i)
     return level
 
 
@@ -176,7 +169,9 @@ def _neighbours(codec: Codec, present: _Choice) -> Iterator[_Choice]:
 
 
 def _near(value: torch.Tensor, field: Field) -> list[torch.Tensor]:
-    return [(value + n).clamp_(field.sorted_values[0], field.sorted_values[-1]) for n in _NEIGHBOURS]
+    values = torch.tensor(field.sorted_values, device=value.device)
+    place = torch.bucketize(value, values)
+    return [values[(place + n).clamp_(0, len(values) - 1)] for n in _NEIGHBOURS]
 
 
 def _scaled(codec: Codec, present: _Choice) -> Iterator[_Choice]:

@@ -47,7 +47,8 @@ def correction(weights: torch.Tensor, hessian: torch.Tensor, wanted: torch.Tenso
 
 
 def solve(grid: Grid, target: torch.Tensor, hessian: torch.Tensor, name: str, act_order: str = "auto") -> Grid:
-    """The best levels, scales and minima found for `target` (columns, rows) under H; `grid` stays as it is.
+    """The best levels, scales and minima found for `target` (columns, rows) under H, in no row worse than those of `grid`,
+    which stays as it is.
 
     Args:
         act_order: GPTQ's order of the columns. "on" is by falling diag(H), "off" their own; "auto" does both and
@@ -56,25 +57,32 @@ def solve(grid: Grid, target: torch.Tensor, hessian: torch.Tensor, name: str, ac
     Raises:
         InputError: H is not finite, or not positive definite even when damped.
     """
-    factors = _factors(damped(hessian, _DAMPING, name), name, act_order)
+    orders = orders_of(hessian, grid.codec.unit, act_order)
+    factors = _factors(damped(hessian, _DAMPING, name), name, orders)
     hessian = damped(hessian, _TINY, name)
     step = _ROWS_AT_ONCE.get(target.device.type, _ROWS_AT_ONCE["cpu"])
-    do, parts = kernels.of(target.device), []
+    do, parts = kernels.for_codec(target.device, grid.codec), []
     for start in range(0, grid.n_rows, step):
         rows, part = target[:, start : start + step].contiguous(), grid.rows(start, start + step)
         parts.append(_solve_rows(do, part, rows, hessian, factors))
     return join(parts)
 
 
-def _factors(steady: torch.Tensor, name: str, act_order: str) -> list[_Ordered]:
-    """The orders to try, each with its factor of the inverse."""
-    factors: list[_Ordered] = []
-    if act_order != "on":
-        factors.append((None, inverse_factor(steady, name)))
+def orders_of(hessian: torch.Tensor, unit: int, act_order: str) -> list[torch.Tensor | None]:
+    """The orders of columns to try, those of a unit beside each other; None for their own."""
+    orders: list[torch.Tensor | None] = [] if act_order == "on" else [None]
     if act_order != "off":
-        order = steady.diagonal().argsort(descending=True)
-        factors.append((order, inverse_factor(steady[order][:, order], name)))
-    return factors
+        units = hessian.diagonal().view(-1, unit).sum(1).argsort(descending=True)
+        columns = torch.arange(len(hessian), device=hessian.device).view(-1, unit)
+        orders.append(columns[units].flatten())
+    return orders
+
+
+def _factors(steady: torch.Tensor, name: str, orders: list[torch.Tensor | None]) -> list[_Ordered]:
+    """The orders, each with its factor of the inverse."""
+    return [
+        (order, inverse_factor(steady if order is None else steady[order][:, order], name)) for order in orders
+    ]
 
 
 def _rounded(do: Kernels, grid: Grid, target: torch.Tensor, ordered: _Ordered) -> Grid:
@@ -87,8 +95,8 @@ def _rounded(do: Kernels, grid: Grid, target: torch.Tensor, ordered: _Ordered) -
 def _solve_rows(
     do: Kernels, grid: Grid, target: torch.Tensor, hessian: torch.Tensor, factors: list[_Ordered]
 ) -> Grid:
-    best = _rounded(do, grid, target, factors[0])
-    for factor in factors[1:]:
+    best = grid.rows(0, grid.n_rows)
+    for factor in factors:
         other = _rounded(do, grid, target, factor)
         best = other.where(do.error(other, target, hessian) < do.error(best, target, hessian), best)
     do.descend(best, target, hessian, 3)

@@ -12,7 +12,7 @@ import numpy as np
 
 from ggufkit.core.errors import ResourceError
 from ggufkit.core.jsonfile import parse_json
-from ggufkit.refine.codecs import U8
+from ggufkit.refine.fields import U8
 
 
 @dataclass(frozen=True)

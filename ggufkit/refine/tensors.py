@@ -20,7 +20,8 @@ from ggufkit.llama.gguf import (
     quantized_tensors,
     read_header,
 )
-from ggufkit.refine.codecs import CODECS, U8, Codec
+from ggufkit.refine.codecs import CODECS, Codec
+from ggufkit.refine.fields import U8
 
 # What the output matrix is called in a checkpoint; the embedding is read whole only where it is that matrix.
 _HEADS = ("lm_head.weight", "model.embed_tokens.weight")

@@ -12,9 +12,11 @@ import torch
 from torch.utils.weak import WeakIdKeyDictionary
 
 from ggufkit.refine import triton_code, triton_scales
-from ggufkit.refine.codecs import Codec, Field
+from ggufkit.refine.codecs import Codec
+from ggufkit.refine.curvature import curvatures
+from ggufkit.refine.fields import Field
 from ggufkit.refine.grid import Grid
-from ggufkit.refine.scales import FACTORS, SHIFT, curvatures
+from ggufkit.refine.scales import FACTORS, SHIFT
 from ggufkit.refine.sums import TorchSums
 
 # Columns of a launch: a multiple of every block.
@@ -175,5 +177,5 @@ def _form(codec: Codec) -> tuple[Any, ...]:
     return levels, _ends(codec.scale), _ends(codec.least), codec.sign, codec.dmin is not None, tries
 
 
-def _ends(field: Field | None) -> tuple[int, ...]:
+def _ends(field: Field | None) -> tuple[float, ...]:
     return (field.sorted_values[0], field.sorted_values[-1]) if field else ()

@@ -17,7 +17,7 @@ from ggufkit.layers import KeptStates, Room
 from ggufkit.refine import kernels, rounding, solve
 from ggufkit.refine.grid import Grid
 from ggufkit.refine.kernels import REFERENCE, Kernels
-from tests.unit.test_refine_rounding import NAMES, some_grid
+from tests.unit.test_refine_rounding import EVEN, some_grid
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 DEVICE = torch.device("cuda" if torch.cuda.is_available() and not INTERPRETED else "cpu")
@@ -71,7 +71,7 @@ def search(do: Kernels, grid: Grid, target: torch.Tensor, hessian: torch.Tensor)
 
 @runs_kernels
 @pytest.mark.parametrize("step", [gptq, gptq_ordered, descend, refit, search])
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", EVEN)
 def test_kernels_do_what_the_reference_does(name: str, step: Callable[..., None]) -> None:
     grid, target, hessian = problem(name)
     grid.scale[:, 0, 3] *= grid.codec.scale is None  # a step of zero

@@ -14,7 +14,7 @@ from ggufkit.refine.codecs import CODECS
 from ggufkit.refine.grid import Grid
 from ggufkit.refine.kernels import REFERENCE, Kernels
 from ggufkit.refine.rounding import error
-from ggufkit.refine.solve import damped, inverse_factor
+from ggufkit.refine.solve import damped, inverse_factor, orders_of
 from tests.unit.test_refine_rounding import some_grid, some_problem
 
 CPU = torch.device("cpu")
@@ -40,7 +40,7 @@ def test_each_kernel_does_what_the_reference_does(name: str, fast: Kernels) -> N
     grid = some_grid(name, rows=ROWS)
     target, hessian = some_problem(grid)
     steady = damped(hessian, 0.01, "x")
-    order = steady.diagonal().argsort(descending=True)
+    (order,) = orders_of(steady, grid.codec.unit, "on")
     factor, ordered = inverse_factor(steady, "x"), inverse_factor(steady[order][:, order], "x")
     steps: list[Callable[[Kernels, Grid], None]] = [
         lambda do, g: do.gptq(g, target, factor),

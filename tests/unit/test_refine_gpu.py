@@ -19,7 +19,7 @@ from ggufkit.refine.codecs import CODECS
 from ggufkit.refine.device_blocks import read_planes, write_planes
 from ggufkit.refine.grid import read_grid, write_grid
 from ggufkit.refine.kernels import REFERENCE
-from tests.unit.test_refine_rounding import NAMES, some_grid
+from tests.unit.test_refine_rounding import EVEN, some_grid
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
@@ -31,7 +31,7 @@ def test_without_its_kernels_a_gpu_does_the_reference_and_that_is_told() -> None
     assert "several times slower" in reporter.warnings[0]
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", EVEN)
 def test_blocks_are_the_same_wherever_they_are_read(name: str) -> None:
     codec = CODECS[name]
     raw = write_grid(some_grid(name))

@@ -18,6 +18,7 @@ from ggufkit.refine.scales import refit, search
 from ggufkit.refine.solve import correction, damped, inverse_factor, solve
 
 NAMES = sorted(CODECS)
+EVEN = [name for name in NAMES if CODECS[name].is_even]
 ROWS, COLUMNS = 12, 256
 
 
@@ -26,7 +27,12 @@ def some_grid(name: str, seed: int = 0, rows: int = ROWS, columns: int = COLUMNS
     codec, rng = CODECS[name], np.random.default_rng(seed)
     raw = rng.integers(0, 256, (rows, columns // codec.block, codec.size), dtype=np.uint8)
     most = max(abs(v) for v in codec.scale.values) if codec.scale else 1
-    raw[..., codec.d : codec.d + 2] = np.array([0.1 / most], np.float16).view(np.uint8)
+    if codec.d is not None:
+        raw[..., codec.d : codec.d + 2] = np.array([0.1 / most], np.float16).view(np.uint8)
+    elif codec.scale:
+        codes = codec.scale.codes_of(np.array(codec.scale.sorted_values, np.float32))
+        near = codes[np.searchsorted(codec.scale.sorted_values, [0.05, 0.1])]
+        raw[..., : codec.scale.n_elements] = rng.choice(near, (*raw.shape[:-1], codec.scale.n_elements))
     if codec.dmin is not None:
         raw[..., codec.dmin : codec.dmin + 2] = np.array([0.2 / most], np.float16).view(np.uint8)
     return read_grid(codec, raw.reshape(rows, -1))
@@ -45,10 +51,11 @@ def some_problem(grid: Grid, seed: int = 1) -> tuple[torch.Tensor, torch.Tensor]
 
 def nearest(grid: Grid, target: torch.Tensor) -> Grid:
     """Every weight rounded by itself."""
-    made = grid.rows(0, grid.n_rows)
+    made, unit = grid.rows(0, grid.n_rows), grid.codec.unit
     steps, offsets = (t.repeat_interleave(grid.codec.sub, 0) for t in (grid.steps(), grid.offsets()))
     x = torch.where(steps != 0, (target - offsets) / steps, grid.level)
-    made.level.copy_(torch.where(steps != 0, grid.nearest(x), grid.level))
+    plain = torch.cat([grid.choose(part.clone(), torch.eye(unit)) for part in x.view(-1, unit, x.shape[1])])
+    made.level.copy_(torch.where(steps != 0, plain, grid.level))
     return made
 
 
@@ -126,8 +133,9 @@ def test_the_order_of_columns_keeps_their_places(order: bool) -> None:
     assert torch.allclose(made.weights(), exact, atol=1e-5)
 
 
-def test_solving_leaves_its_input_alone_and_beats_rounding() -> None:
-    grid = some_grid("Q3_K")
+@pytest.mark.parametrize("name", ["Q3_K", "NVFP4", "IQ2_XXS", "IQ3_XXS", "IQ3_S"])
+def test_solving_leaves_its_input_alone_and_beats_rounding(name: str) -> None:
+    grid = some_grid(name)
     target, hessian = some_problem(grid)
     before = write_grid(grid)
     solved = solve(grid, target, hessian, "x")

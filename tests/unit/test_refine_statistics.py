@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from ggufkit.layers import Linear
-from ggufkit.refine.scales import curvatures
+from ggufkit.refine.curvature import curvatures
 from ggufkit.refine.statistics import InputStatistics, Pairing
 
 N_IN, N_OUT = 24, 10
