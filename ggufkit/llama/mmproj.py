@@ -25,7 +25,7 @@ _OURS = "Give the mmproj that was made, or published, with this model; or --no-m
 
 _QWEN3 = ("qwen3vl", "qwen3vlmoe", "qwen35", "qwen35moe", "qwen4exp")
 _FAMILIES = {
-    "qwen2vl_merger": (("qwen2vl",), "<|vision_start|>"),
+    "qwen2vl_merger": (("qwen2vl", "llama"), ""),  # of Sarashina, too
     "qwen2.5vl_merger": (("qwen2vl",), "<|vision_start|>"),
     "qwen3vl_merger": (_QWEN3, "<|vision_start|>"),
     "gemma3": (("gemma3",), "<start_of_image>"),
