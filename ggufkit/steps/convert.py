@@ -76,7 +76,6 @@ class ConvertNotes(GgufNotes):
 
     source: str = ""
     revision: str | None = None
-    quantized: str | None = None
     token_strings: int | None = None
     token_mismatches: int | None = None
     logit_difference: float | None = None
@@ -84,6 +83,7 @@ class ConvertNotes(GgufNotes):
     allow_losses: bool | None = None
     check_function: bool | None = None
     mmproj: str | None = None
+    quantized: str | None = None
 
     def to_notes(self) -> dict[str, Json]:
         """Without what was not compared and not asked for."""
