@@ -47,7 +47,7 @@ class AutoAwqObjective:
     """AutoAWQ's objective, on the machinery of the native engine."""
 
     key = "autoawq 1"
-    widest_gram = sys.maxsize
+    widest_gram = most_tokens = sys.maxsize
 
     def search(self, work: CalibratedLayer) -> dict[str, dict[str, FoldScales]]:
         """The best scales of a layer's folds by AutoAWQ's loss."""

@@ -14,7 +14,7 @@ from ggufkit.awq.autoawq import scale_with_autoawq
 from ggufkit.awq.compat import SCHEME, AutoAwqObjective
 from ggufkit.awq.native import ModelScales, search_scales
 from ggufkit.awq.objectives import GgmlObjective, Objective
-from ggufkit.awq.proof import Proof, prove, rewritten_layers
+from ggufkit.awq.proof import Proof, prove, prove_unchanged, rewritten_layers
 from ggufkit.awq.search import QuantizationScheme
 from ggufkit.core.progress import Reporter
 from ggufkit.core.records import Json
@@ -71,8 +71,11 @@ class ScaledCheckpoint:
         notes = self.proof.notes()
         if self.searched is not None:
             notes["types_scored_together"] = len(self.scheme.types)
+            notes["searched_tokens"] = self.searched.n_tokens
             notes["error_ratio"] = self.searched.mean_gain
             notes["folds"] = {n: [f.candidate, f.before, f.after] for n, f in self.searched.found.items()}
+            gains = {n: g for f in self.searched.found.values() for n, g in f.tensors.items()}
+            notes["tensors"] = {name: gain.rounded() for name, gain in gains.items()}
         return notes
 
 
@@ -117,7 +120,11 @@ def scale_checkpoint(
         with publishing(source, path) as unfinished:
             write_checkpoint(source, unfinished, rewrites, reporter, dtype=dtype)
             written = StreamedModel(unfinished, model.device)
-            proof = prove(model, rewritten_layers(model, rewrites), written, calibration.held_out, reporter)
+            proof = (
+                prove(model, rewritten_layers(model, rewrites), written, calibration.held_out, reporter)
+                if rewrites
+                else prove_unchanged(model, written)
+            )
         scaled.append(ScaledCheckpoint(path, scheme, proof, searched_for))
     shutil.rmtree(files.state, ignore_errors=True)
     return scaled

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 from safetensors import safe_open
 from safetensors.torch import save
@@ -15,19 +18,35 @@ from safetensors.torch import save
 from ggufkit.awq.archs import Fold, folds_in_layer, folds_of
 from ggufkit.awq.fold import Heads
 from ggufkit.awq.objectives import CalibratedLayer, Objective
-from ggufkit.awq.search import FoldScales
+from ggufkit.awq.search import FoldScales, TensorGain
 from ggufkit.core.errors import ResourceError
 from ggufkit.core.progress import Progress, Reporter
-from ggufkit.layers import HiddenStates, Moments, StreamedModel, embed, gathering, run_layer
+from ggufkit.core.records import Json
+from ggufkit.layers import (
+    HiddenStates,
+    Moments,
+    StreamedModel,
+    embed,
+    gathering,
+    keeping_freed_memory,
+    run_layer,
+)
 from ggufkit.models.files import fingerprint
 from ggufkit.texts.calibration import Calibration, Tokens
+
+# What running a layer takes of the time, roughly; the rest is its search.
+_RUNNING_SHARE = 0.75
 
 
 @dataclass(frozen=True)
 class ModelScales:
-    """Scales of a whole model, and how they were found; both by module, e.g. "model.layers.0.input_layernorm"."""
+    """Scales of a whole model, and how they were found; both by module, e.g. "model.layers.0.input_layernorm".
+
+    `n_tokens` is on how many tokens they were searched.
+    """
 
     found: Mapping[str, FoldScales]
+    n_tokens: int
 
     @property
     def scales(self) -> dict[str, torch.Tensor]:
@@ -58,11 +77,12 @@ def search_scales(
         ResourceError: the disk is full.
     """
     folds = folds_of(model.architecture)
+    samples = _enough(calibration.samples, folds, objective.most_tokens)
     key = f"{fingerprint(model.path)} {calibration.tokens_sha256} {objective.key}"
     try:
         done = _resume(state, key)
         with reporter.step("AWQ: searching scales") as progress:
-            hidden = _input_of(done, model, calibration.samples, state)
+            hidden = _input_of(done, model, samples, state)
             for index in range(done, model.n_layers):
                 hidden = _one_layer(model, index, folds, objective, hidden, progress)
         hidden.remove()
@@ -70,7 +90,19 @@ def search_scales(
         message = f"The search's state cannot be written to {state}: {error.strerror}."
         raise ResourceError(message, hint="Free some space and repeat the command.") from error
     layers = [_load(_layer_file(state, i)) for i in range(model.n_layers)]
-    return {name: ModelScales({n: f for layer in layers for n, f in layer[name].items()}) for name in layers[0]}
+    return {
+        name: ModelScales({n: f for layer in layers for n, f in layer[name].items()}, samples.size)
+        for name in layers[0]
+    }
+
+
+def _enough(samples: Tokens, folds: tuple[Fold, ...], most_tokens: int) -> Tokens:
+    """Samples with about so many tokens, evenly chosen; all of them where experts share the tokens."""
+    wanted = math.ceil(most_tokens / samples.shape[1])
+    if wanted >= len(samples) or any("*" in fold.source for fold in folds):
+        return samples
+    chosen: Tokens = samples[np.linspace(0, len(samples) - 1, wanted).round().astype(int)]
+    return chosen
 
 
 def _one_layer(
@@ -93,14 +125,15 @@ def _one_layer(
     def tell(done: float) -> None:
         progress.update((index + done) / model.n_layers, 1.0, f"layer {index + 1} of {model.n_layers}")
 
-    # Searching takes about as long as running the layer.
-    share = 0.5 / len(hidden)
-    with gathering(moments, layer, linears):
+    share = _RUNNING_SHARE / len(hidden)
+
+    def tell_searched(done: float) -> None:
+        tell(_RUNNING_SHARE + (1 - _RUNNING_SHARE) * done)
+
+    with gathering(moments, layer, linears), keeping_freed_memory():
         run_layer(model, index, layer, hidden, after, on_batch=lambda samples: tell(share * samples))
     heads = Heads(*model.heads)
-    work = CalibratedLayer(
-        model, index, layer, linears, present, heads, hidden, moments, lambda done: tell(0.5 + 0.5 * done)
-    )
+    work = CalibratedLayer(model, index, layer, linears, present, heads, hidden, moments, tell_searched)
     prefix = model.prefix(index)
     named = {
         scheme: {prefix + source: best for source, best in of.items()}
@@ -151,7 +184,7 @@ def _layer_file(state: Path, index: int) -> Path:
 def _store(file: Path, found: Mapping[str, Mapping[str, FoldScales]]) -> None:
     """Store a layer's scales, whole or not at all."""
     tensors = {f"{g}|{n}": f.scales for g, of in found.items() for n, f in of.items() if f.scales is not None}
-    notes = {g: {n: (f.candidate, f.before, f.after) for n, f in of.items()} for g, of in found.items()}
+    notes = {g: {n: _told(f) for n, f in of.items()} for g, of in found.items()}
     partial = file.with_suffix(".partial")
     partial.write_bytes(save(tensors, {"found": json.dumps(notes)}))
     partial.replace(file)
@@ -161,4 +194,14 @@ def _load(file: Path) -> dict[str, dict[str, FoldScales]]:
     with safe_open(file, framework="pt") as stored:
         notes = json.loads(stored.metadata()["found"])
         tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118 - not a mapping
-    return {g: {n: FoldScales(tensors.get(f"{g}|{n}"), *f) for n, f in of.items()} for g, of in notes.items()}
+    return {g: {n: _read(tensors.get(f"{g}|{n}"), f) for n, f in of.items()} for g, of in notes.items()}
+
+
+def _told(found: FoldScales) -> list[Json]:
+    gains: Json = {name: [gain.outlier, gain.ratio] for name, gain in found.tensors.items()}
+    return [found.candidate, found.before, found.after, gains]
+
+
+def _read(scales: torch.Tensor | None, told: list[Any]) -> FoldScales:
+    candidate, before, after, gains = told
+    return FoldScales(scales, candidate, before, after, {name: TensorGain(*gain) for name, gain in gains.items()})

@@ -6,20 +6,21 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
-from itertools import product
 from typing import Protocol
 
 from torch import nn
 
 from ggufkit.awq.archs import Fold
 from ggufkit.awq.fold import Heads
-from ggufkit.awq.search import FoldScales, QuantizationScheme, Quantizers, best_scales, targets_of
+from ggufkit.awq.search import FoldScales, QuantizationScheme, Quantizers, best_scales
+from ggufkit.awq.targets import targets_of
 from ggufkit.core.concurrency import worker_pool
 from ggufkit.layers import HiddenStates, Linear, Moments, StreamedModel
 from ggufkit.llama.libggml import LibGgml
 
-VERSION = 3
+VERSION = 4
 _WIDEST_GRAM = 8192
+_MOST_TOKENS = 1 << 14
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,10 @@ class Objective(Protocol):
     def widest_gram(self) -> int:
         """Inputs up to this width have x xᵀ accumulated, wider ones x² only."""
 
+    @property
+    def most_tokens(self) -> int:
+        """As many of the calibration's tokens are enough for a dense model."""
+
     def search(self, work: CalibratedLayer) -> dict[str, dict[str, FoldScales]]:
         """The best scales of each of a layer's folds, by scheme and `Fold.source`."""
 
@@ -84,15 +89,20 @@ class GgmlObjective:
         """What memory and time allow: the matrix of a wider input costs more than the layer itself."""
         return _WIDEST_GRAM
 
+    @property
+    def most_tokens(self) -> int:
+        """Twice as many as the widest of such inputs has channels; more move the scales by less than they matter."""
+        return _MOST_TOKENS
+
     def search(self, work: CalibratedLayer) -> dict[str, dict[str, FoldScales]]:
-        """Judge all candidates of each fold for each scheme."""
+        """Judge the candidates of each fold, for all schemes at once."""
         weights = {x.module: work.layer.get_parameter(f"{x.module}.weight").data for x in work.linears}
         found: dict[str, dict[str, FoldScales]] = {scheme.name: {} for scheme in self._schemes}
-        steps = len(work.folds) * len(self._schemes)
         with worker_pool(self._threads) as pool:
             quantizers = Quantizers(self._lib, pool)
-            for number, (fold, scheme) in enumerate(product(work.folds, self._schemes), start=1):
+            for number, fold in enumerate(work.folds, start=1):
                 targets = targets_of(fold, weights, work.linears, work.moments)
-                found[scheme.name][fold.source] = best_scales(fold, targets, scheme, work.heads, quantizers)
-                work.tell(number / steps)
+                for name, best in best_scales(fold, targets, self._schemes, work.heads, quantizers).items():
+                    found[name][fold.source] = best
+                work.tell(number / len(work.folds))
         return found

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -22,12 +22,12 @@ from ggufkit.texts.calibration import Tokens
 TOLERANCE = 1e-3
 """The largest change of a logit allowed, in standard deviations of the logits."""
 
-# Logits are compared at so many tokens: a large vocabulary makes them slow.
-_TOKENS = 1024
+# So much text is run through all layers; logits are compared at fewer tokens, as a large vocabulary makes them slow.
+_SAMPLES, _TOKENS = 4, 128
 _LOGITS_AT_ONCE = 1 << 19
 _ROWS = 1024
 # What the layers take of the time, roughly.
-_LAYERS_SHARE = 0.75
+_LAYERS_SHARE = 0.9
 # Rounding to bfloat16 costs some 1e-5; a tensor written wrongly costs nats.
 _MOST_WRITTEN_KL = 0.01
 
@@ -52,7 +52,7 @@ class Proof:
         folded: the scaled weights in float32, before they are stored.
         written: the checkpoint as it is on disk, with the rounding of its dtype.
         logit_std: standard deviation of the original's logits.
-        n_tokens: tokens whose logits were compared.
+        n_tokens: tokens whose logits were compared; 0 where all tensors are what they were.
     """
 
     folded: Difference
@@ -67,6 +67,8 @@ class Proof:
 
     def notes(self) -> dict[str, Json]:
         """What the manifest says about it."""
+        if not self.n_tokens:
+            return {"equality": {"same_tensors": True}}
         return {"equality": {**asdict(self), "tolerance": TOLERANCE * self.logit_std}}
 
 
@@ -95,12 +97,13 @@ def prove(
 
     Args:
         folded: layers with the scales folded in, in float32.
-        tokens: (samples, tokens) that the search has not seen.
+        tokens: (samples, tokens) that the search has not seen; of many samples the first are enough.
 
     Raises:
         ToolError: a logit changed by more than `TOLERANCE`, or what was written is something else.
     """
-    _require_same_rest(original, written)
+    layers, tokens = original.prefix(0).partition("0")[0], tokens[:_SAMPLES]
+    _require_same(original, written, (n for n in original.shards.tensors if not n.startswith(layers)))
     with (
         TemporaryDirectory(prefix="ggufkit-proof-") as scratch,
         reporter.step("AWQ: proof of equality") as progress,
@@ -126,6 +129,17 @@ def prove(
     return proof
 
 
+def prove_unchanged(original: StreamedModel, written: StreamedModel) -> Proof:
+    """The proof where nothing was scaled: every tensor is what it was, as far as its dtype holds it.
+
+    Raises:
+        ToolError: one is not.
+    """
+    _require_same(original, written, original.shards.tensors)
+    same = Difference(0.0, 0.0, 0.0)
+    return Proof(same, same, 0.0, 0)
+
+
 def _require(proof: Proof, path: Path) -> None:
     if not proof.holds:
         limit = TOLERANCE * proof.logit_std
@@ -140,10 +154,9 @@ def _require(proof: Proof, path: Path) -> None:
         raise ToolError(message, hint="Try --awq-dtype float32.")
 
 
-def _require_same_rest(original: StreamedModel, written: StreamedModel) -> None:
-    """Require that all tensors outside the decoder layers are written as they were, up to their dtype."""
-    layers = original.prefix(0).partition("0")[0]
-    for name in (n for n in original.shards.tensors if not n.startswith(layers)):
+def _require_same(original: StreamedModel, written: StreamedModel, names: Iterable[str]) -> None:
+    """Require that tensors are written as they were, up to their dtype."""
+    for name in names:
         if name not in written.shards or not _equal(name, original.shards, written.shards):
             message = (
                 f"The scaled {original.path.name} was not written as it should be: {name} is not what it was."
@@ -167,14 +180,13 @@ def _compare(
 ) -> tuple[list[Difference], float, int]:
     """Differences of others' logits from the original's, the standard deviation of these, and how many tokens had some.
 
-    A few tokens at a time; every layer has run on all of them, of the logits a part is enough.
+    A few tokens at a time: those whose hidden states say most about the first of the others, see `_telling`.
     """
     tallies = [_Tally() for _ in others]
     total, square, count = 0.0, 0.0, 0
     step = max(1, _LOGITS_AT_ONCE // model.n_vocab)
-    stride = max(1, len(original) * original.n_tokens // _TOKENS)
-    for sample in range(len(original)):
-        rows = [h.read(sample, sample + 1)[:, ::stride] for h in (original, *others)]
+    for sample, chosen in enumerate(_telling(model, original, others[0])):
+        rows = [h.read(sample, sample + 1)[:, chosen] for h in (original, *others)]
         for start in range(0, rows[0].shape[1], step):
             reference = _Reference(model.logits(rows[0][:, start : start + step]))
             total += float(reference.logits.sum(dtype=torch.float64))
@@ -186,6 +198,21 @@ def _compare(
     model.release_head()
     std = math.sqrt(max(square / count - (total / count) ** 2, 0.0))
     return [tally.result() for tally in tallies], std, tallies[0].count
+
+
+def _telling(model: StreamedModel, original: HiddenStates, other: HiddenStates) -> list[torch.Tensor]:
+    """The tokens whose logits to compare, by sample: half of them where the head's input moved most, half all over."""
+    moved = []
+    for sample in range(len(original)):
+        one, two = (model.normalized(h.read(sample, sample + 1)) for h in (original, other))
+        moved.append(torch.linalg.vector_norm(two - one, dim=-1).cpu())
+    distances = torch.cat(moved)
+    wanted = min(_TOKENS // 2, distances.numel())
+    most = distances.flatten().topk(wanted).indices
+    spread = torch.linspace(0, distances.numel() - 1, wanted).round().long()
+    mask = torch.zeros(distances.numel(), dtype=torch.bool)
+    mask[torch.cat([most, spread])] = True
+    return [row.nonzero()[:, 0] for row in mask.view_as(distances)]
 
 
 class _Reference:

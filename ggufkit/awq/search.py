@@ -8,6 +8,8 @@ candidate too. A candidate's error under a type is the mean, over tensors, of
 
 with Q the toolchain's own quantizer, given E[x²] / s² as importance where the variant uses a matrix. Its score is
 the mean, over requested types, of that error relative to the identity's: a coarse type counts no more than a fine one.
+
+`ranking` says first, once for all types, which candidates are worth that.
 """
 
 from __future__ import annotations
@@ -15,13 +17,15 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
 from ggufkit.awq.archs import Fold
 from ggufkit.awq.fold import Heads, column_scales
-from ggufkit.layers import Linear, Moments
+from ggufkit.awq.ranking import ranked
+from ggufkit.awq.targets import Target, some_rows
+from ggufkit.core.records import Json
 from ggufkit.llama.libggml import LibGgml
 
 Types = Mapping[str, str]
@@ -31,12 +35,9 @@ STRENGTHS = (0.5, 1.0)
 SHARES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.7)
 IDENTITY = "identity"
 
-# Rows are rounded independently: some of a large tensor tell the candidates apart. A few weights, in whole rows,
-# say which candidates are worth more.
-_FEW_WEIGHTS, _MOST_WEIGHTS = 1 << 17, 1 << 19
-_FEWEST_ROWS = 64
-_FINALISTS = 3
-_JOB_WEIGHTS = 1 << 18
+# Rows are rounded independently: some of a large tensor tell the candidates apart.
+_WEIGHTS = 1 << 18
+_FINALISTS = 4
 # Channels that carry next to nothing must not get scales of their own.
 _FLOOR = 1e-4
 _FLOATS = ("F32", "F16", "BF16")
@@ -58,46 +59,34 @@ class QuantizationScheme:
 
 
 @dataclass(frozen=True)
+class TensorGain:
+    """What scales did for one tensor.
+
+    Args:
+        outlier: E[x²] of the input's largest channel, over that of its median one; None if that one is dead.
+        ratio: output error with the scales over that without them, the mean over types.
+    """
+
+    outlier: float | None
+    ratio: float
+
+    def rounded(self) -> list[Json]:
+        """Both, with as many digits as they are worth."""
+        return [None if self.outlier is None else round(self.outlier, 2), round(self.ratio, 4)]
+
+
+@dataclass(frozen=True)
 class FoldScales:
-    """The best scales of a fold (None: the identity), and the mean relative output error without and with them."""
+    """The best scales of a fold (None: the identity), and the mean relative output error without and with them.
+
+    `tensors` tells the same of each of its targets, by tensor of the GGUF.
+    """
 
     scales: torch.Tensor | None
     candidate: str
     before: float
     after: float
-
-
-@dataclass(frozen=True)
-class Target:
-    """A linear that a fold scales.
-
-    Args:
-        linear, weight: which it is, and its weight (out, in).
-        gram: sum of x xᵀ over its inputs (in, in), or of x² (in,) where that is all there is.
-    """
-
-    linear: Linear
-    weight: torch.Tensor
-    gram: torch.Tensor
-
-    @property
-    def power(self) -> torch.Tensor:
-        """Sum of x² over the inputs, (in,)."""
-        return self.gram.diagonal() if self.gram.dim() == 2 else self.gram
-
-    def output_power(self, weight: torch.Tensor) -> float:
-        """tr(W H Wᵀ): the sum of squares of the outputs that (rows, in) weights make."""
-        rows = weight.to(self.gram.device)
-        made = rows @ self.gram if self.gram.dim() == 2 else rows * self.gram
-        return float((made * rows).sum(dtype=torch.float64))
-
-
-def targets_of(
-    fold: Fold, weights: Mapping[str, torch.Tensor], linears: Sequence[Linear], moments: Mapping[str, Moments]
-) -> list[Target]:
-    """The targets of a fold that become matrices and whose input was seen at least once."""
-    seen = [x for x in linears if x.module in fold.targets and moments[x.input].count]
-    return [Target(x, weights[x.module], moments[x.input].total()) for x in seen]
+    tensors: Mapping[str, TensorGain] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -108,32 +97,71 @@ class Quantizers:
     pool: Executor
 
 
+Kind = tuple[str, bool]
+"""What a tensor will be rounded to: its type, and whether by an importance matrix."""
+
+
 def best_scales(
-    fold: Fold, targets: Sequence[Target], scheme: QuantizationScheme, heads: Heads, quantizers: Quantizers
-) -> FoldScales:
-    """Search the scales of one fold."""
-    kinds = [[_type_of(types, target) for types in scheme.types] for target in targets]
-    judged = [(target, of) for target, of in zip(targets, kinds, strict=True) if any(of)]
+    fold: Fold,
+    targets: Sequence[Target],
+    schemes: Sequence[QuantizationScheme],
+    heads: Heads,
+    quantizers: Quantizers,
+) -> dict[str, FoldScales]:
+    """Search the scales of one fold, for all schemes at once, by their names."""
+    kinds = {scheme.name: [_kinds(scheme, target) for target in targets] for scheme in schemes}
+    rounded = [{k for of in kinds.values() for k in of[number] if k} for number in range(len(targets))]
+    judged = [number for number, of in enumerate(rounded) if of]
+    if not judged:
+        return {scheme.name: FoldScales(None, IDENTITY, 0.0, 0.0) for scheme in schemes}
+    options = candidates(fold, targets, heads)
+    columns = {name: column_scales(fold, s, heads) for name, s in options.items()}
+    finalists = [IDENTITY, *ranked([targets[n] for n in judged], columns)[:_FINALISTS]]
+    errors = {
+        n: _errors(targets[n], rounded[n], [columns[name] for name in finalists], quantizers) for n in judged
+    }
+    found = {}
+    for scheme in schemes:
+        mine = [_Judged(targets[n], kinds[scheme.name][n], errors[n]) for n in judged]
+        found[scheme.name] = _best([j for j in mine if any(j.kinds)], finalists, options)
+    return found
+
+
+@dataclass(frozen=True)
+class _Judged:
+    """A target, its kind under each type of a scheme (None: a float), and its errors by kind, (candidates,)."""
+
+    target: Target
+    kinds: Sequence[Kind | None]
+    errors: Mapping[Kind, torch.Tensor]
+
+    @property
+    def by_type(self) -> torch.Tensor:
+        """Its errors: (types, candidates)."""
+        none = torch.zeros_like(next(iter(self.errors.values())))
+        return torch.stack([self.errors[k] if k else none for k in self.kinds])
+
+
+def _best(judged: Sequence[_Judged], finalists: Sequence[str], options: Mapping[str, torch.Tensor]) -> FoldScales:
     if not judged:
         return FoldScales(None, IDENTITY, 0.0, 0.0)
-    options = candidates(fold, targets, heads)
+    errors = torch.stack([j.by_type for j in judged]).mean(0)
+    best = int(_relative(errors).argmin())
+    before, after = errors.mean(0)[[0, best]].tolist()
+    gains: dict[str, list[TensorGain]] = {}
+    for j in judged:
+        quantized = torch.stack([j.errors[kind] for kind in j.kinds if kind])
+        gain = TensorGain(j.target.outlier, float(_relative(quantized)[best]))
+        gains.setdefault(j.target.linear.tensor, []).append(gain)
+    scales = None if best == 0 else options[finalists[best]].clone()  # schemes are stored side by side
+    return FoldScales(scales, finalists[best], before, after, {name: _mean(of) for name, of in gains.items()})
 
-    def errors(names: Sequence[str], n_weights: int) -> torch.Tensor:
-        """By type and candidate: (types, names)."""
-        columns = [column_scales(fold, options[name], heads) for name in names]
-        made = torch.zeros(len(scheme.types), len(names), dtype=torch.float64)
-        for target, of in judged:
-            by_kind = _errors(target, {k for k in of if k}, columns, n_weights, scheme.importance, quantizers)
-            made += torch.stack([by_kind[k] if k else made.new_zeros(len(names)) for k in of])
-        return made / len(judged)
 
-    names = list(options)
-    rough = _relative(errors(names, _FEW_WEIGHTS))[1:]
-    finalists = [IDENTITY, *(names[1 + i] for i in rough.argsort(stable=True)[:_FINALISTS].tolist())]
-    final = errors(finalists, _MOST_WEIGHTS)
-    best = int(_relative(final).argmin())
-    before, after = final.mean(0)[[0, best]].tolist()
-    return FoldScales(None if best == 0 else options[finalists[best]], finalists[best], before, after)
+def _mean(gains: Sequence[TensorGain]) -> TensorGain:
+    """Of the experts that one tensor holds."""
+    outliers = [g.outlier for g in gains if g.outlier is not None]
+    outlier = sum(outliers) / len(outliers) if outliers else None
+    return TensorGain(outlier, sum(g.ratio for g in gains) / len(gains))
 
 
 def _relative(errors: torch.Tensor) -> torch.Tensor:
@@ -142,10 +170,10 @@ def _relative(errors: torch.Tensor) -> torch.Tensor:
     return torch.where(identity > 0, errors / identity, 1.0).mean(0)
 
 
-def _type_of(types: Types, target: Target) -> str | None:
-    """The quantized type of a target; None if it stays a float."""
-    name = types.get(target.linear.tensor, "F32").upper()
-    return None if name in _FLOATS else name
+def _kinds(scheme: QuantizationScheme, target: Target) -> list[Kind | None]:
+    """What a target will be rounded to under each type; None where it stays a float."""
+    names = [types.get(target.linear.tensor, "F32").upper() for types in scheme.types]
+    return [None if name in _FLOATS else (name, scheme.importance) for name in names]
 
 
 def candidates(fold: Fold, targets: Sequence[Target], heads: Heads) -> dict[str, torch.Tensor]:
@@ -164,44 +192,27 @@ def candidates(fold: Fold, targets: Sequence[Target], heads: Heads) -> dict[str,
 
 
 def _errors(
-    target: Target,
-    kinds: Collection[str],
-    columns: Sequence[torch.Tensor],
-    n_weights: int,
-    importance: bool,
-    quantizers: Quantizers,
-) -> dict[str, torch.Tensor]:
-    """The relative output error of one target for each candidate, (candidates,), by the types that it may get.
+    target: Target, kinds: Collection[Kind], columns: Sequence[torch.Tensor], quantizers: Quantizers
+) -> dict[Kind, torch.Tensor]:
+    """The relative output error of one target for each candidate, (candidates,), by what it may be rounded to.
 
-    Judged on about `n_weights` of its weights.
+    Judged on about `_WEIGHTS` of its weights.
     """
-    rows = _some_rows(target.weight, n_weights).cpu()
-    norm = target.output_power(rows)
-    power = target.power.cpu()
-    step = max(1, _JOB_WEIGHTS // rows.shape[1])
+    rows = some_rows(target.weight, _WEIGHTS).cpu()
+    norm, power = target.output_power(rows), target.power.cpu()
 
-    def error(scales: torch.Tensor, kind: str, start: int) -> float:
-        part = rows[start : start + step]
+    def error(scales: torch.Tensor, kind: Kind) -> float:
+        name, importance = kind
         weighing = (power / scales.square()).numpy() if importance else None
-        rounded = torch.from_numpy(quantizers.lib.rounded((part * scales).numpy(), kind, weighing))
-        return target.output_power(rounded / scales - part)
+        rounded = torch.from_numpy(quantizers.lib.rounded((rows * scales).numpy(), name, weighing))
+        return target.output_power(rounded.div_(scales).sub_(rows)) / norm
 
-    jobs = [(c, kind, start) for c in range(len(columns)) for kind in kinds for start in range(0, len(rows), step)]
-    errors = {kind: torch.zeros(len(columns), dtype=torch.float64) for kind in kinds}
-    if norm > 0:
-        with single_threaded():
-            made = quantizers.pool.map(lambda job: error(columns[job[0]], job[1], job[2]), jobs)
-            for (candidate, kind, _), value in zip(jobs, made, strict=True):
-                errors[kind][candidate] += value / norm
-    return errors
-
-
-def _some_rows(weight: torch.Tensor, n_weights: int) -> torch.Tensor:
-    wanted = max(_FEWEST_ROWS, n_weights // weight.shape[1])
-    if len(weight) <= wanted:
-        return weight
-    chosen = torch.linspace(0, len(weight) - 1, wanted, device=weight.device).round().long()
-    return weight[chosen]
+    if not norm > 0:
+        return {kind: torch.zeros(len(columns), dtype=torch.float64) for kind in kinds}
+    jobs = [(scales, kind) for kind in kinds for scales in columns]
+    with single_threaded():
+        made = iter(list(quantizers.pool.map(lambda job: error(*job), jobs)))
+    return {kind: torch.tensor([next(made) for _ in columns], dtype=torch.float64) for kind in kinds}
 
 
 @contextlib.contextmanager

@@ -18,10 +18,12 @@ from ggufkit.measure import checkpoints, divergence, perplexity, similarity, tok
 from ggufkit.measure.evaluation import EvalParams
 from ggufkit.measure.paired import Scores
 from ggufkit.recipes.type_recipe import TypeRecipe
-from ggufkit.report import commands, conditions
+from ggufkit.report import commands, conditions, scaling
 from ggufkit.report.lineage import Archive, Piece, is_start, origin_of
 from ggufkit.report.results import checkpoint_measurements, further_measurements_of, measurements_of, recipe_of
 from ggufkit.report.settings import Settings, calibrated, settings
+from ggufkit.steps import awq
+from ggufkit.steps.awq import AwqNotes
 from ggufkit.steps.quantize import QuantizeNotes
 from ggufkit.steps.step import Workspace
 from ggufkit.texts.corpus import WIKITEXT2_TEST_SHA256
@@ -95,6 +97,7 @@ class Entry:
         guest: what somebody else's file is to be asked for by: "hub:OWNER/NAME/FILE", or its name; "" for one made here.
         scores: what each token gave, for differences from other files; None where it was not kept.
         quantized: what numbers the checkpoint held that it was made from: "FP8"; "" for floats, or where that is not known.
+        scaling: what AWQ's scales did to its tensors, in words; "" where there are none, or it is not known.
     """
 
     row: ResultRow
@@ -119,6 +122,7 @@ class Entry:
     guest: str = ""
     scores: Scores | None = None
     quantized: str = ""
+    scaling: str = ""
 
     @property
     def label(self) -> str:
@@ -183,7 +187,13 @@ def _entry(row: ResultRow, header: GgufHeader, archive: Archive) -> Entry:
             found, workspace.measurements / f"{stem_of(path)}.{divergence.STEP}.scores"
         ),
         quantized=origin_of(lineage).quantized or "",
+        scaling=_scaling(lineage),
     )
+
+
+def _scaling(lineage: Sequence[Piece]) -> str:
+    notes = [AwqNotes.from_manifest(piece.made) for piece in lineage if piece.made.step == awq.STEP]
+    return next((scaling.in_words(of.label, of.tensors) for of in notes), "")
 
 
 def _checkpoint(row: ResultRow, workspace: Workspace) -> Entry:

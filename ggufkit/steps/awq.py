@@ -6,7 +6,7 @@ import hashlib
 import json
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,7 +14,7 @@ from ggufkit.core import durations
 from ggufkit.core.errors import UsageError
 from ggufkit.core.inputs import Input, unchanged
 from ggufkit.core.manifest import Notes, Params
-from ggufkit.core.records import Checkpoint
+from ggufkit.core.records import Checkpoint, Json
 from ggufkit.core.variants import Scaling
 from ggufkit.models.checkpoint import open_checkpoint
 from ggufkit.models.files import files_of, fingerprint
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from ggufkit.awq.engine import ScaledCheckpoint
     from ggufkit.awq.search import QuantizationScheme
 
-STEP, VERSION = "awq", 2
+STEP, VERSION = "awq", 3
 
 
 @dataclass(frozen=True)
@@ -76,10 +76,17 @@ class AwqNotes(Notes):
     """What is known of a scaled checkpoint; of its calibration see `CalibrationNotes`.
 
     `label` is what it is for, `tool_s` the seconds of the search for all checkpoints that were scaled along.
+    `tensors` tells of each scaled tensor how many times the power of its input's median channel the largest one has, and
+    what the scales leave of its output error; it is missing where the search knows no types.
     """
 
     label: str = ""
     tool_s: float = 0.0
+    tensors: Mapping[str, tuple[float | None, float]] = field(default_factory=dict)
+
+    def to_notes(self) -> dict[str, Json]:
+        """What is there of it."""
+        return {key: value for key, value in super().to_notes().items() if key != "tensors" or value}
 
     @property
     def per_type(self) -> bool:

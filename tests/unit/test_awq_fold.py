@@ -15,13 +15,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ggufkit.awq import archs
+from ggufkit.awq import proof as proof_module
 from ggufkit.awq.apply import Rewrites, plan_folds, publishing, write_checkpoint
 from ggufkit.awq.archs import ARCHITECTURES, Divide, Fold, folds_in_layer, folds_of
 from ggufkit.awq.fold import Heads, settle
-from ggufkit.awq.proof import prove, rewritten_layers
+from ggufkit.awq.proof import prove, prove_unchanged, rewritten_layers
 from ggufkit.core.errors import CheckpointError, InputError, ResourceError, ToolError, UnsupportedArchitecture
 from ggufkit.core.progress import SilentReporter
-from ggufkit.layers import StreamedModel
+from ggufkit.layers import HiddenStates, StreamedModel
 
 CONFIGS = sorted((Path(__file__).resolve().parents[1] / "archs").glob("*.json"))
 TOKENS = np.random.default_rng(0).integers(0, 96, (3, 24)).astype(np.int32)
@@ -154,6 +155,31 @@ def test_what_is_written_must_be_what_was_proved(llama: StreamedModel, tmp_path:
     write(llama.path, tmp_path / "wrong", half)
     with pytest.raises(ToolError, match="not written as it should be"):
         prove(llama, rewritten_layers(llama, planned), StreamedModel(tmp_path / "wrong", "cpu"), TOKENS, QUIET)
+
+
+def test_where_nothing_was_scaled_every_tensor_is_compared_instead(llama: StreamedModel, tmp_path: Path) -> None:
+    write(llama.path, tmp_path / "same", {}, dtype=torch.float32)
+    proof = prove_unchanged(llama, StreamedModel(tmp_path / "same", "cpu"))
+    assert proof.holds
+    assert proof.notes() == {"equality": {"same_tensors": True}}
+    name = "model.layers.1.mlp.up_proj.weight"
+    write(llama.path, tmp_path / "wrong", {name: lambda weight: weight * 1.001})
+    with pytest.raises(ToolError, match=f"{name} is not what it was"):
+        prove_unchanged(llama, StreamedModel(tmp_path / "wrong", "cpu"))
+
+
+def test_logits_are_compared_where_hidden_states_moved_most(
+    llama: StreamedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(proof_module, "_TOKENS", 8)
+    states = [HiddenStates(tmp_path / name, TOKENS.shape, llama.width) for name in ("one", "two")]
+    values = torch.randn(*TOKENS.shape, llama.width)
+    states[0].write(0, values)
+    values[1, 3] += 1.0
+    states[1].write(0, values)
+    chosen = proof_module._telling(llama, *states)
+    assert 3 in chosen[1]
+    assert 4 <= sum(map(len, chosen)) <= 8
 
 
 @pytest.mark.parametrize("name", ["lm_head.weight", "model.embed_tokens.weight", "model.norm.weight"])

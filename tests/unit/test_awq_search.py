@@ -14,22 +14,23 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from ggufkit.awq import compat
+from ggufkit.awq import archs, compat
 from ggufkit.awq.archs import Divide, Fold
 from ggufkit.awq.compat import AutoAwqObjective, candidates, group_size, rounded
 from ggufkit.awq.fold import Heads, column_scales
-from ggufkit.awq.native import search_scales
+from ggufkit.awq.native import _enough, search_scales
 from ggufkit.awq.objectives import CalibratedLayer, GgmlObjective
+from ggufkit.awq.ranking import ranked
 from ggufkit.awq.search import (
     IDENTITY,
     FoldScales,
     QuantizationScheme,
     Quantizers,
-    Target,
-    best_scales,
-    targets_of,
+    TensorGain,
 )
+from ggufkit.awq.search import best_scales as best_of_schemes
 from ggufkit.awq.search import candidates as ggml_candidates
+from ggufkit.awq.targets import Target, targets_of
 from ggufkit.core.errors import UnsupportedArchitecture
 from ggufkit.core.progress import SilentReporter
 from ggufkit.layers import Linear, Moments, StreamedModel
@@ -79,6 +80,13 @@ def problem(scale: torch.Tensor, seed: int = 0) -> list[Target]:
     linears = [Linear(m, f"blk.0.{m}.weight", "in", width) for m in ("a", "b")]
     weights = {m: torch.randn(48, width, generator=generator) / scale for m in ("a", "b")}
     return targets_of(FOLD, weights, linears, {"in": moments})
+
+
+def best_scales(
+    fold: Fold, targets: list[Target], scheme: QuantizationScheme, heads: Heads, quantizers: Quantizers
+) -> FoldScales:
+    """The best scales for one scheme alone."""
+    return best_of_schemes(fold, targets, [scheme], heads, quantizers)[scheme.name]
 
 
 TYPES = {"blk.0.a.weight": "q4_0", "blk.0.b.weight": "Q4_K"}
@@ -133,7 +141,10 @@ def test_importance_is_that_of_the_scaled_input(lib: Any, pool: Executor) -> Non
     )
     options = ggml_candidates(FOLD, targets, ONE)
     wanted = [(targets[0].power / s.square()).numpy() for s in options.values()]
-    assert all(any(np.allclose(w, g) for g in lib.importances) for w in wanted)
+    given = [np.asarray(g) for g in lib.importances]
+    assert all(any(np.allclose(w, g) for w in wanted) for g in given)
+    assert any(np.allclose(wanted[0], g) for g in given)
+    assert len({g.tobytes() for g in given}) == 5
 
 
 def test_several_types_count_by_their_mean(lib: Any, pool: Executor) -> None:
@@ -165,6 +176,50 @@ def test_a_coarse_type_counts_no_more_than_a_fine_one(pool: Executor) -> None:
     found = best_scales(FOLD, problem(planted), scheme, ONE, quantizers)
     alone = best_scales(FOLD, problem(planted), QuantizationScheme("awq", (TYPES,)), ONE, quantizers)
     assert found.candidate == alone.candidate != IDENTITY
+
+
+def test_schemes_share_what_is_rounded(lib: Any, pool: Executor) -> None:
+    targets, quantizers = problem(torch.ones(64)), Quantizers(lib, pool)
+    one = QuantizationScheme("awq", (TYPES,))
+    alone = best_of_schemes(FOLD, targets, [one], ONE, quantizers)
+    rounded = len(lib.importances)
+    lib.importances.clear()
+    again = QuantizationScheme("awq-again", (TYPES, TYPES))
+    both = best_of_schemes(FOLD, targets, [one, again, QuantizationScheme("floats", ({},))], ONE, quantizers)
+    assert len(lib.importances) == rounded
+    assert both["awq"].candidate == alone["awq"].candidate == both["awq-again"].candidate
+    assert both["floats"] == FoldScales(None, IDENTITY, 0.0, 0.0)
+
+
+def test_what_is_expected_of_candidates_is_what_rounding_leaves() -> None:
+    planted = torch.ones(64)
+    planted[5], planted[40] = 60.0, 0.1
+    targets, lib = problem(planted), Rounding()
+    columns = ggml_candidates(FOLD, targets, ONE)
+    left = {
+        name: sum(
+            t.output_power(torch.from_numpy(lib.rounded((t.weight * s).numpy(), "Q4_0")) / s - t.weight)
+            / t.output_power(t.weight)
+            for t in targets
+        )
+        for name, s in columns.items()
+    }
+    best = min(left, key=left.__getitem__)
+    assert best in ranked(targets, columns)[:4]
+    assert left[ranked(targets, columns)[0]] < 1.1 * left[best]
+    assert IDENTITY not in ranked(targets, columns)
+
+
+def test_each_tensor_is_told_its_outliers_and_what_scales_did(lib: Any, pool: Executor) -> None:
+    planted = torch.ones(64)
+    planted[5] = 60.0
+    targets = problem(planted)
+    scheme = QuantizationScheme("awq", (TYPES, {"blk.0.b.weight": "Q4_K"}))
+    found = best_scales(FOLD, targets, scheme, ONE, Quantizers(lib, pool))
+    assert list(found.tensors) == ["blk.0.a.weight", "blk.0.b.weight"]
+    assert all(2000 < (gain.outlier or 0) < 6000 and gain.ratio < 0.5 for gain in found.tensors.values())
+    dead = Target(targets[0].linear, targets[0].weight, torch.diag(torch.tensor([1.0] + [0.0] * 63)))
+    assert dead.outlier is None
 
 
 @pytest.mark.parametrize("types", [{}, {"blk.0.a.weight": "F16", "blk.0.b.weight": "bf16"}])
@@ -218,6 +273,7 @@ class Recording:
 
     key = "recording"
     widest_gram = 64
+    most_tokens = 1000
 
     def __init__(self, fails_at: int = -1) -> None:
         self.asked: list[int] = []
@@ -229,7 +285,8 @@ class Recording:
             raise KeyboardInterrupt
         self.asked.append(work.index)
         value = work.moments["attn_in"].diagonal().mean()
-        found = {"input_layernorm": FoldScales(torch.full((3,), float(value)), "x", 2.0, 1.0)}
+        gains = {"blk.0.attn_q.weight": TensorGain(None, 0.5), "blk.0.attn_k.weight": TensorGain(9.0, 0.25)}
+        found = {"input_layernorm": FoldScales(torch.full((3,), float(value)), "x", 2.0, 1.0, gains)}
         return {"awq": found | {"mlp.up_proj": FoldScales(None, IDENTITY, 1.0, 1.0)}}
 
 
@@ -245,6 +302,7 @@ def test_an_interrupted_search_goes_on_after_its_last_whole_layer(tmp_path: Path
     assert list(again.scales) == [f"model.layers.{i}.input_layernorm" for i in range(3)]
     assert all(torch.equal(again.scales[n], s) for n, s in whole.scales.items())
     assert again.mean_gain == pytest.approx(0.75)
+    assert again.found["model.layers.2.input_layernorm"].tensors["blk.0.attn_k.weight"] == TensorGain(9.0, 0.25)
 
 
 def test_lost_hidden_states_are_made_again(tmp_path: Path) -> None:
@@ -256,6 +314,25 @@ def test_lost_hidden_states_are_made_again(tmp_path: Path) -> None:
     (tmp_path / "state" / "hidden-2.f32").write_bytes(b"short")
     again = search_scales(model, calibration, Recording(), tmp_path / "state", SilentReporter())["awq"]
     assert all(torch.equal(again.scales[n], s) for n, s in whole.scales.items())
+
+
+def test_no_more_text_is_run_than_is_enough(tmp_path: Path) -> None:
+    path = tiny.write_llama(tmp_path / "tiny", width=64)
+    seen: list[int] = []
+
+    class Frugal(Recording):
+        most_tokens = 3 * 24
+
+        def search(self, work: CalibratedLayer) -> dict[str, dict[str, FoldScales]]:
+            seen.append(work.moments["attn_in"].count)
+            return super().search(work)
+
+    model, calibration = StreamedModel(path, "cpu"), calibration_of(path, samples=5)
+    search_scales(model, calibration, Frugal(), tmp_path / "s", SilentReporter())
+    assert seen == [3 * 24, 3 * 24]
+    chosen = _enough(calibration.samples, archs.ARCHITECTURES["LlamaForCausalLM"], 3 * 24)
+    assert np.array_equal(chosen, calibration.samples[[0, 2, 4]])
+    assert len(_enough(calibration.samples, archs.ARCHITECTURES["Qwen3MoeForCausalLM"], 3 * 24)) == 5
 
 
 def test_another_calibration_starts_anew(tmp_path: Path) -> None:

@@ -52,6 +52,10 @@ NOTES: list[tuple[Notes, dict[str, Json]]] = [
          "untouched": {"a": "no inputs"}, "device": "cpu", "peak_ram_bytes": 9},
     ),
     (AwqNotes("awq-Q4_0", 1.5), {"label": "awq-Q4_0", "tool_s": 1.5}),
+    (
+        AwqNotes("awq", 1.5, {"blk.0.attn_q.weight": (9.5, 0.5)}),
+        {"label": "awq", "tool_s": 1.5, "tensors": {"blk.0.attn_q.weight": (9.5, 0.5)}},
+    ),
     (ImatrixNotes(["a"], "t.txt"), {"missing": ["a"], "calibration_source": "t.txt"}),
     (EvalNotes(1.5, "wikitext2"), {"tool_s": 1.5, "corpus": "wikitext2"}),
     (DivergenceNotes(1.5, "wikitext2"), {"tool_s": 1.5, "corpus": "wikitext2"}),
