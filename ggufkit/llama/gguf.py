@@ -22,12 +22,13 @@ from ggufkit.llama.gguf_header import GgufHeader, next_start, read_own_header
 from ggufkit.llama.gguf_reader import MAGIC
 
 __all__ = [
-    "FLOAT_TYPES", "MAGIC", "GgufHeader", "PartedGguf", "as_input", "as_one", "dominant_type", "ggml_type",
+    "FLOAT_TYPES", "MAGIC", "GgufHeader", "PartedGguf", "as_input", "as_one", "carried_tensors", "dominant_type", "ggml_type",
     "ggml_type_by_name", "gguf_sha256", "headers_of", "named_type", "quantized_tensors", "read_gguf", "read_header",
     "summarize",
 ]  # fmt: skip
 
 OUTPUT, EMBEDDING = "output.weight", "token_embd.weight"
+_CARRIED = ("MXFP4", "NVFP4")
 FLOAT_TYPES = ("F32", "F16", "BF16", "F64")
 _INTEGER_TYPES = ("I8", "I16", "I32", "I64")
 _BESIDE_A_MODEL = {
@@ -164,10 +165,12 @@ def summarize(header: GgufHeader, sha256: str | None = None) -> GgufFile:
 
 
 def dominant_type(header: GgufHeader) -> str:
-    """The type that holds most elements: F16 for a half-precision model with F32 norms."""
+    """The type that holds most elements: F16 for a half-precision model with F32 norms, or with blocks carried over."""
     elements: Counter[str] = Counter()
+    carried = {tensor.name for tensor in carried_tensors(header)}
     for tensor in header.tensors:
-        elements[tensor.type] += tensor.n_elements
+        if tensor.name not in carried:
+            elements[tensor.type] += tensor.n_elements
     return elements.most_common(1)[0][0] if elements else "F32"
 
 
@@ -185,6 +188,16 @@ def named_type(header: GgufHeader) -> str | None:
 def output_of(header: GgufHeader) -> str:
     """The name of the output matrix: the embedding's in a file where they are one."""
     return OUTPUT if OUTPUT in header.by_name else EMBEDDING
+
+
+def carried_tensors(header: GgufHeader) -> list[Tensor]:
+    """The tensors whose blocks a converted file has from its checkpoint, bit for bit: gpt-oss is published in MXFP4.
+
+    What llama-quantize makes of these types has other blocks besides.
+    """
+    found, embedding = quantized_tensors(header), header.by_name.get("token_embd.weight")
+    is_converted = embedding is not None and embedding.type in FLOAT_TYPES
+    return found if is_converted and {tensor.type for tensor in found} <= set(_CARRIED) else []
 
 
 def quantized_tensors(header: GgufHeader) -> list[Tensor]:

@@ -20,7 +20,7 @@ from ggufkit.core.records import GgufFile, Json, QuantType, Toolchain
 from ggufkit.llama import argv, cuda, evaluates, logs, patterns, quants
 from ggufkit.llama.argv import Overrides, Quantization
 from ggufkit.llama.cached_output import cached_output
-from ggufkit.llama.gguf import GgufHeader, quantized_tensors, read_header
+from ggufkit.llama.gguf import GgufHeader, carried_tensors, quantized_tensors, read_header
 from ggufkit.llama.logs import QuantizePlan
 from ggufkit.llama.progress_lines import steps_done
 from ggufkit.recipes.type_recipe import TypeRecipe
@@ -117,6 +117,8 @@ def require_base(header: GgufHeader, *, allow_requantize: bool = False) -> None:
         )
         raise GgufError(message, hint=_NAME_IT)
     done = quantized_tensors(header)
+    if carried_tensors(header):
+        return
     if done and not allow_requantize:
         raise GgufError(
             f"{header.path} is quantized already ({len(done)} tensors, {done[0].name} is {done[0].type}): "
@@ -184,6 +186,8 @@ def plan(tools: Toolchain, base: Path, kind: QuantType, options: QuantizeOptions
 
 def _quantization(tools: Toolchain, base: Path, kind: QuantType, options: QuantizeOptions) -> Quantization:
     overrides, name = tensor_types.told(options.overrides, options.recipe), file_type(tools, base, kind, options)
+    if not options.allow_requantize and not quants.is_float(name):
+        overrides = tensor_types.keeping_carried(overrides, read_header(base))
     return Quantization(base, name, options.imatrix, options.allow_requantize, overrides)
 
 

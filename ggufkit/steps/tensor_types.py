@@ -13,7 +13,7 @@ from ggufkit.core.process import ToolOutput
 from ggufkit.core.records import QuantType, Tensor
 from ggufkit.llama import patterns, quants
 from ggufkit.llama.argv import Overrides, Quantization
-from ggufkit.llama.gguf import GgufHeader, ggml_type_by_name
+from ggufkit.llama.gguf import GgufHeader, carried_tensors, ggml_type_by_name
 from ggufkit.llama.logs import QuantizePlan, TensorPlan
 from ggufkit.recipes.type_recipe import TypeRecipe
 
@@ -28,6 +28,14 @@ def told(overrides: Overrides, recipe: TypeRecipe | None) -> Overrides:
     if recipe is None:
         return overrides
     return replace(overrides, tensor_types=(*overrides.tensor_types, *patterns.exactly(recipe.types)))
+
+
+def keeping_carried(overrides: Overrides, base: GgufHeader) -> Overrides:
+    """Blocks that the base has from its checkpoint stay as they are, where nobody asks for another type."""
+    kept = {tensor.name: tensor.type for tensor in carried_tensors(base)}
+    return (
+        replace(overrides, tensor_types=(*overrides.tensor_types, *patterns.exactly(kept))) if kept else overrides
+    )
 
 
 def file_type(recipe: TypeRecipe, base: GgufHeader, known: Sequence[QuantType]) -> QuantType:
