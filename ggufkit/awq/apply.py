@@ -22,7 +22,7 @@ from ggufkit.core.jsonfile import read_json
 from ggufkit.core.manifest import write_atomically
 from ggufkit.core.progress import Reporter
 from ggufkit.layers import Shards, StreamedModel
-from ggufkit.layers.shards import DTYPES
+from ggufkit.layers.shards import DTYPES, module_name
 from ggufkit.models.files import files_of
 from ggufkit.models.tensor_headers import StoredTensor
 
@@ -135,7 +135,7 @@ def _write_shard(
     with file.open("wb") as out:
         out.write(struct.pack("<Q", len(text)) + text)
         for tensor in tensors:
-            _write_tensor(out, shards, tensor, rewrites.get(tensor.name), _held(tensor, dtype))
+            _write_tensor(out, shards, tensor, rewrites.get(module_name(tensor.name)), _held(tensor, dtype))
         out.flush()
         os.fsync(out.fileno())
 
@@ -153,7 +153,7 @@ def _write_tensor(
             for start in range(tensor.start, tensor.end, _COPY_BYTES):
                 out.write(stored.read(min(_COPY_BYTES, tensor.end - start)))
         return
-    weight = shards.read(tensor.name)
+    weight = shards.read(module_name(tensor.name))
     weight = (rewrite(weight) if rewrite else weight).to(dtype).contiguous()
     if not bool(torch.isfinite(weight).all()):
         message = f"{tensor.name} overflows {dtype} when it is scaled."

@@ -84,6 +84,16 @@ _QWEN2_MOE = (
     Fold("mlp.shared_expert.up_proj", ("mlp.shared_expert.down_proj",), Divide.LAST_ROWS),
 )
 
+# Attention by latent vectors stays as it is: what its norms scale is read by matrices that a GGUF has in other shapes.
+_SHARED_OF_DEEPSEEK = ("mlp.shared_experts.gate_proj", "mlp.shared_experts.up_proj")
+_DEEPSEEK = (
+    _norm("post_attention_layernorm", *_GATE_UP),
+    _UP_TO_DOWN,
+    _norm("post_attention_layernorm", *_EXPERTS, *_SHARED_OF_DEEPSEEK),
+    _EXPERT_UP_TO_DOWN,
+    Fold("mlp.shared_experts.up_proj", ("mlp.shared_experts.down_proj",), Divide.LAST_ROWS),
+)
+
 ARCHITECTURES: dict[str, tuple[Fold, ...]] = {
     "LlamaForCausalLM": _LLAMA,
     "MistralForCausalLM": _LLAMA,
@@ -92,8 +102,11 @@ ARCHITECTURES: dict[str, tuple[Fold, ...]] = {
     "Gemma2ForCausalLM": _GEMMA,
     "Gemma3ForCausalLM": _GEMMA,
     "Phi3ForCausalLM": _PHI3,
+    "MixtralForCausalLM": _QWEN3_MOE,
     "Qwen2MoeForCausalLM": _QWEN2_MOE,
     "Qwen3MoeForCausalLM": _QWEN3_MOE,
+    "DeepseekV2ForCausalLM": _DEEPSEEK,
+    "DeepseekV3ForCausalLM": _DEEPSEEK,
 }
 
 

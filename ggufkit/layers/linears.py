@@ -34,6 +34,9 @@ _LINEARS = {
     "self_attn.q_proj": _Row("attn_q", "attn_in", Stage.ATTENTION_INPUT),
     "self_attn.k_proj": _Row("attn_k", "attn_in", Stage.ATTENTION_INPUT),
     "self_attn.v_proj": _Row("attn_v", "attn_in", Stage.ATTENTION_INPUT),
+    "self_attn.q_a_proj": _Row("attn_q_a", "attn_in", Stage.ATTENTION_INPUT),
+    "self_attn.q_b_proj": _Row("attn_q_b", "q_b_in", Stage.ATTENTION_INPUT),
+    "self_attn.kv_a_proj_with_mqa": _Row("attn_kv_a_mqa", "attn_in", Stage.ATTENTION_INPUT),
     "self_attn.qkv_proj": _Row("attn_qkv", "attn_in", Stage.ATTENTION_INPUT),
     "self_attn.o_proj": _Row("attn_output", "attn_out", Stage.ATTENTION_OUTPUT),
     "mlp.gate_proj": _Row("ffn_gate", "mlp_in", Stage.MLP_INPUT),
@@ -43,6 +46,9 @@ _LINEARS = {
     "mlp.shared_expert.gate_proj": _Row("ffn_gate_shexp", "mlp_in", Stage.MLP_INPUT),
     "mlp.shared_expert.up_proj": _Row("ffn_up_shexp", "mlp_in", Stage.MLP_INPUT),
     "mlp.shared_expert.down_proj": _Row("ffn_down_shexp", "shared_out", Stage.MLP_OUTPUT),
+    "mlp.shared_experts.gate_proj": _Row("ffn_gate_shexp", "mlp_in", Stage.MLP_INPUT),
+    "mlp.shared_experts.up_proj": _Row("ffn_up_shexp", "mlp_in", Stage.MLP_INPUT),
+    "mlp.shared_experts.down_proj": _Row("ffn_down_shexp", "shared_out", Stage.MLP_OUTPUT),
     "mlp.experts.{e}.gate_proj": _Row("ffn_gate_exps", "experts.{e}.in", Stage.MLP_INPUT),
     "mlp.experts.{e}.up_proj": _Row("ffn_up_exps", "experts.{e}.in", Stage.MLP_INPUT),
     "mlp.experts.{e}.down_proj": _Row("ffn_down_exps", "experts.{e}.out", Stage.MLP_OUTPUT),
@@ -51,7 +57,7 @@ _LINEARS = {
 _LAST = ("self_attn.o_proj", "mlp.down_proj")
 
 # The converter reorders the rows of q and k of these model types, head by head (`LlamaModel.permute`).
-_PERMUTED = ("llama", "mistral")
+_PERMUTED = ("llama", "mistral", "mixtral")
 
 _EXPERT = re.compile(r"\.experts\.(\d+)\.")
 

@@ -95,6 +95,10 @@ class StreamedModel:
         split_experts(layer)
         prefix = self.prefix(index)
         weights = {name: self._read(prefix + name, p.shape) for name, p in layer.named_parameters()}
+        kept = {name: b for name, b in layer.state_dict().items() if name not in weights}  # routers have such
+        weights |= {
+            name: self._read(prefix + name, b.shape) for name, b in kept.items() if prefix + name in self.shards
+        }
         layer.load_state_dict(weights, strict=False, assign=True)
         return layer.to(self.device).eval().requires_grad_(False)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -16,10 +17,24 @@ DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF1
 """The dtypes that weights may have, by their names in safetensors."""
 
 _AT_ONCE = 1 << 21
+_RENAMED = (
+    (re.compile(r"\.block_sparse_moe\.experts\.(\d+)\.w1\."), r".mlp.experts.\1.gate_proj."),
+    (re.compile(r"\.block_sparse_moe\.experts\.(\d+)\.w2\."), r".mlp.experts.\1.down_proj."),
+    (re.compile(r"\.block_sparse_moe\.experts\.(\d+)\.w3\."), r".mlp.experts.\1.up_proj."),
+    (re.compile(r"\.block_sparse_moe\."), ".mlp."),
+)
+"""What Mixtral's checkpoints name otherwise than transformers' modules, and other architectures', are."""
+
+
+def module_name(stored: str) -> str:
+    """The name that a stored tensor has in the model."""
+    for pattern, name in _RENAMED:
+        stored = pattern.sub(name, stored)
+    return stored
 
 
 class Shards:
-    """The tensors of a checkpoint directory by name. Nothing is held open between reads.
+    """The tensors of a checkpoint directory by the names that they have in the model. Nothing is held open between reads.
 
     Raises:
         CheckpointError: no safetensors file, or one that is missing, truncated or damaged.
@@ -27,7 +42,7 @@ class Shards:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.tensors: Mapping[str, StoredTensor] = {t.name: t for t in stored_tensors(path)}
+        self.tensors: Mapping[str, StoredTensor] = {module_name(t.name): t for t in stored_tensors(path)}
 
     def __contains__(self, name: str) -> bool:
         return name in self.tensors

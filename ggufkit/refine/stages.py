@@ -21,7 +21,20 @@ from ggufkit.refine.taps import Seen, Tap
 from ggufkit.refine.twin import TwinHidden
 
 # Model types whose attention and MLP outputs are added to the hidden states as they are.
-_PLAIN_RESIDUAL = frozenset({"llama", "mistral", "phi3", "qwen2", "qwen2_moe", "qwen3", "qwen3_moe"})
+_PLAIN_RESIDUAL = frozenset(
+    {
+        "deepseek_v2",
+        "deepseek_v3",
+        "llama",
+        "mistral",
+        "mixtral",
+        "phi3",
+        "qwen2",
+        "qwen2_moe",
+        "qwen3",
+        "qwen3_moe",
+    }
+)
 
 
 class TwinLayer:

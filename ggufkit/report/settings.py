@@ -259,6 +259,7 @@ def _text_of(name: str, sha256: str | None) -> _Text:
 def calibrated(lineage: Sequence[Piece]) -> list[tuple[str, str]]:
     """What was calibrated on which text, as label and value."""
     found = [_calibrated(p.made) for p in lineage if p.made.step in _CALIBRATED]
+    found += [("Experts in the importance matrix", said) for p in lineage if (said := _experts(p.made))]
     name, digest = own_imatrix(lineage) or ("", "")
     own = [("Importance matrix", str(_Text(name, digest)))] if digest else []
     types = [("Types of tensors from", str(_measured_on(p.made))) for p in lineage if p.made.step == STEP]
@@ -271,6 +272,10 @@ def _calibrated(made: Manifest) -> tuple[str, str]:
         params = ImatrixParams.from_manifest(made)
         return label, f"{text}, its first {params.n_chunks} chunks of {params.n_ctx} tokens"
     return label, f"{text}, {_samples(made)}"
+
+
+def _experts(made: Manifest) -> str | None:
+    return ImatrixNotes.from_manifest(made).experts if made.step == imatrix.STEP else None
 
 
 def _samples(made: Manifest) -> str:

@@ -22,7 +22,7 @@ from ggufkit.llama import argv, evaluates, logs
 from ggufkit.llama.argv import Compute, EarlierRun, Excerpt
 from ggufkit.llama.gguf import GgufHeader, read_header
 from ggufkit.llama.progress_lines import chunks_collected, chunks_found, ended_tokenizing, is_computing
-from ggufkit.steps import imatrix_parts, offload
+from ggufkit.steps import expert_coverage, imatrix_parts, offload
 from ggufkit.steps.imatrix_parts import Pace, Part, Sums
 from ggufkit.steps.session import Session
 from ggufkit.steps.step import Made, Recipe, Result
@@ -58,10 +58,11 @@ class ImatrixParams(Params):
 
 @dataclass(frozen=True)
 class ImatrixNotes(Notes):
-    """What is known of an importance matrix: tensors that it has no data for, and its text as the user named it."""
+    """What is known of an importance matrix: tensors without data, its text as the user named it, what experts saw."""
 
     missing: Sequence[str] = ()
     calibration_source: str = ""
+    experts: str | None = None
 
 
 @dataclass(frozen=True)
@@ -120,8 +121,9 @@ def _make(
             runs[-1], f"computing the importance matrix of {base.path.name}", "it wrote no file"
         )
     missing = require_fits(partial, read_header(base.path))
-    name_missing(missing, session.reporter)
-    return Made(runs, ImatrixNotes(missing, text.name).to_notes())
+    experts = expert_coverage.told({n: e.counts for n, e in read_imatrix(partial).items()}, session.reporter)
+    name_missing([name for name in missing if not experts or not name.endswith("experts)")], session.reporter)
+    return Made(runs, ImatrixNotes(missing, text.name, experts).to_notes())
 
 
 def _collect(
