@@ -22,9 +22,9 @@ from ggufkit.llama.gguf_header import GgufHeader, next_start, read_own_header
 from ggufkit.llama.gguf_reader import MAGIC
 
 __all__ = [
-    "FLOAT_TYPES", "MAGIC", "GgufHeader", "PartedGguf", "as_input", "as_one", "carried_tensors", "dominant_type", "ggml_type",
-    "ggml_type_by_name", "gguf_sha256", "headers_of", "named_type", "quantized_tensors", "read_gguf", "read_header",
-    "summarize",
+    "FLOAT_TYPES", "MAGIC", "GgufHeader", "PartedGguf", "as_input", "as_one", "carried_tensors", "dominant_type",
+    "ggml_type", "ggml_type_by_name", "gguf_sha256", "headers_of", "named_type", "quantized_tensors", "read_gguf",
+    "read_header", "summarize",
 ]  # fmt: skip
 
 OUTPUT, EMBEDDING = "output.weight", "token_embd.weight"

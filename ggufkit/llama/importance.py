@@ -32,6 +32,15 @@ def read_importance(path: Path, base: GgufHeader) -> Importance:
         }
 
 
+def dataset(path: Path) -> str:
+    """The text that an importance matrix says it was computed on; "" where its format has no place for that."""
+    with path.open("rb") as file:
+        if file.read(4) != MAGIC:
+            return ""
+    names = read_header(path).metadata.get("imatrix.datasets")
+    return str(names[0]) if isinstance(names, list) and names else ""
+
+
 def _of_gguf(path: Path) -> Iterator[tuple[str, NDArray[np.float32]]]:
     header = read_header(path)
     with path.open("rb") as file:

@@ -15,7 +15,7 @@ from ggufkit.core.progress import Reporter, SilentReporter
 from ggufkit.core.records import F16, Checkpoint, GgufFile, QuantType
 from ggufkit.core.units import size
 from ggufkit.core.variants import Scaling, Variant
-from ggufkit.llama import evaluates, kv_cache, memory, quants
+from ggufkit.llama import evaluates, importance, kv_cache, memory, quants
 from ggufkit.llama.gguf import GgufHeader, read_header
 from ggufkit.measure import evaluation, length
 from ggufkit.measure.conditions import Setting
@@ -31,7 +31,7 @@ from ggufkit.recipes.effort import COMPARED
 from ggufkit.report import results
 from ggufkit.request import BuildRequest
 from ggufkit.steps import convert, division, imatrix, import_gguf, offload, quantize
-from ggufkit.steps.imatrix import dataset, require_fits
+from ggufkit.steps.imatrix import require_fits
 from ggufkit.steps.quantize import QuantizeOptions
 from ggufkit.texts import calibration_text
 
@@ -327,7 +327,7 @@ def _matrix(job: Job, stand_in: Path, scaling: Scaling | None) -> Matrix:
     """The importance matrix that a file will be weighed by, as its metadata will name it."""
     own = job.request.calibration.imatrix
     if own is not None and scaling is None:
-        return Matrix(stand_in, own, dataset(own))
+        return Matrix(stand_in, own, importance.dataset(own))
     text = job.calibration.path.name if job.calibration is not None else ""
     return Matrix(stand_in, job.matrix_output(scaling), text)
 

@@ -67,11 +67,11 @@ class ConvertNotes(GgufNotes):
 
     Args:
         source, revision: of the checkpoint: a path, or a hub's id and commit.
-        quantized: what numbers the checkpoint holds, or held before it was made one of floats; None for floats.
         token_strings, token_mismatches: strings that both tokenizers were tried on, and those where they differ; None
             where the checkpoint has no tokenizer to compare with.
         logit_difference: of the file from the checkpoint under transformers, relative; None where it was not compared.
         allow_token_mismatch, allow_losses, check_function, mmproj: as in `ConvertOptions`; None where nobody asked for it.
+        quantized: what numbers the checkpoint holds, or held before it was made one of floats; None for floats.
     """
 
     source: str = ""

@@ -64,6 +64,10 @@ class ImatrixNotes(Notes):
     calibration_source: str = ""
     experts: str | None = None
 
+    def to_notes(self) -> dict[str, Json]:
+        """What is there of it."""
+        return {key: value for key, value in super().to_notes().items() if value is not None}
+
 
 @dataclass(frozen=True)
 class ImatrixOptions:
@@ -257,15 +261,6 @@ def require_fits(path: Path, base: GgufHeader) -> tuple[str, ...]:
     return tuple(
         lacking + [f"{n} ({e.unseen} of {len(e.counts)} experts)" for n, e in entries.items() if e.unseen]
     )
-
-
-def dataset(path: Path) -> str:
-    """The text that an importance matrix says it was computed on; "" where its format has no place for that."""
-    with path.open("rb") as file:
-        if file.read(4) != b"GGUF":
-            return ""
-    names = read_header(path).metadata.get("imatrix.datasets")
-    return str(names[0]) if isinstance(names, list) and names else ""
 
 
 def read_imatrix(path: Path) -> Mapping[str, Entry]:

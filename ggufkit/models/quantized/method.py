@@ -46,6 +46,12 @@ class Quantized:
         return row.reader(self.settings, tensors) if row is not None else None
 
     @property
+    def is_carried(self) -> bool:
+        """Whether its blocks go into a GGUF as they are."""
+        row = _METHODS.get(self.method)
+        return row is not None and row.is_carried(self.settings)
+
+    @property
     def is_unpacked_here(self) -> bool:
         """Whether its weights can be made floats here, whoever reads them for a conversion."""
         row = _METHODS.get(self.method)
@@ -86,6 +92,7 @@ class _Method:
     title: Callable[[Settings], str]
     reader: Callable[[Settings, Tensors], Reader | None]
     is_unpacked_here: Callable[[Settings], bool] = lambda _: True
+    is_carried: Callable[[Settings], bool] = lambda _: False
 
 
 def _always(reader: Reader) -> Callable[[Settings, Tensors], Reader | None]:
@@ -164,14 +171,22 @@ def _is_plain(weights: Mapping[str, Any]) -> bool:
     return (weights.get("type", "int"), weights.get("num_bits")) in _PLAIN
 
 
+def _surely(_: Settings) -> bool:
+    return True
+
+
+def _never(_: Settings) -> bool:
+    return False
+
+
 _METHODS: dict[str, _Method] = {
     "fp8": _Method(_fp8_title, _fp8),
     "fbgemm_fp8": _Method(lambda _: "FP8 by FBGEMM", _always(Reader.GGUFKIT)),
-    "mxfp4": _Method(lambda _: "MXFP4", _mxfp4, lambda _: False),
-    "modelopt": _Method(lambda _: "NVFP4 or FP8 by ModelOpt", _always(Reader.CARRIED), lambda _: False),
-    "bitnet": _Method(lambda _: "ternary numbers by BitNet", _always(Reader.CONVERTER), lambda _: False),
+    "mxfp4": _Method(lambda _: "MXFP4", _mxfp4, _never, _surely),
+    "modelopt": _Method(lambda _: "NVFP4 or FP8 by ModelOpt", _always(Reader.CARRIED), _never, _surely),
+    "bitnet": _Method(lambda _: "ternary numbers by BitNet", _always(Reader.CONVERTER), _never),
     "gptq": _Method(_gptq_title, _gptq),
     "awq": _Method(lambda how: f"INT{how.get('bits', how.get('w_bit', 4))} by AWQ", _awq),
     "bitsandbytes": _Method(_bitsandbytes_title, _always(Reader.GGUFKIT)),
-    "compressed-tensors": _Method(_compressed_title, _compressed, lambda how: not _is_nvfp4(how)),
+    "compressed-tensors": _Method(_compressed_title, _compressed, lambda how: not _is_nvfp4(how), _is_nvfp4),
 }  # fmt: skip
