@@ -10,13 +10,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from ggufkit.core.errors import CheckpointError
+from ggufkit.core.jsonfile import read_json
 from ggufkit.core.progress import Reporter
 from ggufkit.core.units import size
 from ggufkit.hub import huggingface
 from ggufkit.hub.listing import Listing, RemoteFile, Repo, recall
 from ggufkit.hub.obtain import Place, Snapshot, Want, cached, obtain, offline
+from ggufkit.models.quantized.method import find
 
-_WEIGHTS = (".safetensors", ".bin")
+_TELLING = ".safetensors"
+_WEIGHTS = (_TELLING, ".bin")
 
 
 def fetch_headers(
@@ -41,7 +45,8 @@ def fetch_headers(
     if listing is None or listing.commit != found.commit or cached(found.place, want):
         return None
     weights = [file for file in want.select(repo, listing) if file.path.endswith(_WEIGHTS)]
-    if found.place.hub.KEY != huggingface.KEY or any(file.path.endswith(".bin") for file in weights):
+    is_told = all(file.path.endswith(_TELLING) for file in weights) and not _has_shapes_inside(found.path)
+    if found.place.hub.KEY != huggingface.KEY or not is_told:
         reporter.info(f"The plan of {repo} needs its weights: {size(sum(f.size for f in weights))} to download.")
         return None
     for file in without_weights(repo, listing):
@@ -52,6 +57,13 @@ def fetch_headers(
             write_hollow(directory / file.path, huggingface.read_header(repo, listing.commit, file))
             progress.update(number, len(weights), "files")
     return replace(found, path=directory)
+
+
+def _has_shapes_inside(path: Path) -> bool:
+    """Whether a checkpoint is quantized so that values, and not headers, tell the shapes of its weights."""
+    config = path / "config.json"
+    how = find(read_json(config, dict[str, Any], CheckpointError)) if config.is_file() else None
+    return how is not None and how.method in ("bitsandbytes", "compressed-tensors")
 
 
 def write_hollow(path: Path, header: Mapping[str, Any]) -> None:
