@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 COMMANDS = {
     "build": "build",
     "convert": "steps",
+    "lora": "lora",
     "awq": "engines",
     "imatrix": "steps",
     "quantize": "steps",
@@ -52,6 +53,7 @@ COMMANDS = {
 SUMMARIES = {
     "build": "Everything: convert, quantize, measure, report.",
     "convert": "HF checkpoint to one high-precision GGUF.",
+    "lora": "LoRA adapter of peft's to a GGUF adapter.",
     "awq": "HF checkpoint to AWQ-scaled one, same function.",
     "imatrix": "Importance matrix from calibration text.",
     "quantize": "One GGUF to one per type.",

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ggufkit.core.records import F16, Toolchain
+from ggufkit.llama.adapter import Adapter
 from ggufkit.llama.task_files import HELLASWAG, MULTIPLE_CHOICE
 
 Argv = list[str]
@@ -295,3 +297,22 @@ def convert(
     argv = [sys.executable, "-m", "ggufkit.llama.launcher", str(source), _word(checkpoint)]
     argv += ["--outfile", _word(output), "--outtype", out_type, "--model-name", name]
     return argv if pre is None else [*argv, "--pre", pre]
+
+
+def convert_lora(script: Path, adapter: Path, base: Path, output: Path, out_type: str) -> Argv:
+    """convert_lora_to_gguf.py, through its launcher: an adapter of peft's -> a GGUF adapter."""
+    argv = [sys.executable, "-m", "ggufkit.llama.lora_launcher", str(script), _word(adapter)]
+    return [*argv, "--base", _word(base), "--outfile", _word(output), "--outtype", out_type]
+
+
+def loras(adapters: Sequence[Adapter]) -> Argv:
+    """Adapters, as all tools that compute with a model are told of them."""
+    return [
+        word
+        for one in adapters
+        for word in (
+            ["--lora", _csv(str(one.file))]
+            if one.scale == 1
+            else ["--lora-scaled", _csv(f"{one.file}:{one.scale:g}")]
+        )
+    ]

@@ -63,12 +63,17 @@ def main(argv: list[str]) -> int:
     try:
         with uncollected():
             converter = load_converter(args.source)
-        _explaining(args.checkpoint, partial(_run, converter, args))
+        explaining(args.checkpoint, partial(_run, converter, args))
     except GgufkitError as error:
-        told = _Told(type(error).__name__, error.message, error.hint)
-        print(_MARK + json.dumps(asdict(told)), file=sys.stderr, flush=True)
+        tell(error)
         return 1
     return 0
+
+
+def tell(error: GgufkitError) -> None:
+    """Print a failure for `error_in`."""
+    told = _Told(type(error).__name__, error.message, error.hint)
+    print(_MARK + json.dumps(asdict(told)), file=sys.stderr, flush=True)
 
 
 def error_in(output: ToolOutput) -> GgufkitError | None:
@@ -146,7 +151,7 @@ def _convert(converter: ModuleType, args: argparse.Namespace) -> None:
             raise _refusal(args.checkpoint, "the images or the sound of " if args.mmproj else "") from None
 
 
-def _explaining(checkpoint: Path, work: Callable[[], None]) -> None:
+def explaining(checkpoint: Path, work: Callable[[], None]) -> None:
     """Whatever stops the converter is an error that ggufkit explains, unless it is the machine's fault or its own."""
     try:
         work()
@@ -329,7 +334,7 @@ def _rows(checkpoint: Path) -> list[list[int]]:
     return [ids, [bos, *ids[:-1]]] if isinstance(bos, int) else [ids]
 
 
-def _end(code: int) -> None:
+def end(code: int) -> None:
     """End at once: to take torch and transformers down again costs half a second, and what was written is closed."""
     sys.stdout.flush()
     sys.stderr.flush()
@@ -337,4 +342,4 @@ def _end(code: int) -> None:
 
 
 if __name__ == "__main__":
-    _end(main(sys.argv[1:]))
+    end(main(sys.argv[1:]))

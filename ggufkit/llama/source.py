@@ -20,6 +20,7 @@ from ggufkit.core.progress import Reporter
 from ggufkit.core.units import MIB
 
 CONVERTER = "convert_hf_to_gguf.py"
+LORA_CONVERTER = "convert_lora_to_gguf.py"
 COMMIT_FILE = ".ggufkit-commit"
 
 PINNED_COMMIT = "0c1e57098bba43ac29e6e3b677cdceebdd22334f"
@@ -29,7 +30,7 @@ _PACKAGE_SHA256 = "832db0699007f1be95a7e41ef12e88926b02ba836461e36a36372db2760c1
 
 # What a build and a conversion need of the tree; the web interface and the tests are most of its size.
 _NEEDED = (
-    "CMakeLists.txt", "LICENSE", "app", "cmake", "common", "conversion", CONVERTER, "ggml", "gguf-py",
+    "CMakeLists.txt", "LICENSE", "app", "cmake", "common", "conversion", CONVERTER, LORA_CONVERTER, "ggml", "gguf-py",
     "include", "licenses", "scripts", "src", "tools", "vendor",
 )  # fmt: skip
 _LEFT_OUT = "tools/ui/"
@@ -105,16 +106,33 @@ def example(name: str, source: Path | None, commit: str, reporter: Reporter) -> 
     """
     if source is None:
         return None
+    _complete(source, commit, "examples", reporter)
     home = source / "examples" / name
-    if not home.is_dir() and source == cache_dir() / "llama.cpp" / PINNED_COMMIT[:12] and commit == PINNED_COMMIT:
-        # An earlier ggufkit unpacked it without examples.
-        anew = source.with_name(f"{source.name}-examples")
-        with FileLock(anew.with_suffix(".lock")):
-            if not home.is_dir():
-                _fetch(anew, reporter)
-                (anew / "examples").rename(source / "examples")
-                shutil.rmtree(anew)
     return home if home.is_dir() else None
+
+
+def lora_converter(source: Path, commit: str, reporter: Reporter) -> Path | None:
+    """The script that converts adapters, in a source tree; the pinned one's is fetched where it lacks.
+
+    Returns:
+        None where this source has none, and is not the pinned one.
+    """
+    _complete(source, commit, LORA_CONVERTER, reporter)
+    script = source / LORA_CONVERTER
+    return script if script.is_file() else None
+
+
+def _complete(source: Path, commit: str, part: str, reporter: Reporter) -> None:
+    """Bring what an earlier ggufkit left out when it unpacked the pinned source."""
+    pinned = source == cache_dir() / "llama.cpp" / PINNED_COMMIT[:12] and commit == PINNED_COMMIT
+    if not pinned or (source / part).exists():
+        return
+    anew = source.with_name(f"{source.name}-{part}")
+    with FileLock(anew.with_suffix(".lock")):
+        if not (source / part).exists():
+            _fetch(anew, reporter)
+            (anew / part).rename(source / part)
+            shutil.rmtree(anew)
 
 
 def unpack_archive(archive: Path) -> Source:

@@ -32,6 +32,7 @@ from ggufkit.models.tensor_headers import read_tensors
 
 _VERSION = 2
 """Raised when merging makes other weights: those in the cache are then made again."""
+CONFIG = "adapter_config.json"
 _PICKLED = "adapter_model.bin"
 _REWRITE = (
     f'Rewrite it, in its directory: python -c "import torch, safetensors.torch as s; '
@@ -52,14 +53,14 @@ def merge(checkpoint: Checkpoint, adapter: Path, reporter: Reporter) -> Checkpoi
         InputError: the directory holds no LoRA adapter, or one that does not fit this base.
         ResourceError: too little disk or memory.
     """
-    _warn_of_other_base(_read_config(adapter), checkpoint, reporter)
-    parts = [fingerprint(checkpoint.path), sha256_files(adapter, _adapter_files(adapter))]
+    warn_of_other_base(read_adapter(adapter), checkpoint, reporter)
+    parts = [fingerprint(checkpoint.path), sha256_files(adapter, adapter_files(adapter))]
     key = "-".join([*(part[:8] for part in parts), str(_VERSION)])
     target = cache_dir() / "merged" / f"{checkpoint.name}-{adapter.resolve().name}-{key}"
     if not target.is_dir():
         extras.require("lora")
         _require_room(checkpoint, target)
-        reads = [Input(checkpoint.path, parts[0], files_of), Input(adapter, parts[1], _adapter_files)]
+        reads = [Input(checkpoint.path, parts[0], files_of), Input(adapter, parts[1], adapter_files)]
         _run(reads, checkpoint.name, target, reporter)
         reporter.info(f"The merged checkpoint is kept in {target}; it may be deleted.")
     name = f"{checkpoint.name}-{adapter.resolve().name}"
@@ -73,17 +74,19 @@ def split_source(source: str) -> tuple[str, str | None]:
     return base, adapter or None
 
 
-def _adapter_files(adapter: Path) -> list[Path]:
-    names = {"adapter_config.json", WEIGHTS}
+def adapter_files(adapter: Path) -> list[Path]:
+    """The files of an adapter that are read, sorted by name."""
+    names = {CONFIG, WEIGHTS}
     return sorted(
         f for f in adapter.iterdir() if f.is_file() and (f.name in names or _TOKENIZER.fullmatch(f.name))
     )
 
 
-def _read_config(adapter: Path) -> dict[str, Any]:
+def read_adapter(adapter: Path) -> dict[str, Any]:
+    """The settings of an adapter of peft's, whose weights are whole. Raises InputError where it is none."""
     hint = "Give the directory that peft's save_pretrained wrote: adapter_config.json, adapter_model.safetensors."
     try:
-        config = read_json(adapter / "adapter_config.json", dict[str, Any])
+        config = read_json(adapter / CONFIG, dict[str, Any])
     except InputError as error:
         raise InputError(f"{adapter} holds no readable adapter_config.json: {error.message}", hint=hint) from None
     if not (adapter / WEIGHTS).is_file():
@@ -94,7 +97,8 @@ def _read_config(adapter: Path) -> dict[str, Any]:
     return config
 
 
-def _warn_of_other_base(config: dict[str, Any], checkpoint: Checkpoint, reporter: Reporter) -> None:
+def warn_of_other_base(config: dict[str, Any], checkpoint: Checkpoint, reporter: Reporter) -> None:
+    """Tell of an adapter that says it was trained on another model."""
     trained_on = str(config.get("base_model_name_or_path") or checkpoint.name).rstrip("/").rpartition("/")[2]
     if trained_on.lower() != checkpoint.name.lower():
         reporter.warn(f"The adapter says it was trained on {trained_on}, not on {checkpoint.name}.")
@@ -133,7 +137,7 @@ def _run(reads: Sequence[Input], name: str, target: Path, reporter: Reporter) ->
 
 def _copy_rest(base: Path, adapter: Path, target: Path) -> None:
     """The base's other files, where merging did not change them; the tokenizer that the adapter brings wins."""
-    tokenizer = {f.name: f for f in _adapter_files(adapter) if _TOKENIZER.fullmatch(f.name)}
+    tokenizer = {f.name: f for f in adapter_files(adapter) if _TOKENIZER.fullmatch(f.name)}
     others = {str(f.relative_to(base)): f for f in files_of(base) if f.suffix != ".safetensors"}
     config = tokenizer.get("tokenizer_config.json")
     if config is not None and "chat_template" in read_json(config, dict[str, Any]):

@@ -83,7 +83,7 @@ def _merged(base: Path, adapter: Path) -> Merged:
     from transformers.core_model_loading import revert_weight_conversion
 
     _require_mergeable(adapter)
-    model, told = _model_class(base).from_pretrained(base, dtype=load_dtype(base), output_loading_info=True)
+    model, told = model_class(base).from_pretrained(base, dtype=load_dtype(base), output_loading_info=True)
     carried = _shapes(adapter)
     resized = _resize(model, carried)
     adapted = PeftModel.from_pretrained(model, adapter, torch_device="cpu")
@@ -117,7 +117,7 @@ def _require_mergeable(adapter: Path) -> None:
         raise Refused(f"this peft does not know its setting {unknown[0]}; a newer one may")
 
 
-def _model_class(base: Path) -> Any:
+def model_class(base: Path) -> Any:
     """The class that the checkpoint names; the adapter's names are those of its modules."""
     import transformers
 

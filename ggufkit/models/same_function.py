@@ -49,13 +49,26 @@ def compare(reference: NDArray[np.float32], saved: SavedLogits) -> Difference:
     """
     import numpy as np
 
-    wanted = _centred(_log_probs(reference[:, : saved.log_probs.shape[1]].astype(np.float64)))
+    wanted = _centred(log_probs(reference[:, : saved.log_probs.shape[1]].astype(np.float64)))
     got = _centred(saved.log_probs.astype(np.float64))
     size = np.maximum((wanted**2).sum(axis=1), np.finfo(np.float64).tiny)
     scale = float((got * wanted).sum() / max(float((got**2).sum()), float(np.finfo(np.float64).tiny)))
     relative, scaled = (np.sqrt(((factor * got - wanted) ** 2).sum(axis=1) / size) for factor in (1.0, scale))
     typical = [float(np.quantile(values, _MOST_TYPICAL)) for values in (relative, scaled)]
     return Difference(typical[0], scale, typical[1])
+
+
+def divergence(reference: NDArray[np.float32], saved: NDArray[Any]) -> float:
+    """Mean KL divergence from a reference, over the positions, in nats.
+
+    Args:
+        reference: (positions, vocabulary) raw logits.
+        saved: as many log probabilities, as `log_probs` gives them.
+    """
+    import numpy as np
+
+    wanted = log_probs(reference[:, : saved.shape[1]].astype(np.float64))
+    return float((np.exp(wanted) * (wanted - saved)).sum(axis=1).mean())
 
 
 def limit(config: Mapping[str, Any]) -> float:
@@ -126,8 +139,8 @@ def likely_cause(found: Difference, at_start: float | None) -> str:
     )
 
 
-def _log_probs(logits: NDArray[np.float64]) -> NDArray[np.float64]:
-    """As llama-perplexity saves them: clipped below the largest of each position."""
+def log_probs(logits: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Log probabilities as llama-perplexity saves them: clipped below the largest of each position."""
     import numpy as np
 
     top = logits.max(axis=1, keepdims=True)

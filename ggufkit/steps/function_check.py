@@ -59,7 +59,12 @@ class Compared:
     @property
     def n_ctx(self) -> int:
         """Tokens that are evaluated."""
-        return reference.n_tokens(read_config(self.checkpoint.path))
+        return n_tokens(self.checkpoint)
+
+
+def n_tokens(checkpoint: Checkpoint) -> int:
+    """Tokens that are evaluated where functions are compared."""
+    return reference.n_tokens(read_config(checkpoint.path))
 
 
 def is_wanted(checkpoint: Checkpoint, asked: bool | None, session: Session) -> bool:

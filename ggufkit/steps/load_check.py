@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +16,7 @@ from ggufkit.core.expected import timed
 from ggufkit.core.manifest import PARTIAL
 from ggufkit.core.process import Surroundings, ToolOutput
 from ggufkit.llama import argv, cuda, embedding_tool, evaluates, load_errors, reference
+from ggufkit.llama.adapter import Adapter
 from ggufkit.llama.argv import Compute, Excerpt
 from ggufkit.llama.embeddings import ROOM, require_finite
 from ggufkit.llama.gguf import read_header
@@ -34,9 +36,16 @@ _PLAIN = {"LLAMA_ARG_FIT": "off", "LLAMA_ARG_NO_REPACK": "1", "LLAMA_ARG_FLASH_A
 
 
 def require_computes(
-    file: Path, session: Session, stop: threading.Event | None = None, n_ctx: int = FEW
+    file: Path,
+    session: Session,
+    stop: threading.Event | None = None,
+    n_ctx: int = FEW,
+    adapter: Path | None = None,
 ) -> SavedLogits | None:
     """Have llama.cpp load a file, memory-mapped and on the CPU, and evaluate the first `n_ctx` tokens of a text.
+
+    Args:
+        adapter: a GGUF adapter to load with it.
 
     Returns:
         The logits of their second half; None where llama.cpp can evaluate no text with it: of an encoder the embedding is
@@ -53,7 +62,7 @@ def require_computes(
     if not (evaluates.generates(header) and evaluates.reads_text(header)):
         _require_runs(file, session, stop)
         return None
-    logits = _evaluate(file, session, stop, n_ctx)
+    logits = _evaluate(file, session, stop, n_ctx, [] if adapter is None else [Adapter(adapter)])
     if logits is None:
         _require_runs(file, session, stop)
     elif not logits.is_finite:
@@ -73,14 +82,16 @@ def called(file: Path) -> str:
     return file.name.removesuffix(PARTIAL)
 
 
-def _evaluate(file: Path, session: Session, stop: threading.Event | None, n_ctx: int) -> SavedLogits | None:
+def _evaluate(
+    file: Path, session: Session, stop: threading.Event | None, n_ctx: int, adapters: Sequence[Adapter]
+) -> SavedLogits | None:
     session.workspace.scratch.mkdir(parents=True, exist_ok=True)
     saved = session.workspace.scratch / f"{called(file)}-{n_ctx}.logits"
     excerpt, compute = Excerpt(reference.PROBE, n_ctx), Compute(threads=session.threads)
     command = argv.first_logits(session.tools, file, saved, excerpt, compute)
     try:
         with _told(file, session):
-            run = _run([*command, *evaluates.overrides(file)], file, session, stop)
+            run = _run([*command, *evaluates.overrides(file), *argv.loras(adapters)], file, session, stop)
         try:
             return read_logits(saved)
         except ToolOutputError as error:
