@@ -5,8 +5,8 @@ The Python API, loaded when it is used. Each command is a function that takes wh
     >>> result = ggufkit.build("qwen2.5-0.5b", types="q4_k_m,6GiB", precision="2%")  # doctest: +SKIP
     >>> result.df  # a pandas DataFrame; in a notebook `result` shows it with a plot  # doctest: +SKIP
 
-- `build`, `plan`, `convert`, `imatrix`, `quantize`, `merge`, `awq`, `refine`, `recipe`, `perplexity`, `tasks`, `bench`,
-  `compare`;
+- `build`, `plan`, `convert`, `imatrix`, `quantize`, `merge`, `lora`, `awq`, `refine`, `recipe`, `perplexity`, `tasks`,
+  `bench`, `compare`;
 - `serve`, a context in which a file is an OpenAI-compatible endpoint;
 - `Result`, what they return, and `load_results(directory)`, a result directory's table;
 - `GgufkitError` and its subclasses: their text says what to do;
@@ -23,7 +23,7 @@ from ggufkit.version import __version__
 
 if TYPE_CHECKING:
     from ggufkit.api.engines import awq, recipe, refine
-    from ggufkit.api.making import build, convert, imatrix, merge, plan, quantize
+    from ggufkit.api.making import build, convert, imatrix, lora, merge, plan, quantize
     from ggufkit.api.measuring import bench, compare, perplexity, tasks
     from ggufkit.api.result import Compared, Result
     from ggufkit.api.result import Result as BuildResult
@@ -90,6 +90,7 @@ __all__ = [
     "convert",
     "imatrix",
     "load_results",
+    "lora",
     "merge",
     "perplexity",
     "plan",
@@ -101,7 +102,7 @@ __all__ = [
 ]  # fmt: skip
 
 _FUNCTIONS = {
-    **dict.fromkeys(("build", "plan", "convert", "imatrix", "quantize", "merge"), "ggufkit.api.making"),
+    **dict.fromkeys(("build", "plan", "convert", "imatrix", "quantize", "merge", "lora"), "ggufkit.api.making"),
     **dict.fromkeys(("awq", "refine", "recipe"), "ggufkit.api.engines"),
     **dict.fromkeys(("perplexity", "tasks", "bench", "compare"), "ggufkit.api.measuring"),
     "serve": "ggufkit.api.serving",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import re
+import select
 import signal
 import struct
 import subprocess
@@ -57,10 +58,16 @@ class Terminal:
         shown = self.until(_PROMPT)
         return _STYLE.sub("", shown.removesuffix(_PROMPT)).replace("\r\n", "\n").split(lines[-1] + "\n", 1)[-1]
 
-    def interrupt(self) -> None:
-        """As Ctrl-C does; the prompt is shown then."""
+    def interrupt(self) -> str:
+        """As Ctrl-C does, until the prompt is shown: one that comes while it begins to wait for a line is not heard."""
+        shown = ""
         self._command.send_signal(signal.SIGINT)
-        self.until(_PROMPT)
+        while not shown.endswith(_PROMPT):
+            if select.select([self._ours], [], [], 2)[0]:
+                shown += self.more()
+            else:
+                self._command.send_signal(signal.SIGINT)
+        return shown
 
     def ended(self) -> int:
         """Its exit code, when it ends."""

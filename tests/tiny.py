@@ -185,6 +185,45 @@ def save_shards(path: Path, tensors: dict[str, NDArray[Any]], shards: int) -> No
     (path / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
 
 
+def write_lora(path: Path, model: Path, scale: float = 0.1, **told: str) -> Path:
+    """Write a GGUF adapter of rank 4 for all queries of a model; `told` replaces what it says of itself."""
+    import gguf
+
+    from ggufkit.llama.gguf import read_header
+
+    header, rng = read_header(model), np.random.default_rng(0)
+    writer = gguf.GGUFWriter(path, told.get("architecture", header.architecture))
+    writer.add_type(told.get("kind", "adapter"))
+    writer.add_string("adapter.type", "lora")
+    writer.add_float32("adapter.lora.alpha", 4.0)
+    for tensor in header.tensors:
+        if tensor.name.endswith("attn_q.weight"):
+            name = tensor.name.replace("attn_q", told.get("tensor", "attn_q"))
+            for suffix, shape in (("lora_a", (4, tensor.shape[0])), ("lora_b", (tensor.shape[1], 4))):
+                writer.add_tensor(f"{name}.{suffix}", (rng.standard_normal(shape) * scale).astype(np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+def write_control_vector(path: Path, width: int, scale: float = 1.0) -> Path:
+    """Write a control vector for the second layer of a model of some width."""
+    import gguf
+
+    writer = gguf.GGUFWriter(path, "controlvector")
+    writer.add_string("controlvector.model_hint", "llama")
+    writer.add_uint32("controlvector.layer_count", 1)
+    direction = np.random.default_rng(0).standard_normal(width) * scale
+    writer.add_tensor("direction.1", direction.astype(np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
 def write_parrot(
     path: Path, saying: str, template: str, *, special: tuple[str, ...] = ("<|im_start|>",), pooled: bool = False
 ) -> Path:

@@ -10,6 +10,7 @@ from ggufkit.api import options
 from ggufkit.api.call import Options, listening
 from ggufkit.api.options import Names, Path_
 from ggufkit.api.result import Result
+from ggufkit.commands import lora as adapters
 from ggufkit.commands import merge as merging
 from ggufkit.commands import steps
 from ggufkit.commands.steps import Conversion, Quantization
@@ -28,6 +29,7 @@ from ggufkit.request import (
 )
 from ggufkit.steps import mmproj
 from ggufkit.steps.convert import ConvertOptions
+from ggufkit.steps.lora import OUT_TYPES, LoraOptions
 from ggufkit.steps.step import Result as Made
 from ggufkit.steps.step import Workspace
 
@@ -233,6 +235,44 @@ def merge(
     with listening(reporter, quiet) as listener:
         made = merging.merge(file, _path("out", out), given.run, listener)
     return of_files([made], listener.warnings)
+
+
+def lora(
+    adapter: Path_,
+    base: Path_,
+    outtype: str = LoraOptions.out_type,
+    *,
+    out: Path_ | None = None,
+    reporter: Reporter | None = None,
+    quiet: bool = False,
+    **more: Unpack[options.LoraOptions],
+) -> Result:
+    """Convert a LoRA adapter of peft's to a GGUF adapter, as `ggufkit lora` does.
+
+        >>> lora("my-adapter", "tiny-llama").path.name  # doctest: +SKIP
+        'tiny-llama-my-adapter-lora-F32.gguf'
+
+    Args:
+        adapter: the directory that peft wrote.
+        base: the checkpoint that it was trained on: alias, hub id or directory.
+        outtype: "f32", "f16", "bf16", "q8_0", or "auto".
+        out: the output directory, default beside the adapter.
+        more: every other option, see `LoraOptions`.
+
+    Raises:
+        GgufkitError: of the kind that tells what went wrong.
+    """
+    given = Options("lora", options.LoraOptions, more)
+    home = values.read("adapter", values.DIRECTORY, adapter)
+    wanted = adapters.Wanted(home, values.read("base", values.TEXT, base), _path("out", out))
+    how = LoraOptions(
+        values.read("outtype", values.Choice(OUT_TYPES), outtype),
+        given.read("check_function"),
+        given.read("force_toolchain", LoraOptions.force_toolchain),
+    )
+    with listening(reporter, quiet) as listener:
+        made = adapters.lora(wanted, how, given.run, listener)
+    return Result(made.path.parent, (made.path,), (), tuple(listener.warnings), int(not made.fresh))
 
 
 def _path(name: str, given: Path_ | None) -> Path | None:

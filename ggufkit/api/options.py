@@ -223,6 +223,7 @@ class ServeOptions(RunOptions, total=False):
         kv_type: the type of keys and values: "f16", "q8_0" …, or "auto".
         slots: answers at once, which share the context.
         mmproj: what reads images or sound, by default the file beside the model that is called so; `no_mmproj` for none.
+        lora, control_vector: GGUF adapters and control vectors that change the model: `"FILE"`, `"FILE=0.5"`, or several.
     """
 
     host: str
@@ -234,3 +235,12 @@ class ServeOptions(RunOptions, total=False):
     slots: int
     mmproj: Path_ | None
     no_mmproj: bool
+    lora: Path_ | Iterable[Path_]
+    control_vector: Path_ | Iterable[Path_]
+
+
+class LoraOptions(CpuOptions, total=False):
+    """What else a conversion of an adapter may be told."""
+
+    check_function: bool | None
+    force_toolchain: bool

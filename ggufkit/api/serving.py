@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ggufkit.api import options
 from ggufkit.api.call import Options, listening
@@ -12,6 +13,7 @@ from ggufkit.api.options import Path_
 from ggufkit.commands import serve as serving
 from ggufkit.core import values
 from ggufkit.core.progress import Reporter
+from ggufkit.llama.adapter import Adapter, Scaled
 from ggufkit.serving.endpoint import Endpoint
 from ggufkit.serving.server import CONTEXT, ServeOptions, free_port
 
@@ -54,6 +56,14 @@ def serve(
         slots=given.read("slots", ServeOptions.slots),
         mmproj=values.read("mmproj", values.FILE, given.given["mmproj"]) if "mmproj" in given.given else None,
         alone=given.read("no_mmproj", ServeOptions.alone),
+        loras=_adapters(given.given.get("lora")),
+        control_vectors=_adapters(given.given.get("control_vector")),
     )
     with listening(reporter, quiet) as listener, serving.serve(file, how, given.run, listener) as server:
         yield server.endpoint
+
+
+def _adapters(given: Any) -> tuple[Adapter, ...]:
+    """Adapters, one or several, as they are written."""
+    several = given if isinstance(given, Iterable) and not isinstance(given, (str, os.PathLike)) else [given]
+    return tuple(Scaled().read(one) for one in several if one is not None)

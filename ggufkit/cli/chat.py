@@ -12,6 +12,7 @@ import click
 from ggufkit.cli import parameter_types, request_options
 from ggufkit.cli.options import grouped
 from ggufkit.cli.terminal import emit, reporting, say, stream
+from ggufkit.llama.adapter import Adapter
 from ggufkit.measure.chat import ChatOptions
 from ggufkit.request import RunOptions
 from ggufkit.serving.settings import Settings
@@ -27,13 +28,14 @@ class Asked:
     temperature: float
     seed: int
     ctx: int | None
+    loras: tuple[Adapter, ...]
 
     def reply(self, run: RunOptions) -> ChatOptions:
         """The same for one reply."""
         default = ChatOptions()
         return ChatOptions(
             self.prompt, self.system, self.max_tokens or default.max_tokens, self.temperature, self.seed,
-            self.ctx or default.n_ctx, run.ngl, run.threads, _command_started(),
+            self.ctx or default.n_ctx, run.ngl, run.threads, _command_started(), loras=self.loras,
         )  # fmt: skip
 
     def settings(self) -> Settings:
@@ -56,6 +58,7 @@ reply_options = grouped(
     click.option("--seed", type=int, default=ChatOptions.seed, show_default=True, help="Seed of the sampling."),
     click.option("--ctx", type=click.IntRange(64, parameter_types.MOST),
                  help=f"Context in tokens.  [default: {ChatOptions.n_ctx}; in a conversation the model's own, up to 8192]"),
+    parameter_types.adapters("--lora", "loras", "A GGUF adapter, as `lora` makes it; several may be given."),
 )  # fmt: skip
 
 
@@ -74,17 +77,18 @@ def chat_command(gguf: Path, asked: Asked, run: RunOptions) -> None:
         ggufkit chat model-Q4_K_M.gguf "What is a llama?"
         ggufkit chat model-Q4_K_M.gguf
     """
-    from ggufkit.llama import evaluates
-    from ggufkit.llama.gguf import read_gguf
+    from ggufkit.llama import adapter, evaluates
+    from ggufkit.llama.gguf import read_gguf, read_header
 
     gguf = read_gguf(gguf).path
     evaluates.require_generates(
         gguf, "generates none", "Use it with llama-embedding, or where embeddings are asked for."
     )
+    adapter.require_all_kin(asked.loras, (), read_header(gguf))
     if asked.prompt is None and sys.stdin.isatty() and sys.stdout.isatty():
         from ggufkit.cli import converse
 
-        converse.converse(gguf, asked.settings(), run)
+        converse.converse(gguf, asked.settings(), asked.loras, run)
     else:
         _reply(gguf, asked, run)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +15,7 @@ from ggufkit.cli.terminal import reporting, say
 from ggufkit.commands import chat
 from ggufkit.core import escape
 from ggufkit.core.errors import GgufkitError, ToolError
+from ggufkit.llama.adapter import Adapter
 from ggufkit.request import RunOptions
 from ggufkit.serving.conversation import Answer, Conversation, Fitting, Piece
 from ggufkit.serving.settings import CONTEXT, SETTINGS, Settings, changed
@@ -44,6 +45,7 @@ class _Talk:
     gguf: Path
     run: RunOptions
     settings: Settings
+    loras: Sequence[Adapter]
     serving: ExitStack
     conversation: Conversation = field(init=False)
 
@@ -51,7 +53,7 @@ class _Talk:
         """Load the model, with as much context as the settings say."""
         self.serving.close()
         with reporting() as reporter:
-            served = chat.conversing(self.gguf, self.settings.num_ctx, self.run, reporter)
+            served = chat.conversing(self.gguf, self.settings.num_ctx, self.loras, self.run, reporter)
             endpoint = self.serving.enter_context(served)
         turns = self.conversation.turns if hasattr(self, "conversation") else []
         self.conversation = Conversation(endpoint, self.settings, chat.is_templated(self.gguf), turns)
@@ -95,12 +97,12 @@ class _Talk:
 _LARGER = "/set num_ctx NUMBER makes it larger."
 
 
-def converse(gguf: Path, settings: Settings, run: RunOptions) -> None:
-    """Let the user talk to a GGUF until they end it. Raises GgufkitError where it cannot be loaded."""
+def converse(gguf: Path, settings: Settings, loras: Sequence[Adapter], run: RunOptions) -> None:
+    """Let the user talk to a GGUF, with adapters, until they end it. Raises GgufkitError where it cannot be loaded."""
     with contextlib.suppress(ImportError):
         import readline  # noqa: F401 - lines can be edited, and come again
     with ExitStack() as serving:
-        talk = _Talk(gguf, run, settings, serving)
+        talk = _Talk(gguf, run, settings, loras, serving)
         talk.begin()
         templated = talk.conversation.templated
         say(_HINT if templated else f"It has no chat template: it goes on with what you write. {_HINT}")

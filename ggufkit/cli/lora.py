@@ -24,8 +24,8 @@ from ggufkit.steps.lora import OUT_TYPES, LoraOptions
 )  # fmt: skip
 @grouped(
     "how",
-    lambda given: LoraOptions(**given),
-    click.option("--outtype", "out_type", type=click.Choice(OUT_TYPES), default=LoraOptions.out_type,
+    lambda given: LoraOptions(given.pop("outtype"), **given),
+    click.option("--outtype", type=click.Choice(OUT_TYPES), default=LoraOptions.out_type,
                  show_default=True, help="Type of its matrices."),
     click.option("--check-function/--no-check-function", default=None,
                  help="Compare the logits with peft's.  [default: below 1 B parameters]"),

@@ -17,6 +17,7 @@ from ggufkit.core.part_names import part_name, whole_of
 from ggufkit.core.progress import Reporter
 from ggufkit.core.records import Toolchain
 from ggufkit.llama import toolchain
+from ggufkit.llama.adapter import Adapter, require_kin
 from ggufkit.llama.gguf import read_gguf, read_header
 from ggufkit.llama.mmproj import of_model
 
@@ -48,12 +49,13 @@ modelfile_options = grouped(
 )  # fmt: skip
 
 
-projector_options = grouped(
-    "mmproj",
+beside_options = grouped(
+    "beside",
     lambda given: given,
-    click.option("--mmproj", "given", type=parameter_types.FILE,
+    click.option("--mmproj", type=parameter_types.FILE,
                  help="What reads images or sound.  [default: mmproj-NAME-*.gguf beside GGUF]"),
     click.option("--no-mmproj", "alone", is_flag=True, help="For text alone."),
+    click.option("--lora", type=parameter_types.FILE, help="A GGUF adapter, as `lora` makes it."),
 )  # fmt: skip
 
 
@@ -61,10 +63,10 @@ projector_options = grouped(
 @click.argument("gguf", type=parameter_types.FILE)
 @click.option("--out", type=parameter_types.FILE, help="Write FILE instead of printing.")
 @modelfile_options
-@projector_options
+@beside_options
 @click.option("--create", metavar="NAME", help="Create the model NAME in Ollama, and check it.")
 def modelfile_command(
-    gguf: Path, out: Path | None, wanted: ModelfileOptions, mmproj: dict[str, Any], create: str | None
+    gguf: Path, out: Path | None, wanted: ModelfileOptions, beside: dict[str, Any], create: str | None
 ) -> None:
     """Print an Ollama Modelfile for GGUF whose chat template is proven.
 
@@ -82,7 +84,9 @@ def modelfile_command(
     from ggufkit.modelfile.proven import make_modelfile
 
     gguf = read_gguf(gguf).path
-    projector = of_model(gguf, **mmproj)
+    projector, lora = of_model(gguf, beside["mmproj"], alone=beside["alone"]), beside["lora"]
+    if lora is not None:
+        require_kin(Adapter(lora), read_header(gguf))
     if out is not None and out.exists() and out.samefile(gguf):
         raise InputError(f"{out} is the GGUF itself.", hint="Give with --out the Modelfile to write.")
     in_parts = part_name(gguf) is not None
@@ -97,16 +101,17 @@ def modelfile_command(
         reporter.info(made.why)
         if in_parts:
             reporter.warn(f"Ollama reads no parts. {_MERGE}")
-    named = None if projector is None else _named_from(projector, out)
-    text = grammar.write(replace(made.modelfile, projector=named))
+    named = [None if file is None else _named_from(file, out) for file in (projector, lora)]
+    text = grammar.write(replace(made.modelfile, projector=named[0], adapter=named[1]))
     if out is not None:
         out.write_text(text, encoding="utf-8")
         console().print(f"Wrote {out}")
     elif create is None:
         emit(text)
     if create is not None:
-        absolute = None if projector is None else str(projector.resolve())
-        _create(create, gguf, replace(made.modelfile, base=str(gguf.resolve()), projector=absolute))
+        named = [None if file is None else str(file.resolve()) for file in (projector, lora)]
+        whole = replace(made.modelfile, base=str(gguf.resolve()), projector=named[0], adapter=named[1])
+        _create(create, gguf, whole)
 
 
 def _require_tokenizer(checkpoint: Path) -> None:

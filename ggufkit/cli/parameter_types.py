@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from ggufkit.core import values
 from ggufkit.core.errors import UsageError
 from ggufkit.core.paths import user_path
 from ggufkit.core.values import MOST
+from ggufkit.llama.adapter import Scaled
 
 __all__ = [
     "DIRECTORY",
@@ -26,6 +28,7 @@ __all__ = [
     "Count",
     "NameList",
     "UserPath",
+    "adapters",
     "of_kind",
 ]
 
@@ -94,6 +97,18 @@ class Evaluated(Written):
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:  # noqa: ARG002 - click's signature
         """Files and directories."""
         return [CompletionItem(incomplete, type="file")]
+
+
+def adapters(option: str, name: str, said: str) -> Callable[[Any], Any]:
+    """An option that names files that change a model."""
+    kind = Written(Scaled(), "file")
+    return click.option(
+        option, name, type=kind, multiple=True, metavar="FILE[=SCALE]", help=said, shell_complete=_files
+    )
+
+
+def _files(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    return [CompletionItem(incomplete, type="file")]
 
 
 _NAMES = {

@@ -53,6 +53,8 @@ serve_options = grouped(
     click.option("--mmproj", type=parameter_types.FILE,
                  help="What reads images or sound.  [default: mmproj-NAME-*.gguf beside GGUF]"),
     click.option("--no-mmproj", "alone", is_flag=True, help="Serve text alone."),
+    parameter_types.adapters("--lora", "loras", "A GGUF adapter, as `lora` makes it; several may be given."),
+    parameter_types.adapters("--control-vector", "control_vectors", "A control vector in a GGUF, likewise."),
 )  # fmt: skip
 
 instead_options = grouped(
@@ -117,6 +119,8 @@ def _tell(server: Server) -> None:
     say(f"context   {cache.n_ctx} tokens{shared}{kept}")
     if (mmproj := server.plan.beside.mmproj) is not None:
         say(f"{read_projector(mmproj).reads:<10}{mmproj}")
+    for one in (*server.plan.beside.loras, *server.plan.beside.control_vectors):
+        say(f"adapter   {one.file}{'' if one.scale == 1 else f', scaled by {one.scale:g}'}")
     say(f"log       {server.service.log}")
     say("")
     for snippet in (endpoint.curl(), endpoint.python()):

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from ggufkit.core import failures
 from ggufkit.core.errors import InputError, ToolError
 from ggufkit.core.paths import cache_dir
 from ggufkit.core.progress import Reporter
+from ggufkit.llama.adapter import Adapter
 from ggufkit.llama.gguf import read_header
 from ggufkit.request import RunOptions
 from ggufkit.serving import server
@@ -21,7 +22,9 @@ _ENOUGH = 8192
 
 
 @contextlib.contextmanager
-def conversing(gguf: Path, n_ctx: int | None, run: RunOptions, reporter: Reporter) -> Iterator[Endpoint]:
+def conversing(
+    gguf: Path, n_ctx: int | None, loras: Sequence[Adapter], run: RunOptions, reporter: Reporter
+) -> Iterator[Endpoint]:
     """A model served for one conversation, for the length of a context.
 
     Args:
@@ -32,7 +35,8 @@ def conversing(gguf: Path, n_ctx: int | None, run: RunOptions, reporter: Reporte
         ToolchainError: there is no llama-server, and none can be built.
     """
     trained = read_header(gguf).hparam("context_length") or _ENOUGH
-    how = ServeOptions(port=server.free_port(), ctx=n_ctx or min(trained, _ENOUGH), slots=1, alone=True)
+    context = n_ctx or min(trained, _ENOUGH)
+    how = ServeOptions(port=server.free_port(), ctx=context, slots=1, alone=True, loras=tuple(loras))
     if server.require_possible_plan(gguf, how):
         raise InputError(f"{gguf.name} gives embeddings, no answers.", hint=f"Serve it: ggufkit serve {gguf}")
     session = run.session(cache_dir() / "serve", reporter)

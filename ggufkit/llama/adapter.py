@@ -7,6 +7,7 @@ Source: `src/llama-adapter.cpp`, `common/common.cpp`.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from ggufkit.llama.gguf import GgufHeader, read_header
 
 _A, _B = ".lora_a", ".lora_b"
 _EMBEDDING = "token_embd.weight"
+_STEERING, _DIRECTION = "controlvector", "direction."
 _SCALED = re.compile(r"(?P<file>.+)=(?P<scale>[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?)", re.IGNORECASE | re.DOTALL)
 _HINT = "Give the adapter that was made for this model: ggufkit lora ADAPTER --base CHECKPOINT."
 
@@ -56,11 +58,40 @@ def require_kin(adapter: Adapter, model: GgufHeader) -> None:
     kind = header.metadata.get("general.type", "model")
     if (kind, header.metadata.get("adapter.type")) != ("adapter", "lora"):
         raise GgufError(f"{adapter.file} is no LoRA adapter: its general.type is {kind}.", hint=_HINT)
-    if adapter.scale != 1 and ":" in str(adapter.file):
-        raise UsageError(f"{adapter.file} has a colon in its path: llama.cpp cannot scale it.", hint="Rename it.")
+    _require_nameable(adapter)
     why = _strangeness(header, model)
     if why is not None:
         raise InputError(f"{adapter.file.name} is no adapter of {model.path.name}: {why}.", hint=_HINT)
+
+
+def require_all_kin(loras: Sequence[Adapter], control_vectors: Sequence[Adapter], model: GgufHeader) -> None:
+    """All that is to change a model is the model's own. Raises as `require_kin`."""
+    for one in loras:
+        require_kin(one, model)
+    for one in control_vectors:
+        _require_steers(one, model)
+
+
+def _require_steers(vector: Adapter, model: GgufHeader) -> None:
+    """A control vector has directions as wide as the model is."""
+    header, width = read_header(vector.file), model.hparam("embedding_length")
+    directions = [tensor for tensor in header.tensors if tensor.name.startswith(_DIRECTION)]
+    if header.architecture != _STEERING or not directions:
+        hint = "Give what llama-cvector-generator or repeng wrote."
+        raise GgufError(
+            f"{vector.file} is no control vector: its architecture is {header.architecture}.", hint=hint
+        )
+    _require_nameable(vector)
+    wrong = next((tensor for tensor in directions if tensor.shape != (width,)), None)
+    if wrong is not None:
+        why = f"its {wrong.name} has {_words(wrong.shape)} values, the model {width}"
+        hint = "Give one that was made for this model."
+        raise InputError(f"{vector.file.name} is no control vector of {model.path.name}: {why}.", hint=hint)
+
+
+def _require_nameable(adapter: Adapter) -> None:
+    if adapter.scale != 1 and ":" in str(adapter.file):
+        raise UsageError(f"{adapter.file} has a colon in its path: llama.cpp cannot scale it.", hint="Rename it.")
 
 
 def _strangeness(adapter: GgufHeader, model: GgufHeader) -> str | None:

@@ -305,14 +305,14 @@ def convert_lora(script: Path, adapter: Path, base: Path, output: Path, out_type
     return [*argv, "--base", _word(base), "--outfile", _word(output), "--outtype", out_type]
 
 
-def loras(adapters: Sequence[Adapter]) -> Argv:
-    """Adapters, as all tools that compute with a model are told of them."""
+def adapters(option: str, given: Sequence[Adapter]) -> Argv:
+    """Adapters, as all tools that compute with a model are told of them: by `--lora` or `--control-vector`."""
     return [
         word
-        for one in adapters
+        for one in given
         for word in (
-            ["--lora", _csv(str(one.file))]
+            [option, _csv(str(one.file))]
             if one.scale == 1
-            else ["--lora-scaled", _csv(f"{one.file}:{one.scale:g}")]
+            else [f"{option}-scaled", _csv(f"{one.file}:{one.scale:g}")]
         )
     ]

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ggufkit.llama.argv import Argv, Compute
+from ggufkit.llama.adapter import Adapter
+from ggufkit.llama.argv import Argv, Compute, adapters
 
 
 @dataclass(frozen=True)
@@ -47,13 +48,24 @@ class Listening:
 
 @dataclass(frozen=True)
 class Beside:
-    """Files that a model is served with: `mmproj` reads images or sound for it."""
+    """Files that a model is served with: `mmproj` reads images or sound for it, the others change it."""
 
     mmproj: Path | None = None
+    loras: tuple[Adapter, ...] = ()
+    control_vectors: tuple[Adapter, ...] = ()
 
     def options(self) -> Argv:
         """The options of llama-server."""
-        return [] if self.mmproj is None else ["--mmproj", str(self.mmproj)]
+        argv = [] if self.mmproj is None else ["--mmproj", str(self.mmproj)]
+        return [*argv, *adapters("--lora", self.loras), *adapters("--control-vector", self.control_vectors)]
+
+    def resolved(self) -> Beside:
+        """The same from wherever the server is started."""
+        loras, vectors = (
+            tuple(replace(one, file=one.file.resolve()) for one in given)
+            for given in (self.loras, self.control_vectors)
+        )
+        return Beside(self.mmproj and self.mmproj.resolve(), loras, vectors)
 
 
 NOTHING_BESIDE = Beside()

@@ -1,25 +1,20 @@
-"""A short generation: does a GGUF speak? Through llama-cpp-python's binding, on the toolchain's own libraries.
-
-Run as a module it is the process that loads the model: a request as JSON on stdin, the reply as it comes on stdout,
-and one marked line of numbers on stderr.
-"""
+"""A short generation: does a GGUF speak? Through llama-cpp-python's binding, in a process of its own: `generating`."""
 
 from __future__ import annotations
 
-import codecs
 import itertools
 import json
 import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ggufkit.core import confined, failures, limits, process
+from ggufkit.core import confined, failures, process
 from ggufkit.core.errors import GgufError, InputError, ToolError, ToolOutputError
 from ggufkit.core.expected import timed
 from ggufkit.core.jsonfile import parse_json, read_json
@@ -30,8 +25,10 @@ from ggufkit.core.process import Surroundings
 from ggufkit.core.progress import Reporter
 from ggufkit.core.records import GgufFile, Json, Toolchain
 from ggufkit.llama import binding
+from ggufkit.llama.adapter import Adapter
 from ggufkit.llama.gguf import read_header
 from ggufkit.llama.source import PINNED_COMMIT
+from ggufkit.measure.generating import MARK, TEMPLATE, TOO_LONG
 from ggufkit.steps.session import Session
 from ggufkit.steps.step import Made, Recipe, Result
 
@@ -41,11 +38,8 @@ SMOKE_TOKENS = 48
 # Threads that spin for long take the cores from those they wait for: 5 tokens/s on a busy machine where it is 200.
 # A short spin costs nothing on an idle one. Read by GCC's OpenMP.
 _PATIENT = {} if "GOMP_SPINCOUNT" in os.environ else {"GOMP_SPINCOUNT": "1000"}
-_MARK, _TOO_LONG = "ggufkit-reply: ", "The prompt has"
-_TEMPLATE = "ggufkit-template: "
 _LIMITS = Limits(cpu_s=10, memory_bytes=1 << 30)
 """To render and tokenize one prompt."""
-_GREETING, _OPENING = "Hello! Who are you, and what can you do?", "Once upon a time"
 _LONGEST_RUN = 16
 
 
@@ -67,6 +61,7 @@ class ChatOptions:
     threads: int = field(default_factory=physical_cores)
     started: float | None = None
     flash: bool = True
+    loras: tuple[Adapter, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -112,7 +107,7 @@ def chat(
         if stream == "stdout":
             on_text(text)
 
-    argv = [sys.executable, "-m", "ggufkit.measure.chat"]
+    argv = [sys.executable, "-m", "ggufkit.measure.generating"]
     output = process.run(argv, surroundings=where, stdin=json.dumps(request).encode(), on_text=show, log=log)
     return _parse(output, gguf)
 
@@ -127,6 +122,7 @@ def request_of(gguf: Path, options: ChatOptions, tools: Toolchain) -> dict[str, 
         "ngl": layers,
         "started": started,
         "limits": asdict(_LIMITS),
+        "loras": [[str(one.file), one.scale] for one in options.loras],
     }
 
 
@@ -145,19 +141,19 @@ def surroundings(tools: Toolchain, reporter: Reporter) -> Surroundings:
 
 def _parse(output: process.ToolOutput, gguf: Path) -> Reply:
     for line in output.stderr.splitlines():
-        if line.startswith(_MARK):
+        if line.startswith(MARK):
             what, unreadable = f"What {gguf.name} replied", partial(ToolOutputError, log=output.log)
-            return parse_json(line.removeprefix(_MARK), Reply, what, unreadable, hint="Repeat the command.")
+            return parse_json(line.removeprefix(MARK), Reply, what, unreadable, hint="Repeat the command.")
     reason = (output.stderr.strip().splitlines() or ["it said nothing"])[-1]
-    if reason.startswith(_TEMPLATE) or output.returncode == -signal.SIGXCPU:
-        why = reason.removeprefix(_TEMPLATE) if output.returncode > 0 else confined.how_it_ended(output, _LIMITS)
+    if reason.startswith(TEMPLATE) or output.returncode == -signal.SIGXCPU:
+        why = reason.removeprefix(TEMPLATE) if output.returncode > 0 else confined.how_it_ended(output, _LIMITS)
         hint = "Take the template of the model's author."
         raise InputError(f"The chat template of {gguf} is refused: {why}.", hint=hint, log=output.log)
     if output.returncode > 0 and binding.not_loaded(output.stderr):
         raise GgufError(
             f"llama.cpp cannot load {gguf}.", hint="Look at it with `ggufkit inspect`.", log=output.log
         )
-    if reason.startswith(_TOO_LONG):
+    if reason.startswith(TOO_LONG):
         raise InputError(f"{reason}.", hint="Give a larger --ctx, or a shorter prompt.", log=output.log)
     if output.returncode == 0:
         raise ToolOutputError(f"{gguf.name} gave no reply: {reason}", log=output.log)
@@ -222,130 +218,3 @@ def require_sane(base: Reply, replies: Mapping[str, Reply]) -> None:
                 f"the base {base.text[:120]!r}.",
                 hint="Use a larger type, or another variant; look at its KL divergence.",
             )
-
-
-def _main() -> None:
-    """The process that loads the model."""
-    request = json.load(sys.stdin)
-    started, clock = request.pop("started"), time.time()
-    model, formatter = load(request)
-    load_s = time.time() - clock
-    with limits.imposed(Limits(**request["limits"])):
-        prompt, templated = _prompt_tokens(model, request["prompt"], request["system"], formatter)
-    room = model.n_ctx() - len(prompt)
-    if room < 1:
-        sys.exit(f"{_TOO_LONG} {len(prompt)} tokens, the context {model.n_ctx()}")
-    reply = _generate(model, prompt, min(request["max_tokens"], room), request["temperature"], started)
-    full = len(reply["tokens"]) == room < request["max_tokens"]
-    numbers = {**reply, "n_prompt": len(prompt), "templated": templated, "load_s": load_s, "full": full}
-    print(_MARK + json.dumps(numbers), file=sys.stderr, flush=True)
-
-
-def load(request: Mapping[str, Any]) -> tuple[Any, Callable[..., Any]]:
-    """The model, and what makes formatters of templates."""
-    from llama_cpp import Llama, llama_chat_format
-
-    # Templates are compiled within limits: not while the model is loaded.
-    formatter, llama_chat_format.Jinja2ChatFormatter = llama_chat_format.Jinja2ChatFormatter, _NoFormatter
-    model = Llama(
-        request["gguf"], n_ctx=request["n_ctx"], n_threads=request["threads"], n_threads_batch=request["threads"],
-        n_gpu_layers=request["ngl"], seed=request["seed"], flash_attn=request["flash"], verbose=False,
-    )  # fmt: skip
-    llama_chat_format.Jinja2ChatFormatter = formatter
-    return model, formatter
-
-
-class _NoFormatter:
-    """Stands for the formatters that the binding would make of every template."""
-
-    def __init__(self, **_what: object) -> None:
-        pass
-
-    def to_chat_handler(self) -> None:
-        """There is none."""
-
-
-def _prompt_tokens(
-    model: Any, prompt: str | None, system: str | None, formatter: Callable[..., Any]
-) -> tuple[list[int], bool]:
-    """The prompt's ids, and whether a template made them. BOS is added once, as llama.cpp's server does."""
-    if "tokenizer.chat_template" not in model.metadata:
-        text = "\n\n".join(filter(None, [system, prompt or _OPENING]))
-        return list(model.tokenize(text.encode(), add_bos=True, special=True)), False
-    messages = [{"role": "user", "content": prompt or _GREETING}]
-    if system:
-        messages.insert(0, {"role": "system", "content": system})
-    return rendered(model, messages, formatter), True
-
-
-def rendered(model: Any, messages: Sequence[Mapping[str, str]], formatter: Callable[..., Any]) -> list[int]:
-    """The ids of a conversation by the model's own template. A template that cannot be rendered ends the process."""
-
-    def text_of(token: int) -> str:
-        return str(model._model.token_get_text(token)) if token >= 0 else ""
-
-    try:
-        tokens = {"eos_token": text_of(model.token_eos()), "bos_token": text_of(model.token_bos())}
-        template = model.metadata["tokenizer.chat_template"]
-        text = formatter(template=template, **tokens)(messages=messages).prompt
-    except MemoryError:
-        sys.exit(f"{_TEMPLATE}it takes more than {_LIMITS.memory_bytes >> 30} GiB of memory")
-    except Exception as error:
-        sys.exit(f"{_TEMPLATE}{' '.join(str(error).split()) or type(error).__name__}")
-    ids = list(model.tokenize(text.encode(), add_bos=False, special=True))
-    wants_bos = model.metadata.get("tokenizer.ggml.add_bos_token") == "true"
-    return [model.token_bos(), *ids] if wants_bos and ids[:1] != [model.token_bos()] else ids
-
-
-def _generate(
-    model: Any, prompt: Sequence[int], max_tokens: int, temperature: float, started: float
-) -> dict[str, Any]:
-    """Print the reply as it comes; what is known of it at the end."""
-    decoder = codecs.getincrementaldecoder("utf-8")("replace")
-    tokens, text, raw = list[int](), "", b""
-    first = begun = 0.0
-    for token in until_end(model, prompt, temperature):
-        if not tokens:
-            first, begun = time.time() - started, time.perf_counter()
-        tokens.append(token)
-        piece = model.detokenize([token], prev_tokens=[*prompt, *tokens[:-1]])
-        raw += piece
-        shown = decoder.decode(piece)
-        text += shown
-        sys.stdout.write(shown)
-        sys.stdout.flush()
-        if len(tokens) == max_tokens:
-            break
-    elapsed = time.perf_counter() - begun
-    rate = (len(tokens) - 1) / elapsed if len(tokens) > 1 and elapsed > 0 else None
-    return {
-        "text": text,
-        "tokens": tokens,
-        "valid_utf8": _is_utf8(raw),
-        "first_token_s": first,
-        "tokens_per_s": rate,
-    }
-
-
-def until_end(model: Any, prompt: Sequence[int], temperature: float) -> Iterator[int]:
-    """Tokens of a generation up to the one that ends it."""
-    import llama_cpp
-
-    vocab = llama_cpp.llama_model_get_vocab(model.model)
-    for token in model.generate(prompt, temp=temperature):
-        if llama_cpp.llama_vocab_is_eog(vocab, token):
-            return
-        yield int(token)
-
-
-def _is_utf8(raw: bytes) -> bool:
-    """Whether bytes are UTF-8; a character that the token limit cut off at the end does not count."""
-    try:
-        codecs.getincrementaldecoder("utf-8")().decode(raw)
-    except UnicodeDecodeError:
-        return False
-    return True
-
-
-if __name__ == "__main__":
-    _main()

@@ -148,7 +148,7 @@ class Modelfile:
         base: path of the GGUF, relative to the Modelfile or absolute.
         parameters: names with values, in order; a name may come again, as `stop` does.
         comments: lines for the reader, at the top.
-        projector: the path of the GGUF that reads images or sound, likewise.
+        projector, adapter: the paths of the GGUFs that read images or sound, and that change the model, likewise.
     """
 
     base: str
@@ -159,6 +159,7 @@ class Modelfile:
     requires: str | None = None
     comments: tuple[str, ...] = ()
     projector: str | None = None
+    adapter: str | None = None
 
     def commands(self) -> list[Command]:
         """The instructions, in the order in which they are written."""
@@ -166,6 +167,7 @@ class Modelfile:
         return [
             Command("model", self.base),
             *([Command("model", self.projector)] if self.projector else []),
+            *([Command("adapter", self.adapter)] if self.adapter else []),
             *([Command("requires", self.requires)] if self.requires else []),
             *(Command(name, _number(value)) for name, value in self.parameters),
             *(Command(name, text) for name, text in texts if text is not None),

@@ -91,11 +91,7 @@ def key_file(plan: Plan) -> str:
 
 def _started(plan: Plan, ngl: int | None) -> list[str]:
     """The command line, from wherever it is started."""
-    beside = plan.beside.mmproj
-    resolved = replace(
-        plan, gguf=plan.gguf.resolve(), beside=replace(plan.beside, mmproj=beside and beside.resolve())
-    )
-    return resolved.argv(ngl)
+    return replace(plan, gguf=plan.gguf.resolve(), beside=plan.beside.resolved()).argv(ngl)
 
 
 def _quoted(word: str) -> str:

@@ -20,7 +20,8 @@ from ggufkit.core.process import Surroundings, ToolOutput
 from ggufkit.core.service import Service
 from ggufkit.core.units import size
 from ggufkit.core.values import Count
-from ggufkit.llama import evaluates, load_errors, server_argv, server_tool
+from ggufkit.llama import adapter, evaluates, load_errors, server_argv, server_tool
+from ggufkit.llama.adapter import Adapter
 from ggufkit.llama.argv import Compute
 from ggufkit.llama.gguf import GgufHeader, read_gguf, read_header
 from ggufkit.llama.kv_cache import require_possible
@@ -51,6 +52,7 @@ class ServeOptions:
         verbose: the log tells what is loaded where, and much of each request.
         mmproj: what reads images or sound for the model, by default the file beside it that is called so.
         alone: without it.
+        loras, control_vectors: adapters that change the model.
     """
 
     host: str = "127.0.0.1"
@@ -63,6 +65,8 @@ class ServeOptions:
     verbose: bool = False
     mmproj: Path | None = None
     alone: bool = False
+    loras: tuple[Adapter, ...] = ()
+    control_vectors: tuple[Adapter, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -119,8 +123,8 @@ def plan(gguf: Path, options: ServeOptions, session: Session) -> Plan:
     embeds, header = require_possible_plan(gguf, options), read_header(gguf)
     gguf = header.path  # of parts the first
     program = server_tool.find(session.tools, session.reporter)
-    mmproj = of_model(gguf, options.mmproj, alone=options.alone)
-    cache = room.choose(header, _free(header, session) - _size(mmproj), options.ctx, options.kv_type)
+    beside = Beside(of_model(gguf, options.mmproj, alone=options.alone), options.loras, options.control_vectors)
+    cache = room.choose(header, _free(header, session) - _size(beside), options.ctx, options.kv_type)
     if not cache.fits:
         session.reporter.warn(
             f"A context of {cache.n_ctx} tokens takes {size(cache.n_bytes)} beside the model: more than is free."
@@ -133,7 +137,7 @@ def plan(gguf: Path, options: ServeOptions, session: Session) -> Plan:
         embeds=embeds, pooling="mean" if embeds and not evaluates.is_pooled(header) else None,
         origins="localhost" if key is None else "*", verbose=options.verbose,
     )  # fmt: skip
-    return Plan(program, gguf, endpoint, listening, cache, session.threads, session.tools.backend, Beside(mmproj))
+    return Plan(program, gguf, endpoint, listening, cache, session.threads, session.tools.backend, beside)
 
 
 def require_possible_plan(gguf: Path, options: ServeOptions) -> bool:
@@ -146,14 +150,17 @@ def require_possible_plan(gguf: Path, options: ServeOptions) -> bool:
     header = read_header(gguf)
     embeds = _require_served(header)
     of_model(gguf, options.mmproj, alone=options.alone)
+    adapter.require_all_kin(options.loras, options.control_vectors, header)
     _require_one_key(options.api_key)
     if options.kv_type is not None:
         require_possible(header, options.kv_type, gguf.name)
     return embeds
 
 
-def _size(file: Path | None) -> int:
-    return 0 if file is None else file.stat().st_size
+def _size(beside: Beside) -> int:
+    """Bytes of all files beside the model."""
+    changing = [one.file for one in (*beside.loras, *beside.control_vectors)]
+    return sum(file.stat().st_size for file in (beside.mmproj, *changing) if file is not None)
 
 
 def _require_one_key(key: str | None) -> None:

@@ -91,7 +91,9 @@ def _evaluate(
     command = argv.first_logits(session.tools, file, saved, excerpt, compute)
     try:
         with _told(file, session):
-            run = _run([*command, *evaluates.overrides(file), *argv.loras(adapters)], file, session, stop)
+            run = _run(
+                [*command, *evaluates.overrides(file), *argv.adapters("--lora", adapters)], file, session, stop
+            )
         try:
             return read_logits(saved)
         except ToolOutputError as error:

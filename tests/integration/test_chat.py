@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import signal
 import subprocess
 import sys
 from dataclasses import replace
@@ -30,6 +28,7 @@ from ggufkit.steps.session import Session
 from ggufkit.steps.step import Workspace
 from tests.integration.run_cli import fails, ggufkit
 from tests.shared import LLAMA, QWEN2, needs_shared
+from tests.terminal import Terminal
 
 GREEDY = ChatOptions(max_tokens=12, temperature=0.0, threads=2)
 
@@ -185,25 +184,9 @@ def test_build_smoke(speech: None, small: GgufFile, tmp_path: Path) -> None:
 def test_a_conversation_at_a_terminal(tools: Toolchain, small: GgufFile) -> None:
     if not tools.binary(server_tool.NAME).is_file():
         pytest.skip("llama-server is not built: ggufkit toolchain install --server")
-    ours, theirs = os.openpty()
-    command = [sys.executable, "-m", "ggufkit", "chat", str(small.path), "--max-tokens", "4", "--threads", "1"]
-    talking = subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True)
-    os.close(theirs)
-    shown = _until(ours, "> ")
-    assert "It has no chat template" in shown
-    os.write(ours, b"The quick\n")
-    answered = _until(ours, "\r\n> ")
-    assert len(answered) > len("The quick\r\n\r\n> "), "four tokens of an answer"
-    talking.send_signal(signal.SIGINT)
-    assert "/bye or Ctrl-D ends" in _until(ours, "\r\n> "), "Ctrl-C does not end it"
-    os.write(ours, b"/bye\n")
-    assert talking.wait(20) == 0
-    os.close(ours)
-
-
-def _until(terminal: int, end: str) -> str:
-    """What a terminal shows up to and with `end`."""
-    shown = ""
-    while not shown.endswith(end):
-        shown += os.read(terminal, 1000).decode(errors="replace")
-    return shown
+    with Terminal("chat", small.path, "--max-tokens", 4, "--threads", 1) as terminal:
+        assert "It has no chat template" in terminal.until("> ")
+        assert len(terminal.answer("The quick")) > len("\n"), "four tokens of an answer"
+        assert "/bye or Ctrl-D ends" in terminal.interrupt(), "Ctrl-C does not end it"
+        terminal.say("/bye")
+        assert terminal.ended() == 0

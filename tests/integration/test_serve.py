@@ -92,6 +92,38 @@ def test_answers_are_those_of_chat(talking: Path) -> None:
     assert reply["choices"][0]["message"]["content"].strip() == said.out.strip()
 
 
+def _answer(gguf: Path, **how: Any) -> str:
+    """What a client of a served model gets."""
+    asked: Any = {"messages": [{"role": "user", "content": "Hi"}], "temperature": 0, "max_tokens": 12}
+    with ggufkit.serve(gguf, backend="cpu", threads=1, quiet=True, **how) as endpoint:
+        reply = requests.post(f"{endpoint.base_url}/chat/completions", json=asked, timeout=60).json()
+    return str(reply["choices"][0]["message"]["content"]).strip()
+
+
+def test_adapters_change_answers_alike(talking: Path, tmp_path: Path) -> None:
+    lora, how = tiny.write_lora(tmp_path / "a,b.gguf", talking), ("--temperature", 0, "--max-tokens", 12, *QUICK)
+    said = [
+        command("chat", talking, "Hi", *how, *more).out.strip()
+        for more in (
+            (),
+            ("--lora", lora),
+            ("--lora", f"{lora}=0.5", "--lora", f"{lora}=0.5"),
+            ("--lora", f"{lora}=0"),
+        )
+    ]
+    assert said[0] == said[3] != said[1] == said[2]
+    assert _answer(talking, lora=f"{lora}=1.0") == said[1]
+    vector = tiny.write_control_vector(tmp_path / "vector.gguf", 256, 0.5)
+    assert _answer(talking, control_vector=[vector]) not in (said[0], said[1])
+
+
+def test_an_adapter_of_another_model(talking: Path, tmp_path: Path) -> None:
+    lora = tiny.write_lora(tmp_path / "lora.gguf", talking, tensor="attn_k")
+    for name in ("serve", "chat", "modelfile"):
+        said = fails(3, name, talking, "--lora", lora)
+        assert "lora.gguf is no adapter of talking.gguf: it changes blk.0.attn_k.weight of 256 × 256" in said
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="there are no pseudo-terminals")
 def test_a_conversation_has_the_answers_of_a_client(talking: Path) -> None:
     from tests.terminal import Terminal

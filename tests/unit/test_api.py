@@ -26,7 +26,7 @@ FUNCTIONS = {
     "build": options.BuildOptions, "convert": options.ConvertOptions, "imatrix": options.ImatrixOptions,
     "quantize": options.QuantizeOptions, "awq": options.AwqOptions, "refine": options.RefineOptions,
     "recipe": options.RecipeOptions, "perplexity": options.PerplexityOptions, "tasks": options.TasksOptions,
-    "bench": options.BenchOptions,
+    "bench": options.BenchOptions, "lora": options.LoraOptions,
 }  # fmt: skip
 SHOWN_ONLY = {"dry_run", "as_json", "quiet"}
 """What is about the terminal."""

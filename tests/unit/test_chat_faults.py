@@ -6,7 +6,7 @@ import pytest
 
 from ggufkit.core.errors import ToolError
 from ggufkit.core.process import ToolOutput
-from ggufkit.measure import chat
+from ggufkit.measure import chat, generating
 from ggufkit.measure.chat import Reply, faults, require_sane
 
 
@@ -54,7 +54,7 @@ def test_a_longer_run_of_the_base_s_own_kind_is_no_news() -> None:
     [("naïve 🙂".encode(), True), ("🙂".encode()[:2], True), (b"a\xff", False), (b"\xc3(", False), (b"", True)],
 )
 def test_a_character_cut_off_at_the_end_is_not_invalid(raw: bytes, valid: bool) -> None:
-    assert chat._is_utf8(raw) is valid
+    assert generating._is_utf8(raw) is valid
 
 
 def test_a_reply_that_is_not_there_is_an_error() -> None:
