@@ -29,6 +29,7 @@ KINDS: Mapping[str, Kind] = {
     "allow_losses": values.SWITCH,
     "check_function": values.SWITCH,
     "mmproj": Choice((mmproj.AUTO, *mmproj.TYPES, mmproj.NONE)),
+    "mtp": values.SWITCH,
     "force_toolchain": values.SWITCH,
     # what llama-quantize is told besides a type
     "tensor_type": values.TEXTS,
@@ -102,6 +103,9 @@ KINDS: Mapping[str, Kind] = {
     "kv_type": Choice(("auto", *kv_cache.TYPES)),
     "slots": Whole(1, 256),
     "no_mmproj": values.SWITCH,
+    "draft": values.FILE,
+    "draft_max": Whole(1, 64),
+    "draft_min": Whole(0, 64),
 }
 """Every option by its name in Python: that of the command line with `_` for `-`."""
 
@@ -117,6 +121,7 @@ OPTIONS: Mapping[str, tuple[str, str]] = {
     "allow_losses": ("conversion", "allow_losses"),
     "check_function": ("conversion", "check_function"),
     "mmproj": ("conversion", "mmproj"),
+    "mtp": ("conversion", "mtp"),
     "force_toolchain": ("conversion", "force_toolchain"),
     "tensor_type": ("overrides", "tensor_type"),
     "tensor_type_file": ("overrides", "tensor_type_file"),

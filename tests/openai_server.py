@@ -5,9 +5,9 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -28,12 +28,16 @@ class StandIn:
             "busy".
         tools: whether the template knows tools.
         says: the answer to a request.
+        beside: what else an answer says.
+        likely: of its tokens, how likely they were, and another one: logarithms of probabilities.
     """
 
     faults: tuple[str, ...] = ()
     api_key: str | None = None
     tools: bool = True
     says: Callable[[Json], str] = lambda _asked: ANSWER
+    beside: Mapping[str, Any] = field(default_factory=dict)
+    likely: Sequence[tuple[str, float, float]] = ()
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -64,7 +68,10 @@ class _Handler(BaseHTTPRequestHandler):
         elif asked.get("stream"):
             self._stream(_reply(asked, self.how.says(asked), self.how.faults))
         else:
-            self._send(_completion(_reply(asked, self.how.says(asked), self.how.faults)))
+            reply = _reply(asked, self.how.says(asked), self.how.faults)
+            if asked.get("logprobs"):
+                reply["logprobs"] = {"content": [_likely(*one) for one in self.how.likely]}
+            self._send({**_completion(reply), **self.how.beside})
 
     def _may(self) -> bool:
         shown = self.headers.get("Authorization")
@@ -120,6 +127,11 @@ def _reply(asked: Json, said: str, faults: tuple[str, ...]) -> Json:
     for stop in asked.get("stop") or ():
         text = text if "stop" in faults else text.partition(stop)[0]
     return {"message": {"role": "assistant", "content": text}, "finish_reason": "stop"}
+
+
+def _likely(token: str, own: float, other: float) -> Json:
+    both = [{"token": word, "logprob": value, "bytes": None} for word, value in ((token, own), ("?", other))]
+    return {**both[0], "top_logprobs": both}
 
 
 def _called(tool: Json, wrongly: bool) -> Json:

@@ -105,6 +105,74 @@ def write_llama(
     return path
 
 
+def write_qwen35(path: Path, *, mtp: str = "random") -> Path:
+    """Write a whole Qwen3.5 checkpoint: three layers of linear attention, one of full attention, and one for MTP.
+
+    Args:
+        mtp: "random" weights; "right", where the MTP layer guesses what the model will say, which each token alone decides;
+            or "none", as transformers saves a model whose config.json still tells of the layer.
+    """
+    path.mkdir(parents=True)
+    tokenizer, width, heads, head, inner = train_tokenizer("qwen2"), 256, 4, 64, 512
+    config = {
+        "architectures": ["Qwen3_5ForCausalLM"], "model_type": "qwen3_5_text", "hidden_size": width,
+        "intermediate_size": inner, "num_hidden_layers": 4, "num_attention_heads": heads, "num_key_value_heads": 2,
+        "head_dim": head, "linear_key_head_dim": 64, "linear_value_head_dim": 64, "linear_num_key_heads": 2,
+        "linear_num_value_heads": 4, "linear_conv_kernel_dim": 4, "vocab_size": tokenizer.get_vocab_size(),
+        "max_position_embeddings": 2048, "rms_norm_eps": 1e-6, "hidden_act": "silu", "tie_word_embeddings": False,
+        "layer_types": ["linear_attention"] * 3 + ["full_attention"], "mtp_num_hidden_layers": 1, "dtype": "float16",
+        "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.25,
+                            "mrope_section": [4, 2, 2], "mrope_interleaved": True},
+        "bos_token_id": 0, "eos_token_id": 1,
+    }  # fmt: skip
+    (path / "config.json").write_text(json.dumps(config))
+    tokenizer.save(str(path / "tokenizer.json"))
+    settings = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "eos_token": "<|im_end|>",
+        "bos_token": "<|endoftext|>",
+    }
+    (path / "tokenizer_config.json").write_text(json.dumps(settings))
+    mlp = {"mlp.gate_proj": (inner, width), "mlp.up_proj": (inner, width), "mlp.down_proj": (width, inner)}
+    full = {
+        "self_attn.q_proj": (2 * width, width), "self_attn.k_proj": (128, width), "self_attn.v_proj": (128, width),
+        "self_attn.o_proj": (width, width), **mlp,
+    }  # fmt: skip
+    linear = {
+        "linear_attn.in_proj_qkv": (512, width), "linear_attn.in_proj_z": (256, width),
+        "linear_attn.in_proj_b": (4, width), "linear_attn.in_proj_a": (4, width),
+        "linear_attn.conv1d": (512, 1, 4), "linear_attn.out_proj": (width, 256), **mlp,
+    }  # fmt: skip
+    norms = dict.fromkeys(("input_layernorm", "post_attention_layernorm"), width)
+    heads_norms = dict.fromkeys(("self_attn.q_norm", "self_attn.k_norm"), head)
+    shapes: dict[str, tuple[int, ...]] = {
+        "model.embed_tokens": (config["vocab_size"], width),
+        "lm_head": (config["vocab_size"], width),  # type: ignore[dict-item]
+    }
+    zeros = {"model.norm": width}
+    for i in range(4):
+        layer = f"model.layers.{i}."
+        shapes |= {layer + name: shape for name, shape in (full if i == 3 else linear).items()}
+        zeros |= {layer + name: n for name, n in (norms | (heads_norms if i == 3 else {})).items()}
+    if mtp != "none":
+        shapes |= {f"mtp.layers.0.{name}": shape for name, shape in full.items()} | {"mtp.fc": (width, 2 * width)}
+        zeros |= {f"mtp.layers.0.{name}": n for name, n in (norms | heads_norms).items()}
+        zeros |= dict.fromkeys(("mtp.norm", "mtp.pre_fc_norm_embedding", "mtp.pre_fc_norm_hidden"), width)
+    rng = np.random.default_rng(0)
+    tensors = {f"{n}.weight": (rng.standard_normal(s) * 0.05).astype(np.float16) for n, s in shapes.items()}
+    tensors |= {f"{name}.weight": np.zeros(n, np.float16) for name, n in zeros.items()}
+    for i in range(3):
+        own = f"model.layers.{i}.linear_attn."
+        tensors |= {own + "norm.weight": np.ones(64, np.float16), own + "dt_bias": np.ones(4, np.float16)}
+        tensors[own + "A_log"] = np.log(np.arange(1, 5)).astype(np.float16)
+    if mtp == "right":
+        silent = [n for n in tensors if n.endswith(("o_proj.weight", "out_proj.weight", "down_proj.weight"))]
+        tensors |= {name: np.zeros_like(tensors[name]) for name in silent}
+        tensors["mtp.fc.weight"] = np.eye(width, 2 * width, dtype=np.float16)
+    save_file(tensors, path / "model.safetensors")
+    return path
+
+
 def train_wordpiece(vocab_size: int = 300, *, lowercase: bool = True) -> Tokenizer:
     """A WordPiece as BERT's, with a vocabulary that nobody has seen; its file says how long inputs are made."""
     tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))

@@ -55,12 +55,13 @@ class SourceOptions(TypedDict, total=False):
 
 
 class ConversionOptions(TypedDict, total=False):
-    """What a conversion may be told."""
+    """What a conversion may be told; `mtp` False leaves out the layers that predict further tokens, True insists on them."""
 
     pre: str | None
     allow_token_mismatch: bool
     allow_losses: bool
     check_function: bool | None
+    mtp: bool | None
     force_toolchain: bool
     mmproj: str
 
@@ -224,6 +225,8 @@ class ServeOptions(RunOptions, total=False):
         slots: answers at once, which share the context.
         mmproj: what reads images or sound, by default the file beside the model that is called so; `no_mmproj` for none.
         lora, control_vector: GGUF adapters and control vectors that change the model: `"FILE"`, `"FILE=0.5"`, or several.
+        draft: a small model of the same vocabulary that guesses tokens; or, with `mtp`, the model's own MTP layers do.
+        draft_max, draft_min: tokens guessed at once, at most and at least.
     """
 
     host: str
@@ -237,6 +240,10 @@ class ServeOptions(RunOptions, total=False):
     no_mmproj: bool
     lora: Path_ | Iterable[Path_]
     control_vector: Path_ | Iterable[Path_]
+    draft: Path_ | None
+    mtp: bool
+    draft_max: int | None
+    draft_min: int | None
 
 
 class LoraOptions(CpuOptions, total=False):

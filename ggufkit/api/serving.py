@@ -14,6 +14,7 @@ from ggufkit.commands import serve as serving
 from ggufkit.core import values
 from ggufkit.core.progress import Reporter
 from ggufkit.llama.adapter import Adapter, Scaled
+from ggufkit.serving.drafts import DraftOptions
 from ggufkit.serving.endpoint import Endpoint
 from ggufkit.serving.server import CONTEXT, ServeOptions, free_port
 
@@ -58,6 +59,9 @@ def serve(
         alone=given.read("no_mmproj", ServeOptions.alone),
         loras=_adapters(given.given.get("lora")),
         control_vectors=_adapters(given.given.get("control_vector")),
+        drafts=DraftOptions(
+            given.read("draft"), bool(given.read("mtp", False)), given.read("draft_max"), given.read("draft_min")
+        ),
     )
     with listening(reporter, quiet) as listener, serving.serve(file, how, given.run, listener) as server:
         yield server.endpoint

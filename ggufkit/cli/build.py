@@ -59,6 +59,8 @@ def _show_plan(plan: Plan, as_json: bool) -> None:
         screen.print(f"Time: {durations.words(Estimate(plan.seconds, plan.seconds_factor))}.")
     screen.print(f"Disk at the peak: {size(plan.disk_needed)} of {size(plan.disk_free)} free.")
     screen.print(f"Memory: about {size(plan.ram_needed)} of {size(plan.ram_free)} free.")
+    if plan.mtp:
+        screen.print(plan.mtp, soft_wrap=True)
     if plan.remarks:
         screen.print(oversized.WHY, soft_wrap=False)
     for remark in plan.remarks:

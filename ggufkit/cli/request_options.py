@@ -74,6 +74,12 @@ CONVERSION = (
         show_default="below 1 B parameters",
         help="Compare what the base computes with transformers.",
     ),
+    _option(
+        "mtp",
+        is_flag=True,
+        show_default="where there are some",
+        help="Layers that predict further tokens, to draft with: they must be in the file, or are left out.",
+    ),
     _option("force_toolchain", help="Accept a converter of another commit than the tools."),
     _option(
         "mmproj", help="Type of what reads images or sound, a file of its own; auto: f16 where there is such."

@@ -17,9 +17,11 @@ from ggufkit.cli.parameter_types import of_kind
 from ggufkit.cli.terminal import console, emit, reporting, say
 from ggufkit.core.errors import ToolError, UsageError
 from ggufkit.core.units import size
-from ggufkit.llama import kv_cache
+from ggufkit.llama import kv_cache, mtp
+from ggufkit.llama.gguf import read_header
 from ggufkit.llama.mmproj import read_projector
 from ggufkit.request import RunOptions
+from ggufkit.serving.drafts import DraftOptions
 from ggufkit.serving.server import CONTEXT, ServeOptions
 
 if TYPE_CHECKING:
@@ -31,7 +33,8 @@ if TYPE_CHECKING:
 
 def _how(given: dict[str, Any]) -> ServeOptions:
     kind = given.pop("kv_type")
-    return ServeOptions(kv_type=None if kind == "auto" else kind, **given)
+    drafts = DraftOptions(given.pop("draft"), given.pop("mtp"), given.pop("draft_max"), given.pop("draft_min"))
+    return ServeOptions(kv_type=None if kind == "auto" else kind, drafts=drafts, **given)
 
 
 serve_options = grouped(
@@ -55,6 +58,13 @@ serve_options = grouped(
     click.option("--no-mmproj", "alone", is_flag=True, help="Serve text alone."),
     parameter_types.adapters("--lora", "loras", "A GGUF adapter, as `lora` makes it; several may be given."),
     parameter_types.adapters("--control-vector", "control_vectors", "A control vector in a GGUF, likewise."),
+    click.option("--draft", type=parameter_types.FILE, metavar="GGUF",
+                 help="A small model of the same vocabulary that guesses tokens, which the model verifies."),
+    click.option("--mtp", is_flag=True, help="The model's own MTP layers guess tokens."),
+    click.option("--draft-max", type=click.IntRange(1, 64), metavar="N", show_default="llama-server's",
+                 help="Tokens guessed at once, at most."),
+    click.option("--draft-min", type=click.IntRange(0, 64), metavar="N", show_default="llama-server's",
+                 help="Tokens below which nothing is verified at once."),
 )  # fmt: skip
 
 instead_options = grouped(
@@ -121,6 +131,11 @@ def _tell(server: Server) -> None:
         say(f"{read_projector(mmproj).reads:<10}{mmproj}")
     for one in (*server.plan.beside.loras, *server.plan.beside.control_vectors):
         say(f"adapter   {one.file}{'' if one.scale == 1 else f', scaled by {one.scale:g}'}")
+    if (drafting := server.plan.listening.drafting) is not None:
+        beside = f" ({size(cache.draft_bytes)})" if cache.draft_bytes else ""
+        say(f"draft     {drafting.model.name if drafting.model is not None else 'its MTP layers'}{beside}")
+    elif mtp.layers(read_header(server.plan.gguf)):
+        say("draft     none; with --mtp its MTP layers draft")
     say(f"log       {server.service.log}")
     say("")
     for snippet in (endpoint.curl(), endpoint.python()):
@@ -152,13 +167,15 @@ def _table(outcomes: Sequence[Outcome]) -> Table:
     table.add_column("check", no_wrap=True)
     table.add_column("")
     table.add_column("found", overflow="fold")
-    for title in ("tokens/s", "first token"):
+    drafts = any(one.drafted is not None for one in outcomes)
+    for title in ("tokens/s", "first token", *(["accepted"] if drafts else [])):
         table.add_column(title, justify="right", no_wrap=True)
     marks = {True: "ok", False: "FAILED", None: "–"}
     for one in outcomes:
         rate = "–" if one.tokens_per_s is None else f"{one.tokens_per_s:.1f}"
         first = "–" if one.first_token_s is None else f"{1000 * one.first_token_s:.0f} ms"
-        table.add_row(one.name, marks[one.passed], one.said, rate, first)
+        accepted = f"{one.accepted / one.drafted:.1%}" if one.drafted and one.accepted is not None else "–"
+        table.add_row(one.name, marks[one.passed], one.said, rate, first, *([accepted] if drafts else []))
     return table
 
 

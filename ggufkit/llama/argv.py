@@ -290,13 +290,29 @@ def _word(path: Path) -> str:
     return f"./{path}" if str(path).startswith("-") else str(path)
 
 
-def convert(
-    source: Path, checkpoint: Path, output: Path, out_type: str, name: str, *, pre: str | None = None
-) -> Argv:
+@dataclass(frozen=True)
+class Conversion:
+    """How a checkpoint is converted: to which float type, under which name, with which pre-tokenizer if not its own.
+
+    `mtp` False leaves the layers out that predict further tokens.
+    """
+
+    out_type: str
+    name: str
+    pre: str | None = None
+    mtp: bool = True
+
+    def options(self) -> Argv:
+        """The options of the launcher."""
+        argv = ["--outtype", self.out_type, "--model-name", self.name]
+        argv += [] if self.pre is None else ["--pre", self.pre]
+        return argv if self.mtp else [*argv, "--no-mtp"]
+
+
+def convert(source: Path, checkpoint: Path, output: Path, wanted: Conversion) -> Argv:
     """convert_hf_to_gguf.py, through the launcher: checkpoint -> one GGUF."""
     argv = [sys.executable, "-m", "ggufkit.llama.launcher", str(source), _word(checkpoint)]
-    argv += ["--outfile", _word(output), "--outtype", out_type, "--model-name", name]
-    return argv if pre is None else [*argv, "--pre", pre]
+    return [*argv, "--outfile", _word(output), *wanted.options()]
 
 
 def convert_lora(script: Path, adapter: Path, base: Path, output: Path, out_type: str) -> Argv:

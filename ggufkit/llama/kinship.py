@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ggufkit.core.records import Tensor
+from ggufkit.llama import mtp
 from ggufkit.llama.gguf import GgufHeader
 
 TOKENS, TOKEN_TYPES = "tokenizer.ggml.tokens", "tokenizer.ggml.token_type"
@@ -84,7 +85,9 @@ def _other_tensors(file: GgufHeader, base: GgufHeader) -> list[str]:
 
 
 def _only(one: GgufHeader, other: GgufHeader, said: str) -> list[str]:
-    found = [t.name for t in one.tensors if t.name not in other.by_name and _OPTIONAL.fullmatch(t.name) is None]
+    beside = mtp.tensors(one)  # a publisher may leave out what only drafts
+    missing = (t.name for t in one.tensors if t.name not in other.by_name and t.name not in beside)
+    found = [name for name in missing if _OPTIONAL.fullmatch(name) is None]
     return [said.format(f"{found[0]}{_more(found)}")] if found else []
 
 

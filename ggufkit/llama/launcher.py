@@ -108,6 +108,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--mmproj", action="store_true", help="what reads images or sound, instead of the text model"
     )
+    parser.add_argument("--no-mtp", action="store_true", help="leave out the layers that predict further tokens")
     parser.add_argument("--skeleton", action="store_true", help="leave the tensor data out, as a hole in the file")
     parser.add_argument(
         "--shapes", type=Path, help="JSON object of the checkpoint's tensors: their shapes by name"
@@ -143,12 +144,25 @@ def _convert(converter: ModuleType, args: argparse.Namespace) -> None:
         _leave_out_data()
     options = [f"--outfile={args.outfile}", "--outtype", args.outtype, "--model-name", args.model_name]
     options += ["--mmproj"] if args.mmproj else []
+    options += ["--no-mtp"] if args.no_mtp and not args.mmproj and _leaves_out(converter, args.checkpoint) else []
     sys.argv = [str(converter.__file__), str(args.checkpoint.absolute()), *options]
     try:
         converter.main()
     except SystemExit as ended:
         if ended.code:
             raise _refusal(args.checkpoint, "the images or the sound of " if args.mmproj else "") from None
+
+
+def _leaves_out(converter: ModuleType, checkpoint: Path) -> bool:
+    """Whether the converter can leave out what predicts further tokens; where it cannot, it knows no such layers, or must
+    take them along.
+    """
+    try:
+        config = converter.ModelBase.load_hparams(checkpoint, False)
+        known = converter.get_model_class(converter.get_model_architecture(config, converter.ModelType.TEXT))
+    except (AttributeError, NotImplementedError):  # an older converter; or it will say so itself
+        return False
+    return bool(getattr(known, "supports_mtp_export", False))
 
 
 def explaining(checkpoint: Path, work: Callable[[], None]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ggufkit.core.records import F16
+from ggufkit.llama import mtp
 from ggufkit.llama.gguf import GgufHeader
 from ggufkit.llama.kv_cache import head_widths, instead_of_f16
 
@@ -26,7 +27,8 @@ def n_vocab(header: GgufHeader) -> int:
 def kv_bytes(header: GgufHeader, n_tokens: int, kv_type: str = F16) -> int:
     """A KV cache of a type for `n_tokens` tokens."""
     kv_heads = header.hparam("attention.head_count_kv", header.hparam("attention.head_count", 1))
-    in_f16 = header.hparam("block_count") * kv_heads * sum(head_widths(header)) * 2 * n_tokens
+    n_layers = len(mtp.layers(header)) if mtp.drafts_alone(header) else header.hparam("block_count")
+    in_f16 = n_layers * kv_heads * sum(head_widths(header)) * 2 * n_tokens
     return instead_of_f16(in_f16, kv_type)
 
 

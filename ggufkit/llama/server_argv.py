@@ -10,6 +10,29 @@ from ggufkit.llama.argv import Argv, Compute, adapters
 
 
 @dataclass(frozen=True)
+class Drafting:
+    """What guesses tokens that the model then verifies.
+
+    Args:
+        model: another GGUF; None for the model's own layers that predict further tokens.
+        mtp: it drafts with such layers.
+        most, least: tokens that are guessed at once; None for the tool's own numbers.
+    """
+
+    model: Path | None
+    mtp: bool
+    most: int | None = None
+    least: int | None = None
+
+    def options(self) -> Argv:
+        """The options of llama-server."""
+        argv = ["-md", str(self.model.absolute())] if self.model is not None else []
+        argv += ["--spec-type", "draft-mtp" if self.mtp else "draft-simple"]
+        argv += ["--spec-draft-n-max", str(self.most)] if self.most is not None else []
+        return [*argv, "--spec-draft-n-min", str(self.least)] if self.least is not None else argv
+
+
+@dataclass(frozen=True)
 class Listening:
     """How llama-server serves a model: where, by which name, with which context.
 
@@ -20,6 +43,9 @@ class Listening:
         pooling: how the embeddings of tokens become one, None as the model says.
         origins: web pages that a browser lets ask it: "*" for all.
         verbose: its log says where layers are, and much of each request.
+        drafting: what guesses its tokens; None where nothing does.
+        repack: weights on the CPU are brought into an order in which it computes faster; in that, several tokens at once
+            come out otherwise than one by one, by as much as decides near ties.
     """
 
     host: str
@@ -32,6 +58,8 @@ class Listening:
     pooling: str | None = None
     origins: str = "localhost"
     verbose: bool = False
+    drafting: Drafting | None = None
+    repack: bool = True
 
     def options(self) -> Argv:
         """The options of llama-server."""
@@ -39,6 +67,8 @@ class Listening:
         argv += ["--jinja", "--no-ui", "--cors-origins", self.origins]
         argv += ["-lv", "4"] if self.verbose else []
         argv += ["-c", str(self.n_ctx), "-np", str(self.slots), "--kv-unified"]
+        argv += self.drafting.options() if self.drafting is not None else []
+        argv += [] if self.repack else ["--no-repack"]
         if not self.embeds:
             return [*argv, "-ctk", self.kv_type, "-ctv", self.kv_type]
         # An embedding is computed of all of its text at once.

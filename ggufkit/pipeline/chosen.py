@@ -105,7 +105,7 @@ def copy_recipe(rounded: Path, refined: Path, session: Session) -> Result:
 def _write_given(base: GgufFile, kind: QuantType, file: Path, how: QuantizeOptions, session: Session) -> Result:
     """Write down which type each tensor gets, where a recipe or a user says it of some of them."""
     read = base.as_input()
-    params = quantize.params_of(kind, how).to_params()
+    params = quantize.params_of(kind, how, read_header(base.path)).to_params()
     recipe = Recipe(GIVEN, VERSION, {"base": read.sha256}, params, session.tools.identity, (read,))
 
     def write(partial: Path) -> Made:

@@ -15,7 +15,7 @@ from ggufkit.core.progress import Reporter, SilentReporter
 from ggufkit.core.records import F16, Checkpoint, GgufFile, QuantType
 from ggufkit.core.units import size
 from ggufkit.core.variants import Scaling, Variant
-from ggufkit.llama import evaluates, importance, kv_cache, memory, quants
+from ggufkit.llama import evaluates, importance, kv_cache, memory, mtp, quants
 from ggufkit.llama.gguf import GgufHeader, read_header
 from ggufkit.measure import evaluation, length
 from ggufkit.measure.conditions import Setting
@@ -52,8 +52,8 @@ def plan(request: BuildRequest, reporter: Reporter | None = None) -> Plan:
         whole = _plan(job, base, outputs(job), extra_disk=extra)
         steps, takes = stages.timed(job, read_header(base))
         return replace(
-            whole, steps=steps, seconds=takes.seconds, seconds_factor=takes.factor, remarks=_remarks(job, whole),
-            mmproj=part,
+            whole, steps=steps, seconds=takes.seconds, seconds_factor=takes.factor, mmproj=part,
+            remarks=_remarks(job, whole), mtp=_of_mtp(job, base),
         )  # fmt: skip
 
 
@@ -62,6 +62,12 @@ def _planned_part(job: Job) -> PlannedPart | None:
     if part is None:
         return None
     return PlannedPart(part.output.name, part.out_type.upper(), part.n_bytes or part.output.stat().st_size)
+
+
+def _of_mtp(job: Job, base: Path) -> str:
+    """What becomes of layers that predict further tokens; "" where they get no type of their own."""
+    quantized = any(not quants.is_float(kind.name) for _, kind in job.targets)
+    return mtp.remark(read_header(base)) if quantized and not job.overrides.pure else ""
 
 
 def _remarks(job: Job, whole: Plan) -> tuple[str, ...]:

@@ -14,6 +14,7 @@ from ggufkit.core.errors import UsageError
 from ggufkit.core.hashing import sha256_file
 from ggufkit.core.manifest import write_atomically
 from ggufkit.core.records import GgufFile, QuantType, Tensor
+from ggufkit.llama import mtp
 from ggufkit.llama.gguf import FLOAT_TYPES, GgufHeader, output_of, read_header
 from ggufkit.llama.gguf_bytes import padded
 from ggufkit.llama.importance import Importance, read_importance
@@ -136,7 +137,16 @@ class RecipeEngine:
         return Rounder(self.header, library, self.importance, self.options.weigh, self.session.threads)
 
     def preset(self, kind: QuantType) -> Types:
-        """The types that llama-quantize gives to the tensors that it rounds."""
+        """The types that llama-quantize gives to the tensors that it rounds, and a text runs through."""
+        return {name: k for name, k in self._planned(kind).items() if name not in self.settled}
+
+    @cached_property
+    def settled(self) -> Types:
+        """The types of the tensors that no text runs through: no measurement tells of them."""
+        own = mtp.tensors(self.header)
+        return {name: kind for name, kind in self._planned(_named("Q8_0")).items() if name in own} if own else {}
+
+    def _planned(self, kind: QuantType) -> Types:
         matrix = self.sources.imatrix if self.options.weigh else None
         planned = quantize.plan(self.session.tools, self.base.path, kind, QuantizeOptions(matrix))
         return {tensor.name: tensor.after for tensor in planned.tensors if tensor.after not in FLOAT_TYPES}
@@ -149,8 +159,8 @@ class RecipeEngine:
     def fixed_bytes(self) -> int:
         """What the other tensors take."""
         changing = {tensor.name for tensor in self.tensors}
-        rest = [t.n_bytes for t in self.header.tensors if t.name not in changing]
-        return sum(padded(n, self.header.alignment) for n in rest)
+        rest = [t for t in self.header.tensors if t.name not in changing and t.name not in self.settled]
+        return sum(padded(t.n_bytes, self.header.alignment) for t in rest) + self.n_bytes(self.settled)
 
     def _padded(self, tensor: Tensor, type_name: str) -> int:
         return padded(self.rounder.n_bytes(tensor, type_name), self.header.alignment)

@@ -13,7 +13,7 @@ from ggufkit.core.hashing import sha256_file
 from ggufkit.core.inputs import Input
 from ggufkit.core.records import GgufFile, Json, QuantType, Target
 from ggufkit.core.units import size
-from ggufkit.llama import quants
+from ggufkit.llama import mtp, quants
 from ggufkit.llama.gguf import EMBEDDING, output_of, read_header
 from ggufkit.models.files import files_of, fingerprint
 from ggufkit.pipeline.probing import Found
@@ -64,6 +64,8 @@ def make_recipe(
         "at_least": [list(one) for one in options.at_least], "weigh": options.weigh, "n_ctx": options.n_ctx,
         "backend": session.tools.backend,
     }  # fmt: skip
+    if mtp.layers(read_header(base.path)):
+        params["mtp"] = mtp.TYPE
     if options.speed:
         params |= {"speed": options.speed, "machine": machine.describe(), "threads": session.threads}
     files = {"base": base.as_input(), "calibration": sources.calibration.as_input()}
@@ -125,7 +127,9 @@ class _Chosen:
             best, found, remarks = self._for_divergence()
         else:
             best, found, remarks = self._for_bytes(self._budget())
-        choices = tuple(self._choice(best, tensor.name) for tensor in self.engine.tensors)
+        settled = self.engine.settled
+        chosen = [t.name for t in self.engine.header.tensors if t.name in best.types or t.name in settled]
+        choices = tuple(self._settled(name) if name in settled else self._choice(best, name) for name in chosen)
         total = self.engine.header.data_offset + self.engine.fixed_bytes + self.engine.n_bytes(best.types)
         named = best.name if best.solution is None else self.target.preset
         return TypeRecipe(choices, named, self.target.spec, total, found.kld, measured_on, tuple(remarks))
@@ -149,6 +153,11 @@ class _Chosen:
             )
             hint = f"Ask for {bpw:.2f}bpw or {math.ceil(whole / 1000)}kB, or allow smaller types with --types-allowed."
             raise UsageError(message, hint=hint)
+
+    def _settled(self, name: str) -> Choice:
+        """The type of what no text runs through."""
+        kind, tensor = self.engine.settled[name], self.engine.header.by_name[name]
+        return Choice(name, kind, self.engine.rounder.n_bytes(tensor, kind), why="predicts further tokens (MTP)")
 
     def _choice(self, best: _Candidate, name: str) -> Choice:
         kind, engine = best.types[name], self.engine

@@ -10,12 +10,14 @@ from ggufkit.core import machine
 from ggufkit.core.errors import ResourceError
 from ggufkit.core.records import QuantType, Toolchain
 from ggufkit.core.units import size
-from ggufkit.llama import quants
+from ggufkit.llama import mtp, quants
 from ggufkit.llama.argv import Overrides
 from ggufkit.llama.gguf import GgufHeader
+from ggufkit.llama.logs import QuantizePlan
 from ggufkit.llama.memory import evaluation_ram
 from ggufkit.pipeline import foreseen
 from ggufkit.pipeline.foreseen import Matrix, is_measured, planned_bytes
+from ggufkit.steps import tensor_types
 
 OVERSIZED = 1.15
 _CANDIDATES = 6
@@ -88,7 +90,8 @@ class Plan:
     """All outputs of a build, and what they need of this machine, in bytes.
 
     It takes `seconds`, most likely not `seconds_factor` times as long or as short. `remarks` are about files that are
-    larger than their names promise. `mmproj` reads images or sound.
+    larger than their names promise. `mmproj` reads images or sound; `mtp` is what is said of layers that predict further
+    tokens.
     """
 
     files: tuple[PlannedFile, ...]
@@ -101,6 +104,7 @@ class Plan:
     seconds_factor: float = 1.0
     remarks: tuple[str, ...] = ()
     mmproj: PlannedPart | None = None
+    mtp: str = ""
 
     def require(self, where: Path) -> None:
         """Raise ResourceError when the plan does not fit this machine."""
@@ -141,9 +145,18 @@ class Planner:
             file, variant, kind.name, n_bytes, planned.bpw, _FLOAT_BITS.get(kind.name, nominal), planned.n_fallback,
             counts, evaluation_ram(self.base, n_bytes, self.n_ctx), planned.needs_imatrix,
         )  # fmt: skip
-        if result.oversized and not quants.is_float(kind.name) and self.overrides == Overrides():
+        if quants.is_float(kind.name) or self.overrides != Overrides():
+            return result
+        if result.oversized and replace(result, bpw=self._bpw_of_text(planned)).oversized:
             return replace(result, smaller=self._smaller(result, matrix), is_warned_of=True)
         return result
+
+    def _bpw_of_text(self, planned: QuantizePlan) -> float:
+        """Bits per weight of what a text runs through: other layers have one type, whatever the file's."""
+        beside = mtp.tensors(self.base)
+        return tensor_types.bpw(
+            replace(planned, tensors=tuple(t for t in planned.tensors if t.name not in beside))
+        )
 
     def _limit(self, kind: QuantType, file: str, variant: str) -> PlannedFile:
         most = foreseen.bytes_at_most(self.tools, self.base.path, kind, self.known)

@@ -26,6 +26,7 @@ from ggufkit.layers import (
     keeping_freed_memory,
     passes,
 )
+from ggufkit.llama import mtp
 from ggufkit.llama.gguf import EMBEDDING, gguf_sha256, quantized_tensors
 from ggufkit.llama.gguf_bytes import MetadataValue
 from ggufkit.models.files import fingerprint
@@ -261,7 +262,7 @@ def _require_quantized(pair: Pair) -> None:
 def _require_same_model(model: StreamedModel, pair: Pair, calibration: Calibration) -> None:
     """Refuse what can be told at once; each matrix is compared when its turn comes."""
     base, largest = pair.base, int(_stack(calibration).max())
-    n_layers, width, n_tokens = base.hparam("block_count"), *base.by_name[EMBEDDING].shape[:2]
+    n_layers, width, n_tokens = mtp.n_run(base), *base.by_name[EMBEDDING].shape[:2]
     if n_layers != model.n_layers:
         differs = f"{n_layers} layers, {model.path} has {model.n_layers}"
     elif width != model.width:

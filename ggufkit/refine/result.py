@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from ggufkit.core.records import Tensor
+from ggufkit.llama import mtp
 from ggufkit.llama.gguf import EMBEDDING, OUTPUT, quantized_tensors
 from ggufkit.refine.norms import Tuning
 from ggufkit.refine.state import Outcome
@@ -54,6 +55,8 @@ def untouched(pair: Pair, outcomes: Sequence[Outcome]) -> dict[str, str]:
 def _why_not(pair: Pair, tensor: Tensor) -> str:
     if tensor.name in (EMBEDDING, OUTPUT):
         return "the embedding and the output stay as they are"
+    if tensor.name in mtp.tensors(pair.quantized):
+        return "it predicts further tokens: no text runs through it"
     if pair.codec(tensor.name) is None:
         return f"{tensor.type} is not among the types that can be refined"
     return "not a linear of a decoder layer, or the calibration text repeats itself"

@@ -31,8 +31,8 @@ def _spelt(name: str) -> tuple[str, Json]:
     return f"--{words}", None if default in ((), "auto") else default
 
 
-_EITHER = ("--check-function", "--no-check-function")
-"""Neither by default: the size of the model decides."""
+_EITHER = ("--check-function", "--no-check-function", "--no-mtp")
+"""None by default: the model decides."""
 
 DEFAULTS: Mapping[str, Json] = {**dict(map(_spelt, _DECIDING)), **dict.fromkeys(_EITHER, False)}
 """The options of `ggufkit build` that decide its results, in the order to print them. What the machine decides is

@@ -173,6 +173,7 @@ def _of_conversion(made: Manifest) -> dict[str, Json]:
         "--check-function": notes.check_function is True,
         "--no-check-function": notes.check_function is False,
         "--mmproj": notes.mmproj,
+        "--no-mtp": params.mtp is False,
     }
 
 

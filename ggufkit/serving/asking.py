@@ -30,7 +30,8 @@ _TIMEOUT_S = 600
 class Outcome:
     """What came of one check; `passed` is None where it does not apply, and `said` tells why, or what was found.
 
-    `tokens_per_s` and `first_token_s` are as a client sees them, with the way to the server and back.
+    `tokens_per_s` and `first_token_s` are as a client sees them, with the way to the server and back; beside a draft the
+    rate is the server's own. Of tokens that were `drafted` so many were `accepted`.
     """
 
     name: str
@@ -38,6 +39,8 @@ class Outcome:
     said: str
     tokens_per_s: float | None = None
     first_token_s: float | None = None
+    drafted: int | None = None
+    accepted: int | None = None
 
 
 class Failed(Exception):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from ggufkit.core import extras
@@ -30,16 +31,21 @@ def check(
         MissingExtra: the `openai` package is not installed.
     """
     extras.require("serve")
-    client = client_of(endpoint)
-    asked = Asked(client, endpoint, read_meta(read_header(gguf).metadata), tools)
     wanted = {"models": _models, "key": _key, **(EMBEDDING if endpoint.embeds else ANSWERING)}
     wanted |= {"image": sight.sees} if sees else {}
-    with client, reporter.step("Checking the endpoint", len(wanted)) as progress:
+    with asked(endpoint, gguf, tools) as asking, reporter.step("Checking the endpoint", len(wanted)) as progress:
         outcomes = []
         for done, (name, one) in enumerate(wanted.items()):
             progress.update(done, len(wanted), name)
-            outcomes.append(_outcome(name, one, asked))
+            outcomes.append(_outcome(name, one, asking))
     return outcomes
+
+
+@contextlib.contextmanager
+def asked(endpoint: Endpoint, gguf: Path, tools: Toolchain) -> Iterator[Asked]:
+    """A served model as clients ask it, for the length of a context."""
+    with client_of(endpoint) as client:
+        yield Asked(client, endpoint, read_meta(read_header(gguf).metadata), tools)
 
 
 def _outcome(name: str, one: Callable[[Asked], Outcome], asked: Asked) -> Outcome:

@@ -9,7 +9,7 @@ import socket
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from ggufkit.core import failures, machine, service
@@ -20,14 +20,15 @@ from ggufkit.core.process import Surroundings, ToolOutput
 from ggufkit.core.service import Service
 from ggufkit.core.units import size
 from ggufkit.core.values import Count
-from ggufkit.llama import adapter, evaluates, load_errors, server_argv, server_tool
+from ggufkit.llama import adapter, evaluates, load_errors, mtp, server_argv, server_tool
 from ggufkit.llama.adapter import Adapter
 from ggufkit.llama.argv import Compute
 from ggufkit.llama.gguf import GgufHeader, read_gguf, read_header
 from ggufkit.llama.kv_cache import require_possible
 from ggufkit.llama.mmproj import of_model
 from ggufkit.llama.server_argv import NOTHING_BESIDE, Beside, Listening
-from ggufkit.serving import room
+from ggufkit.serving import drafts, room
+from ggufkit.serving.drafts import DraftOptions
 from ggufkit.serving.endpoint import KEY, Endpoint, is_loopback
 from ggufkit.serving.room import Cache
 from ggufkit.steps import offload
@@ -49,6 +50,9 @@ class ServeOptions:
         api_key: what clients must show; one is made up where the address is not of this machine alone.
         ctx: tokens of context, None for what fits; `kv_type` likewise.
         slots: answers under way at once, which share the context.
+        drafts: what guesses its tokens.
+        repack: weights on the CPU are brought into an order in which it computes faster, but one token otherwise than
+            several at once; what is drafted is verified without.
         verbose: the log tells what is loaded where, and much of each request.
         mmproj: what reads images or sound for the model, by default the file beside it that is called so.
         alone: without it.
@@ -62,6 +66,8 @@ class ServeOptions:
     ctx: int | None = None
     kv_type: str | None = None
     slots: int = 4
+    drafts: DraftOptions = field(default_factory=DraftOptions)
+    repack: bool = True
     verbose: bool = False
     mmproj: Path | None = None
     alone: bool = False
@@ -124,10 +130,13 @@ def plan(gguf: Path, options: ServeOptions, session: Session) -> Plan:
     gguf = header.path  # of parts the first
     program = server_tool.find(session.tools, session.reporter)
     beside = Beside(of_model(gguf, options.mmproj, alone=options.alone), options.loras, options.control_vectors)
-    cache = room.choose(header, _free(header, session) - _size(beside), options.ctx, options.kv_type)
+    drafting = drafts.choose(header, options.drafts)
+    draft = read_header(drafting.model) if drafting is not None and drafting.model is not None else None
+    cache = room.choose(header, _free(header, session) - _size(beside), options.ctx, options.kv_type, draft)
     if not cache.fits:
         session.reporter.warn(
-            f"A context of {cache.n_ctx} tokens takes {size(cache.n_bytes)} beside the model: more than is free."
+            f"A context of {cache.n_ctx} tokens takes {size(cache.n_bytes + cache.draft_bytes)} beside the model: more "
+            "than is free."
         )
     key = options.api_key or (None if is_loopback(options.host) else secrets.token_urlsafe(24))
     endpoint = Endpoint(options.host, options.port, options.name or stem_of(gguf), key, embeds)
@@ -135,7 +144,8 @@ def plan(gguf: Path, options: ServeOptions, session: Session) -> Plan:
         host=options.host, port=options.port, name=endpoint.model, slots=options.slots,
         n_ctx=cache.n_ctx, kv_type=cache.kv_type,
         embeds=embeds, pooling="mean" if embeds and not evaluates.is_pooled(header) else None,
-        origins="localhost" if key is None else "*", verbose=options.verbose,
+        origins="localhost" if key is None else "*", verbose=options.verbose, drafting=drafting,
+        repack=options.repack and drafting is None,
     )  # fmt: skip
     return Plan(program, gguf, endpoint, listening, cache, session.threads, session.tools.backend, beside)
 
@@ -154,6 +164,7 @@ def require_possible_plan(gguf: Path, options: ServeOptions) -> bool:
     _require_one_key(options.api_key)
     if options.kv_type is not None:
         require_possible(header, options.kv_type, gguf.name)
+    drafts.choose(header, options.drafts)
     return embeds
 
 
@@ -173,6 +184,9 @@ def _require_one_key(key: str | None) -> None:
 
 def _require_served(header: GgufHeader) -> bool:
     """Whether a model gives embeddings; else it answers. Raises InputError for one that does neither."""
+    if mtp.drafts_alone(header):
+        message = f"{header.path.name} holds MTP layers alone, which draft for a model."
+        raise InputError(message, hint=f"Serve the model, and give this as its draft: --draft {header.path.name}.")
     if evaluates.embeds(header) and not evaluates.is_pooled(header) and not evaluates.is_encoder_of_text(header):
         message = (
             f"{header.path.name} ({header.architecture}) neither continues texts nor gives embeddings of them."
@@ -213,6 +227,7 @@ def _up(wanted: Plan, ngl: int | None, session: Session, log: Path) -> Iterator[
     with service.running(wanted.argv(ngl), log, Surroundings(wanted.environment())) as running:
         with session.reporter.step(f"Loading {wanted.gguf.name}"):
             _wait_until_ready(running, wanted)
+            _require_drafting(wanted, running.log)
         yield Server(wanted, running, ngl)
 
 
@@ -226,14 +241,31 @@ def _wait_until_ready(running: Service, wanted: Plan) -> None:
 
 
 def _is_ready(endpoint: Endpoint) -> bool:
+    return _asked(endpoint, "health") is not None
+
+
+def _asked(endpoint: Endpoint, path: str) -> bytes | None:
+    """What the server says at a path of its own; None while it does not."""
     import requests
 
+    headers = {"Authorization": f"Bearer {endpoint.api_key}"} if endpoint.api_key else {}
     with requests.Session() as asking:
         asking.trust_env = False  # no proxy is between this machine and itself
         try:
-            return asking.get(f"{endpoint.root}/health", timeout=5).status_code == 200
+            said = asking.get(f"{endpoint.root}/{path}", timeout=5, headers=headers)
         except requests.RequestException:
-            return False
+            return None
+        return said.content if said.status_code == 200 else None
+
+
+def _require_drafting(wanted: Plan, log: Path) -> None:
+    """llama-server serves all the same where nothing can draft: of some architectures it runs no MTP layers."""
+    drafting = wanted.listening.drafting
+    slots = _asked(wanted.endpoint, "slots") if drafting is not None else None
+    if drafting is not None and slots is not None and not drafts.are_used(slots):
+        what = "its MTP layers" if drafting.model is None else drafting.model.name
+        message = f"llama-server does not draft for {wanted.gguf.name} with {what}."
+        raise ToolError(message, hint="The log says why. Serve it without a draft.", log=log)
 
 
 def _not_up(ended: ToolOutput, wanted: Plan) -> Exception:

@@ -20,13 +20,13 @@ from ggufkit.core.process import Surroundings, ToolOutput
 from ggufkit.core.progress import Reporter, SilentReporter
 from ggufkit.core.records import Checkpoint, Json
 from ggufkit.llama import argv, cuda, launcher, losses, pretokenizers, reference, toolchain, vocab
-from ggufkit.llama.argv import Quantization
+from ggufkit.llama.argv import Conversion, Quantization
 from ggufkit.llama.gguf import read_gguf, read_header
 from ggufkit.llama.mmproj import AUTO
 from ggufkit.llama.progress_lines import percent_written
-from ggufkit.models import token_ids
+from ggufkit.models import mtp, token_ids
 from ggufkit.models.agreement import ids_of_images, require_agreement
-from ggufkit.models.checkpoint import scan_weights, stored_tensors
+from ggufkit.models.checkpoint import read_config, scan_weights, stored_tensors
 from ggufkit.models.files import files_of, fingerprint
 from ggufkit.models.token_ids import TokenComparison
 from ggufkit.steps import function_check, load_check, offload, whole
@@ -59,6 +59,11 @@ class ConvertParams(Params):
     out_type: str = ""
     name: str = ""
     pre: str | None = None
+    mtp: bool | None = None
+
+    def to_params(self) -> dict[str, Json]:
+        """What goes into the step's recipe; whether MTP layers are left out, where somebody wished it."""
+        return {key: value for key, value in super().to_params().items() if key != "mtp" or value is not None}
 
 
 @dataclass(frozen=True)
@@ -100,6 +105,8 @@ class ConvertOptions:
         pre: llama.cpp's name of the BPE pre-tokenizer, instead of what is found out.
         allow_losses: accept what the converter leaves out.
         check_function: compare the logits with those of the checkpoint; None where the model is small.
+        mtp: whether the layers that predict further tokens are in the file: True if they must be, False if not; None for
+            those that the checkpoint has and the converter knows.
         variant: what the checkpoint is: "plain", or "awq" when scales were folded into it.
         mmproj: the type of what reads images or sound, a file of its own: "auto" is F16 where there is such, "none" none.
     """
@@ -109,6 +116,7 @@ class ConvertOptions:
     allow_token_mismatch: bool = False
     allow_losses: bool = False
     check_function: bool | None = None
+    mtp: bool | None = None
     force_toolchain: bool = False
     variant: str = "plain"
     mmproj: str = AUTO
@@ -149,13 +157,13 @@ def convert(checkpoint: Checkpoint, output: Path, options: ConvertOptions, sessi
     """
     if checkpoint.tensor_bytes >= _LONG and not output.exists():
         _rehearse(checkpoint, options, session)
-    params = ConvertParams(options.out_type, checkpoint.name, options.pre)
+    params = ConvertParams(options.out_type, checkpoint.name, options.pre, False if options.mtp is False else None)
     # Whether a result is fresh depends on the checkpoint; where there is none, that is hashed while it is converted.
     inputs = {_CHECKPOINT: fingerprint(checkpoint.path, session.reporter)} if output.exists() else {}
     recipe = Recipe(STEP, VERSION, inputs, params.to_params(), session.tools.identity)
     made = read_manifest(output) if options.check_function else None
     unknown = made is not None and ConvertNotes.from_manifest(made).logit_difference is None
-    return session.ensure(
+    result = session.ensure(
         recipe,
         output,
         lambda partial: _convert(_begin(checkpoint, options, session), partial),
@@ -163,6 +171,8 @@ def convert(checkpoint: Checkpoint, output: Path, options: ConvertOptions, sessi
         why="its function was not compared",
         work=session.work("convert", checkpoint.n_params),
     )
+    whole.require_mtp(checkpoint, read_header(output), options.mtp)
+    return result
 
 
 def _begin(checkpoint: Checkpoint, options: ConvertOptions, session: Session) -> _Conversion:
@@ -179,7 +189,7 @@ def _converter_source(options: ConvertOptions, session: Session) -> Path:
 def skeleton(checkpoint: Checkpoint, output: Path, options: ConvertOptions, session: Session) -> Path:
     """Write a GGUF with everything but the weights, which are a hole in the file: enough for a dry run."""
     source = _converter_source(options, session)
-    command = argv.convert(source, checkpoint.path, output, options.out_type, checkpoint.name, pre=options.pre)
+    command = argv.convert(source, checkpoint.path, output, _how(checkpoint, options))
     with timed(session.reporter, f"Planning {checkpoint.name}", session.work("plan", checkpoint.n_params)):
         require_converted(
             process.run([*_with_shapes(command, checkpoint, options, output.parent), "--skeleton"]), output
@@ -211,6 +221,8 @@ def _convert(work: _Conversion, partial: Path) -> Made:
     if made.type != options.out_type.upper():
         raise GgufError(f"The converter wrote {made.type} where {options.out_type.upper()} was asked for.")
     whole.require_layers(checkpoint, read_header(partial))
+    whole.require_mtp(checkpoint, read_header(partial), options.mtp)
+    whole.tell_of_mtp(checkpoint, read_header(partial), session.reporter, wanted=options.mtp is not False)
     said = losses.losses(run.stderr, unneeded=ids_of_images(checkpoint.path))
     whole.refuse_losses(checkpoint, read_header(partial), said, session.reporter, accepted=options.allow_losses)
     difference, tokens = run_both(
@@ -331,8 +343,14 @@ def _command(work: _Conversion, output: Path) -> list[str]:
 
 
 def _converter(work: _Conversion, output: Path) -> list[str]:
-    checkpoint, options = work.checkpoint, work.options
-    return argv.convert(work.source, checkpoint.path, output, options.out_type, checkpoint.name, pre=options.pre)
+    return argv.convert(work.source, work.checkpoint.path, output, _how(work.checkpoint, work.options))
+
+
+def _how(checkpoint: Checkpoint, options: ConvertOptions) -> Conversion:
+    """What the converter is told. Where there are no MTP layers, config.json may still say so: then it must not look."""
+    names = (tensor.name for tensor in stored_tensors(checkpoint.path))
+    keeps = options.mtp is not False and mtp.are_stored(names, read_config(checkpoint.path))
+    return Conversion(options.out_type, checkpoint.name, options.pre, keeps)
 
 
 def _with_shapes(

@@ -18,7 +18,7 @@ from ggufkit.core.part_names import stem_of
 from ggufkit.core.process import Surroundings, ToolOutput
 from ggufkit.core.progress import OneOfMany, Reporter
 from ggufkit.core.records import GgufFile, Json
-from ggufkit.llama import argv, evaluates, logs
+from ggufkit.llama import argv, evaluates, logs, mtp
 from ggufkit.llama.argv import Compute, EarlierRun, Excerpt
 from ggufkit.llama.gguf import GgufHeader, read_header
 from ggufkit.llama.progress_lines import chunks_collected, chunks_found, ended_tokenizing, is_computing
@@ -237,7 +237,8 @@ def require_fits(path: Path, base: GgufHeader) -> tuple[str, ...]:
     """Check that an importance matrix belongs to a model.
 
     Returns:
-        The tensors without data: those it lacks, and those with experts that no token reached.
+        The tensors without data: those it lacks, and those with experts that no token reached. Layers that no text runs
+        through are none of them.
 
     Raises:
         InputError: it is not an importance matrix, or names or sizes do not fit.
@@ -254,10 +255,11 @@ def require_fits(path: Path, base: GgufHeader) -> tuple[str, ...]:
             raise InputError(
                 f"The importance matrix {path} does not fit {base.path}: {name} has {sizes}.", hint=hint
             )
+    never = mtp.tensors(base)
     wanted = [
         t for t in base.tensors if len(t.shape) > 1 and _COLLECTED.match(t.name) and t.name != "output.weight"
     ]
-    lacking = [t.name for t in wanted if t.name not in entries]
+    lacking = [t.name for t in wanted if t.name not in entries and t.name not in never]
     return tuple(
         lacking + [f"{n} ({e.unseen} of {len(e.counts)} experts)" for n, e in entries.items() if e.unseen]
     )

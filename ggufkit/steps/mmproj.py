@@ -15,6 +15,7 @@ from ggufkit.core.manifest import Notes, Params
 from ggufkit.core.process import Surroundings, ToolOutput
 from ggufkit.core.records import Checkpoint
 from ggufkit.llama import argv, mmproj, toolchain
+from ggufkit.llama.argv import Conversion
 from ggufkit.llama.gguf import GgufHeader, read_header
 from ggufkit.llama.mmproj import PREFIX, Projector
 from ggufkit.models.checkpoint import read_config, stored_tensors
@@ -150,7 +151,7 @@ def _make(wanted: Wanted, partial: Path, session: Session) -> Made:
 def _command(checkpoint: Checkpoint, output: Path, out_type: str, session: Session) -> list[str]:
     extras.require("convert")
     source = toolchain.converter_source(session.tools, session.reporter)
-    return [*argv.convert(source, checkpoint.path, output, out_type, checkpoint.name), "--mmproj"]
+    return [*argv.convert(source, checkpoint.path, output, Conversion(out_type, checkpoint.name)), "--mmproj"]
 
 
 def _converted(output: ToolOutput, result: Path) -> None:

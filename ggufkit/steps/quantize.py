@@ -17,7 +17,7 @@ from ggufkit.core.inputs import Input
 from ggufkit.core.manifest import PARTIAL, Params
 from ggufkit.core.progress import OneOfMany
 from ggufkit.core.records import GgufFile, Json, QuantType, Toolchain
-from ggufkit.llama import argv, cuda, evaluates, logs, patterns, quants
+from ggufkit.llama import argv, cuda, evaluates, logs, mtp, patterns, quants
 from ggufkit.llama.argv import Overrides, Quantization
 from ggufkit.llama.cached_output import cached_output
 from ggufkit.llama.gguf import GgufHeader, carried_tensors, quantized_tensors, read_header
@@ -42,19 +42,21 @@ class QuantizeParams(Params):
     Args:
         overrides: what departs from the type's own mix, by the names of `Overrides`; left out where nothing does.
         recipe: SHA-256 of the types of a recipe; left out where there is none.
+        mtp: the type of layers that predict further tokens; left out where there are none.
     """
 
     type: str = ""
     allow_requantize: bool = False
     overrides: Mapping[str, Json] = field(default_factory=dict)
     recipe: str = ""
+    mtp: str = ""
 
     def to_params(self) -> dict[str, Json]:
         """What goes into the recipe of the step: as it was before there were overrides, where there are none."""
         return {
             name: value
             for name, value in super().to_params().items()
-            if value or name not in ("overrides", "recipe")
+            if value or name not in ("overrides", "recipe", "mtp")
         }
 
 
@@ -180,14 +182,16 @@ def plan(tools: Toolchain, base: Path, kind: QuantType, options: QuantizeOptions
     wanted = _quantization(tools, base, kind, how)
     tensor_types.require_possible(read_header(base), wanted.type_name, how.overrides, how.recipe)
     planned = _plan(tools, wanted, key(base))
-    tensor_types.require_heeded(planned, how.overrides, how.recipe)
+    tensor_types.require_heeded(planned, how.overrides, how.recipe, mtp.tensors(read_header(base)))
     return planned
 
 
 def _quantization(tools: Toolchain, base: Path, kind: QuantType, options: QuantizeOptions) -> Quantization:
-    overrides, name = tensor_types.told(options.overrides, options.recipe), file_type(tools, base, kind, options)
+    name, header = file_type(tools, base, kind, options), read_header(base)
+    overrides = tensor_types.told(options.overrides, options.recipe)
     if not options.allow_requantize and not quants.is_float(name):
-        overrides = tensor_types.keeping_carried(overrides, read_header(base))
+        overrides = tensor_types.keeping_carried(overrides, header)
+    overrides = tensor_types.with_mtp(overrides, header, name)
     return Quantization(base, name, options.imatrix, options.allow_requantize, overrides)
 
 
@@ -246,7 +250,7 @@ def quantize(base: GgufFile, output: Path, kind: QuantType, options: QuantizeOpt
     if options.imatrix is not None:
         files["imatrix"] = Input(options.imatrix, sha256_file(options.imatrix))
     inputs = {role: file.sha256 for role, file in files.items()}
-    params = params_of(kind, options).to_params()
+    params = params_of(kind, options, read_header(base.path)).to_params()
     recipe = Recipe(STEP, VERSION, inputs, params, session.tools.identity, tuple(files.values()))
     return session.ensure(
         recipe,
@@ -261,10 +265,11 @@ def work_of(n_params: int, kind: QuantType, session: Session, *, weighed: bool) 
     return session.work("quantize", n_params, f"{kind.name}, weighed" if weighed else kind.name)
 
 
-def params_of(kind: QuantType, options: QuantizeOptions) -> QuantizeParams:
+def params_of(kind: QuantType, options: QuantizeOptions, base: GgufHeader) -> QuantizeParams:
     """What decides a file of a type besides its inputs."""
     departures, recipe = _departures(options.overrides), _digest(options.recipe)
-    return QuantizeParams(kind.name, options.allow_requantize, departures, recipe)
+    predicting = "" if options.overrides.pure else mtp.type_in(base, kind.name)
+    return QuantizeParams(kind.name, options.allow_requantize, departures, recipe, predicting)
 
 
 def _departures(overrides: Overrides) -> dict[str, Json]:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from math import prod
 
 from ggufkit.core.errors import InputError, UsageError
 from ggufkit.core.process import ToolOutput
 from ggufkit.core.records import QuantType, Tensor
-from ggufkit.llama import patterns, quants
+from ggufkit.llama import mtp, patterns, quants
 from ggufkit.llama.argv import Overrides, Quantization
 from ggufkit.llama.gguf import GgufHeader, carried_tensors, ggml_type_by_name
 from ggufkit.llama.logs import QuantizePlan, TensorPlan
@@ -35,6 +35,20 @@ def keeping_carried(overrides: Overrides, base: GgufHeader) -> Overrides:
     kept = {tensor.name: tensor.type for tensor in carried_tensors(base)}
     return (
         replace(overrides, tensor_types=(*overrides.tensor_types, *patterns.exactly(kept))) if kept else overrides
+    )
+
+
+def with_mtp(overrides: Overrides, base: GgufHeader, kind: str) -> Overrides:
+    """Layers that predict further tokens have a type of their own, where nobody asks for another one.
+
+    Args:
+        kind: the type of the whole file.
+    """
+    own = mtp.types(base, kind, overrides.prune_layers)
+    return (
+        overrides
+        if overrides.pure or not own
+        else replace(overrides, tensor_types=(*overrides.tensor_types, *own))
     )
 
 
@@ -177,8 +191,13 @@ def bpw(plan: QuantizePlan) -> float:
     return 8 * sum(n // block * n_bytes for n, block, n_bytes in blocks) / n_weights if n_weights else 0.0
 
 
-def require_heeded(plan: QuantizePlan, overrides: Overrides, recipe: TypeRecipe | None) -> None:
+def require_heeded(
+    plan: QuantizePlan, overrides: Overrides, recipe: TypeRecipe | None, else_typed: Collection[str] = ()
+) -> None:
     """With llama-quantize's own plan there: each pattern is found in some name, and each type is the recipe's.
+
+    Args:
+        else_typed: tensors whose type is known without the recipe.
 
     Raises:
         InputError: so it is not.
@@ -189,12 +208,12 @@ def require_heeded(plan: QuantizePlan, overrides: Overrides, recipe: TypeRecipe 
             kinds = dict.fromkeys(_LAYER.sub("", t.name).removesuffix(".weight") for t in plan.tensors)
             raise InputError(message, hint=f"Parts of the names of its tensors: {', '.join(kinds)}.")
     if recipe is not None:
-        _require_recipe(plan, recipe)
+        _require_recipe(plan, recipe, {*recipe.types, *else_typed})
 
 
-def _require_recipe(plan: QuantizePlan, recipe: TypeRecipe) -> None:
+def _require_recipe(plan: QuantizePlan, recipe: TypeRecipe, typed: Collection[str]) -> None:
     planned = {tensor.name: tensor for tensor in plan.tensors}
-    left = [t.name for t in plan.tensors if t.after != t.before and t.name not in recipe.types]
+    left = [t.name for t in plan.tensors if t.after != t.before and t.name not in typed]
     if left and not recipe.file_type:
         message = f"The recipe has no type for {left[0]}, and names no type of the file whose mix the rest gets."
         raise InputError(

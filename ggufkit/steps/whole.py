@@ -7,9 +7,11 @@ from collections.abc import Sequence
 from ggufkit.core.errors import CheckpointError
 from ggufkit.core.progress import Reporter
 from ggufkit.core.records import Checkpoint
+from ggufkit.llama import mtp
 from ggufkit.llama.gguf import GgufHeader
+from ggufkit.models import mtp as stored_mtp
 from ggufkit.models import rope
-from ggufkit.models.checkpoint import read_config
+from ggufkit.models.checkpoint import read_config, stored_tensors
 
 
 def refuse_losses(
@@ -57,3 +59,41 @@ def require_layers(checkpoint: Checkpoint, made: GgufHeader) -> None:
         raise CheckpointError(
             message, hint="A shard is missing, or config.json is another model's: download it again."
         )
+
+
+def require_mtp(checkpoint: Checkpoint, made: GgufHeader, wanted: bool | None) -> None:
+    """Whether a GGUF has layers that predict further tokens is as somebody wished; None where nobody did.
+
+    Raises:
+        CheckpointError: it is not.
+    """
+    if wanted is None or bool(mtp.layers(made)) == wanted:
+        return
+    if not wanted:
+        message = f"llama.cpp's converter cannot leave the MTP layers of {checkpoint.path} out."
+        raise CheckpointError(message, hint="Leave --no-mtp out: who does not draft with them does not load them.")
+    if _stores_mtp(checkpoint):
+        message = f"llama.cpp's converter leaves the MTP layers of {checkpoint.path} out."
+        raise CheckpointError(message, hint="Leave --mtp out. A newer llama.cpp may: set GGUFKIT_LLAMA_CPP.")
+    message = f"{checkpoint.path} has no MTP layers."
+    hint = "Leave --mtp out. If the model was published with some, transformers saved it without: take that checkpoint."
+    raise CheckpointError(message, hint=hint)
+
+
+def tell_of_mtp(checkpoint: Checkpoint, made: GgufHeader, reporter: Reporter, *, wanted: bool) -> None:
+    """Say where layers that predict further tokens are not in a GGUF although there is talk of them."""
+    if mtp.layers(made) or not wanted:
+        return
+    if _stores_mtp(checkpoint):
+        reporter.warn(
+            f"llama.cpp's converter leaves the MTP layers of {checkpoint.name} out: it knows none of its kind."
+        )
+    elif stored_mtp.are_announced(read_config(checkpoint.path)):
+        reporter.warn(
+            f"{checkpoint.name} has no MTP layers, though its config.json tells of them: it is converted without."
+        )
+
+
+def _stores_mtp(checkpoint: Checkpoint) -> bool:
+    names = (tensor.name for tensor in stored_tensors(checkpoint.path))
+    return stored_mtp.are_stored(names, read_config(checkpoint.path))
