@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ggufkit.commands.places import beside, checkpoint_of, drawn
+from ggufkit.commands.places import beside, drawn, floats_of
 from ggufkit.core import extras
 from ggufkit.core.errors import UsageError
 from ggufkit.core.part_names import stem_of
@@ -90,9 +90,7 @@ def _refining(asked: Asked, text: Corpus, how: CalibrationOptions, reporter: Rep
     if asked.for_gptq is None:
         return None
     extras.require("refine")
-    checkpoint = checkpoint_of(
-        asked.for_gptq, Source(), reporter, "Give the checkpoint that it was converted from."
-    )
+    checkpoint = floats_of(asked.for_gptq, Source(), reporter, "Give the checkpoint that it was converted from.")
     return Refining(checkpoint, drawn(checkpoint, text, how), asked.include_output)
 
 

@@ -115,6 +115,18 @@ def _mxfp4(_: Settings, tensors: Tensors) -> Reader | None:
     return Reader.CARRIED if any(name.endswith("_blocks") for name in tensors) else None
 
 
+def _is_modelopt_fp4(how: Settings) -> bool:
+    return how.get("quant_algo") != "FP8"
+
+
+def _modelopt_title(how: Settings) -> str:
+    return f"{'NVFP4' if _is_modelopt_fp4(how) else 'FP8'} by ModelOpt"
+
+
+def _modelopt(how: Settings, _: Tensors) -> Reader | None:
+    return Reader.CARRIED if _is_modelopt_fp4(how) else Reader.CONVERTER
+
+
 def _gptq_title(how: Settings) -> str:
     return f"INT{how.get('bits')} by GPTQ"
 
@@ -183,7 +195,7 @@ _METHODS: dict[str, _Method] = {
     "fp8": _Method(_fp8_title, _fp8),
     "fbgemm_fp8": _Method(lambda _: "FP8 by FBGEMM", _always(Reader.GGUFKIT)),
     "mxfp4": _Method(lambda _: "MXFP4", _mxfp4, _never, _surely),
-    "modelopt": _Method(lambda _: "NVFP4 or FP8 by ModelOpt", _always(Reader.CARRIED), _never, _surely),
+    "modelopt": _Method(_modelopt_title, _modelopt, _never, _is_modelopt_fp4),
     "bitnet": _Method(lambda _: "ternary numbers by BitNet", _always(Reader.CONVERTER), _never),
     "gptq": _Method(_gptq_title, _gptq),
     "awq": _Method(lambda how: f"INT{how.get('bits', how.get('w_bit', 4))} by AWQ", _awq),
