@@ -270,6 +270,7 @@ def _skeleton(config: Any) -> Any:
     """The model with its parameters on the meta device and its buffers (rotary frequencies) real."""
     from transformers import AutoModelForCausalLM
 
+    config.output_router_logits = False  # for a loss in training; single layers have none for it
     attention = "eager" if config.model_type in _EAGER else "sdpa"
     try:
         with _parameters_on_meta():
