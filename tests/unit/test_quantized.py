@@ -14,12 +14,16 @@ import torch
 
 from ggufkit.core.errors import CheckpointError
 from ggufkit.core.progress import SilentReporter
+from ggufkit.core.records import Tensor
+from ggufkit.llama.argv import Overrides
+from ggufkit.llama.gguf import GgufHeader, carried_tensors, dominant_type
 from ggufkit.models import dequantized, dequantizing
 from ggufkit.models.checkpoint import open_checkpoint, read_config, scan_weights, stored_tensors
 from ggufkit.models.quantized.matrices import Matrix, scale_shape, split
 from ggufkit.models.quantized.method import Quantized, Reader, find
 from ggufkit.models.quantized.unpack import weight
 from ggufkit.models.tensor_headers import StoredTensor
+from ggufkit.steps import tensor_types
 from tests import quantized, tiny
 
 CONVERTER, GGUFKIT = Reader.CONVERTER, Reader.GGUFKIT
@@ -234,3 +238,27 @@ def test_a_checkpoint_that_only_says_so_is_not_made_floats(tmp_path: Path) -> No
     assert not split(Quantized("awq", "", how), {t.name: t for t in stored_tensors(path)})[0]
     with pytest.raises(CheckpointError, match="quantized already"):
         dequantizing.n_bytes(path)
+
+
+@pytest.mark.parametrize(
+    ("embedding", "attention", "experts", "n_carried", "dominant"),
+    [
+        ("F16", "F16", "MXFP4", 1, "F16"),  # as gpt-oss is converted
+        ("Q8_0", "Q8_0", "MXFP4", 0, "MXFP4"),  # as llama-quantize makes MXFP4_MOE
+        ("F16", "Q4_K", "MXFP4", 0, "MXFP4"),
+        ("F16", "F16", "Q4_K", 0, "Q4_K"),
+        ("F16", "F16", "F16", 0, "F16"),
+    ],
+)
+def test_blocks_of_a_checkpoint_are_told_from_what_was_quantized(
+    embedding: str, attention: str, experts: str, n_carried: int, dominant: str
+) -> None:
+    types = {"token_embd": embedding, "blk.0.attn_q": attention, "blk.0.ffn_up_exps": experts}
+    sizes = {"token_embd": 64, "blk.0.attn_q": 64, "blk.0.ffn_up_exps": 256}
+    tensors = tuple(Tensor(f"{n}.weight", (sizes[n], 1), kind, 0, sizes[n], 0) for n, kind in types.items())
+    header = GgufHeader(Path("x.gguf"), 3, {"general.architecture": "gpt-oss"}, tensors, 0, 32, 0)
+    assert [t.name for t in carried_tensors(header)] == ["blk.0.ffn_up_exps.weight"][:n_carried]
+    assert dominant_type(header) == dominant
+    kept = tensor_types.keeping_carried(Overrides(tensor_types=(("attn_q", "q8_0"),)), header)
+    assert len(kept.tensor_types) == 1 + n_carried
+    assert kept.tensor_types[0] == ("attn_q", "q8_0")
