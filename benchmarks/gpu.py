@@ -26,7 +26,7 @@ from ggufkit.core import failures, machine, process
 from ggufkit.core.progress import SilentReporter
 from ggufkit.core.records import Toolchain
 from ggufkit.llama import argv, cuda, logs, toolchain
-from ggufkit.llama.argv import Compute, Excerpt, Quantization
+from ggufkit.llama.argv import Compute, Conversion, Excerpt, Quantization
 from ggufkit.report import timeline
 
 SHAPE = "qwen2.5-0.5b-shape"
@@ -93,7 +93,7 @@ def _raw(
     """Each raw command's seconds, and each file's estimate."""
     root.mkdir(parents=True)
     source, base = toolchain.converter_source(tools, SilentReporter()), root / "F16.gguf"
-    seconds = {"convert": _timed(argv.convert(source, checkpoint, base, "f16", checkpoint.name))[0]}
+    seconds = {"convert": _timed(argv.convert(source, checkpoint, base, Conversion("f16", checkpoint.name)))[0]}
     for kind in TYPES:
         command = argv.quantize(tools, Quantization(base, kind), root / f"{kind}.gguf", machine.physical_cores())
         seconds[f"quantize {kind}"] = _timed(command)[0]

@@ -22,7 +22,7 @@ from benchmarks.record import Row, save
 from ggufkit.core import failures, machine, process
 from ggufkit.core.records import Toolchain
 from ggufkit.llama import argv, toolchain
-from ggufkit.llama.argv import Compute, Excerpt, Quantization, Timing
+from ggufkit.llama.argv import Compute, Conversion, Excerpt, Quantization, Timing
 
 TYPES = ("Q4_K_M", "Q5_K_M", "Q8_0")
 
@@ -68,7 +68,7 @@ class _Work:
         shutil.rmtree(self.root, ignore_errors=True)
         self.root.mkdir()
         base, excerpt = self.root / "base.gguf", Excerpt(self.corpus, n_chunks=self.chunks)
-        _run(argv.convert(Path(str(self.tools.source)), self.model, base, "f16", self.model.name))
+        _run(argv.convert(Path(str(self.tools.source)), self.model, base, Conversion("f16", self.model.name)))
         files = [self.root / f"{kind}.gguf" for kind in TYPES]
         for file, kind in zip(files, TYPES, strict=True):
             _run(argv.quantize(self.tools, Quantization(base, kind), file, self.compute.threads))
@@ -120,7 +120,7 @@ def _quick_commands(model: Path) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as directory:
         gguf = Path(directory) / f"{model.name}-F16.gguf"
         tools = toolchain.find("cpu")
-        _run(argv.convert(Path(str(tools.source)), weights.parent, gguf, "f16", model.name))
+        _run(argv.convert(Path(str(tools.source)), weights.parent, gguf, Conversion("f16", model.name)))
         return {
             "help_s": _median([sys.executable, "-m", "ggufkit", "--help"]),
             "inspect_s": _median([sys.executable, "-m", "ggufkit", "inspect", str(gguf)]),

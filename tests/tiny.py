@@ -114,11 +114,12 @@ def write_qwen35(path: Path, *, mtp: str = "random") -> Path:
     """
     path.mkdir(parents=True)
     tokenizer, width, heads, head, inner = train_tokenizer("qwen2"), 256, 4, 64, 512
+    vocab = tokenizer.get_vocab_size()
     config = {
         "architectures": ["Qwen3_5ForCausalLM"], "model_type": "qwen3_5_text", "hidden_size": width,
         "intermediate_size": inner, "num_hidden_layers": 4, "num_attention_heads": heads, "num_key_value_heads": 2,
         "head_dim": head, "linear_key_head_dim": 64, "linear_value_head_dim": 64, "linear_num_key_heads": 2,
-        "linear_num_value_heads": 4, "linear_conv_kernel_dim": 4, "vocab_size": tokenizer.get_vocab_size(),
+        "linear_num_value_heads": 4, "linear_conv_kernel_dim": 4, "vocab_size": vocab,
         "max_position_embeddings": 2048, "rms_norm_eps": 1e-6, "hidden_act": "silu", "tie_word_embeddings": False,
         "layer_types": ["linear_attention"] * 3 + ["full_attention"], "mtp_num_hidden_layers": 1, "dtype": "float16",
         "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.25,
@@ -146,8 +147,8 @@ def write_qwen35(path: Path, *, mtp: str = "random") -> Path:
     norms = dict.fromkeys(("input_layernorm", "post_attention_layernorm"), width)
     heads_norms = dict.fromkeys(("self_attn.q_norm", "self_attn.k_norm"), head)
     shapes: dict[str, tuple[int, ...]] = {
-        "model.embed_tokens": (config["vocab_size"], width),
-        "lm_head": (config["vocab_size"], width),  # type: ignore[dict-item]
+        "model.embed_tokens": (vocab, width),
+        "lm_head": (vocab, width),
     }
     zeros = {"model.norm": width}
     for i in range(4):

@@ -18,6 +18,7 @@ from ggufkit.core.manifest import read_manifest
 from ggufkit.core.progress import SilentReporter
 from ggufkit.core.records import Toolchain
 from ggufkit.llama import argv, logs, memory
+from ggufkit.llama.argv import Conversion
 from ggufkit.llama.gguf import read_header
 from ggufkit.pipeline import plan
 from ggufkit.request import BuildRequest, EvaluationOptions
@@ -54,7 +55,7 @@ def raw(*command: object) -> process.ToolOutput:
 def test_every_file_is_what_the_raw_tools_make(built: tuple[Path, Path], tmp_path: Path, tools: Toolchain) -> None:
     model, out = built
     base = tmp_path / "base.gguf"
-    launcher = argv.convert(Path(str(tools.source)), model, base, "f16", model.name)
+    launcher = argv.convert(Path(str(tools.source)), model, base, Conversion("f16", model.name))
     if model == LLAMA:
         converter = [sys.executable, tools.source / "convert_hf_to_gguf.py", model]  # type: ignore[operator]
         raw(*converter, "--outfile", base, "--outtype", "f16", "--model-name", model.name)
