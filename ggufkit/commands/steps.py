@@ -60,7 +60,8 @@ def convert(
     part = senses.part_of(checkpoint, checkpoint.name, conversion, session)
     with session.workspace.locked():
         made = convert_step(checkpoint, output, conversion, session)
-        return [made] if part is None else [made, part.make(made.path, session)]
+        beside = None if part is None else part.make(made.path, session)
+        return [made] if beside is None else [made, beside]
 
 
 def imatrix(

@@ -88,7 +88,7 @@ def build(request: BuildRequest, reporter: Reporter | None = None) -> BuildResul
         _warn_of_unevenness(job, rows)
         _write_tables(job, rows)
     every = [*made, *written, *spoken, *measured, *([mmproj] if mmproj is not None else [])]
-    part = None if job.part is None else job.part.output
+    part = None if mmproj is None else mmproj.path
     return BuildResult(job.out, tuple(rows), sum(not r.fresh for r in every), part)
 
 

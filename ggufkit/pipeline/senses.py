@@ -5,7 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ggufkit.core.errors import CheckpointError, InputError, UnsupportedArchitecture
+from ggufkit.core.errors import (
+    CheckpointError,
+    GgufError,
+    GgufkitError,
+    InputError,
+    ToolError,
+    UnsupportedArchitecture,
+)
 from ggufkit.core.records import Checkpoint, GgufFile
 from ggufkit.llama.mmproj import AUTO, NONE, TYPES
 from ggufkit.serving import sight
@@ -15,19 +22,36 @@ from ggufkit.steps.mmproj import Wanted
 from ggufkit.steps.session import Session
 from ggufkit.steps.step import Result
 
+_IN_VAIN = (UnsupportedArchitecture, CheckpointError, GgufError, ToolError)
+
 
 @dataclass(frozen=True)
 class Part:
-    """A checkpoint's mmproj as it is, or will be: `n_bytes` where it is yet to be made, 0 where it is there."""
+    """A checkpoint's mmproj as it is, or will be: `n_bytes` where it is yet to be made, 0 where it is there.
+
+    One that was not asked for is left out where llama.cpp cannot do with it.
+    """
 
     checkpoint: Checkpoint
     out_type: str
     output: Path
     n_bytes: int
+    is_asked: bool = True
 
-    def make(self, model: Path, session: Session) -> Result:
+    def make(self, model: Path, session: Session) -> Result | None:
         """Make it unless it is there, and have the text model read images with it. Raises GgufkitError."""
-        return mmproj.make(Wanted(self.checkpoint, self.out_type, self.output, model, sight.prove), session)
+        wanted = Wanted(self.checkpoint, self.out_type, self.output, model, sight.prove)
+        try:
+            return mmproj.make(wanted, session)
+        except _IN_VAIN as error:
+            self.leave_out(error, session)
+            return None
+
+    def leave_out(self, error: GgufkitError, session: Session) -> None:
+        """Warn that there will be none. Raises the error of one that was asked for."""
+        if self.is_asked:
+            raise error
+        session.reporter.warn(f"{self.checkpoint.name} is made for text alone: {error.message}")
 
 
 def part_of(model: Checkpoint | GgufFile, name: str, options: ConvertOptions, session: Session) -> Part | None:
@@ -51,15 +75,11 @@ def part_of(model: Checkpoint | GgufFile, name: str, options: ConvertOptions, se
         raise InputError(f"{model.path} reads neither images nor sound.", hint="Leave --mmproj out.")
     out_type = TYPES[0] if asked == AUTO else asked
     output = session.workspace.root / mmproj.file_name(name, out_type)
-    part = Part(model, out_type, output, 0)
-    return part if output.exists() else _possible(part, session, is_asked=asked != AUTO)
-
-
-def _possible(part: Part, session: Session, *, is_asked: bool) -> Part | None:
+    part = Part(model, out_type, output, 0, asked != AUTO)
+    if output.exists():
+        return part
     try:
-        return replace(part, n_bytes=mmproj.n_bytes(part.checkpoint, part.out_type, session))
-    except (UnsupportedArchitecture, CheckpointError) as error:
-        if is_asked:
-            raise
-        session.reporter.warn(f"{part.checkpoint.name} is made for text alone: {error.message}")
+        return replace(part, n_bytes=mmproj.n_bytes(model, out_type, session))
+    except _IN_VAIN as error:
+        part.leave_out(error, session)
         return None

@@ -6,12 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
 from ggufkit.core.errors import GgufError, InputError, UsageError
 from ggufkit.core.manifest import SCHEMA, write_manifest
-from ggufkit.core.progress import SilentReporter
+from ggufkit.core.progress import Listener, SilentReporter
 from ggufkit.core.records import Checkpoint, Json, Manifest
 from ggufkit.llama import launcher, server_argv
 from ggufkit.llama.argv import Compute
@@ -175,6 +176,18 @@ def test_which_checkpoints_read_more_than_text(tmp_path: Path, session: Session)
     assert senses.part_of(gguf, "parrot", ConvertOptions(), session) is None
     with pytest.raises(InputError, match="is a GGUF already"):
         senses.part_of(gguf, "parrot", ConvertOptions(mmproj="f16"), session)
+
+
+def test_what_nobody_asked_for_is_left_out_where_llama_cpp_cannot_load_it(
+    tmp_path: Path, session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mmproj, "make", Mock(side_effect=GgufError("llama.cpp cannot load it.")))
+    told = Listener(SilentReporter())
+    part = senses.Part(checkpoint(tmp_path), "f16", tmp_path / "mmproj-m-F16.gguf", 1, is_asked=False)
+    assert part.make(tmp_path / "m.gguf", replace(session, reporter=told)) is None
+    assert told.warnings == (f"{tmp_path.name} is made for text alone: llama.cpp cannot load it.",)
+    with pytest.raises(GgufError, match="cannot load it"):
+        replace(part, is_asked=True).make(tmp_path / "m.gguf", session)
 
 
 def noted(file: Path, step: str, **notes: Json) -> Path:
