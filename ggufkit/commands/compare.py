@@ -17,8 +17,8 @@ from ggufkit.core.manifest import read_manifest
 from ggufkit.core.part_names import part_name, stem_of, whole_of
 from ggufkit.core.paths import user_path
 from ggufkit.core.progress import OneOfMany, Reporter
-from ggufkit.llama import evaluates, kinship, quants
-from ggufkit.llama.gguf import GgufHeader, as_one, dominant_type, headers_of, named_type
+from ggufkit.llama import evaluates, kinship, part_set, quants
+from ggufkit.llama.gguf import GgufHeader, as_one, dominant_type, named_type, read_header
 from ggufkit.models import published, sources
 from ggufkit.models.published import Published
 from ggufkit.report import results
@@ -139,7 +139,9 @@ def _peek(one: Published, room: Path, reporter: Reporter) -> list[GgufHeader]:
 
 
 def _open(one: Published, reporter: Reporter) -> _Named:
-    return _Named(one, headers_of(published.fetch(one, reporter)))
+    header = read_header(published.fetch(one, reporter))
+    part_set.require_recorded(header.files)
+    return _Named(one, header.parts or (header,))
 
 
 def _require_kin(base: _Named, files: Iterable[_Named]) -> None:

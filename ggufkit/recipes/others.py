@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ggufkit.core.errors import InputError, UnknownType
 from ggufkit.core.records import Tensor
-from ggufkit.llama import patterns, quants
+from ggufkit.llama import part_set, patterns, quants
 from ggufkit.llama.gguf import GgufHeader, ggml_type_by_name, headers_of, named_type
 from ggufkit.recipes.type_recipe import Choice, TypeRecipe
 
@@ -26,6 +26,8 @@ def from_gguf(path: Path, base: GgufHeader) -> TypeRecipe:
         InputError: it holds other tensors than the base, or a type that llama-quantize does not make.
     """
     headers = headers_of(path, check_size=False)  # a download may be cut after them
+    if len(headers) > 1:
+        part_set.require_set(headers)
     theirs = {tensor.name: tensor for header in headers for tensor in header.tensors}
     for one, other, has, lacks in (
         (theirs, base.by_name, path, base.path),
