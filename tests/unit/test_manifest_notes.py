@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -23,6 +24,7 @@ from ggufkit.steps.refine import RefineNotes
 from ggufkit.texts.calibration import CalibrationNotes
 
 MADE = Manifest(1, "quantize", 1, {}, {}, None, [], {}, "2025-01-01T00:00:00.000+00:00", 2.0)
+SCALED: Any = {"blk.0.attn_q.weight": (9.5, 0.5)}  # in a manifest its tuples are lists
 NOTES: list[tuple[Notes, dict[str, Json]]] = [
     (
         ConvertNotes("m", "plain", "F16", "acme/m", None),
@@ -52,10 +54,7 @@ NOTES: list[tuple[Notes, dict[str, Json]]] = [
          "untouched": {"a": "no inputs"}, "device": "cpu", "peak_ram_bytes": 9},
     ),
     (AwqNotes("awq-Q4_0", 1.5), {"label": "awq-Q4_0", "tool_s": 1.5}),
-    (
-        AwqNotes("awq", 1.5, {"blk.0.attn_q.weight": (9.5, 0.5)}),
-        {"label": "awq", "tool_s": 1.5, "tensors": {"blk.0.attn_q.weight": (9.5, 0.5)}},
-    ),
+    (AwqNotes("awq", 1.5, SCALED), {"label": "awq", "tool_s": 1.5, "tensors": SCALED}),
     (ImatrixNotes(["a"], "t.txt"), {"missing": ["a"], "calibration_source": "t.txt"}),
     (EvalNotes(1.5, "wikitext2"), {"tool_s": 1.5, "corpus": "wikitext2"}),
     (DivergenceNotes(1.5, "wikitext2"), {"tool_s": 1.5, "corpus": "wikitext2"}),
