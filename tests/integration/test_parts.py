@@ -65,7 +65,13 @@ def test_parts_are_those_of_llama_cpp(base: Path, gguf_split: Path, tmp_path: Pa
     limit = megabytes * MEGABYTE + len(whole.head(header)) + len(Part(0, 0, 0).pairs)
     wanted = parts.cut(header, limit)
     (tmp_path / "theirs").mkdir()
-    command = [gguf_split, "--split-max-size", f"{megabytes}M", base, tmp_path / "theirs" / base.stem]
+    command: list[str | Path] = [
+        gguf_split,
+        "--split-max-size",
+        f"{megabytes}M",
+        base,
+        tmp_path / "theirs" / base.stem,
+    ]
     done = subprocess.run(command, capture_output=True, check=False)
     if len(wanted.groups) == 1:
         pytest.skip("the model is too small")

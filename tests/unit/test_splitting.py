@@ -17,7 +17,7 @@ from ggufkit.core.hashing import sha256_file
 from ggufkit.core.manifest import SCHEMA, manifest_path, read_manifest, write_manifest
 from ggufkit.core.part_names import whole_of
 from ggufkit.core.progress import SilentReporter
-from ggufkit.core.records import Manifest
+from ggufkit.core.records import Json, Manifest
 from ggufkit.llama import parts
 from ggufkit.llama.gguf import gguf_sha256, read_gguf, read_header
 from ggufkit.request import RunOptions
@@ -50,8 +50,8 @@ def write(path: Path, values: float = 0.0, alignment: int = 32) -> Path:
 
 def noted(path: Path) -> Path:
     """A file with a manifest, as a step leaves it."""
-    output = {"sha256": sha256_file(path), "size_bytes": path.stat().st_size}
-    notes = {"name": "tiny", "variant": "plain", "type": "F32"}
+    output: dict[str, Json] = {"sha256": sha256_file(path), "size_bytes": path.stat().st_size}
+    notes: dict[str, Json] = {"name": "tiny", "variant": "plain", "type": "F32"}
     made = Manifest(SCHEMA, "quantize", 1, {}, {}, None, [], output, "2026-01-01T00:00:00+00:00", 1.0, notes)
     write_manifest(path, made)
     return path
