@@ -46,7 +46,7 @@ class Pair:
 
     def _require_same(self, tensor: Tensor) -> None:
         own = self.base.by_name.get(tensor.name)
-        if own is None or own.shape != tensor.shape:
+        if own is None or _sized(own) != _sized(tensor):
             message = f"{self.base.path} has no {tensor.name} of the shape it has in {self.quantized.path}."
             raise GgufError(message, hint="Give with --base the GGUF that this file was quantized from.")
         if own.type not in FLOAT_TYPES:
@@ -112,6 +112,14 @@ class QuantizedRows(Shards):
     def read(self, name: str, device: torch.device | None = None) -> torch.Tensor:
         """One weight in float32."""
         return self._pair.head() if name in _HEADS else super().read(name, device)
+
+
+def _sized(tensor: Tensor) -> tuple[int, ...]:
+    """The shape without sizes of one at its end, which llama-quantize leaves out."""
+    shape = tensor.shape
+    while len(shape) > 1 and shape[-1] == 1:
+        shape = shape[:-1]
+    return shape
 
 
 def _require_readable(tensor: Tensor, path: Path) -> None:

@@ -49,7 +49,9 @@ class Coverage:
             if self.unseen
             else []
         )
-        none += [f"{len(self.few)} saw fewer than {FEW} ({_some(self.few)})"] if self.few else []
+        none += [f"{len(self.few)} of them fewer than {FEW} ({_some(self.few)})"] if self.few else []
+        if not self.unseen:
+            none = [f"{len(self.few)} of {self.n_experts} experts saw fewer than {FEW} tokens ({_some(self.few)})"]
         return (
             f"Of the calibration text {' and '.join(none)}: their weights are rounded without knowing what matters. More "
             "text, or text of more kinds, reaches more of them."
