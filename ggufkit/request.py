@@ -112,6 +112,7 @@ class CalibrationOptions:
         samples: of 512 tokens, drawn with `seed` where they are drawn.
         field: where the text is JSON or JSONL, the name of the field that holds it.
         imatrix: an importance matrix of the user's own, instead of one computed from the text.
+        process_output: importance matrices have data for the output matrix, too.
     """
 
     text: str | tuple[str, ...] = "wikitext2-train"
@@ -119,6 +120,7 @@ class CalibrationOptions:
     field: str = "text"
     seed: int = Sampling.seed
     imatrix: Path | None = None
+    process_output: bool = False
 
     def __post_init__(self) -> None:
         """A path may be given as a string, and a string as a path."""

@@ -52,6 +52,7 @@ KINDS: Mapping[str, Kind] = {
     "calibration": values.TEXTS,
     "calibration_samples": _POSITIVE,
     "calibration_field": values.TEXT,
+    "process_output": values.SWITCH,
     "seed": Whole(),
     "imatrix": values.FILE,
     # AWQ and refining
@@ -136,6 +137,7 @@ OPTIONS: Mapping[str, tuple[str, str]] = {
     "calibration": ("calibration", "text"),
     "calibration_samples": ("calibration", "samples"),
     "calibration_field": ("calibration", "field"),
+    "process_output": ("calibration", "process_output"),
     "seed": ("calibration", "seed"),
     "imatrix": ("calibration", "imatrix"),
     "awq_engine": ("scaling", "engine"),

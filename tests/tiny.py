@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 QWEN2_SPLIT = (
@@ -172,6 +172,14 @@ def write_qwen35(path: Path, *, mtp: str = "random") -> Path:
         tensors["mtp.fc.weight"] = np.eye(width, 2 * width, dtype=np.float16)
     save_file(tensors, path / "model.safetensors")
     return path
+
+
+def tie(checkpoint: Path) -> Path:
+    """Let a checkpoint's embedding be its output matrix, too."""
+    config, weights = checkpoint / "config.json", checkpoint / "model.safetensors"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"tie_word_embeddings": True}))
+    save_file({k: v for k, v in load_file(weights).items() if k != "lm_head.weight"}, weights)
+    return checkpoint
 
 
 def train_wordpiece(vocab_size: int = 300, *, lowercase: bool = True) -> Tokenizer:

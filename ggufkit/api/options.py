@@ -131,6 +131,7 @@ class BuildOptions(
 
     base_type: str
     imatrix: Path_ | None
+    process_output: bool
     eval: bool
     kld: bool
     bench: bool
@@ -153,6 +154,8 @@ class ConvertOptions(SourceOptions, ConversionOptions, RedoOptions, total=False)
 
 class ImatrixOptions(TextOptions, RunOptions, total=False):
     """What else an importance matrix may be told."""
+
+    process_output: bool
 
 
 class QuantizeOptions(OverrideOptions, ChoosingOptions, CpuOptions, total=False):

@@ -114,6 +114,9 @@ SAMPLES = _option(
 )
 FIELD = _option("calibration_field", metavar="NAME", help="Field that holds the text, in JSON and JSONL.")
 SEED = _option("seed", help="Seed of the samples drawn.")
+OUTPUT = _option(
+    "process_output", help="Importance matrices for the output matrix, too, or an embedding that is it."
+)
 IMATRIX = _option("imatrix", help="Your own importance matrix, for --variants imatrix, gptq.")
 CALIBRATION = (TEXT, SAMPLES, FIELD, SEED)
 
@@ -190,9 +193,7 @@ override_options = _group("overrides", OverrideOptions, *OVERRIDES)
 """--tensor-type and what else llama-quantize is told besides a type."""
 calibration_options = _group("calibration", CalibrationOptions, *CALIBRATION)
 """--calibration and what belongs to it."""
-text_options = grouped(
-    "calibration",
-    _from_its_start,
+_FROM_ITS_START = (
     _several(
         "calibration",
         metavar="PATH|NAME[:SHARE]",
@@ -203,7 +204,10 @@ text_options = grouped(
     FIELD,
     click.option("--chunks", type=_TYPES["calibration_samples"], hidden=True),
 )
+text_options = grouped("calibration", _from_its_start, *_FROM_ITS_START)
 """The same where the text is read from its start."""
+matrix_options = grouped("calibration", _from_its_start, *_FROM_ITS_START, OUTPUT)
+"""The same for an importance matrix."""
 scaling_options = _group(
     "scaling",
     ScalingOptions,
@@ -274,6 +278,7 @@ build_options: Callable[[Any], Any] = grouped(
     *CHOOSING,
     *CALIBRATION,
     IMATRIX,
+    OUTPUT,
     VARIANT_OPTION,
     *SCALING,
     EVAL, CORPUS, CTX, KV_TYPES, CHUNKS, KLD, PRECISION, SCRATCH,

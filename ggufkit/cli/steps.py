@@ -41,7 +41,7 @@ def convert_command(
 
 @click.command("imatrix")
 @click.argument("gguf", type=parameter_types.FILE)
-@request_options.text_options
+@request_options.matrix_options
 @BESIDE
 @request_options.run_options
 def imatrix_command(gguf: Path, calibration: CalibrationOptions, out: Path | None, run: RunOptions) -> None:

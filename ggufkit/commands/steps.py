@@ -73,7 +73,7 @@ def imatrix(
     parts = calibration_text.resolve(calibration.text, calibration.field, reporter)
     text = chat_texts.calibration(parts, base, reporter)
     session = run.session(where, reporter)
-    sampling = ImatrixOptions(n_chunks=calibration.samples, ngl=run.ngl)
+    sampling = ImatrixOptions(n_chunks=calibration.samples, ngl=run.ngl, process_output=calibration.process_output)
     with session.workspace.locked():
         return make_imatrix(base, text, where / f"{stem_of(gguf)}.imatrix", sampling, session)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,12 +21,19 @@ _OF_THE_FORMAT = ("GGUF.", "split.", "general.architecture")
 """Keys that the writer has by itself, or that are about parts."""
 
 
-def write_whole(headers: Sequence[GgufHeader], n_tokens: int | None, target: Path, progress: Progress) -> None:
+def write_whole(
+    headers: Sequence[GgufHeader],
+    n_tokens: int | None,
+    target: Path,
+    progress: Progress,
+    called: Callable[[str], Sequence[str]] = lambda name: [name],
+) -> None:
     """Write all tensors of a GGUF into one file.
 
     Args:
         headers: of the file, or of its parts in order.
         n_tokens: how many tokens of its vocabulary to keep; None for all.
+        called: a tensor's name -> those that it is written under.
 
     Raises:
         GgufError: it has a type or a text that the `gguf` package does not read.
@@ -39,17 +46,18 @@ def write_whole(headers: Sequence[GgufHeader], n_tokens: int | None, target: Pat
         if _ALIGNMENT in headers[0].metadata:
             writer.add_custom_alignment(headers[0].alignment)
         _add_metadata(writer, readers[0], n_tokens)
-        rows = [(tensor, _rows(tensor, n_tokens)) for reader in readers for tensor in reader.tensors]
+        tensors = [tensor for reader in readers for tensor in reader.tensors]
+        rows = [(name, tensor, _rows(tensor, n_tokens)) for tensor in tensors for name in called(tensor.name)]
     except (ValueError, KeyError, TypeError) as error:
         hint = "Update the gguf package, or merge its parts with llama-gguf-split."
         raise GgufError(f"{headers[0].path} cannot be written again: {error}.", hint=hint) from error
-    for tensor, data in rows:
-        writer.add_tensor_info(tensor.name, data.shape, data.dtype, data.nbytes, tensor.tensor_type)
+    for name, tensor, data in rows:
+        writer.add_tensor_info(name, data.shape, data.dtype, data.nbytes, tensor.tensor_type)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_ti_data_to_file()
-    done, total = 0, sum(data.nbytes for _, data in rows)
-    for _, data in rows:
+    done, total = 0, sum(data.nbytes for *_, data in rows)
+    for *_, data in rows:
         writer.write_tensor_data(data)
         done += data.nbytes
         progress.update(done / GIB, total / GIB, "GiB")

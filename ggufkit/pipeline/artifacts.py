@@ -145,7 +145,11 @@ class Artifacts:
             name_missing(require_fits(own, read_header(base.path)), self.job.reporter)
             return own
         output, text = self.job.matrix_output(scaling), self.job.calibration_text
-        options = ImatrixOptions(n_chunks=request.calibration.samples, ngl=request.run.ngl)
+        options = ImatrixOptions(
+            n_chunks=request.calibration.samples,
+            ngl=request.run.ngl,
+            process_output=request.calibration.process_output,
+        )
         return make_imatrix(base, text, output, options, self.job.session).path
 
     def _quantized(self, variant: Variant, kind: QuantType) -> Result:

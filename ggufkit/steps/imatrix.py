@@ -6,6 +6,7 @@ import re
 import struct
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -22,7 +23,7 @@ from ggufkit.llama import argv, evaluates, logs, mtp
 from ggufkit.llama.argv import Compute, EarlierRun, Excerpt
 from ggufkit.llama.gguf import GgufHeader, read_header
 from ggufkit.llama.progress_lines import chunks_collected, chunks_found, ended_tokenizing, is_computing
-from ggufkit.steps import expert_coverage, imatrix_parts, offload
+from ggufkit.steps import expert_coverage, imatrix_output, imatrix_parts, offload
 from ggufkit.steps.imatrix_parts import Pace, Part, Sums
 from ggufkit.steps.session import Session
 from ggufkit.steps.step import Made, Recipe, Result
@@ -42,7 +43,7 @@ _COLLECTED = re.compile(r"(?:blk\.\d+\.\w+|output)\.weight$")
 class ImatrixParams(Params):
     """What decides an importance matrix besides its inputs; `text` is the name of the calibration text's file.
 
-    `special` is missing where the text is plain: see `Corpus`.
+    `special` is missing where the text is plain: see `Corpus`; `process_output` where the output matrix is left out.
     """
 
     n_ctx: int = 512
@@ -50,10 +51,12 @@ class ImatrixParams(Params):
     text: str = ""
     backend: str = "cpu"
     special: bool = False
+    process_output: bool = False
 
     def to_params(self) -> dict[str, Json]:
         """What is there of it."""
-        return {key: value for key, value in super().to_params().items() if key != "special" or value}
+        rare = ("special", "process_output")
+        return {key: value for key, value in super().to_params().items() if key not in rare or value}
 
 
 @dataclass(frozen=True)
@@ -71,11 +74,17 @@ class ImatrixNotes(Notes):
 
 @dataclass(frozen=True)
 class ImatrixOptions:
-    """How much text: chunks of `n_ctx` tokens from its start."""
+    """How much text: chunks of `n_ctx` tokens from its start.
+
+    Args:
+        process_output: the output matrix has data, too. llama-imatrix knows it by its own name alone; for an embedding
+            that is the output as well, it is given a copy of the model in which that is there twice.
+    """
 
     n_ctx: int = 512
     n_chunks: int = Sampling.samples
     ngl: int | None = None
+    process_output: bool = False
 
 
 @dataclass(frozen=True)
@@ -99,7 +108,14 @@ def make_imatrix(base: GgufFile, text: Corpus, output: Path, options: ImatrixOpt
         ToolError: llama-imatrix failed.
     """
     evaluates.require_generates(base.path, VAIN, WITHOUT)
-    params = ImatrixParams(options.n_ctx, options.n_chunks, text.path.name, session.tools.backend, text.special)
+    params = ImatrixParams(
+        options.n_ctx,
+        options.n_chunks,
+        text.path.name,
+        session.tools.backend,
+        text.special,
+        options.process_output,
+    )
     inputs = {"base": str(base.sha256), "calibration": text.sha256}
     reads = (base.as_input(), text.as_input())
     recipe = Recipe(STEP, VERSION, inputs, params.to_params(), session.tools.identity, reads)
@@ -119,7 +135,10 @@ def make_imatrix(base: GgufFile, text: Corpus, output: Path, options: ImatrixOpt
 def _make(
     base: GgufFile, text: Corpus, partial: Path, options: ImatrixOptions, session: Session, sums: Sums
 ) -> Made:
-    runs = _collect(base, text, partial, options, session, sums)
+    with imatrix_output.named(base, session) if options.process_output else nullcontext(base) as source:
+        runs = _collect(source, text, partial, options, session, sums)
+    if partial.is_file() and options.process_output:
+        imatrix_output.rename(partial, base)
     if not partial.is_file():
         raise failures.explain(
             runs[-1], f"computing the importance matrix of {base.path.name}", "it wrote no file"
@@ -187,7 +206,8 @@ def _run_part(
         compute = Compute(session.tools.backend, ngl, session.threads)
         files = (base.path.resolve(), partial.resolve())
         command = argv.imatrix(session.tools, *files, excerpt, compute, earlier)
-        return _run([*command, *evaluates.overrides(base.path)], base, text, options, session, part)
+        command += [*evaluates.overrides(base.path), *(["--process-output"] if options.process_output else [])]
+        return _run(command, base, text, options, session, part)
 
     try:
         return offload.with_fewer(run_with, options.ngl, base, session)

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from gguf import GGUFReader
 
 from ggufkit.core import process
 from ggufkit.core.errors import ToolOutputError
@@ -15,7 +16,7 @@ from ggufkit.core.process import ToolOutput
 from ggufkit.core.progress import SilentReporter
 from ggufkit.core.records import GgufFile, Toolchain
 from ggufkit.llama import vocab
-from ggufkit.llama.gguf import read_gguf
+from ggufkit.llama.gguf import read_gguf, read_header
 from ggufkit.steps import imatrix, imatrix_parts
 from ggufkit.steps.imatrix import ImatrixOptions, make_imatrix
 from ggufkit.steps.imatrix_parts import Pace
@@ -24,6 +25,7 @@ from ggufkit.steps.step import Workspace
 from ggufkit.texts import corpus
 from ggufkit.texts.corpus import Corpus
 from tests import tiny
+from tests.integration.test_awq import to_gguf
 
 N_CTX, BATCH = 64, 32
 
@@ -143,6 +145,23 @@ def test_what_is_left_of_another_one_is_not_used(
     make_imatrix(gguf, text, output, options(2 * BATCH), session)
     assert len(commands) == 2
     assert "--chunk" not in commands[0]
+
+
+def test_an_output_matrix_has_data_if_asked_also_under_the_name_of_the_embedding(
+    gguf: GgufFile, text: Corpus, session: Session, tmp_path: Path
+) -> None:
+    tied = to_gguf(tiny.tie(tiny.write_llama(tmp_path / "tied", layers=1)), session)
+    for base, output in ((gguf, "output.weight"), (read_gguf(tied, sha256_file(tied)), "token_embd.weight")):
+        files = [tmp_path / f"{output}-{asked}.imatrix" for asked in (False, True)]
+        for file, asked in zip(files, (False, True), strict=True):
+            make_imatrix(base, text, file, replace(options(8), process_output=asked), session)
+        plain, wanted = (imatrix.read_imatrix(file) for file in files)
+        assert set(wanted) - set(plain) == {output}
+        assert wanted[output].n_columns == read_header(base.path).by_name[output].shape[0]
+        both = [{t.name: t.data.tobytes() for t in GGUFReader(file).tensors} for file in files]
+        assert both[0].items() <= both[1].items()
+        assert imatrix.dataset(files[1]) == imatrix.dataset(files[0])
+    assert not list(session.workspace.scratch.glob("*.gguf"))
 
 
 def text_of(n_chunks: int, gguf: GgufFile, tools: Toolchain, file: Path) -> Corpus:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import resource
 import signal
 from collections.abc import Iterator
@@ -11,7 +10,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
 
 from ggufkit.core.errors import Interrupted, ResourceError
 from ggufkit.core.progress import SilentReporter
@@ -170,11 +168,7 @@ def test_the_output_matrix_is_refined_if_asked(checkpoint: Path, base: Path, ses
 
 
 def test_an_embedding_that_is_the_output_is_refined_if_asked(session: Session, tmp_path: Path) -> None:
-    checkpoint = tiny.write_llama(tmp_path / "tied", layers=1)
-    config = json.loads((checkpoint / "config.json").read_text())
-    (checkpoint / "config.json").write_text(json.dumps(config | {"tie_word_embeddings": True}))
-    weights = load_file(checkpoint / "model.safetensors")
-    save_file({k: v for k, v in weights.items() if k != "lm_head.weight"}, checkpoint / "model.safetensors")
+    checkpoint = tiny.tie(tiny.write_llama(tmp_path / "tied", layers=1))
     case = Case(checkpoint, to_gguf(checkpoint, session), "Q4_0", session)
     report = case.refine(options=replace(OPTIONS, include_output=True))
     outcome = next(o for o in report.outcomes if o.tensor == "token_embd.weight")

@@ -36,7 +36,8 @@ class Asked:
 def engine(refining: Refining | None) -> tuple[RecipeEngine, Asked]:
     made, asked = object.__new__(RecipeEngine), Asked()
     made.options, made.sources = RecipeOptions(), RecipeSources(None, cast(Any, None), refining)
-    made.__dict__ |= {"probes": asked, "texts": (None, None), "coarse": lambda _name: "Q4_K"}
+    made.__dict__ |= {"probes": asked, "texts": (None, None), "coarse": lambda _name: "Q4_K",
+                      "header": SimpleNamespace(by_name={})}  # fmt: skip
     return made, asked
 
 
