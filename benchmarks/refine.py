@@ -296,7 +296,7 @@ def rounded(codec: Codec, weights: torch.Tensor) -> Grid:
     return grid
 
 
-def _shared(values: torch.Tensor, largest: int | None) -> tuple[torch.Tensor, torch.Tensor]:
+def _shared(values: torch.Tensor, largest: float | None) -> tuple[torch.Tensor, torch.Tensor]:
     """Values as a float16 for each block, and an integer for each run if there are some."""
     if largest is None:
         return values.half().float(), torch.ones_like(values)

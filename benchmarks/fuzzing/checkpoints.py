@@ -50,7 +50,7 @@ def readers(home: Path) -> list[Reader]:
 def _adapter(file: Path) -> None:
     (file.parent / WEIGHTS).write_bytes((2).to_bytes(8, "little") + b"{}")
     try:
-        lora._read_config(file.parent)
+        lora.read_adapter(file.parent)
     finally:
         (file.parent / WEIGHTS).unlink()
 

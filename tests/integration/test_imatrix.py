@@ -15,7 +15,7 @@ from ggufkit.core.hashing import sha256_file
 from ggufkit.core.process import ToolOutput
 from ggufkit.core.progress import SilentReporter
 from ggufkit.core.records import GgufFile, Toolchain
-from ggufkit.llama import vocab
+from ggufkit.llama import importance, vocab
 from ggufkit.llama.gguf import read_gguf, read_header
 from ggufkit.steps import imatrix, imatrix_parts
 from ggufkit.steps.imatrix import ImatrixOptions, make_imatrix
@@ -160,7 +160,7 @@ def test_an_output_matrix_has_data_if_asked_also_under_the_name_of_the_embedding
         assert wanted[output].n_columns == read_header(base.path).by_name[output].shape[0]
         both = [{t.name: t.data.tobytes() for t in GGUFReader(file).tensors} for file in files]
         assert both[0].items() <= both[1].items()
-        assert imatrix.dataset(files[1]) == imatrix.dataset(files[0])
+        assert importance.dataset(files[1]) == importance.dataset(files[0])
     assert not list(session.workspace.scratch.glob("*.gguf"))
 
 
