@@ -21,6 +21,7 @@ from ggufkit.pipeline.foreseen import is_measured, planned_types
 from ggufkit.pipeline.job import Job
 from ggufkit.pipeline.recipes import RecipeSources
 from ggufkit.pipeline.refined_probes import Refining
+from ggufkit.refine.options import RefineOptions
 from ggufkit.steps import awq, convert, method, quantize, refine
 from ggufkit.steps.awq import Wanted
 from ggufkit.steps.imatrix import ImatrixOptions, make_imatrix, name_missing, require_fits
@@ -178,7 +179,7 @@ class Artifacts:
         how = QuantizeOptions(matrix, requantize, variant.name, job.name, told)
         means = None
         if is_measured(kind):
-            refining = self._refining(scaling) if refined else None
+            refining = self._refining(scaling, kind) if refined else None
             sources = RecipeSources(self.imatrix(scaling), job.calibration_text, refining)
             means = Means(sources, job.request.recipes)
         return chosen.settle(self.base_file(scaling), kind, output, how, means, job.session)
@@ -198,15 +199,20 @@ class Artifacts:
 
     def _refined(self, rounded: Result, variant: Variant, kind: QuantType, output: Path) -> Result:
         job, scaling = self.job, self.job.scaling_of(variant, kind)
-        options = RefiningOptions(job.request.refinement, variant=variant.name, type=kind.name, name=job.name)
-        quantized, how = read_gguf(rounded.path, rounded.sha256), self._refining(scaling)
+        options = RefiningOptions(self._refinement(kind), variant=variant.name, type=kind.name, name=job.name)
+        quantized, how = read_gguf(rounded.path, rounded.sha256), self._refining(scaling, kind)
         source = Refinable(quantized, self.base_file(scaling), how.checkpoint, how.calibration)
         return refine.refine(source, output, options, self.job.session)
 
-    def _refining(self, scaling: Scaling | None) -> Refining:
-        """What a base's files are refined with."""
+    def _refinement(self, kind: QuantType) -> RefineOptions:
+        """How a type's files are refined. A recipe may give the output matrix a coarse type, so that is refined, too."""
+        asked = self.job.request.refinement
+        return asked if kind.target is None else replace(asked, include_output=True)
+
+    def _refining(self, scaling: Scaling | None, kind: QuantType) -> Refining:
+        """What a type's files of a base are refined with."""
         checkpoint = self._checkpoint() if scaling is None else self._scaled(scaling)
-        return Refining(checkpoint, self.calibration(), self.job.request.refinement.include_output)
+        return Refining(checkpoint, self.calibration(), self._refinement(kind).include_output)
 
     def _unrefined(self, variant: Variant, kind: QuantType) -> Result:
         """What is changed afterwards: the same type without that; out of sight unless it is asked for.
