@@ -20,7 +20,8 @@ from ggufkit.steps import convert
 from ggufkit.steps.convert import ConvertOptions
 from ggufkit.steps.session import Session
 from ggufkit.steps.step import Workspace
-from tests import tiny
+from tests import hubserver, tiny
+from tests.hubserver import HubServer
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # As in the background of a shell; the commands that tests interrupt would inherit it.
@@ -50,6 +51,24 @@ def private_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     cache = tmp_path / "cache"
     monkeypatch.setenv("GGUFKIT_CACHE", str(cache))
     return cache
+
+
+@pytest.fixture
+def own_hub_caches(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, private_cache: Path) -> None:
+    """Caches of hubs' clients of the test's own, and no proxy in between."""
+    for name in ("HF_HUB_OFFLINE", "HF_HUB_CACHE", "HF_DATASETS_CACHE"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in {"HF_HOME": tmp_path / "hf", "MODELSCOPE_CACHE": tmp_path / "ms", "NO_PROXY": "*"}.items():
+        monkeypatch.setenv(name, str(value))
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
+    """Both hubs, on the loopback and empty so far."""
+    with hubserver.serve({}) as server:
+        monkeypatch.setenv("HF_ENDPOINT", server.url)
+        monkeypatch.setenv("MODELSCOPE_ENDPOINT", server.url)
+        yield server
 
 
 @pytest.fixture(scope="session")

@@ -5,8 +5,6 @@ from __future__ import annotations
 import hashlib
 import io
 import zipfile
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -16,11 +14,11 @@ from ggufkit.hub.listing import RemoteFile
 from ggufkit.texts import corpus, dataset_rows, wikitext
 from ggufkit.texts.chats import read_chats
 from ggufkit.texts.wikitext import Text
-from tests import hubserver
 from tests.hubserver import HubServer
 from tests.shared import WIKI_TEST, needs_shared
 
 pa = pytest.importorskip("pyarrow", reason="reading tables needs pyarrow")
+pytestmark = pytest.mark.usefixtures("own_hub_caches")
 
 LINES = [" \n", " = Heading = \n", " \n", *(f" Line number {i} . \n" for i in range(400)), " \n", " \n"]
 ORIGINAL = "".join(LINES)
@@ -32,22 +30,6 @@ configs:
     path: wikitext-2-raw-v1/test-*
 ---
 """
-
-
-@pytest.fixture(autouse=True)
-def environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, private_cache: Path) -> None:
-    for name in ("HF_HUB_OFFLINE", "HF_HUB_CACHE", "HF_DATASETS_CACHE"):
-        monkeypatch.delenv(name, raising=False)
-    for name, value in {"HF_HOME": tmp_path / "hf", "MODELSCOPE_CACHE": tmp_path / "ms", "NO_PROXY": "*"}.items():
-        monkeypatch.setenv(name, str(value))
-
-
-@pytest.fixture
-def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
-    with hubserver.serve({}) as server:
-        monkeypatch.setenv("HF_ENDPOINT", server.url)
-        monkeypatch.setenv("MODELSCOPE_ENDPOINT", server.url)
-        yield server
 
 
 @pytest.fixture

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,10 +13,10 @@ from ggufkit.core.progress import SilentReporter
 from ggufkit.texts.tasks import questions
 from ggufkit.texts.tasks.known import TASKS
 from ggufkit.texts.tasks.questions import Drawn, TaskData, TaskSpec
-from tests import hubserver
 from tests.hubserver import HubServer
 
 pa = pytest.importorskip("pyarrow", reason="reading tables needs pyarrow")
+pytestmark = pytest.mark.usefixtures("own_hub_caches")
 
 CHOICES = {"text": ["ice", "fire", "wind"], "label": ["A", "B", "C"]}
 ROWS: list[dict[str, Any]] = [
@@ -26,22 +24,6 @@ ROWS: list[dict[str, Any]] = [
     {"id": "5", "question": "What is it?", "choices": CHOICES, "answerKey": ""},
 ]
 """The last of them is no question."""
-
-
-@pytest.fixture(autouse=True)
-def environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, private_cache: Path) -> None:
-    for name in ("HF_HUB_OFFLINE", "HF_HUB_CACHE", "HF_DATASETS_CACHE"):
-        monkeypatch.delenv(name, raising=False)
-    for name, value in {"HF_HOME": tmp_path / "hf", "MODELSCOPE_CACHE": tmp_path / "ms", "NO_PROXY": "*"}.items():
-        monkeypatch.setenv(name, str(value))
-
-
-@pytest.fixture
-def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
-    with hubserver.serve({}) as server:
-        monkeypatch.setenv("HF_ENDPOINT", server.url)
-        monkeypatch.setenv("MODELSCOPE_ENDPOINT", server.url)
-        yield server
 
 
 def repo() -> dict[str, bytes]:
