@@ -46,7 +46,7 @@ def group_size(*widths: int) -> int:
 class AutoAwqObjective:
     """AutoAWQ's objective, on the machinery of the native engine."""
 
-    key = "autoawq 1"
+    key = "autoawq 2"
     widest_gram = most_tokens = sys.maxsize
 
     def search(self, work: CalibratedLayer) -> dict[str, dict[str, FoldScales]]:

@@ -13,11 +13,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ggufkit.core import extras, machine, process
+from ggufkit.core import extras, failures, machine, process
 from ggufkit.core.durations import Work
 from ggufkit.core.errors import CheckpointError, ResourceError
 from ggufkit.core.expected import timed
 from ggufkit.core.inputs import Input, unchanged
+from ggufkit.core.locks import waiting_lock
 from ggufkit.core.paths import cache_dir
 from ggufkit.core.progress import Reporter
 from ggufkit.core.records import Checkpoint
@@ -128,9 +129,12 @@ def _in_cache(checkpoint: Checkpoint, reporter: Reporter) -> Path:
     target = cache_dir() / "dequantized" / f"{checkpoint.name}-{sha256[:16]}-{_VERSION}"
     if not target.is_dir():
         extras.require("convert")
-        _require_room(checkpoint, target)
-        _run(Input(checkpoint.path, sha256, files_of), checkpoint.name, target, reporter)
-        reporter.info(f"The checkpoint of floats is kept in {target}; it may be deleted.")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with waiting_lock(target.with_name(f"{target.name}.lock"), f"{checkpoint.name} as floats", reporter):
+            if not target.is_dir():
+                _require_room(checkpoint, target)
+                _run(Input(checkpoint.path, sha256, files_of), checkpoint.name, target, reporter)
+                reporter.info(f"The checkpoint of floats is kept in {target}; it may be deleted.")
     return target
 
 
@@ -161,6 +165,8 @@ def _run(source: Input, name: str, target: Path, reporter: Reporter) -> None:
             dequantizing.copy_rest(source.path, partial)
     if output.returncode != 0:
         shutil.rmtree(partial, ignore_errors=True)
+        if output.returncode != dequantizing.REFUSED:
+            raise failures.explain(output, f"making {name} one of floats")
         reason = (output.stderr.strip().splitlines() or ["its process ended without a word"])[-1]
         hint = f"Download it again. {_ORIGINAL}"
         raise CheckpointError(f"{source.path}: {reason.rstrip('.')}.", hint=hint, log=output.log)

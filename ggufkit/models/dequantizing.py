@@ -25,6 +25,8 @@ from ggufkit.models.tensor_headers import StoredTensor
 FLOAT = "F32"
 """The dtype of what was quantized: products of codes and scales fit no smaller one. Everything else stays as it is."""
 
+REFUSED = 3
+"""The exit code where the checkpoint is the reason."""
 _BYTES_OF_FLOAT = 4
 _COPIED = 1 << 24
 _DECLARED = ("quantization_config", "quantization")
@@ -62,7 +64,7 @@ def copy_rest(source: Path, target: Path) -> None:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Write the weights; 3 where they cannot be made floats."""
+    """Write the weights; `REFUSED` where they cannot be made floats."""
     source, target = (Path(one) for one in argv)
     try:
         how = _quantized(source)
@@ -71,7 +73,7 @@ def main(argv: Sequence[str]) -> int:
                 _write(out, members, how)
     except CheckpointError as error:
         print(error.message, file=sys.stderr)
-        return 3
+        return REFUSED
     return 0
 
 

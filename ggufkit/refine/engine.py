@@ -51,7 +51,7 @@ from ggufkit.version import __version__
 
 __all__ = ["RefineInputs", "RefineResult", "refine_gguf"]
 
-VERSION = 1
+VERSION = 2
 # Held-out text that repeats the calibration text proves nothing. In prose hardly any window occurs twice.
 _WINDOW, _MOST_REPEATED = 16, 0.5
 _MOMENTS_BUDGET = 4 << 30

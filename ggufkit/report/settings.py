@@ -231,7 +231,12 @@ def _of_scaling(made: Manifest, row: ResultRow) -> dict[str, Json]:
 def _of_calibration(made: Manifest) -> dict[str, Json]:
     given = _calibration_text(made).given
     if made.step == imatrix.STEP:
-        return {"--calibration": given, "--calibration-samples": ImatrixParams.from_manifest(made).n_chunks}
+        params = ImatrixParams.from_manifest(made)
+        return {
+            "--calibration": given,
+            "--calibration-samples": params.n_chunks,
+            "--process-output": params.process_output,
+        }
     notes = CalibrationNotes.from_manifest(made)
     return {
         "--calibration": given,

@@ -29,7 +29,7 @@ from ggufkit.models.agreement import ids_of_images, require_agreement
 from ggufkit.models.checkpoint import read_config, scan_weights, stored_tensors
 from ggufkit.models.files import files_of, fingerprint
 from ggufkit.models.token_ids import TokenComparison
-from ggufkit.steps import function_check, load_check, offload, whole
+from ggufkit.steps import division, function_check, load_check, offload, whole
 from ggufkit.steps.function_check import Compared
 from ggufkit.steps.notes import GgufNotes
 from ggufkit.steps.session import Session
@@ -155,6 +155,7 @@ def convert(checkpoint: Checkpoint, output: Path, options: ConvertOptions, sessi
         UnsupportedArchitecture, TokenizerError: the converter cannot, or would get the tokenizer wrong.
         ToolError: the converter failed.
     """
+    output = division.there(output)
     if checkpoint.tensor_bytes >= _LONG and not output.exists():
         _rehearse(checkpoint, options, session)
     params = ConvertParams(options.out_type, checkpoint.name, options.pre, False if options.mtp is False else None)
@@ -171,7 +172,7 @@ def convert(checkpoint: Checkpoint, output: Path, options: ConvertOptions, sessi
         why="its function was not compared",
         work=session.work("convert", checkpoint.n_params),
     )
-    whole.require_mtp(checkpoint, read_header(output), options.mtp)
+    whole.require_mtp(checkpoint, read_header(result.path), options.mtp)
     return result
 
 

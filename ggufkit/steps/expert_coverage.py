@@ -33,7 +33,7 @@ class Coverage:
 
     @property
     def sentence(self) -> str:
-        """In words: "64 experts saw 1,204 tokens each or more, half of them 9,211 or more"."""
+        """In words: "64 experts saw 1,204 tokens or more each, half of them 9,211 or more"."""
         seen = f"{self.n_experts} experts saw {self.least:,} tokens or more each, half of them {self.median:,} or more"
         some = [f"{len(self.unseen)} saw none"] if self.unseen else []
         some += [f"{len(self.few)} fewer than {FEW}"] if self.few else []

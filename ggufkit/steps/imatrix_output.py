@@ -10,6 +10,7 @@ from pathlib import Path
 
 from ggufkit.core import machine
 from ggufkit.core.errors import ResourceError
+from ggufkit.core.part_names import whole_of
 from ggufkit.core.progress import SilentReporter
 from ggufkit.core.records import GgufFile
 from ggufkit.core.units import size
@@ -32,13 +33,13 @@ def named(base: GgufFile, session: Session) -> Iterator[GgufFile]:
         yield base
         return
     directory.mkdir(parents=True, exist_ok=True)
-    copy, needed = directory / base.path.name, base.size_bytes + header.by_name[EMBEDDING].n_bytes
+    copy, needed = directory / whole_of(base.path).name, base.size_bytes + header.by_name[EMBEDDING].n_bytes
     if (free := machine.free_disk(copy)) < needed:
         message = f"A copy of {base.path.name} with an output matrix takes {size(needed)}; {size(free)} are free."
         raise ResourceError(message, hint="Free some space, or leave out --process-output.")
     try:
         with session.reporter.step(f"A copy of {base.path.name} with an output matrix of its own") as progress:
-            write_whole([header], None, copy, progress, _twice)
+            write_whole(header.parts or (header,), None, copy, progress, _twice)
         yield replace(base, path=copy)
     finally:
         copy.unlink(missing_ok=True)

@@ -13,7 +13,7 @@ from ggufkit.core import extras, failures, process
 from ggufkit.core.errors import CheckpointError, ToolchainError
 from ggufkit.core.hashing import sha256_files
 from ggufkit.core.inputs import Input
-from ggufkit.core.manifest import Notes, Params
+from ggufkit.core.manifest import Notes, Params, read_manifest
 from ggufkit.core.process import Surroundings, ToolOutput
 from ggufkit.core.progress import SilentReporter
 from ggufkit.core.records import Checkpoint
@@ -109,7 +109,10 @@ def convert_lora(
     params = LoraParams(options.out_type).to_params()
     recipe = Recipe(STEP, VERSION, inputs, params, session.tools.identity, reads)
     work = _Work(checkpoint, adapter, options, session)
-    return session.ensure(recipe, output, lambda partial: _convert(work, partial))
+    made = read_manifest(output) if options.check_function else None
+    unknown = made is not None and LoraNotes.from_manifest(made).logit_difference is None
+    why = "its function was not compared"
+    return session.ensure(recipe, output, lambda partial: _convert(work, partial), force=unknown, why=why)
 
 
 def _convert(work: _Work, partial: Path) -> Made:

@@ -13,6 +13,7 @@ from ggufkit.core.manifest import PARTIAL, read_manifest
 from ggufkit.core.records import Checkpoint, GgufFile, Json
 from ggufkit.llama.gguf import EMBEDDING, output_of, read_header
 from ggufkit.models.files import files_of, fingerprint
+from ggufkit.recipes.allowed import FAST_ON_CPU, REFINABLE
 from ggufkit.refine.options import RefineOptions
 from ggufkit.steps import offload
 from ggufkit.steps.load_check import settle_and_require_computes
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from ggufkit.refine.engine import RefineResult
 
 STEP, VERSION = "refine", 1
+_LATER_TYPES = {*REFINABLE} - {*FAST_ON_CPU}
+"""Types whose tensors stayed as they were in earlier versions: files that have some are refined again."""
 
 
 @dataclass(frozen=True)
@@ -95,6 +98,8 @@ def refine(file: Refinable, output: Path, options: RefiningOptions, session: Ses
     params: dict[str, Json] = {key: value for key, value in asdict(options.how).items() if key != "device"}
     if options.how.include_output and output_of(read_header(file.base.path)) == EMBEDDING:
         params |= {"embedding": True}
+    if further := sorted(_LATER_TYPES & {tensor.type for tensor in read_header(file.quantized.path).tensors}):
+        params |= {"further_types": further}
     inputs = {
         "quantized": str(file.quantized.sha256),
         "base": str(file.base.sha256),

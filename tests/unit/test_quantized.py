@@ -262,3 +262,13 @@ def test_blocks_of_a_checkpoint_are_told_from_what_was_quantized(
     kept = tensor_types.keeping_carried(Overrides(tensor_types=(("attn_q", "q8_0"),)), header)
     assert len(kept.tensor_types) == 1 + n_carried
     assert kept.tensor_types[0] == ("attn_q", "q8_0")
+
+
+@pytest.mark.parametrize("bits", [0, None, "four", [4]])
+def test_a_config_that_tells_no_bits_is_one_message(bits: object) -> None:
+    how = find({"quantization_config": {"quant_method": "gptq", "bits": bits}})
+    assert how is not None
+    parts = (("qweight", "I32"), ("qzeros", "I32"), ("scales", "F16"))
+    tensors = {f"a.{name}": StoredTensor(f"a.{name}", Path("x"), dtype, (4, 4), 0, 1) for name, dtype in parts}
+    with pytest.raises(CheckpointError, match="quantization_config of config"):
+        split(how, tensors)

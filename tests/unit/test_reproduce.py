@@ -244,6 +244,9 @@ def test_a_computed_importance_matrix_is_told_with_its_text(tmp_path: Path) -> N
         "- Importance matrix from: mine.txt, sha256 cccccccccccccccc…, its first 64 chunks of 512 tokens" in text
     )
     assert f"# mine.txt: sha256 {'c' * 64}" in text
+    note(root / ".ggufkit" / "tiny-F16.imatrix", "imatrix", "d" * 64, argv=argv, inputs={"calibration": "c" * 64},
+         params={"n_chunks": 64, "n_ctx": 512, "text": "mine.txt", "process_output": True})  # fmt: skip
+    assert "--calibration-samples 64 --process-output --corpus" in commands(root)[1]
 
 
 def test_awq_and_gptq_are_told_with_all_that_ran(tmp_path: Path) -> None:

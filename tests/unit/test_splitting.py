@@ -17,12 +17,14 @@ from ggufkit.core.hashing import sha256_file
 from ggufkit.core.manifest import SCHEMA, manifest_path, read_manifest, write_manifest
 from ggufkit.core.part_names import whole_of
 from ggufkit.core.progress import SilentReporter
-from ggufkit.core.records import Json, Manifest
+from ggufkit.core.records import Checkpoint, Json, Manifest, Toolchain
 from ggufkit.llama import parts
 from ggufkit.llama.gguf import gguf_sha256, read_gguf, read_header
 from ggufkit.request import RunOptions
-from ggufkit.steps import division, joining
-from ggufkit.steps.step import staleness
+from ggufkit.steps import convert, division, joining
+from ggufkit.steps.convert import ConvertOptions
+from ggufkit.steps.session import Session
+from ggufkit.steps.step import Made, Result, Workspace, staleness
 
 SIZES = (5_000, 5_500, 6_500, 8_000, 11_000)
 ENOUGH = 15_000
@@ -263,3 +265,28 @@ def test_a_set_counts_as_the_whole_file_does(tmp_path: Path) -> None:
     assert division.there(again) == again
     assert division.divide(again, SIZES[2], QUIET) == files[0]
     assert not again.exists()
+
+
+def test_a_base_in_parts_counts_for_a_conversion_and_gives_way_to_another(
+    tmp_path: Path, private_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, prints = tmp_path / "tiny-F32.gguf", ["a"]
+    checkpoint = Checkpoint(tmp_path, "tiny", "tiny", None, "LlamaForCausalLM", 1, 1)
+    session = Session(Toolchain(tmp_path, "built", "c", "cpu", "1"), Workspace(tmp_path))
+
+    def make(_begun: object, partial: Path) -> Made:
+        write(partial)
+        return Made(inputs={"checkpoint": prints[0]})
+
+    monkeypatch.setattr(convert, "fingerprint", lambda _path, _reporter: prints[0])
+    monkeypatch.setattr(convert, "_begin", lambda *_: None)
+    monkeypatch.setattr(convert, "_convert", make)
+
+    def converted() -> Result:
+        return convert.convert(checkpoint, whole, ConvertOptions("f32"), session)
+
+    first = division.divide(converted().path, SIZES[2], QUIET)
+    assert (converted().path, converted().fresh) == (first, True)
+    prints[0] = "b"
+    assert (converted().path, converted().fresh) == (whole, True)
+    assert not first.exists()

@@ -63,9 +63,16 @@ def split(how: Quantized, tensors: Tensors) -> tuple[list[Matrix], list[StoredTe
     """The quantized matrices of a checkpoint, and its other weights.
 
     Raises:
-        CheckpointError: a matrix lacks a part, or has one of another shape than the others imply.
+        CheckpointError: a matrix lacks a part, or has one of another shape than the others imply; or config.json tells no
+            numbers where they belong.
     """
-    matrices = [made for tensor in tensors.values() for made in _made_of(how, tensor, tensors)]
+    try:
+        matrices = [made for tensor in tensors.values() for made in _made_of(how, tensor, tensors)]
+    except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
+        message = (
+            f"The quantization_config of config.json is not as it should be: {type(error).__name__}, {error}."
+        )
+        raise CheckpointError(message, hint=_AGAIN) from error
     used = {part.name for matrix in matrices for part in matrix.parts.values()}
     others = [t for n, t in tensors.items() if n not in used and not n.endswith(_NOT_OF_WEIGHTS)]
     for tensor in others:
