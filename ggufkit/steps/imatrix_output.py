@@ -50,9 +50,14 @@ def rename(matrix: Path, base: GgufFile) -> None:
     own = output_of(read_header(base.path))
     if own != OUTPUT:
         written = matrix.with_name(f"{matrix.name}.named")
-        with SilentReporter().step("") as progress:
-            write_whole([read_header(matrix)], None, written, progress, lambda name: [re.sub(_OUTPUT, own, name)])
-        written.replace(matrix)
+        try:
+            with SilentReporter().step("") as progress:
+                write_whole(
+                    [read_header(matrix)], None, written, progress, lambda name: [re.sub(_OUTPUT, own, name)]
+                )
+            written.replace(matrix)
+        finally:
+            written.unlink(missing_ok=True)
 
 
 def _twice(name: str) -> list[str]:
