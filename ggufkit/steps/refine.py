@@ -98,8 +98,8 @@ def refine(file: Refinable, output: Path, options: RefiningOptions, session: Ses
     params: dict[str, Json] = {key: value for key, value in asdict(options.how).items() if key != "device"}
     if options.how.include_output and output_of(read_header(file.base.path)) == EMBEDDING:
         params |= {"embedding": True}
-    if further := sorted(_LATER_TYPES & {tensor.type for tensor in read_header(file.quantized.path).tensors}):
-        params |= {"further_types": further}
+    if further := _LATER_TYPES & {tensor.type for tensor in read_header(file.quantized.path).tensors}:
+        params |= {"further_types": ", ".join(sorted(further))}
     inputs = {
         "quantized": str(file.quantized.sha256),
         "base": str(file.base.sha256),
