@@ -14,11 +14,16 @@ from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
 from gguf.quants import quantize
 
 from ggufkit.core.errors import GgufError, ResourceError
-from ggufkit.llama.gguf import read_header
+from ggufkit.core.records import Checkpoint, Toolchain
+from ggufkit.llama.gguf import read_gguf, read_header
 from ggufkit.llama.gguf_bytes import MetadataValue
 from ggufkit.refine.state import Outcome, State
 from ggufkit.refine.tensors import Pair
 from ggufkit.refine.writer import rewrite
+from ggufkit.steps import refine as step
+from ggufkit.steps.session import Session
+from ggufkit.steps.step import Recipe, Workspace
+from ggufkit.texts.calibration import Calibration
 
 RNG = np.random.default_rng(0)
 WEIGHTS = {name: RNG.standard_normal((6, 64)).astype(np.float32) for name in ("a.weight", "token_embd.weight")}
@@ -165,3 +170,19 @@ def test_state_on_a_full_disk_says_so(tmp_path: Path, monkeypatch: pytest.Monkey
         state.save(Outcome("x", "Q4_0", 1, 0, True), np.zeros(4, np.uint8))
     assert state.outcomes() == []
     assert not list((tmp_path / "state").rglob("*.partial"))
+
+
+@pytest.mark.parametrize(("kind", "told"), [("Q4_0", None), ("MXFP4", "MXFP4")])
+def test_a_recipe_names_types_that_earlier_versions_left_as_they_were(
+    kind: str, told: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipes: list[Recipe] = []
+    monkeypatch.setattr(Session, "ensure", lambda _self, recipe, *_given, **_more: recipes.append(recipe))
+    monkeypatch.setattr(step, "fingerprint", lambda _path, _reporter: "c")
+    base, file = (read_gguf(write_gguf(tmp_path / f"{k}.gguf", k or None), "h") for k in ("", kind))
+    tokens = np.zeros((1, 4), np.int32)
+    checkpoint = Checkpoint(tmp_path, "tiny", "tiny", None, "LlamaForCausalLM", 1, 1)
+    wanted = step.Refinable(file, base, checkpoint, Calibration(tokens, tokens, "text", "t", 1))
+    session = Session(Toolchain(tmp_path, "built", "c", "cpu", "1"), Workspace(tmp_path))
+    step.refine(wanted, tmp_path / "out.gguf", step.RefiningOptions(), session)
+    assert recipes[0].params.get("further_types") == told
