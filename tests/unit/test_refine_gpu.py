@@ -18,7 +18,7 @@ from ggufkit.refine.behind import Behind, InTurn
 from ggufkit.refine.codecs import CODECS
 from ggufkit.refine.device_blocks import read_planes, write_planes
 from ggufkit.refine.grid import read_grid, write_grid
-from ggufkit.refine.kernels import REFERENCE
+from ggufkit.refine.kernels import REFERENCE, TorchKernels
 from tests.unit.test_refine_rounding import EVEN, some_grid
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -29,6 +29,14 @@ def test_without_its_kernels_a_gpu_does_the_reference_and_that_is_told() -> None
     reporter = SilentReporter()
     assert kernels._find(torch.device("cuda"), reporter) is REFERENCE
     assert "several times slower" in reporter.warnings[0]
+
+
+def test_a_type_without_kernels_for_gpus_is_done_by_the_reference_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    fast = TorchKernels()
+    monkeypatch.setattr(kernels, "_known", {"cuda": fast, "cpu": fast})
+    for name, codec in CODECS.items():
+        assert kernels.for_codec(torch.device("cuda"), codec) is (fast if name in EVEN else REFERENCE)
+        assert kernels.for_codec(torch.device("cpu"), codec) is fast
 
 
 @pytest.mark.parametrize("name", EVEN)
