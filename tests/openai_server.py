@@ -92,7 +92,7 @@ class _Handler(BaseHTTPRequestHandler):
         text = reply["message"]["content"] + ("?" if "stream" in self.how.faults else "")
         for piece in text.split():
             self._event(_chunk([{"index": 0, "delta": {"content": f"{piece} "}, "finish_reason": None}]))
-        self._event({**_chunk([]), "usage": _usage(len(text.split()))})
+        self._event({**_chunk([]), "usage": _usage(1 + len(text.split()))})
         self.wfile.write(b"data: [DONE]\n\n")
 
     def _event(self, body: Json) -> None:

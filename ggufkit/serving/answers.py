@@ -21,6 +21,8 @@ from ggufkit.modelfile.conversation import (
 )
 from ggufkit.serving.asking import CLIENTS, GREEDY, QUESTIONS, Asked, Outcome, require, short, stream, text_of
 
+_BROKEN, _LONGEST = "\ufffd", 4
+"""What is read of bytes that are no character; the most bytes of one."""
 _ROOM = 512
 """Tokens where a model may think before it answers."""
 _SCHEMA = {
@@ -72,9 +74,22 @@ def _chat(asked: Asked) -> Outcome:
 def _stream(asked: Asked) -> Outcome:
     whole = text_of(asked.answer(QUESTIONS[0]).choices[0].message)
     streamed = stream(asked, QUESTIONS[0], GREEDY)
-    require(streamed.text == whole, f"it streams {streamed.text[:60]!r}, and says {whole[:60]!r} at once")
+    require(_same(streamed.text, whole), _difference(streamed.text, whole))
     said = f"the same text in {streamed.n_pieces} pieces"
     return Outcome("streaming", True, said, streamed.tokens_per_s, streamed.first_token_s)
+
+
+def _same(streamed: str, whole: str) -> bool:
+    """Whether all was streamed, but for a character that the answer ends within: llama-server holds that back."""
+    return streamed == whole or (
+        whole.startswith(streamed) and _BROKEN in whole[-_LONGEST:] and len(whole) < len(streamed) + _LONGEST
+    )
+
+
+def _difference(streamed: str, whole: str) -> str:
+    at = next((at for at, (one, other) in enumerate(zip(streamed, whole, strict=False)) if one != other), -1)
+    at = at if at >= 0 else min(len(streamed), len(whole))
+    return f"it streams {streamed[at : at + 40]!r} where it says {whole[at : at + 40]!r} at once"
 
 
 def _stops(asked: Asked) -> Outcome:
@@ -154,6 +169,7 @@ def _together(asked: Asked) -> Outcome:
     with ThreadPoolExecutor(CLIENTS) as pool:
         said = list(pool.map(lambda question: stream(asked, question, {"temperature": 0}), QUESTIONS))
     seconds = time.perf_counter() - begun
+    require(any(one.text for one in said), "it says nothing")
     tokens, first = sum(one.n_tokens for one in said), max(one.first_token_s for one in said)
     return Outcome("together", True, f"{CLIENTS} clients at once, all answered", tokens / seconds, first)
 

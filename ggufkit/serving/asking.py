@@ -88,7 +88,10 @@ def text_of(message: Any) -> str:
 
 @dataclass(frozen=True)
 class Streamed:
-    """An answer that came in pieces, and when: the first after `first_token_s`, the others at `tokens_per_s`."""
+    """An answer that came in pieces, and when: the first after `first_token_s`, the others at `tokens_per_s`.
+
+    It has no pieces where the model ends its turn at once.
+    """
 
     text: str
     n_pieces: int
@@ -98,7 +101,7 @@ class Streamed:
 
 
 def stream(asked: Asked, question: str, how: dict[str, Any]) -> Streamed:
-    """An answer to a question, piece by piece. Raises Failed where nothing is said."""
+    """An answer to a question, piece by piece. Raises Failed where none is generated."""
     said = [{"role": "user", "content": question}]
     begun, arrived, pieces, tokens = time.perf_counter(), list[float](), list[str](), 0
     chunks: Iterator[Any] = asked.client.chat.completions.create(
@@ -110,7 +113,8 @@ def stream(asked: Asked, question: str, how: dict[str, Any]) -> Streamed:
         if chunk.choices and (piece := text_of(chunk.choices[0].delta)):
             pieces.append(piece)
             arrived.append(time.perf_counter())
-    require(bool(pieces) and tokens > 0, "it says nothing")
+    require(tokens > 0, "it says nothing")
+    arrived = arrived or [time.perf_counter()]
     elapsed = arrived[-1] - arrived[0]
     rate = (tokens - 1) / elapsed if tokens > 1 and elapsed > 0 else None
     return Streamed("".join(pieces), len(pieces), tokens, arrived[0] - begun, rate)

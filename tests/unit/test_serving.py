@@ -21,7 +21,7 @@ from ggufkit.llama.gguf import GgufHeader
 from ggufkit.llama.server_argv import Listening
 from ggufkit.modelfile.metadata import ChatMeta
 from ggufkit.request import RunOptions
-from ggufkit.serving import asking, deploy, room, server
+from ggufkit.serving import answers, asking, deploy, room, server
 from ggufkit.serving import check as checking
 from ggufkit.serving.answers import ANSWERING
 from ggufkit.serving.asking import Asked
@@ -171,6 +171,7 @@ def meta() -> ChatMeta:
 
 
 CHECKS = {"models": checking._models, "key": checking._key, **ANSWERING, **EMBEDDING}
+CHECKS["answers together"] = ANSWERING["together"]  # embeddings are asked for together, too
 
 
 def outcome(name: str, meta: ChatMeta, *faults: str, **more: Any) -> asking.Outcome:
@@ -185,7 +186,8 @@ def outcome(name: str, meta: ChatMeta, *faults: str, **more: Any) -> asking.Outc
 def test_what_clients_expect(name: str, meta: ChatMeta) -> None:
     found = outcome(name, meta, api_key="secret")
     assert found.passed is (None if name == "template" else True), found.said
-    assert (found.tokens_per_s is not None) == (name in ("chat", "streaming", "together", "embeddings"))
+    timed = ("chat", "streaming", "together", "embeddings", "answers together")
+    assert (found.tokens_per_s is not None) == (name in timed)
 
 
 @pytest.mark.parametrize(
@@ -202,12 +204,37 @@ def test_what_clients_expect(name: str, meta: ChatMeta) -> None:
         ("tool call", "tool", "it calls 'get_weather' with '{'"),
         ("embeddings", "vector", "the same text has embeddings"),
         ("together", "error", "no slot is free"),
+        ("answers together", "silent", "it says nothing"),
     ],
 )
 def test_what_a_client_finds_wrong(name: str, fault: str, said: str, meta: ChatMeta) -> None:
     found = outcome(name, meta, fault, api_key="secret")
     assert found.passed is False
     assert said in found.said
+
+
+def test_an_answer_that_ends_at_once_is_one(meta: ChatMeta) -> None:
+    found = outcome(
+        "answers together", meta, says=lambda asked: "" if "egg" in asked["messages"][0]["content"] else "So."
+    )
+    assert found.passed, found.said
+
+
+@pytest.mark.parametrize(
+    ("streamed", "whole", "same"),
+    [
+        ("a llama", "a llama", True),
+        ("a llama ", "a llama \ufffd", True),
+        ("a \ufffdb", "a \ufffdbcd", True),
+        ("a llama", "a llama.", False),
+        ("a ", "a \ufffdllama", False),
+        ("a llama\ufffd", "a llama", False),
+    ],
+)
+def test_a_character_that_an_answer_ends_within_need_not_be_streamed(
+    streamed: str, whole: str, same: bool
+) -> None:
+    assert answers._same(streamed, whole) is same
 
 
 def test_what_does_not_apply(meta: ChatMeta) -> None:
