@@ -31,6 +31,7 @@ from ggufkit.steps.convert import convert as convert_step
 from ggufkit.steps.imatrix import ImatrixOptions, make_imatrix, name_missing, require_fits
 from ggufkit.steps.quantize import QuantizeOptions
 from ggufkit.steps.step import Result
+from ggufkit.steps.tensor_types import refuse_floats_of_carried
 from ggufkit.texts import calibration_text
 
 
@@ -140,6 +141,8 @@ def quantize(
     if wanted.split is not None:
         division.require_possible(header, wanted.split, [kind.name for kind in kinds])
     for kind in kinds:
+        if not wanted.allow_requantize:
+            refuse_floats_of_carried(header, kind.name)
         if not is_measured(kind):
             quantizing.require_matrix(session.tools, gguf, kind, given(header, kind, plainly))
     done = []

@@ -30,7 +30,7 @@ from ggufkit.pipeline.resources import Plan, PlannedFile, PlannedPart, Planner
 from ggufkit.recipes.effort import COMPARED
 from ggufkit.report import results
 from ggufkit.request import BuildRequest
-from ggufkit.steps import convert, division, imatrix, import_gguf, offload, quantize
+from ggufkit.steps import convert, division, imatrix, import_gguf, offload, quantize, tensor_types
 from ggufkit.steps.imatrix import require_fits
 from ggufkit.steps.quantize import QuantizeOptions
 from ggufkit.texts import calibration_text
@@ -277,6 +277,8 @@ def _plan(job: Job, base: Path, targets: list[tuple[Variant, QuantType, Path]], 
     if any(is_measured(t) for _, t, _ in targets):
         chosen.require_measurable(base, job.base_output.name)
     quantize.require_base(header, allow_requantize=job.request.source.allow_requantize)
+    for name in {t.name for _, t, _ in targets} if not job.request.source.allow_requantize else ():
+        tensor_types.refuse_floats_of_carried(header, name)
     planner = Planner(job.tools, header, job.known_types, max(job.request.evaluation.contexts), job.overrides)
     with foreseen.stand_in() as stand_in, worker_pool(job.session.threads) as pool:
         coming = [pool.submit(partial(_plan_one, job, planner, stand_in, target)) for target in targets]

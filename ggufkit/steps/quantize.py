@@ -244,6 +244,8 @@ def quantize(base: GgufFile, output: Path, kind: QuantType, options: QuantizeOpt
     if output.exists() and output.samefile(base.path):
         message = f"{output} is the input: quantizing a file onto itself destroys it."
         raise InputError(message, hint="Choose another output.")
+    if not options.allow_requantize:
+        tensor_types.refuse_floats_of_carried(read_header(base.path), kind.name)
     if not output.exists():
         require_matrix(session.tools, base.path, kind, options)
     files = {"base": base.as_input()}

@@ -38,6 +38,18 @@ def keeping_carried(overrides: Overrides, base: GgufHeader) -> Overrides:
     )
 
 
+def refuse_floats_of_carried(base: GgufHeader, kind: str) -> None:
+    """Refuse a type of floats for a file with blocks from its checkpoint, which llama-quantize would refuse, too.
+
+    Raises:
+        UsageError: it is that.
+    """
+    if quants.is_float(kind) and (carried := carried_tensors(base)):
+        message = f"{base.path.name} has blocks of {carried[0].type} from its checkpoint: {kind} would make floats of them."
+        hint = "Give --allow-requantize if that is wanted. To have the rest in another type of floats, convert to that."
+        raise UsageError(message, hint=hint)
+
+
 def with_mtp(overrides: Overrides, base: GgufHeader, kind: str) -> Overrides:
     """Layers that predict further tokens have a type of their own, where nobody asks for another one.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from ggufkit.core.errors import CheckpointError
+from ggufkit.core.errors import CheckpointError, UsageError
 from ggufkit.core.progress import SilentReporter
 from ggufkit.core.records import Tensor
 from ggufkit.llama.argv import Overrides
@@ -262,6 +263,9 @@ def test_blocks_of_a_checkpoint_are_told_from_what_was_quantized(
     kept = tensor_types.keeping_carried(Overrides(tensor_types=(("attn_q", "q8_0"),)), header)
     assert len(kept.tensor_types) == 1 + n_carried
     assert kept.tensor_types[0] == ("attn_q", "q8_0")
+    tensor_types.refuse_floats_of_carried(header, "Q4_K_M")
+    with pytest.raises(UsageError, match="BF16 would make floats") if n_carried else nullcontext():
+        tensor_types.refuse_floats_of_carried(header, "BF16")
 
 
 @pytest.mark.parametrize("bits", [0, None, "four", [4]])
