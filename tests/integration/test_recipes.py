@@ -18,6 +18,7 @@ from ggufkit.core.records import Checkpoint, GgufFile, QuantType
 from ggufkit.llama import argv, targets
 from ggufkit.llama.argv import Quantization
 from ggufkit.llama.gguf import read_gguf, read_header
+from ggufkit.llama.gguf_header import read_own_header
 from ggufkit.llama.targets import size_target
 from ggufkit.measure.evaluation import EvalOptions, Evaluation
 from ggufkit.measure.logits.evaluate import evaluate
@@ -73,9 +74,9 @@ def test_a_probe_is_what_llama_quantize_makes(base: Path, sources: RecipeSources
     failures.require_success(process.run(argv.quantize(session.tools, wanted, made, 2)), "quantizing")
     probe = engine.kit.probe(engine.preset(QuantType("Q4_K_M", "")))
     parts = sorted(probe.parent.iterdir())
-    found = {tensor.name: tensor for part in parts for tensor in read_header(part).tensors}
+    found = {tensor.name: tensor for part in parts for tensor in read_own_header(part).tensors}
     data = {
-        t.name: part.read_bytes()[t.offset :][: t.n_bytes] for part in parts for t in read_header(part).tensors
+        t.name: part.read_bytes()[t.offset :][: t.n_bytes] for part in parts for t in read_own_header(part).tensors
     }
     for tensor in read_header(made).tensors:
         assert found[tensor.name].type == tensor.type
@@ -115,7 +116,7 @@ def test_what_will_be_refined_is_measured_as_a_refinement_leaves_it(
     header = read_header(refined)
     name = "blk.0.ffn_up.weight"
     probe = engine.probes.kit.probe({name: engine.coarse(name)})
-    (own,) = [(p, t) for p in probe.parent.iterdir() for t in read_header(p).tensors if t.name == name]
+    (own,) = [(p, t) for p in probe.parent.iterdir() for t in read_own_header(p).tensors if t.name == name]
     tensor = header.by_name[name]
     assert (
         own[0].read_bytes()[own[1].offset :][: tensor.n_bytes]
@@ -124,7 +125,7 @@ def test_what_will_be_refined_is_measured_as_a_refinement_leaves_it(
     other = plain.kit.probe({name: engine.coarse(name)})
     assert (
         own[0].read_bytes()
-        != next(p for p in other.parent.iterdir() if name in read_header(p).by_name).read_bytes()
+        != next(p for p in other.parent.iterdir() if name in read_own_header(p).by_name).read_bytes()
     )
     assert not engine.sources.refining.changes("token_embd.weight", "output.weight")  # type: ignore[union-attr]
     again = engine_of(base, engine.sources, session)
