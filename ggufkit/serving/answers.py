@@ -74,6 +74,7 @@ def _chat(asked: Asked) -> Outcome:
 def _stream(asked: Asked) -> Outcome:
     whole = text_of(asked.answer(QUESTIONS[0]).choices[0].message)
     streamed = stream(asked, QUESTIONS[0], GREEDY)
+    require(bool(streamed.text), "it says nothing")
     require(_same(streamed.text, whole), _difference(streamed.text, whole))
     said = f"the same text in {streamed.n_pieces} pieces"
     return Outcome("streaming", True, said, streamed.tokens_per_s, streamed.first_token_s)

@@ -198,6 +198,7 @@ def test_what_clients_expect(name: str, meta: ChatMeta) -> None:
         ("chat", "silent", "it says nothing"),
         ("chat", "error", "no slot is free"),
         ("streaming", "stream", "it streams"),
+        ("streaming", "silent", "it says nothing"),
         ("stop tokens", "leak", "it shows ['<|im_end|>']"),
         ("stop tokens", "stop", "it goes on after"),
         ("JSON schema", "schema", "it says '{'"),
