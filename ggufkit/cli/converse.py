@@ -14,7 +14,7 @@ import click
 from ggufkit.cli.terminal import reporting, say
 from ggufkit.commands import chat
 from ggufkit.core import escape
-from ggufkit.core.errors import GgufkitError, ToolError
+from ggufkit.core.errors import GgufkitError, ResourceError, ToolError
 from ggufkit.llama.adapter import Adapter
 from ggufkit.request import RunOptions
 from ggufkit.serving.conversation import Answer, Conversation, Fitting, Piece
@@ -65,10 +65,14 @@ class _Talk:
         if now.num_ctx != before.num_ctx:
             try:
                 self.begin()
-            except (GgufkitError, KeyboardInterrupt):
+            except (GgufkitError, KeyboardInterrupt) as error:
                 self._use(before)
                 self.begin()
-                raise
+                if not isinstance(error, ToolError):
+                    raise
+                raise ResourceError(
+                    f"The model cannot be loaded with num_ctx {written}: it stays as it was."
+                ) from error
 
     def _use(self, settings: Settings) -> None:
         self.settings = self.conversation.settings = settings
