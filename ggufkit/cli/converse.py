@@ -9,9 +9,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import click
-
-from ggufkit.cli.terminal import reporting, say
+from ggufkit.cli.terminal import reporting, say, stream
 from ggufkit.commands import chat
 from ggufkit.core import escape
 from ggufkit.core.errors import GgufkitError, ResourceError, ToolError
@@ -126,7 +124,7 @@ def _answer(talk: _Talk, said: str) -> None:
         else:
             _remark(f"There is no command /{command[1]}. {_HINT}")
     except KeyboardInterrupt:
-        click.echo()
+        say("")
     except ToolError:
         raise  # there is nobody to talk to any more
     except GgufkitError as error:
@@ -151,8 +149,8 @@ def _list(talk: _Talk) -> None:
     for name, setting in SETTINGS.items():
         value = n_ctx if name == CONTEXT else getattr(talk.settings, name)
         shown = "–" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
-        click.echo(f"{name:<15} {escape.terminal(shown):<7} ", nl=False)
-        click.secho(setting.meaning, dim=True)
+        stream(f"{name:<15} {escape.terminal(shown):<7} ")
+        say(setting.meaning, dim=True)
     _remark(f"{talk.conversation.n_used:,} of {n_ctx:,} tokens of the context are used.")
 
 
@@ -189,10 +187,10 @@ def _messages() -> Iterator[str]:
         try:
             said = _read()
         except EOFError:
-            click.echo()
+            say("")
             return
         except KeyboardInterrupt:
-            click.echo(f"\n{_HINT}")
+            stream(f"\n{_HINT}\n")
             continue
         if said:
             yield said
@@ -214,7 +212,7 @@ def _unquoted(said: str) -> str:
 
 def _remark(text: str) -> None:
     """One line that the model did not say."""
-    click.secho(f"[{escape.terminal(text)}]", dim=True)
+    say(f"[{text}]", dim=True)
 
 
 class _Shown:
@@ -227,12 +225,11 @@ class _Shown:
     def add(self, piece: Piece) -> None:
         """Show a piece."""
         if self.thinks and not piece.is_thought:
-            click.echo("\n" if self.at_start else "\n\n", nl=False)
+            stream("\n" if self.at_start else "\n\n")
         self.thinks = piece.is_thought
-        text = escape.terminal(piece.text, lines=True)
-        self.at_start = text.endswith("\n")
-        click.echo(click.style(text, dim=True) if piece.is_thought else text, nl=False)
+        self.at_start = piece.text.endswith("\n")
+        stream(piece.text, dim=piece.is_thought)
 
     def end(self) -> None:
         """Leave room for the next question."""
-        click.echo("" if self.at_start else "\n", nl=False)
+        stream("" if self.at_start else "\n")

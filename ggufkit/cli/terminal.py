@@ -57,14 +57,18 @@ def lines(*parts: str) -> Text:
     return Text("\n".join(escape.terminal(part) for part in parts))
 
 
-def say(text: str, *, err: bool = False) -> None:
+def say(text: str, *, err: bool = False, dim: bool = False) -> None:
     """Print one line."""
-    click.echo(escape.terminal(text), err=err)
+    click.echo(_styled(escape.terminal(text), dim), err=err)
 
 
-def stream(text: str) -> None:
+def stream(text: str, *, dim: bool = False) -> None:
     """Print a piece of a longer text on stdout, its line breaks kept."""
-    click.echo(escape.terminal(text, lines=True), nl=False)
+    click.echo(_styled(escape.terminal(text, lines=True), dim), nl=False)
+
+
+def _styled(text: str, dim: bool) -> str:
+    return click.style(text, dim=True) if dim else text
 
 
 def emit(text: str) -> None:

@@ -149,9 +149,9 @@ def test_a_file_that_llama_cpp_cannot_load(speech: None, session: Session, tmp_p
         chat.chat(write(tmp_path / "x.gguf"), GREEDY, session.tools, session.reporter)
 
 
-def test_without_shared_libraries_it_says_so(tmp_path: Path, tools: Toolchain) -> None:
+def test_without_shared_libraries_it_says_so(tmp_path: Path, small: GgufFile, tools: Toolchain) -> None:
     with pytest.raises(ToolchainError, match="libllama"):
-        chat.chat(tmp_path / "x.gguf", GREEDY, replace(tools, dir=tmp_path / "bin"), SilentReporter())
+        chat.chat(small.path, GREEDY, replace(tools, dir=tmp_path / "bin"), SilentReporter())
 
 
 def test_a_binding_that_cannot_be_installed(private_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
