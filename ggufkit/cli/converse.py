@@ -16,7 +16,7 @@ from ggufkit.core.errors import GgufkitError, ResourceError, ToolError
 from ggufkit.llama.adapter import Adapter
 from ggufkit.request import RunOptions
 from ggufkit.serving.conversation import Answer, Conversation, Fitting, Piece
-from ggufkit.serving.settings import CONTEXT, SETTINGS, Settings, changed
+from ggufkit.serving.settings import CONTEXT, SETTINGS, Settings, changed, named
 
 _ASKED, _GOES_ON, _QUOTES = "> ", "... ", '"""'
 _QUOTED = re.compile(rf"(/set\s+\S+\s+)?{_QUOTES}")
@@ -137,7 +137,7 @@ def _set(talk: _Talk, told: str) -> None:
         name, _, written = written.strip().partition(" ")
     if not name:
         _list(talk)
-    elif not written.strip() and name != "system":
+    elif named(name) and not written.strip() and name != "system":
         _remark(f"/set {name} wants a value: /set {name} VALUE.")
     else:
         talk.set(name, _unquoted(written.strip()))

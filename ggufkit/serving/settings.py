@@ -66,15 +66,25 @@ _ALSO = {"max_tokens": "num_predict", "ctx": CONTEXT}
 """What the command line calls them."""
 
 
+def named(name: str) -> str:
+    """A setting's own name, of those that it is known by.
+
+    Raises:
+        UsageError: there is none of this name.
+    """
+    known = _ALSO.get(name, name)
+    if known not in SETTINGS:
+        raise UsageError(f"There is no setting {name}.", hint=f"There are {', '.join(SETTINGS)}.")
+    return known
+
+
 def changed(settings: Settings, name: str, written: str) -> Settings:
     """The settings with one of another value.
 
     Raises:
         UsageError: there is none of this name, or this is no value of it.
     """
-    known = _ALSO.get(name, name)
-    if known not in SETTINGS:
-        raise UsageError(f"There is no setting {name}.", hint=f"There are {', '.join(SETTINGS)}.")
+    known = named(name)
     value = values.read(known, SETTINGS[known].kind, written)
     change: dict[str, Any] = {known: None if value == "" else value}
     return replace(settings, **change)

@@ -36,7 +36,8 @@ VAIN, WITHOUT = "llama-imatrix computes no importance matrix of it", "Quantize i
 _SUMS, _COUNTS = ".in_sum2", ".counts"
 _MAX_EXPERTS, _MAX_NAME, _MAX_VALUES = 1 << 16, 1 << 12, 1 << 26
 _ANEW = "Compute it again with `ggufkit imatrix`, on other text, or quantize without a matrix."
-_COLLECTED = re.compile(r"(?:blk\.\d+\.\w+|output)\.weight$")
+# llama-quantize leaves convolutions as they are, and no matrix can have data for them.
+_COLLECTED = re.compile(r"blk\.\d+\.(?!ssm_conv1d)\w+\.weight$")
 
 
 @dataclass(frozen=True)
@@ -276,9 +277,7 @@ def require_fits(path: Path, base: GgufHeader) -> tuple[str, ...]:
                 f"The importance matrix {path} does not fit {base.path}: {name} has {sizes}.", hint=hint
             )
     never = mtp.tensors(base)
-    wanted = [
-        t for t in base.tensors if len(t.shape) > 1 and _COLLECTED.match(t.name) and t.name != "output.weight"
-    ]
+    wanted = [t for t in base.tensors if len(t.shape) > 1 and _COLLECTED.match(t.name)]
     lacking = [t.name for t in wanted if t.name not in entries and t.name not in never]
     return tuple(
         lacking + [f"{n} ({e.unseen} of {len(e.counts)} experts)" for n, e in entries.items() if e.unseen]

@@ -11,7 +11,7 @@ import pytest
 
 from ggufkit.cli import converse
 from ggufkit.commands import chat
-from ggufkit.core.errors import ResourceError, ToolError
+from ggufkit.core.errors import ResourceError, ToolError, UsageError
 from ggufkit.request import RunOptions
 from ggufkit.serving.endpoint import Endpoint
 from ggufkit.serving.settings import Settings
@@ -32,3 +32,10 @@ def test_a_context_that_cannot_be_loaded_ends_no_conversation(monkeypatch: pytes
         with pytest.raises(ResourceError, match="cannot be loaded with num_ctx 100000000: it stays as it was"):
             talk.set("num_ctx", "100000000")
         assert talk.settings == talk.conversation.settings == Settings()
+
+
+@pytest.mark.parametrize("told", ["stop", "stop x"])
+def test_a_setting_that_there_is_not_is_said_to_be_none(told: str) -> None:
+    talk = converse._Talk(Path("m.gguf"), RunOptions(), Settings(), (), ExitStack())
+    with pytest.raises(UsageError, match="There is no setting stop"):
+        converse._set(talk, told)

@@ -19,9 +19,10 @@ N_EXPERTS, N_COLUMNS = 4, 32
 
 @pytest.fixture
 def moe(tmp_path: Path) -> GgufHeader:
-    """A model with the stacked matrices of four experts."""
+    """A model with the stacked matrices of four experts, and a convolution, which no matrix has data for."""
     writer = gguf.GGUFWriter(tmp_path / "moe.gguf", "qwen3moe")
     writer.add_tensor("blk.0.ffn_up_exps.weight", np.zeros((N_EXPERTS, 8, N_COLUMNS), np.float16))
+    writer.add_tensor("blk.0.ssm_conv1d.weight", np.zeros((8, 4), np.float32))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
