@@ -69,7 +69,7 @@ SUMMARIES = {
     "compare": "Result directories, or GGUFs of one model, side by side.",
     "modelfile": "An Ollama Modelfile with a proven template.",
     "publish": "Upload what is complete, with its model card.",
-    "chat": "A short generation, as a smoke test of a file.",
+    "chat": "A conversation, or one answer as a smoke test.",
     "serve": "An OpenAI-compatible endpoint.",
     "models": "The aliases, and what each stands for.",
     "toolchain": "The llama.cpp in use: status, install, path.",

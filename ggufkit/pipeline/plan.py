@@ -85,7 +85,7 @@ def _skeleton(job: Job, directory: Path) -> Path:
         return job.model.path
     if job.base_output.is_file():
         return job.base_output
-    return convert.skeleton(job.model, directory / "skeleton.gguf", job.request.conversion, job.session)
+    return convert.skeleton(job.model, directory / job.base_output.name, job.request.conversion, job.session)
 
 
 def require_disk_for_base(job: Job) -> None:

@@ -195,6 +195,7 @@ def skeleton(checkpoint: Checkpoint, output: Path, options: ConvertOptions, sess
         require_converted(
             process.run([*_with_shapes(command, checkpoint, options, output.parent), "--skeleton"]), output
         )
+    whole.require_mtp(checkpoint, read_header(output), options.mtp)
     return output
 
 
