@@ -86,6 +86,6 @@ def test_layers_that_are_wished_or_not(tools: Toolchain, tmp_path: Path) -> None
     assert made.code == 0, made.err
     assert "lacking has no MTP layers, though its config.json tells of them" in " ".join(made.err.split())
     assert not mtp.layers(read_header(tmp_path / "out" / "lacking-F16.gguf"))
-    wished = command("build", lacking, "--mtp", "--types", "q8_0", "--out", tmp_path / "out", "--dry-run")
+    wished = command("build", lacking, "--mtp", "--types", "q8_0", "--out", tmp_path / "other", "--dry-run")
     assert (wished.code, wished.out) == (3, "")
     assert "has no MTP layers" in wished.err
