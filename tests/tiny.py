@@ -93,14 +93,7 @@ def write_llama(
         "rms_norm_eps": 1e-6, "rope_theta": 10000.0, "hidden_act": "silu", "tie_word_embeddings": False,
         "torch_dtype": "float16", "bos_token_id": 0, "eos_token_id": 1,
     }  # fmt: skip
-    (path / "config.json").write_text(json.dumps(config))
-    tokenizer.save(str(path / "tokenizer.json"))
-    settings = {
-        "tokenizer_class": "PreTrainedTokenizerFast",
-        "eos_token": "<|im_end|>",
-        "bos_token": "<|endoftext|>",
-    }
-    (path / "tokenizer_config.json").write_text(json.dumps(settings))
+    _write_beside_weights(path, config, tokenizer)
     save_shards(path, llama_tensors(config), shards)
     return path
 
@@ -126,14 +119,7 @@ def write_qwen35(path: Path, *, mtp: str = "random") -> Path:
                             "mrope_section": [4, 2, 2], "mrope_interleaved": True},
         "bos_token_id": 0, "eos_token_id": 1,
     }  # fmt: skip
-    (path / "config.json").write_text(json.dumps(config))
-    tokenizer.save(str(path / "tokenizer.json"))
-    settings = {
-        "tokenizer_class": "PreTrainedTokenizerFast",
-        "eos_token": "<|im_end|>",
-        "bos_token": "<|endoftext|>",
-    }
-    (path / "tokenizer_config.json").write_text(json.dumps(settings))
+    _write_beside_weights(path, config, tokenizer)
     mlp = {"mlp.gate_proj": (inner, width), "mlp.up_proj": (inner, width), "mlp.down_proj": (width, inner)}
     full = {
         "self_attn.q_proj": (2 * width, width), "self_attn.k_proj": (128, width), "self_attn.v_proj": (128, width),
@@ -172,6 +158,18 @@ def write_qwen35(path: Path, *, mtp: str = "random") -> Path:
         tensors["mtp.fc.weight"] = np.eye(width, 2 * width, dtype=np.float16)
     save_file(tensors, path / "model.safetensors")
     return path
+
+
+def _write_beside_weights(path: Path, config: dict[str, Any], tokenizer: Tokenizer) -> None:
+    """Write what a checkpoint of a language model holds besides weights."""
+    (path / "config.json").write_text(json.dumps(config))
+    tokenizer.save(str(path / "tokenizer.json"))
+    settings = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "eos_token": "<|im_end|>",
+        "bos_token": "<|endoftext|>",
+    }
+    (path / "tokenizer_config.json").write_text(json.dumps(settings))
 
 
 def tie(checkpoint: Path) -> Path:
