@@ -168,10 +168,7 @@ def _asking(endpoint: Endpoint) -> Iterator[requests.Session]:
     """Who asks the server. Raises ToolError where it has ended."""
     import requests
 
-    with requests.Session() as client:
-        client.trust_env = False  # no proxy is between this machine and itself
-        if endpoint.api_key is not None:
-            client.headers["Authorization"] = f"Bearer {endpoint.api_key}"
+    with endpoint.session() as client:
         try:
             yield client
         except requests.RequestException as error:

@@ -1,4 +1,4 @@
-"""Where a served model is reached, and how: addresses, and what to type. Pure functions."""
+"""Where a served model is reached, and how: addresses, who asks there, and what to type."""
 
 from __future__ import annotations
 
@@ -7,6 +7,10 @@ import json
 import shlex
 import socket
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import requests
 
 KEY = "LLAMA_API_KEY"
 """The variable that llama-server reads its key from: not on its command line, which others on the machine can read."""
@@ -43,6 +47,16 @@ class Endpoint:
         """The same as other machines see it."""
         host = socket.gethostname() if self.host in _ANYWHERE else self.host
         return f"{_url(host, self.port)}/v1"
+
+    def session(self) -> requests.Session:
+        """Who asks the server from this machine, with its key."""
+        import requests
+
+        asking = requests.Session()
+        asking.trust_env = False  # no proxy is between this machine and itself
+        if self.api_key:
+            asking.headers["Authorization"] = f"Bearer {self.api_key}"
+        return asking
 
     def curl(self) -> str:
         """A first request, for a shell."""

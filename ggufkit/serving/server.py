@@ -248,11 +248,9 @@ def _asked(endpoint: Endpoint, path: str) -> bytes | None:
     """What the server says at a path of its own; None while it does not."""
     import requests
 
-    headers = {"Authorization": f"Bearer {endpoint.api_key}"} if endpoint.api_key else {}
-    with requests.Session() as asking:
-        asking.trust_env = False  # no proxy is between this machine and itself
+    with endpoint.session() as asking:
         try:
-            said = asking.get(f"{endpoint.root}/{path}", timeout=5, headers=headers)
+            said = asking.get(f"{endpoint.root}/{path}", timeout=5)
         except requests.RequestException:
             return None
         return said.content if said.status_code == 200 else None

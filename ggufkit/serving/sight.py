@@ -98,8 +98,7 @@ def _ask(endpoint: Endpoint, content: Sequence[Mapping[str, Any]]) -> Mapping[st
         **_FIRST_TOKEN,
         **_ANEW,
     }
-    with requests.Session() as asking:
-        asking.trust_env = False  # no proxy is between this machine and itself
+    with endpoint.session() as asking:
         try:
             answered = asking.post(f"{endpoint.base_url}/chat/completions", json=said, timeout=_TIMEOUT_S)
             told = answered.json()

@@ -26,8 +26,7 @@ def answers(endpoint: Endpoint, asking: Asking) -> tuple[bool, ...]:
     import requests
 
     title, questions = asking.data.title, asking.data.questions
-    with requests.Session() as client, ThreadPoolExecutor(_AT_ONCE) as pool:
-        client.trust_env = False  # no proxy is between this machine and itself
+    with endpoint.session() as client, ThreadPoolExecutor(_AT_ONCE) as pool:
         try:
             _require_tools(client.get(f"{endpoint.root}/props", timeout=_TIMEOUT_S).json(), endpoint.model)
 
