@@ -88,11 +88,11 @@ def of_kind(kind: values.Kind) -> click.ParamType[Any]:
     return Written(kind, _NAMES[type(kind)])
 
 
-class Evaluated(Written):
-    """A GGUF or a checkpoint."""
+class Files(Written):
+    """A file or a directory, read by its kind."""
 
-    def __init__(self) -> None:
-        super().__init__(values.EVALUATED, "file")
+    def __init__(self, kind: values.Kind) -> None:
+        super().__init__(kind, "file")
 
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:  # noqa: ARG002 - click's signature
         """Files and directories."""
@@ -101,14 +101,7 @@ class Evaluated(Written):
 
 def adapters(option: str, name: str, said: str) -> Callable[[Any], Any]:
     """An option that names files that change a model."""
-    kind = Written(Scaled(), "file")
-    return click.option(
-        option, name, type=kind, multiple=True, metavar="FILE[=SCALE]", help=said, shell_complete=_files
-    )
-
-
-def _files(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    return [CompletionItem(incomplete, type="file")]
+    return click.option(option, name, type=Files(Scaled()), multiple=True, metavar="FILE[=SCALE]", help=said)
 
 
 _NAMES = {
@@ -116,6 +109,6 @@ _NAMES = {
     values.Fraction: "percent",
 }  # fmt: skip
 
-EVALUATED = Evaluated()
+EVALUATED = Files(values.EVALUATED)
 NAMES, NUMBERS, SIZE = NameList(), of_kind(values.NUMBERS), of_kind(values.SIZE)
 PATH, FILE, DIRECTORY = of_kind(values.PATH), of_kind(values.FILE), of_kind(values.DIRECTORY)
