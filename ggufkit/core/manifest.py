@@ -37,6 +37,11 @@ def manifest_path(artefact: Path) -> Path:
     return artefact.with_name(artefact.name + SUFFIX)
 
 
+def artefact_of(manifest: Path) -> Path:
+    """What a manifest tells of: the file beside it, with the shorter name."""
+    return manifest.with_name(manifest.name.removesuffix(SUFFIX))
+
+
 def read_manifest(artefact: Path) -> Manifest | None:
     """The manifest of an artefact, or None when there is none that this version can read."""
     try:

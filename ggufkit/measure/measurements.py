@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ggufkit.core.errors import InputError
 from ggufkit.core.jsonfile import read_json
-from ggufkit.core.manifest import SUFFIX, Notes, read_manifest
+from ggufkit.core.manifest import SUFFIX, Notes, artefact_of, read_manifest
 from ggufkit.core.part_names import stem_of
 from ggufkit.core.records import F16, Conditions, GgufFile, Manifest, Measurement
 from ggufkit.measure.metrics import BY_NAME
@@ -51,7 +51,7 @@ def next_number(result: Path) -> int:
     """The number of a measurement that is made now, after all others of its file; it goes to `<file>.<kind>.json`."""
     stem = result.name.removesuffix(".json").rpartition(".")[0]
     beside = result.parent.glob(f"{escape(stem)}.*.json{SUFFIX}")
-    made = [read_manifest(manifest.with_name(manifest.name.removesuffix(SUFFIX))) for manifest in beside]
+    made = [read_manifest(artefact_of(manifest)) for manifest in beside]
     return 1 + max((Order.from_manifest(one).number for one in made if one is not None), default=0)
 
 

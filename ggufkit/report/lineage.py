@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 
 from ggufkit.core import variants
-from ggufkit.core.manifest import SUFFIX, read_manifest
+from ggufkit.core.manifest import SUFFIX, artefact_of, read_manifest
 from ggufkit.core.part_names import stem_of, whole_of
 from ggufkit.core.records import Manifest, ResultRow
 from ggufkit.measure import bench, divergence, perplexity, similarity
@@ -36,7 +36,7 @@ class Archive:
     def __init__(self, workspace: Workspace) -> None:
         self.workspace = workspace
         found = [f for place in (workspace.root, workspace.private) for f in sorted(place.glob(f"*{SUFFIX}"))]
-        paths = [file.with_name(file.name.removesuffix(SUFFIX)) for file in found]
+        paths = [artefact_of(file) for file in found]
         self._pieces = [Piece(path, made) for path in paths if (made := read_manifest(path)) is not None]
         self._by_sha256 = {str(piece.made.output.get("sha256")): piece for piece in self._pieces}
 

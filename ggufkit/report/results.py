@@ -12,7 +12,7 @@ from typing import Any
 from ggufkit.core import variants
 from ggufkit.core.errors import GgufError, InputError
 from ggufkit.core.jsonfile import read_within
-from ggufkit.core.manifest import SUFFIX, manifest_path, open_manifest, read_manifest, write_manifest
+from ggufkit.core.manifest import SUFFIX, artefact_of, manifest_path, open_manifest, read_manifest, write_manifest
 from ggufkit.core.part_names import stem_of, whole_of
 from ggufkit.core.progress import Reporter, SilentReporter
 from ggufkit.core.records import F16, GgufFile, Manifest, Measurement, ResultRow
@@ -188,7 +188,7 @@ def _complaints(workspace: Workspace) -> Iterator[str]:
     found = (f for kind in _KINDS for f in sorted(workspace.measurements.rglob(f"*.{kind}.json")))
     measured = [f for f in found if not f.name.endswith(SUFFIX)]
     readings: list[Callable[[], object]] = [
-        *(partial(open_manifest, file.with_name(file.name.removesuffix(SUFFIX))) for file in manifests),
+        *(partial(open_manifest, artefact_of(file)) for file in manifests),
         *(partial(load, file) for file in measured),
         *(partial(recipe_of, file) for file in sorted(workspace.root.glob("*.gguf"))),
     ]

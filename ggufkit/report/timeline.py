@@ -8,7 +8,7 @@ from datetime import datetime
 from pathlib import Path
 
 from ggufkit.core import escape
-from ggufkit.core.manifest import SUFFIX, read_manifest
+from ggufkit.core.manifest import SUFFIX, artefact_of, read_manifest
 from ggufkit.core.records import Manifest
 from ggufkit.measure import bench, divergence, perplexity, plugged, similarity
 from ggufkit.recipes.options import STEP
@@ -83,9 +83,9 @@ def _all(root: Path, model: str) -> Iterator[tuple[float, float, str, str, str]]
     workspace = Workspace(root)
     for place, kind in ((root, "*"), (workspace.private, "*"), (workspace.measurements, "**/*")):
         for file in place.glob(f"{kind}{SUFFIX}"):
-            made = read_manifest(file.with_name(file.name.removesuffix(SUFFIX)))
+            made = read_manifest(artefact := artefact_of(file))
             if made is not None and made.step in _TITLES:
-                yield _span(made, file.name.removesuffix(SUFFIX).removeprefix(f"{model}-"))
+                yield _span(made, artefact.name.removeprefix(f"{model}-"))
 
 
 def _span(made: Manifest, name: str) -> tuple[float, float, str, str, str]:

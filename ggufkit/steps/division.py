@@ -16,7 +16,15 @@ from pathlib import Path
 from ggufkit.core import oserrors
 from ggufkit.core.errors import GgufError, InputError, ResourceError, UsageError
 from ggufkit.core.hashing import remember, sha256_file
-from ggufkit.core.manifest import PARTIAL, SUFFIX, manifest_path, open_manifest, read_manifest, write_manifest
+from ggufkit.core.manifest import (
+    PARTIAL,
+    SUFFIX,
+    artefact_of,
+    manifest_path,
+    open_manifest,
+    read_manifest,
+    write_manifest,
+)
 from ggufkit.core.part_names import part_name, whole_of
 from ggufkit.core.progress import Reporter
 from ggufkit.core.records import Manifest
@@ -40,7 +48,7 @@ def there(output: Path) -> Path:
 
 def sets_in(root: Path) -> list[Path]:
     """The first of each set of parts that was made in a directory and of which some are left, without the whole file."""
-    firsts = [_artefact(manifest) for manifest in sorted(root.glob(f"*-00001-of-*.gguf{SUFFIX}"))]
+    firsts = [artefact_of(manifest) for manifest in sorted(root.glob(f"*-00001-of-*.gguf{SUFFIX}"))]
     left = [first for first in firsts if any(file.exists() for file in _siblings(first))]
     return [first for first in left if not whole_of(first).exists()]
 
@@ -202,13 +210,9 @@ def _sets(whole_file: Path, *, complete: bool = True) -> Iterator[Path]:
         complete: of those alone that are there.
     """
     for manifest in sorted(whole_file.parent.glob(f"{escape(whole_file.stem)}-00001-of-*.gguf{SUFFIX}")):
-        first = _artefact(manifest)
+        first = artefact_of(manifest)
         if whole_of(first) == whole_file and (first.exists() or not complete):
             yield first
-
-
-def _artefact(manifest: Path) -> Path:
-    return manifest.with_name(manifest.name.removesuffix(SUFFIX))
 
 
 def _siblings(first: Path) -> list[Path]:
