@@ -57,7 +57,7 @@ def readable(checkpoint: Checkpoint, reporter: Reporter, outline: Path | None = 
     if how is None or how.method not in known():  # the converter may know it
         return checkpoint
     reader = _reader(checkpoint, how)
-    reporter.info(f"{checkpoint.name} is quantized: it holds {how.title}. {_SAID[reader]}")
+    reporter.info(f"{checkpoint.name} is quantized: it holds {how.title}. {reader.value}")
     return _made(checkpoint, how, reporter, outline) if reader is Reader.GGUFKIT else checkpoint
 
 
@@ -75,13 +75,6 @@ def floats(checkpoint: Checkpoint, reporter: Reporter) -> Checkpoint:
         raise CheckpointError(message, hint="Use --variants plain,imatrix, or start from the original checkpoint.")
     _reader(checkpoint, how)
     return _made(checkpoint, how, reporter, None)
-
-
-_SAID = {
-    Reader.CARRIED: "llama.cpp has the same blocks: they go into the GGUF as they are.",
-    Reader.CONVERTER: "llama.cpp's converter makes floats of it.",
-    Reader.GGUFKIT: "It is made one of floats first, which the base is converted from.",
-}
 
 
 def _reader(checkpoint: Checkpoint, how: Quantized) -> Reader:

@@ -54,7 +54,6 @@ class State:
 
     shape: tuple[int, ...]
     blocksize: int
-    quant_type: str = "nf4"
     nested_blocksize: int = 1
     nested_offset: float = 0.0
 

@@ -19,11 +19,11 @@ _PLAIN = (("int", 2), ("int", 4), ("int", 8), ("float", 8))
 
 
 class Reader(Enum):
-    """Who makes floats of the weights; what nobody does is refused."""
+    """Who makes floats of the weights, as it is said; what nobody does is refused."""
 
-    CARRIED = "llama.cpp has the same blocks: they go into the GGUF as they are"
-    CONVERTER = "llama.cpp's converter"
-    GGUFKIT = "ggufkit, before the conversion"
+    CARRIED = "llama.cpp has the same blocks: they go into the GGUF as they are."
+    CONVERTER = "llama.cpp's converter makes floats of it."
+    GGUFKIT = "It is made one of floats first, which the base is converted from."
 
 
 @dataclass(frozen=True)
@@ -87,12 +87,20 @@ def weights_of_groups(how: Settings) -> list[Mapping[str, Any]]:
     return [weights for weights in held if isinstance(weights, dict)]
 
 
+def _surely(_: Settings) -> bool:
+    return True
+
+
+def _never(_: Settings) -> bool:
+    return False
+
+
 @dataclass(frozen=True)
 class _Method:
     title: Callable[[Settings], str]
     reader: Callable[[Settings, Tensors], Reader | None]
-    is_unpacked_here: Callable[[Settings], bool] = lambda _: True
-    is_carried: Callable[[Settings], bool] = lambda _: False
+    is_unpacked_here: Callable[[Settings], bool] = _surely
+    is_carried: Callable[[Settings], bool] = _never
 
 
 def _always(reader: Reader) -> Callable[[Settings, Tensors], Reader | None]:
@@ -181,14 +189,6 @@ def _compressed(how: Settings, tensors: Tensors) -> Reader | None:
 def _is_plain(weights: Mapping[str, Any]) -> bool:
     """Whether numbers are held one by one: integers, or floats of eight bits."""
     return (weights.get("type", "int"), weights.get("num_bits")) in _PLAIN
-
-
-def _surely(_: Settings) -> bool:
-    return True
-
-
-def _never(_: Settings) -> bool:
-    return False
 
 
 _METHODS: dict[str, _Method] = {
