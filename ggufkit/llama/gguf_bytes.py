@@ -17,10 +17,10 @@ from ggufkit.llama.gguf_reader import MAGIC, mapped, parse
 
 FIXED = struct.Struct("<4sIQQ")
 """Magic, version, tensors, key-value pairs."""
-INFO_REST = 4 + 8
-"""Bytes of a tensor's type and offset, which end its entry."""
 _UINT16, _UINT32, _INT32, _FLOAT32, _STRING = 2, 4, 5, 6, 8
-_VERSION, _ALIGNMENT = 3, 32
+_VERSION = 3
+ALIGNMENT = 32
+"""What data is padded to, where a file does not say."""
 SPLIT = "split."
 """What the keys begin with that are about parts."""
 
@@ -78,10 +78,10 @@ def pairs(keys: Mapping[str, MetadataValue]) -> bytes:
     return b"".join(string(key) + value(of) for key, of in keys.items())
 
 
-def info(tensor: Tensor) -> bytes:
-    """How the entry of a tensor in the header starts: without its type and offset."""
+def info(tensor: Tensor, type_id: int, offset: int) -> bytes:
+    """The entry of a tensor in the header, with the number of its type, and where its data begins behind the header."""
     n_dims = len(tensor.shape)
-    return string(tensor.name) + struct.pack(f"<I{n_dims}Q", n_dims, *tensor.shape)
+    return string(tensor.name) + struct.pack(f"<I{n_dims}QIQ", n_dims, *tensor.shape, type_id, offset)
 
 
 def own_pairs(header: GgufHeader) -> tuple[int, bytes]:
@@ -99,10 +99,10 @@ def write_part(path: Path, part: Part, tensors: Sequence[PartTensor], whole: Ggu
         whole: the model whose metadata the first part has; llama.cpp asks the others for none.
     """
     n_pairs, metadata = own_pairs(whole) if whole is not None else (0, b"")
-    alignment = whole.alignment if whole is not None else _ALIGNMENT
+    alignment = whole.alignment if whole is not None else ALIGNMENT
     offset, entries = 0, b""
     for one in tensors:
-        entries += info(one.tensor) + struct.pack("<IQ", one.type_id, offset)
+        entries += info(one.tensor, one.type_id, offset)
         offset += padded(one.n_bytes, alignment)
     head = FIXED.pack(MAGIC, _VERSION, len(tensors), n_pairs + 3) + metadata + part.pairs + entries
     with path.open("wb") as file:

@@ -13,12 +13,9 @@ from ggufkit.core.records import Json, Tensor
 from ggufkit.core.units import GIB, size
 from ggufkit.llama import whole
 from ggufkit.llama.gguf import GgufHeader, read_header
-from ggufkit.llama.gguf_bytes import Part, padded, write_part
+from ggufkit.llama.gguf_bytes import ALIGNMENT, Part, padded, write_part
 from ggufkit.llama.gguf_header import read_own_header
 from ggufkit.llama.same_tensors import kind, same_bytes
-
-_ALIGNMENT = 32
-"""What parts' data is padded to."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +53,7 @@ def cut(header: GgufHeader, limit: int) -> Cut:
     if whole.n_bytes(header) <= limit:
         return Cut((header.tensors,))
     room = limit - len(whole.head(header)) - len(Part(0, 0, 0).pairs)
-    largest, step = max(header.tensors, key=lambda tensor: tensor.n_bytes), max(_ALIGNMENT, header.alignment)
+    largest, step = max(header.tensors, key=lambda tensor: tensor.n_bytes), max(ALIGNMENT, header.alignment)
     if (missing := padded(largest.n_bytes, step) - room) > 0:
         message = (
             f"{header.path.name} has no parts of {size(limit)}: {largest.name} takes {size(largest.n_bytes)}."

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import struct
 import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -67,7 +66,7 @@ def head(header: GgufHeader, keys: Mapping[str, MetadataValue] | None = None) ->
     added = keys or {}
     offset, entries = 0, []
     for one in tensors(header):
-        entries.append(info(one.tensor) + struct.pack("<IQ", one.type_id, offset))
+        entries.append(info(one.tensor, one.type_id, offset))
         offset += padded(one.tensor.n_bytes, header.alignment)
     start = (
         FIXED.pack(MAGIC, header.version, len(entries), n_pairs + len(added))

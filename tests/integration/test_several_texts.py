@@ -9,7 +9,7 @@ import ggufkit
 from ggufkit.core.manifest import read_manifest
 from ggufkit.core.records import Toolchain
 from ggufkit.llama.gguf import MAGIC, read_header
-from ggufkit.llama.gguf_bytes import FIXED, INFO_REST, info, own_pairs, padded, pairs
+from ggufkit.llama.gguf_bytes import FIXED, info, own_pairs, padded, pairs
 from ggufkit.steps.imatrix import ImatrixParams
 from tests import tiny
 
@@ -21,7 +21,7 @@ def give_template(gguf: Path, template: str) -> None:
     header, data = read_header(gguf), gguf.read_bytes()
     n_pairs, own = own_pairs(header)
     start = FIXED.size + len(own)
-    entries = data[start : start + sum(len(info(t)) + INFO_REST for t in header.tensors)]
+    entries = data[start : start + sum(len(info(t, 0, 0)) for t in header.tensors)]
     head = FIXED.pack(MAGIC, 3, len(header.tensors), n_pairs + 1) + own
     head += pairs({"tokenizer.chat_template": template}) + entries
     gguf.write_bytes(head.ljust(padded(len(head), header.alignment), b"\0") + data[header.data_offset :])
