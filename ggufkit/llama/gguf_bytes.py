@@ -53,10 +53,6 @@ class Part:
         n_tensors = string("split.tensors.count") + struct.pack("<Ii", _INT32, self.n_tensors)
         return no + n_tensors + string("split.count") + struct.pack("<IH", _UINT16, self.count)
 
-    def file_name(self, stem: str) -> str:
-        """What llama.cpp wants the file to be called."""
-        return f"{stem}-{self.number + 1:05d}-of-{self.count:05d}.gguf"
-
 
 def string(text: str) -> bytes:
     """A string."""

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from ggufkit.core.manifest import PARTIAL
+from ggufkit.core.part_names import PartName
 from ggufkit.core.records import Tensor
 from ggufkit.llama.gguf_bytes import Part, PartTensor, write_part
 from ggufkit.recipes.groups import Group
@@ -40,7 +41,7 @@ class ProbeKit:
         name = probe_name(types)
         place = self.directory / name
         place.mkdir(parents=True, exist_ok=True)
-        links = [place / self._place(number).file_name(name) for number in range(len(parts))]
+        links = [place / link for link in PartName(name, 1, len(parts)).siblings()]
         for link, part in zip(links, parts, strict=True):
             if not link.exists():
                 link.symlink_to(os.path.relpath(part, place))

@@ -25,13 +25,12 @@ from ggufkit.core.manifest import (
     read_manifest,
     write_manifest,
 )
-from ggufkit.core.part_names import part_name, whole_of
+from ggufkit.core.part_names import PartName, part_name, whole_of
 from ggufkit.core.progress import Reporter
 from ggufkit.core.records import Manifest
 from ggufkit.core.units import size
 from ggufkit.llama import parts, whole
 from ggufkit.llama.gguf import GgufHeader, as_one, read_header
-from ggufkit.llama.gguf_bytes import Part
 from ggufkit.llama.gguf_header import read_own_header
 from ggufkit.llama.parts import Cut
 from ggufkit.steps import joining
@@ -147,8 +146,7 @@ def _divide(file: Path, wanted: Cut, reporter: Reporter) -> Path:
     count = len(wanted.groups)
     if count == 1:
         return file
-    names = [Part(number, count, 0).file_name(file.stem) for number in range(count)]
-    targets = [file.with_name(name) for name in names]
+    targets = [file.with_name(name) for name in PartName(file.stem, 1, count).siblings()]
     _refuse_foreign(targets)
     partials = [target.with_name(target.name + PARTIAL) for target in targets]
     try:
