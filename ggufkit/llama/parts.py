@@ -13,8 +13,9 @@ from ggufkit.core.records import Json, Tensor
 from ggufkit.core.units import GIB, size
 from ggufkit.llama import whole
 from ggufkit.llama.gguf import GgufHeader, read_header
-from ggufkit.llama.gguf_bytes import ALIGNMENT, Part, padded, write_part
+from ggufkit.llama.gguf_bytes import ALIGNMENT, SPLIT, Part, padded, write_part
 from ggufkit.llama.gguf_header import read_own_header
+from ggufkit.llama.part_set import require_set
 from ggufkit.llama.same_tensors import kind, same_bytes
 
 
@@ -98,16 +99,10 @@ def difference(parts: Sequence[Path], of: Path, reporter: Reporter) -> str | Non
         return f"part {missing[0]} of {count} is not there" if missing else "they are of several splits"
     try:
         headers = [read_own_header(part) for part in parts]
+        require_set(headers)
     except GgufError as error:
         return error.message.rstrip(".")
-    return _foreign(headers) or _other_content(headers, read_header(of), reporter)
-
-
-def _foreign(headers: Sequence[GgufHeader]) -> str | None:
-    for number, header in enumerate(headers):
-        if header.n_parts != len(headers) or header.metadata.get("split.no") != number:
-            return f"{header.path.name} is not the part that its name says"
-    return None
+    return _other_content(headers, read_header(of), reporter)
 
 
 def _other_content(headers: Sequence[GgufHeader], of: GgufHeader, reporter: Reporter) -> str | None:
@@ -130,4 +125,4 @@ def _other_content(headers: Sequence[GgufHeader], of: GgufHeader, reporter: Repo
 
 
 def _facts(header: GgufHeader) -> dict[str, Json]:
-    return {key: value for key, value in header.metadata.items() if not key.startswith("split.")}
+    return {key: value for key, value in header.metadata.items() if not key.startswith(SPLIT)}

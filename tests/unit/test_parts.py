@@ -80,7 +80,7 @@ def two_splits(made: list[Path], whole: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "said"),
     [
-        (missing, "part 2 of 3 is not there"), (swapped, "not the part that its name says"),
+        (missing, "part 2 of 3 is not there"), (swapped, "is part 2 by what it holds, not part 1"),
         (truncated, "truncated"), (other_values, "other values of a.weight"), (other_tensors, "other tensors"),
         (other_metadata, "other metadata"), (two_splits, "several splits"),
     ],
