@@ -34,7 +34,7 @@ from ggufkit.llama.gguf import GgufHeader, as_one, read_header
 from ggufkit.llama.gguf_header import read_own_header
 from ggufkit.llama.parts import Cut
 from ggufkit.steps import joining
-from ggufkit.steps.step import Result, refuse_foreign, was_changed
+from ggufkit.steps.step import Result, flush, refuse_foreign, was_changed
 
 _F32_BYTES = 4
 
@@ -125,7 +125,7 @@ def _rejoin(first: Path, target: Path, reporter: Reporter) -> Manifest:
     try:
         joining.join(header, digest, partial, reporter)
         made = replace(made, output={"sha256": digest, "size_bytes": partial.stat().st_size})
-        _flush(partial)
+        flush(partial)
         write_manifest(target, made)
         os.replace(partial, target)  # noqa: PTH105 - atomic on every platform
     finally:
@@ -179,7 +179,7 @@ def _write(
         raise GgufError(message, hint="Write it again with `ggufkit merge`, and make its files from that.")
     hashes = {target.name: sha256_file(partial) for target, partial in zip(targets, partials, strict=True)}
     for partial in partials:
-        _flush(partial)
+        flush(partial)
     n_bytes = sum(partial.stat().st_size for partial in partials)
     return replace(made, output={"sha256": made.output["sha256"], "size_bytes": n_bytes, **hashes})
 
@@ -223,8 +223,3 @@ def _drop(first: Path) -> None:
     for file in _siblings(first):
         file.unlink(missing_ok=True)
     manifest_path(first).unlink()
-
-
-def _flush(file: Path) -> None:
-    with file.open("rb") as opened:
-        os.fsync(opened.fileno())

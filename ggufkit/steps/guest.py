@@ -9,13 +9,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ggufkit.core import machine
-from ggufkit.core.errors import ResourceError
 from ggufkit.core.hashing import remember, sha256_file
 from ggufkit.core.inputs import Input
 from ggufkit.core.manifest import Params
 from ggufkit.core.records import Json
-from ggufkit.core.units import size
 from ggufkit.llama.gguf import GgufHeader, as_one
 from ggufkit.llama.rewrite import write_whole
 from ggufkit.steps import joining
@@ -105,10 +102,8 @@ def _link(file: Path, link: Path) -> bool:
 
 
 def _write(guest: Guest, target: Path, session: Session) -> None:
-    free, name = machine.free_disk(target), guest.headers[0].path.name
-    if free < guest.n_bytes:
-        message = f"{name} is written again, which takes {size(guest.n_bytes)}; {size(free)} are free."
-        raise ResourceError(message, hint="Free some space, or choose another --out.")
+    name = guest.headers[0].path.name
+    joining.require_room(target, guest.n_bytes, f"{name} is written again")
     what = f"Joining the {len(guest.headers)} parts of {name}" if len(guest.headers) > 1 else f"Cutting {name}"
     with session.reporter.step(what) as progress:
         if guest.n_tokens is None:

@@ -317,10 +317,11 @@ def settle(partial: Path, stop: threading.Event) -> None:
     """Hash a finished file and bring it to the disk beside other work: publishing it then takes no time."""
     sha256_file(partial, stop=stop)
     end_if(stop)
-    _flush(partial)
+    flush(partial)
 
 
-def _flush(file: Path) -> None:
+def flush(file: Path) -> None:
+    """Bring what was written of a file to the disk."""
     with file.open("rb") as opened:
         os.fsync(opened.fileno())
 
@@ -328,7 +329,7 @@ def _flush(file: Path) -> None:
 def _publish(partial: Path, output: Path) -> None:
     """Give a finished artefact its final name, after its bytes have reached the disk."""
     for part in _files(partial):
-        _flush(part)
+        flush(part)
     if output.is_dir():
         shutil.rmtree(output)
     os.replace(partial, output)  # noqa: PTH105 - atomic on every platform

@@ -39,7 +39,7 @@ def counted(do):
         left -= 1
         return do(*given, **more)
     return call
-os.replace, division._flush, Path.unlink = counted(os.replace), counted(division._flush), counted(Path.unlink)
+os.replace, division.flush, Path.unlink = counted(os.replace), counted(division.flush), counted(Path.unlink)
 division.divide(division.there(Path(sys.argv[1])), int(sys.argv[3]), SilentReporter())
 """
 """Ends by SIGKILL before the nth change of the disk."""
