@@ -42,19 +42,13 @@ class Coverage:
     @property
     def warning(self) -> str | None:
         """What is to be warned of; None where all saw enough."""
-        if not self.unseen and not self.few:
+        sparse = ((self.unseen, "no token"), (self.few, f"fewer than {FEW} tokens"))
+        said = [f"{len(experts)} saw {what} ({_some(experts)})" for experts, what in sparse if experts]
+        if not said:
             return None
-        none = (
-            [f"{len(self.unseen)} of {self.n_experts} experts saw no token ({_some(self.unseen)})"]
-            if self.unseen
-            else []
-        )
-        none += [f"{len(self.few)} of them fewer than {FEW} ({_some(self.few)})"] if self.few else []
-        if not self.unseen:
-            none = [f"{len(self.few)} of {self.n_experts} experts saw fewer than {FEW} tokens ({_some(self.few)})"]
         return (
-            f"Of the calibration text {' and '.join(none)}: their weights are rounded without knowing what matters. More "
-            "text, or text of more kinds, reaches more of them."
+            f"Of {self.n_experts} experts {' and '.join(said)} of the calibration text: their weights are rounded without "
+            "knowing what matters. More text, or text of more kinds, reaches more of them."
         )
 
 

@@ -19,7 +19,9 @@ def test_every_expert_of_every_layer_counts_once() -> None:
     assert (found.unseen, found.few) == (("layer 10, expert 0",), ("layer 10, expert 1",))
     assert found.sentence.endswith("half of them 40 or more; 1 saw none; 1 fewer than 32")
     assert found.warning is not None
-    assert "1 of 6 experts saw no token (layer 10, expert 0) and 1 of them fewer than 32" in found.warning
+    assert found.warning.startswith(
+        "Of 6 experts 1 saw no token (layer 10, expert 0) and 1 saw fewer than 32 tokens (layer 10, expert 1) of the"
+    )
 
 
 def test_where_all_saw_enough_nothing_is_warned_of() -> None:
