@@ -174,12 +174,14 @@ def _told(output: Path) -> Path:
 def _evaluate(checkpoint: Path, rows: Rows, output: Path) -> Evaluated:
     import numpy as np
     import torch
+    from transformers import AutoConfig
     from transformers.utils import logging
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()
-    how = _with_floats(checkpoint)
-    model, info = _kind(checkpoint).from_pretrained(
+    config = AutoConfig.from_pretrained(checkpoint, trust_remote_code=False, local_files_only=True)
+    how = _with_floats(config)
+    model, info = _kind(config).from_pretrained(
         checkpoint, dtype=torch.float32, attn_implementation="eager", trust_remote_code=False, local_files_only=True,
         use_safetensors=True, ignore_mismatched_sizes=True, output_loading_info=True, **how,
     )  # fmt: skip
@@ -196,21 +198,19 @@ def _evaluate(checkpoint: Path, rows: Rows, output: Path) -> Evaluated:
     return Evaluated(rows)
 
 
-def _kind(checkpoint: Path) -> Any:
+def _kind(config: Any) -> Any:
     """What loads a checkpoint: as a model of text, else as one of images and text, which computes texts alike."""
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
+    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoModelForCausalLM, AutoModelForImageTextToText
 
-    config = AutoConfig.from_pretrained(checkpoint, trust_remote_code=False, local_files_only=True)
-    known = type(config) in AutoModelForCausalLM._model_mapping
+    known = type(config) in MODEL_FOR_CAUSAL_LM_MAPPING
     return AutoModelForCausalLM if known else AutoModelForImageTextToText
 
 
-def _with_floats(checkpoint: Path) -> dict[str, Any]:
+def _with_floats(config: Any) -> dict[str, Any]:
     """What makes transformers compute with floats where weights are quantized, as llama.cpp does: on its own it would
     multiply in eight bits, which a CPU cannot, or round the inputs, too."""
-    from transformers import AutoConfig, FineGrainedFP8Config, Mxfp4Config
+    from transformers import FineGrainedFP8Config, Mxfp4Config
 
-    config = AutoConfig.from_pretrained(checkpoint, trust_remote_code=False, local_files_only=True)
     how = getattr(config, "quantization_config", None)
     if not isinstance(how, dict):
         return {}
