@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import gguf
 import numpy as np
 import pytest
 
+from ggufkit.core.errors import GgufError
 from ggufkit.core.part_names import by_whole
 from ggufkit.core.progress import SilentReporter
-from ggufkit.llama import parts
+from ggufkit.llama import part_set, parts
+from ggufkit.llama.gguf_header import GgufHeader, read_own_header
 from tests.fake_results import split
 
 
@@ -91,3 +94,39 @@ def test_what_is_wrong_with_parts_is_said(
     made = split(whole, 3)
     damage(made, whole)
     assert said in str(difference(made, whole))
+
+
+def no_part(header: GgufHeader, _first: GgufHeader) -> GgufHeader:
+    return replace(header, metadata={k: v for k, v in header.metadata.items() if k != "split.count"})
+
+
+def of_a_larger_file(header: GgufHeader, _first: GgufHeader) -> GgufHeader:
+    return replace(header, metadata={**header.metadata, "split.tensors.count": 7})
+
+
+def with_the_first_ones_tensors(header: GgufHeader, first: GgufHeader) -> GgufHeader:
+    return replace(header, tensors=first.tensors)
+
+
+def without_tensors(header: GgufHeader, _first: GgufHeader) -> GgufHeader:
+    return replace(header, tensors=())
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (no_part, "is no part of a split GGUF, though it is called so"),
+        (of_a_larger_file, "is a part of another file, with 7 tensors; tiny-F32-00001-of-00003.gguf is of one with 6"),
+        (with_the_first_ones_tensors, "holds a.weight, which an earlier part holds, too"),
+        (without_tensors, "hold 4 tensors, not 6"),
+    ],
+)  # fmt: skip
+def test_headers_that_are_no_set(
+    change: Callable[[GgufHeader, GgufHeader], GgufHeader], said: str, whole: Path
+) -> None:
+    headers = [read_own_header(part) for part in split(whole, 3)]
+    part_set.require_set(headers)
+    first, second, third = headers
+    with pytest.raises(GgufError) as refused:
+        part_set.require_set([first, change(second, first), third])
+    assert said in refused.value.message
