@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 
+from ggufkit.core.records import QuantType, Tensor
+from ggufkit.llama.gguf import GgufHeader
 from ggufkit.pipeline.probing import Found
 from ggufkit.pipeline.recipe_engine import RecipeEngine, RecipeSources
 from ggufkit.pipeline.refined_probes import Refining
@@ -61,3 +64,17 @@ def test_what_will_be_refined_is_not_measured_as_it_will_not_be() -> None:
     assert asked.combinations[-1] == {EMBEDDING: "Q8_0"}
     assert made._better(worth, CHOSEN).of_tensor(EMBEDDING, "Q8_0") == pytest.approx(0.02)
     assert all(set(one.values()) == {"Q4_K"} for one in asked.combinations if EMBEDDING not in one)
+
+
+def test_layers_that_no_text_runs_through_have_their_type_and_are_not_measured() -> None:
+    made, _ = engine(None)
+    run, *own = names = ("blk.0.attn_v.weight", "blk.1.attn_v.weight", "blk.1.nextn.eh_proj.weight")
+    tensors = tuple(Tensor(name, (256, 256), "F16", 0, 1 << 16, 2 << 16) for name in names)
+    made.__dict__ |= {
+        "header": GgufHeader(Path("m.gguf"), 3, {}, tensors, 0, 32, 0), "tensors": tensors[:1],
+        "_planned": lambda kind: dict.fromkeys(names, kind.name),
+        "rounder": SimpleNamespace(n_bytes=lambda _tensor, kind: {"Q8_0": 320}[kind]),
+    }  # fmt: skip
+    assert made.settled == dict.fromkeys(own, "Q8_0")
+    assert made.preset(QuantType("Q4_K_M", "")) == {run: "Q4_K_M"}
+    assert made.fixed_bytes == 2 * 320
