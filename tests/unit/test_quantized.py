@@ -18,7 +18,7 @@ from ggufkit.core.progress import SilentReporter
 from ggufkit.core.records import Tensor
 from ggufkit.llama.argv import Overrides
 from ggufkit.llama.gguf import GgufHeader, carried_tensors, dominant_type
-from ggufkit.models import dequantized, dequantizing
+from ggufkit.models import dequantized, dequantizing, headers_only
 from ggufkit.models.checkpoint import open_checkpoint, read_config, scan_weights, stored_tensors
 from ggufkit.models.quantized.matrices import Matrix, scale_shape, split
 from ggufkit.models.quantized.method import Quantized, Reader, find
@@ -247,6 +247,7 @@ def test_a_checkpoint_that_only_says_so_is_not_made_floats(tmp_path: Path) -> No
         ("F16", "F16", "MXFP4", 1, "F16"),  # as gpt-oss is converted
         ("Q8_0", "Q8_0", "MXFP4", 0, "MXFP4"),  # as llama-quantize makes MXFP4_MOE
         ("F16", "Q4_K", "MXFP4", 0, "MXFP4"),
+        ("MXFP4", "F16", "MXFP4", 0, "MXFP4"),
         ("F16", "F16", "Q4_K", 0, "Q4_K"),
         ("F16", "F16", "F16", 0, "F16"),
     ],
@@ -276,3 +277,13 @@ def test_a_config_that_tells_no_bits_is_one_message(bits: object) -> None:
     tensors = {f"a.{name}": StoredTensor(f"a.{name}", Path("x"), dtype, (4, 4), 0, 1) for name, dtype in parts}
     with pytest.raises(CheckpointError, match="quantization_config of config"):
         split(how, tensors)
+
+
+@pytest.mark.parametrize(
+    ("method", "has"), [("bitsandbytes", True), ("compressed-tensors", True), ("fp8", False), (None, False)]
+)
+def test_of_which_checkpoints_headers_alone_tell_no_shapes(method: str | None, has: bool, tmp_path: Path) -> None:
+    config = {"quantization_config": {"quant_method": method}} if method is not None else {}
+    assert not headers_only._has_shapes_inside(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert headers_only._has_shapes_inside(tmp_path) == has

@@ -5,6 +5,8 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import gguf
 import numpy as np
@@ -20,6 +22,9 @@ from ggufkit.core.progress import SilentReporter
 from ggufkit.core.records import Checkpoint, Json, Manifest, Toolchain
 from ggufkit.llama import parts
 from ggufkit.llama.gguf import gguf_sha256, read_gguf, read_header
+from ggufkit.pipeline import plan
+from ggufkit.pipeline.job import Job
+from ggufkit.pipeline.resources import PlannedFile
 from ggufkit.request import RunOptions
 from ggufkit.steps import convert, division, joining
 from ggufkit.steps.convert import ConvertOptions
@@ -265,6 +270,28 @@ def test_a_set_counts_as_the_whole_file_does(tmp_path: Path) -> None:
     assert division.there(again) == again
     assert division.divide(again, SIZES[2], QUIET) == files[0]
     assert not again.exists()
+
+
+def test_a_set_of_which_nothing_is_left_is_none(tmp_path: Path) -> None:
+    files = divided(tmp_path / "tiny.gguf")
+    for file in files[:-1]:
+        file.unlink()
+    assert division.sets_in(tmp_path) == [files[0]]
+    files[-1].unlink()
+    assert division.sets_in(tmp_path) == []
+
+
+def test_a_plan_counts_the_largest_file_that_is_whole_and_in_parts_for_a_while(tmp_path: Path) -> None:
+    base = read_header(write(tmp_path / "tiny.gguf"))
+
+    def dividing(limit: int | None, *sizes: int) -> int:
+        job = cast(Job, SimpleNamespace(request=SimpleNamespace(parts=SimpleNamespace(split=limit))))
+        return plan._dividing(job, base, [cast(PlannedFile, SimpleNamespace(size_bytes=n)) for n in sizes])
+
+    assert dividing(None, 1 << 30) == 0
+    assert dividing(SIZES[0], 6_000) == base.size_bytes
+    assert dividing(SIZES[0], 1 << 20) == 1 << 20
+    assert dividing(ENOUGH, 6_000) == 0
 
 
 def test_a_base_in_parts_counts_for_a_conversion_and_gives_way_to_another(
