@@ -49,6 +49,7 @@ EXTRAS = {
         Extra("recipe", "Choosing a type for each tensor", ("scipy",)),
         Extra("lora", "Merging a LoRA adapter", (*_CHECKPOINTS, "peft")),
         Extra("data", "Reading tables and data sets", ("pyarrow", "datasets")),
+        Extra("sweep", "Many models at once", ("distributed", "dask_jobqueue", "bokeh", "fsspec")),
         Extra("serve", "Checking an endpoint", ("openai",)),
         Extra("tasks", "Judging what a model writes", ("lm_eval",)),
         Extra("modelscope", "ModelScope", ("modelscope_hub",)),
