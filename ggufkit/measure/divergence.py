@@ -83,6 +83,8 @@ def measure_all(
         ResourceError: not even the fewest chunks fit the scratch limit.
     """
     _require_one_vocabulary(base, files)
+    if evaluation.kept is not None:
+        evaluation.kept.make_room(str(base.sha256))
     options = evaluation.options
     if options.n_chunks is not None and scored(options.n_ctx, options.n_chunks) < FEWEST_VALUES:
         evaluation.session.reporter.warn(
@@ -92,7 +94,9 @@ def measure_all(
         return perplexity.measure_all((base, *files), evaluation)
     work = _Work(base, tuple(files), _fitted(base, files, evaluation, transport), transport)
     stale = work.stale()
-    return work.results(work.keeping_scores().measure(stale) if stale else {})
+    if stale or work.is_ahead():
+        return work.results(work.keeping_scores().measure(stale))
+    return work.results({})
 
 
 def _require_one_vocabulary(base: GgufFile, files: Sequence[GgufFile]) -> None:
@@ -141,6 +145,14 @@ class _Work:
         if self.session.force:
             return list(self.files)
         return [f for f in self.files if staleness(self._recipe(f), result_path(f, self.session)) is not None]
+
+    def is_ahead(self) -> bool:
+        """Whether the base is evaluated for files that come later, and its logits are kept for them."""
+        evaluation = self.evaluation
+        if self.files or evaluation.kept is None or evaluation.options.precision:
+            return False
+        path = perplexity.result_path(self.base, self.session)
+        return self.session.force or staleness(perplexity.recipe(self.base, evaluation), path) is not None
 
     def measure(self, stale: Sequence[GgufFile]) -> dict[Run, Result]:
         """Measure files, and their base along with them; each is published as soon as it is done."""
@@ -240,8 +252,9 @@ class _Work:
         def write(partial: Path) -> Made:
             return perplexity.write(partial, self.base, one.run, one.estimate, evaluation, own)
 
+        again = evaluation.kept is None  # else another evaluation of the same files may have told it already
         return self.session.ensure(
-            perplexity.recipe(self.base, self.evaluation), path, write, force=True, why=_ALONG
+            perplexity.recipe(self.base, self.evaluation), path, write, force=again, why=_ALONG
         )
 
 

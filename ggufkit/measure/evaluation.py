@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -16,6 +18,7 @@ from ggufkit.llama import evaluates, logs
 from ggufkit.llama.argv import Compute, Excerpt
 from ggufkit.llama.gguf import read_header
 from ggufkit.llama.memory import BATCH
+from ggufkit.measure.kept_logits import KeptLogits
 from ggufkit.steps import offload
 from ggufkit.steps.session import Session
 from ggufkit.texts.corpus import Corpus
@@ -108,6 +111,7 @@ class Evaluation:
         sample: what is evaluated in its place, where a precision was asked for.
         sample_bytes: how many bytes the sample was to have, 0 without one.
         scorer: the program that compares and writes what each token gave, None for the toolchain's own, which does not.
+        kept: where base logits stay for the next evaluation, None for nowhere.
     """
 
     corpus: Corpus
@@ -116,6 +120,7 @@ class Evaluation:
     sample: Corpus | None = None
     sample_bytes: int = 0
     scorer: Path | None = None
+    kept: KeptLogits | None = None
 
     @property
     def text(self) -> Corpus:
@@ -126,6 +131,16 @@ class Evaluation:
         """What decides a file's result besides the files and the tools."""
         special: dict[str, Json] = {"special": True} if self.corpus.special else {}
         return self.options.params(self.session, gguf.kv_type) | special
+
+    def key_of_base(self, base: GgufFile) -> str:
+        """A short name of all that decides a base's logits."""
+        told = {
+            "params": self.params(base),
+            "text": self.text.sha256,
+            "base": base.sha256,
+            "tools": self.session.tools.identity,
+        }
+        return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:16]
 
     @property
     def excerpt(self) -> Excerpt:

@@ -16,6 +16,7 @@ from ggufkit.llama import quants
 from ggufkit.llama.argv import Overrides
 from ggufkit.measure import conditions
 from ggufkit.measure.conditions import Setting
+from ggufkit.measure.kept_logits import KeptLogits
 from ggufkit.pipeline import overridden
 from ggufkit.pipeline.foreseen import is_measured
 from ggufkit.pipeline.senses import Part
@@ -35,6 +36,8 @@ class Job:
         text: what the table is measured on; `further_texts` are measured as well.
         part: what reads images or sound, where the model has such.
         task_specs: the tasks that are asked for; their questions are in `tasks`, but for a plan, which fetches none.
+        kept: where base logits stay for jobs that come later, None for nowhere.
+        only: names of the variant and the type of each file that is made, None for each type of each variant.
     """
 
     request: BuildRequest
@@ -51,6 +54,8 @@ class Job:
     tasks: tuple[TaskData, ...] = ()
     further_texts: tuple[Corpus, ...] = ()
     part: Part | None = None
+    only: frozenset[tuple[str, str]] | None = None
+    kept: KeptLogits | None = None
 
     @property
     def out(self) -> Path:
@@ -76,6 +81,8 @@ class Job:
     def targets(self) -> list[tuple[Variant, QuantType]]:
         """Which type is made for which variant; the base itself is not made again."""
         wanted = [(v, t) for v in self.variants for t in self.types if self._is_made(v, t)]
+        if self.only is not None:
+            wanted = [(v, t) for v, t in wanted if (v.name, t.name) in self.only]
         return [(v, t) for v, t in wanted if v.imatrix or t not in self.for_matrices_only]
 
     @property

@@ -47,12 +47,18 @@ class _Place:
             _refuse_others(self.out, self.name)
 
 
-def prepare(request: BuildRequest, reporter: Reporter, outlines: Path | None = None) -> Job:
+def prepare(
+    request: BuildRequest,
+    reporter: Reporter,
+    outlines: Path | None = None,
+    only: frozenset[tuple[str, str]] | None = None,
+) -> Job:
     """Look everything up and refuse what cannot work, before anything is written; before a model is downloaded, all
     that does not depend on it.
 
     Args:
         outlines: an empty directory, for a plan: it needs neither a hub's weights nor the named texts.
+        only: pairs of a variant and a type of the request, as they were asked for, that are made; None for all.
     """
     chosen = variants.resolve(request.variants)
     place = _require_possible(request, chosen)
@@ -73,8 +79,9 @@ def prepare(request: BuildRequest, reporter: Reporter, outlines: Path | None = N
     text, further, calibration = _rendered(texts, parts, model, reporter, planned=outlines is not None)
     part = senses.part_of(model, name, request.conversion, session)
     job = Job(
-        request, model, name, kinds, known, chosen, text, calibration, session, told, specs, tasks, further, part
-    )
+        request, model, name, kinds, known, chosen, text, calibration, session, told, specs, tasks, further, part,
+        _pairs(only, known),
+    )  # fmt: skip
     _tell_left_out(job)
     return job
 
@@ -88,6 +95,16 @@ def _types(request: BuildRequest, tools: Toolchain) -> tuple[tuple[QuantType, ..
     """All types of the toolchain, and those that are asked for."""
     known = quantize.known_types(tools)
     return known, targets.resolve(request.types, known)
+
+
+def _pairs(
+    only: frozenset[tuple[str, str]] | None, known: tuple[QuantType, ...]
+) -> frozenset[tuple[str, str]] | None:
+    """Pairs of a variant and a type by the names that files have."""
+    if only is None:
+        return None
+    named = {typed: targets.resolve((typed,), known)[0].name for typed in {typed for _, typed in only}}
+    return frozenset((variants.resolve((variant,))[0].name, named[typed]) for variant, typed in only)
 
 
 def _tell_left_out(job: Job) -> None:

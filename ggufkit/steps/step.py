@@ -97,11 +97,13 @@ class Result:
 class Workspace:
     """An output directory: final files in the open, the rest in a private directory.
 
-    `setting` names what is measured apart from the rest: another text, another context. "" for the first.
+    `setting` names what is measured apart from the rest: another text, another context. "" for the first. `own_scratch` is
+    where scratch goes of one of several that work in the directory at once.
     """
 
     root: Path
     setting: str = ""
+    own_scratch: Path | None = None
 
     @property
     def private(self) -> Path:
@@ -111,7 +113,7 @@ class Workspace:
     @property
     def scratch(self) -> Path:
         """Files that only a running command needs."""
-        return self.private / "scratch"
+        return self.own_scratch or self.private / "scratch"
 
     @property
     def measurements(self) -> Path:

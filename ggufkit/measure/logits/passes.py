@@ -58,26 +58,39 @@ Passes = Generator[Pass, None, list[GgufFile]]
 
 
 def by_file(base: GgufFile, files: Sequence[GgufFile], evaluation: Evaluation, *, pinned: bool = False) -> Passes:
-    """Write the base's logits to a file, then compare each file with it; the file is gone afterwards.
+    """Write the base's logits to a file, then compare each file with it; the file is gone afterwards, unless it is kept.
 
     Args:
         pinned: run on one processor, where the tool loses no output.
     """
-    session = evaluation.session
-    logits = session.workspace.scratch / "base.logits"
-    logits.parent.mkdir(parents=True, exist_ok=True)
-    share = shares.pinned() if pinned else Share(session.threads)
-    try:
-        run = run_base(base, logits, evaluation, share)
-        refuse_short(run, evaluation.text)
-        failures.require_success(run, _doing(base))
-        yield from _read_base(base, run)
+    share = shares.pinned() if pinned else Share(evaluation.session.threads)
+    with _base_logits(base, evaluation, share) as (logits, whole):
+        yield from _read_base(base, whole)
         lost = []
         for file in files:
             run = _run_file(file, logits, evaluation, share)
             failures.require_success(run, _doing(base, file))
             lost += yield from _read(file, run, evaluation)
         return lost
+
+
+@contextlib.contextmanager
+def _base_logits(base: GgufFile, evaluation: Evaluation, share: Share) -> Iterator[tuple[Path, ToolOutput]]:
+    """The base's logits in a file, and the pass that wrote it: one that is kept, or for the length of a context."""
+
+    def write(logits: Path) -> ToolOutput:
+        run = run_base(base, logits, evaluation, share)
+        refuse_short(run, evaluation.text)
+        failures.require_success(run, _doing(base))
+        return run
+
+    if evaluation.kept is not None:
+        yield evaluation.kept.get(evaluation.key_of_base(base), write)
+        return
+    logits = evaluation.session.workspace.scratch / "base.logits"
+    logits.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        yield logits, write(logits)
     finally:
         logits.unlink(missing_ok=True)
 
