@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ggufkit.commands.places import beside, beside_model, checkpoint_of
@@ -14,12 +14,12 @@ from ggufkit.core.part_names import stem_of
 from ggufkit.core.progress import Reporter
 from ggufkit.core.records import GgufFile, QuantType
 from ggufkit.llama import targets
-from ggufkit.llama.gguf import read_header
+from ggufkit.llama.gguf import GgufHeader, read_header
 from ggufkit.modelfile import chat_texts
 from ggufkit.models import dequantized, sources
 from ggufkit.pipeline import chosen, overridden, senses
 from ggufkit.pipeline.chosen import Means
-from ggufkit.pipeline.foreseen import given, is_measured
+from ggufkit.pipeline.foreseen import given, is_measured, n_bytes
 from ggufkit.pipeline.lookup import refuse_inside
 from ggufkit.pipeline.recipes import RecipeSources
 from ggufkit.recipes.options import RecipeOptions
@@ -30,6 +30,7 @@ from ggufkit.steps.convert import ConvertOptions
 from ggufkit.steps.convert import convert as convert_step
 from ggufkit.steps.imatrix import ImatrixOptions, make_imatrix, name_missing, require_fits
 from ggufkit.steps.quantize import QuantizeOptions
+from ggufkit.steps.session import Session
 from ggufkit.steps.step import Result
 from ggufkit.steps.tensor_types import refuse_floats_of_carried
 from ggufkit.texts import calibration_text
@@ -138,13 +139,13 @@ def quantize(
     session = run.session(where, reporter)
     kinds = targets.resolve(types, quantizing.known_types(session.tools))
     material = _material(wanted, kinds, base, reporter)
-    if wanted.split is not None:
-        division.require_possible(header, wanted.split, [kind.name for kind in kinds])
     for kind in kinds:
         if not wanted.allow_requantize:
             refuse_floats_of_carried(header, kind.name)
         if not is_measured(kind):
             quantizing.require_matrix(session.tools, gguf, kind, given(header, kind, plainly))
+    if wanted.split is not None:
+        _require_parts(wanted.split, header, kinds, plainly, session)
     done = []
     with session.workspace.locked():
         for kind in kinds:
@@ -157,6 +158,23 @@ def quantize(
                 done[-1] = division.divided(done[-1], wanted.split, reporter)
             tell(done[-1])
     return done
+
+
+def _require_parts(
+    limit: int, base: GgufHeader, kinds: Sequence[QuantType], how: QuantizeOptions, session: Session
+) -> None:
+    """Require parts in which all tensors have room as they will be; of measured types that is seen when they are made.
+
+    Raises:
+        UsageError: one is too large.
+    """
+    for kind in kinds:
+        if is_measured(kind):
+            continue
+        planned = quantizing.plan(session.tools, base.path, kind, given(base, kind, how))
+        sizes = {tensor.name: n_bytes(tensor) for tensor in planned.tensors}
+        kept = (replace(t, n_bytes=sizes[t.name]) for t in base.tensors if t.name in sizes)
+        division.require_possible(replace(base, tensors=tuple(kept)), limit)
 
 
 def _substitutes(made: Result) -> str:

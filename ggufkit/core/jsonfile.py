@@ -27,7 +27,8 @@ _MARKS = {
     codecs.BOM_UTF16_LE: "UTF-16",
     codecs.BOM_UTF16_BE: "UTF-16",
 }
-_POINTER = b"version https://git-lfs"
+LFS_POINTER = b"version https://git-lfs"
+"""How a file begins that Git LFS left in place of the real one."""
 
 
 def read_json(
@@ -106,7 +107,7 @@ def is_of(value: object, kind: Any) -> bool:
 def _require_text(raw: bytes, what: str, error: Refusal, hint: str) -> None:
     if not raw.strip():
         raise error(f"{what} is empty.", hint=hint)
-    if raw.startswith(_POINTER):
+    if raw.startswith(LFS_POINTER):
         message = f"{what} is a pointer of Git LFS, not the file itself."
         raise error(message, hint="Fetch the files: `git lfs pull`.")
     for mark, encoding in _MARKS.items():

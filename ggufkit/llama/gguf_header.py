@@ -15,6 +15,7 @@ from math import isfinite, prod
 from pathlib import Path
 
 from ggufkit.core.errors import GgufError
+from ggufkit.core.jsonfile import LFS_POINTER
 from ggufkit.core.records import Json, Tensor
 from ggufkit.llama.ggml_types import ggml_type
 from ggufkit.llama.gguf_reader import HINT, MAGIC, MAX_HEADER, Damaged, RawHeader, mapped, parse
@@ -153,6 +154,9 @@ def _require_whole(header: GgufHeader) -> None:
 
 
 def _check_magic(path: Path, data: mmap.mmap, at: int) -> int:
+    if data[at : at + len(LFS_POINTER)] == LFS_POINTER:
+        message = f"{path} is a pointer of Git LFS, not the file itself."
+        raise GgufError(message, hint=f"Fetch the files: `git lfs pull`, in {path.parent}.")
     if data[at : at + 4] != MAGIC:
         raise GgufError(f"{path} is not a GGUF: it does not start with GGUF.", hint=HINT)
     (version,) = struct.unpack_from("<I", data, at + 4)

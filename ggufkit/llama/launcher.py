@@ -51,6 +51,7 @@ _LACKING = (
 _SETTING, _TENSOR = re.compile(r"\b(\w*hparams\w*|rope_parameters)\["), re.compile(r"(_experts|\w*tensors)\[")
 """Where the converter keeps what config.json says, and what the shards hold."""
 _QUANTIZED = ("quantization_config", "quantization")  # of transformers, and of MLX
+_PARTS_OF_QUANTIZED = ("_scale_inv", ".weight_scale", ".weight_packed", ".SCB", ".absmax", ".qweight", ".qzeros")
 ORIGINAL = "Start from the original checkpoint in F32, F16 or BF16."
 _TOWER = "vision_tower."
 _TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "tekken.json")
@@ -188,6 +189,13 @@ def not_convertible(checkpoint: Path, error: Exception) -> GgufkitError:
         if any(config.get(key) for key in _QUANTIZED):
             message = f"{checkpoint} is quantized already: llama.cpp's converter knows no {name} of it."
             return CheckpointError(message, hint=ORIGINAL)
+        if name.strip("'").endswith(_PARTS_OF_QUANTIZED):
+            message = (
+                f"{checkpoint} holds {name}, a part of a quantized matrix, and its config.json tells of none."
+            )
+            return CheckpointError(
+                message, hint=f"Take the config.json that was saved with the weights. {ORIGINAL}"
+            )
         return CheckpointError(
             f"llama.cpp's converter knows no {name} of {checkpoint}.",
             hint="A tensor was renamed, or the architecture has variants that llama.cpp lacks.",

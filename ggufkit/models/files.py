@@ -12,7 +12,7 @@ from typing import Any
 
 from ggufkit.core.errors import CheckpointError
 from ggufkit.core.hashing import sha256_files
-from ggufkit.core.jsonfile import read_json
+from ggufkit.core.jsonfile import LFS_POINTER, read_json
 from ggufkit.core.progress import Reporter
 from ggufkit.hub.listing import CHECKPOINT_FILES
 
@@ -28,7 +28,6 @@ _READ = re.compile(
 )
 _SETTINGS = re.compile(r"(generation_config|tokenizer_config|special_tokens_map|added_tokens|vocab)\.json")
 _SETTINGS_BYTES = 64 << 20
-_POINTER = b"version https://git-lfs"
 _INDEX_BYTES = 100_000_000
 _LONGEST_NAME, _DEEPEST = 255, 16
 _SHOWN = 4
@@ -91,11 +90,11 @@ def _is_of_a_hub(target: Path, root: Path) -> bool:
 def _require_content(file: Path) -> None:
     try:
         with file.open("rb") as stream:
-            start = stream.read(len(_POINTER))
+            start = stream.read(len(LFS_POINTER))
     except OSError as error:
         message = f"{file} cannot be read: {error.strerror or error}."
         raise CheckpointError(message, hint="Check its permissions.") from error
-    if start == _POINTER:
+    if start == LFS_POINTER:
         message = f"{file} is a pointer of Git LFS, not the file itself."
         raise CheckpointError(message, hint=f"Fetch the files: `git lfs pull`, in {file.parent}.")
     if not start and file.suffix in (".json", ".model"):

@@ -133,7 +133,13 @@ def test_what_a_long_conversion_would_end_in_is_found_before_it(
 
 @pytest.mark.parametrize(
     ("damage", "message"),
-    [("empty", "is empty"), ("cut", "is truncated"), ("text", "is not a GGUF"), ("big", "big-endian")],
+    [
+        ("empty", "is empty"),
+        ("cut", "is truncated"),
+        ("text", "is not a GGUF"),
+        ("pointer", "of Git LFS"),
+        ("big", "big-endian"),
+    ],
 )
 def test_a_broken_gguf(tmp_path: Path, corpus: Path, damage: str, message: str) -> None:
     model = write(tmp_path / "model-F16.gguf", big=damage == "big")
@@ -141,6 +147,7 @@ def test_a_broken_gguf(tmp_path: Path, corpus: Path, damage: str, message: str) 
         "empty": b"",
         "cut": model.read_bytes()[:-50],
         "text": b"hello world, no gguf",
+        "pointer": b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n",
         "big": model.read_bytes(),
     }
     model.write_bytes(content[damage])

@@ -142,6 +142,11 @@ def test_quantizing_from_parts_gives_the_same_bytes(base: Path, tmp_path: Path) 
     made = division.there(tmp_path / "parts" / "tiny-llama-Q8_0.gguf")
     assert split.out.split() == [str(made)]
     assert read_gguf(made).path == made
+    largest = max(tensor.n_bytes for tensor in read_header(last).tensors)
+    smaller = ggufkit("quantize", last, "--types", "q4_0", "--out", tmp_path / "parts", "--split", str(largest))
+    assert smaller.code == 0, "no tensor of the base fits, all of the file's do: " + smaller.err
+    refused = ggufkit("quantize", last, "--types", "q4_0,f32", "--out", tmp_path / "no", "--split", str(largest))
+    assert (refused.code, "has no parts of" in refused.err, list(tmp_path.glob("no/*.gguf"))) == (2, True, [])
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="SIGKILL")

@@ -201,6 +201,13 @@ def test_a_tensor_of_a_quantized_checkpoint(llama: tuple[Path, dict[str, Shape]]
     assert told.exit_code == 3
 
 
+def test_parts_of_quantized_matrices_that_no_config_tells_of(llama: tuple[Path, dict[str, Shape]]) -> None:
+    """As a fine-tune of a quantized model leaves them whose config.json is the original's."""
+    told = not_convertible(llama[0], ValueError("Can not map tensor 'model.layers.0.mlp.down_proj.SCB'"))
+    assert "'model.layers.0.mlp.down_proj.SCB', a part of a quantized matrix" in told.message
+    assert "config.json that was saved with the weights" in str(told.hint)
+
+
 def test_a_checkpoint_without_a_tokenizer(tmp_path: Path) -> None:
     """As trainers save it that know of the model only."""
     error = ValueError("Couldn't instantiate the backend tokenizer from one of: (1) a `tokenizers` library file")
