@@ -66,7 +66,7 @@ def require_known(value: Mapping[Any, Any], shape: type[Any], what: str, *, hint
         raise InputError(message, hint=hint)
 
 
-def _loader() -> type[yaml.SafeLoader | yaml.CSafeLoader]:
+def loader_class() -> type[yaml.SafeLoader | yaml.CSafeLoader]:
     """The parser in C where PyYAML has it: it is ten times as fast."""
     import yaml
 
@@ -78,7 +78,7 @@ def _require_plain(text: str, what: str, hint: str) -> None:
     import yaml
 
     deep = 0
-    for n_events, event in enumerate(yaml.parse(text, Loader=_loader())):
+    for n_events, event in enumerate(yaml.parse(text, Loader=loader_class())):
         if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None) is not None:
             raise InputError(f"{what} uses anchors, which such a file may not.", hint=hint)
         if isinstance(event, yaml.CollectionStartEvent):
@@ -93,7 +93,7 @@ def _require_plain(text: str, what: str, hint: str) -> None:
 
 
 def _load(text: str, what: str, hint: str) -> Any:
-    loader = _loader()(text)
+    loader = loader_class()(text)
     try:
         node = loader.get_single_node()
         if node is None:
