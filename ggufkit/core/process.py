@@ -208,6 +208,23 @@ def start(command: tuple[str, ...], where: Surroundings, *, feed: bool, into: IO
     return proc
 
 
+def detach(argv: Sequence[str | Path], log: Path) -> Started:
+    """Start a program that goes on when ggufkit ends, whatever becomes of the terminal; what it says is added to a log.
+
+    Raises:
+        OSError: it could not be started, or the log not be written.
+    """
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("ab") as sink:
+        return subprocess.Popen(
+            [str(word) for word in argv],
+            stdin=subprocess.DEVNULL,
+            stdout=sink,
+            stderr=sink,
+            start_new_session=True,
+        )
+
+
 def _inherited() -> dict[str, str]:
     """The environment, without the options that llama.cpp's tools read there: no manifest would tell of them."""
     return {name: value for name, value in os.environ.items() if not name.startswith("LLAMA_ARG_")}

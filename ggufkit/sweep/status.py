@@ -14,6 +14,8 @@ from ggufkit.sweep.journal import Driver
 from ggufkit.sweep.records import STAGES, Event, Outcome
 
 _ENDS = ("stopped", "finished")
+_FIRST = STAGES[0]
+"""The stage that tells which jobs a model has besides."""
 
 
 @dataclass(frozen=True)
@@ -165,6 +167,11 @@ class Board:
         return _sum(tally for stages in self._cells.values() for tally in stages.values())
 
     @property
+    def is_planned(self) -> bool:
+        """Whether all jobs are known: those of a model are once it is there."""
+        return all(_is_known(stages) for stages in self._cells.values())
+
+    @property
     def running(self) -> list[Running]:
         """The jobs at work, those of the longest time first."""
         return sorted(self._running.values(), key=lambda job: job.since)
@@ -196,14 +203,12 @@ class Board:
 
     def _left(self) -> Iterator[tuple[str, float]]:
         """Jobs that have not ended, by stage; of cells that are not planned yet as many as the others have."""
-        known = [stages for stages in self._cells.values() if set(stages) - {"fetch"}]
-        unknown = sum(
-            not set(stages) - {"fetch"} and _sum(stages.values()).failed == 0 for stages in self._cells.values()
-        )
+        known = [stages for stages in self._cells.values() if set(stages) - {_FIRST}]
+        unknown = sum(not _is_known(stages) for stages in self._cells.values())
         for stage in self.stages:
             found = [stages[stage] for stages in self._cells.values() if stage in stages]
             foreseen = sum(s[stage].total for s in known if stage in s) / len(known) if known else 0
-            yield stage, sum(tally.left for tally in found) + (unknown * foreseen if stage != "fetch" else 0)
+            yield stage, sum(tally.left for tally in found) + (unknown * foreseen if stage != _FIRST else 0)
 
 
 def cell_of(job: str) -> str:
@@ -220,6 +225,11 @@ def words(job: str) -> str:
     """A job's id as people read it: "qwen2.5-0.5b: quantize imatrix Q4_K_M"."""
     cell, *what = job.split("|")
     return f"{cell}: {' '.join(filter(None, what))}"
+
+
+def _is_known(stages: Mapping[str, Tally]) -> bool:
+    """Whether a cell's jobs are planned, or never will be."""
+    return bool(set(stages) - {_FIRST}) or _sum(stages.values()).failed > 0
 
 
 def _sum(tallies: Iterable[Tally]) -> Tally:
