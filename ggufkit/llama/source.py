@@ -135,6 +135,15 @@ def _complete(source: Path, commit: str, part: str, reporter: Reporter) -> None:
             shutil.rmtree(anew)
 
 
+def needed_files(tree: Path) -> Iterator[tuple[Path, str]]:
+    """What a build and a conversion need of a source tree: files, and their names in it."""
+    for top in sorted(tree.iterdir()):
+        for file in sorted(top.rglob("*")) if top.is_dir() else [top]:
+            name = file.relative_to(tree).as_posix()
+            if file.is_file() and _is_wanted(name):
+                yield file, name
+
+
 def unpack_archive(archive: Path) -> Source:
     """Unpack a llama.cpp source archive (any tar, or `git archive`) into the cache, once per content."""
     target = _home_of(archive)

@@ -1,0 +1,273 @@
+"""Where a sweep's workers come from: this machine, a cluster that exists, or jobs of a queue through dask-jobqueue."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from ggufkit.core import extras, machine
+from ggufkit.core.errors import InputError, UsageError
+from ggufkit.llama import cuda
+from ggufkit.sweep import station
+from ggufkit.sweep.station import Versions
+from ggufkit.sweep.stores import HOME, StoreSpec
+
+LIGHT_THREADS = 4
+"""Jobs at once on a worker: one that is heavy, and those that fetch and tabulate beside it."""
+KEEPER = "ggufkit-keeper"
+
+_CORES_PER_MAKER = 16
+"""On a machine with GPUs one worker quantizes for so many processors."""
+_CONNECT_S = 20.0
+_DEATH_S = 300
+"""A worker of a queue that finds no scheduler for so long ends, and with it its job."""
+
+
+@dataclass(frozen=True)
+class QueueOptions:
+    """Jobs of a queue, each of which is a worker.
+
+    Args:
+        system: of `SYSTEMS`: "slurm", "pbs"…
+        partition: or queue; "" for the system's default. `time`, of a job: "4:00:00".
+        gpus: of one job. `cores` and `memory` ("64GiB"), too.
+        jobs: so many are kept running; the queue is given another one for each that ends.
+        account: who pays.
+        extra: further directives, as the system has them: "--constraint=h100".
+    """
+
+    system: str
+    partition: str = ""
+    time: str = ""
+    gpus: int = 0
+    cores: int = 1
+    memory: str = "4GiB"
+    jobs: int = 1
+    account: str = ""
+    extra: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class System:
+    """A kind of queue.
+
+    Args:
+        title: as people call it.
+        submit: the program without which there is none here.
+        gpus: the directive that asks for so many GPUs; None where there is none that all sites have.
+        partition, account: what dask-jobqueue calls them; "" where there is no such thing.
+    """
+
+    title: str
+    cluster: str
+    submit: str
+    gpus: Callable[[int], str] | None
+    partition: str = "queue"
+    account: str = "account"
+    walltime: bool = True
+
+
+SYSTEMS: Mapping[str, System] = {
+    "slurm": System("Slurm", "SLURMCluster", "sbatch", "--gpus={}".format),
+    "pbs": System("PBS", "PBSCluster", "qsub", None),
+    "lsf": System("LSF", "LSFCluster", "bsub", "-gpu num={}".format, account="project"),
+    "sge": System("SGE", "SGECluster", "qsub", "-l gpu={}".format, account="project"),
+    "oar": System("OAR", "OARCluster", "oarsub", None, account="project"),
+    "htcondor": System("HTCondor", "HTCondorCluster", "condor_submit", "request_gpus={}".format, "", "", walltime=False),
+}  # fmt: skip
+"""TABLE of queues that dask-jobqueue knows."""
+
+
+@dataclass(frozen=True)
+class Where:
+    """Where workers come from: a scheduler's address, a queue, or else so many workers here; None for what the machine
+    has."""
+
+    scheduler: str = ""
+    queue: QueueOptions | None = None
+    workers: int | None = None
+
+    @property
+    def is_local(self) -> bool:
+        """Whether all work is done on this machine."""
+        return not self.scheduler and self.queue is None
+
+
+@dataclass(frozen=True)
+class LocalWorker:
+    """A worker on this machine: its threads, and the GPU that it alone has; "" for none."""
+
+    name: str
+    threads: int
+    gpu: str = ""
+    makes: bool = True
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What Dask starts it with."""
+        resources = {station.THREADS: self.threads, station.GPU: int(bool(self.gpu)), station.CPU: int(self.makes)}
+        return {
+            "nthreads": LIGHT_THREADS, "name": self.name, "resources": resources, "memory_limit": 0,
+            "env": {"CUDA_VISIBLE_DEVICES": self.gpu or "-1"}, "dashboard": False,
+        }  # fmt: skip
+
+
+def local_workers(wanted: int | None, cores: int, gpus: Sequence[str]) -> list[LocalWorker]:
+    """One worker a GPU and some that quantize beside them; without GPUs so many as are wanted, or one."""
+    with_gpu = list(gpus)[: wanted or None]
+    makers = max(1, (cores - len(with_gpu)) // _CORES_PER_MAKER) if with_gpu else wanted or 1
+    threads = max(1, cores // (len(with_gpu) + makers))
+    return [
+        *(LocalWorker(f"gpu-{i}", threads, gpu, makes=False) for i, gpu in enumerate(with_gpu)),
+        *(LocalWorker(f"cpu-{i}", threads) for i in range(makers)),
+    ]
+
+
+@dataclass(frozen=True)
+class Connection:
+    """A client, and how the workers behind it find the sweep's files."""
+
+    client: Any
+    spec: StoreSpec
+    is_local: bool
+
+    @property
+    def has_keeper(self) -> bool:
+        """Whether jobs that need all files of a cell must ask for `keeper.RESOURCE`."""
+        return bool(self.spec.keeper)
+
+
+@contextlib.contextmanager
+def connected(where: Where, spec: StoreSpec) -> Iterator[Connection]:
+    """A client of the workers that are asked for, each with a station; what was started for it ends with the context.
+
+    Raises:
+        InputError: there is no such scheduler or queue.
+        MissingExtra: Dask is not installed.
+    """
+    extras.require("sweep")
+    from distributed import Client
+
+    with contextlib.ExitStack() as stack:
+        if where.scheduler:
+            client = stack.enter_context(_client(where.scheduler))
+        else:
+            started = _queued(where.queue, spec) if where.queue is not None else _local(where.workers)
+            cluster = stack.enter_context(started)
+            client = stack.enter_context(Client(cluster, set_as_default=False))
+        if not where.is_local and not spec.url:
+            spec = replace(spec, keeper=stack.enter_context(_keeper(client)))
+        client.register_plugin(station.plugin(spec, Versions.here()), name=station.PLUGIN)
+        yield Connection(client, spec, where.is_local)
+
+
+def _client(scheduler: str) -> Any:
+    from distributed import Client
+
+    file = Path(scheduler)
+    try:
+        if file.is_file():
+            return Client(scheduler_file=str(file), timeout=_CONNECT_S, set_as_default=False)
+        return Client(scheduler, timeout=_CONNECT_S, set_as_default=False)
+    except (OSError, ValueError, TimeoutError) as error:
+        hint = "Start one: `dask scheduler` there, and `dask worker tcp://HOST:8786` on each machine."
+        raise InputError(f"No Dask scheduler answers at {scheduler}.", hint=hint) from error
+
+
+def _local(wanted: int | None) -> Any:
+    """Workers in processes of their own, so that each sees its GPU alone."""
+    from distributed import Nanny, Scheduler, SpecCluster
+
+    gpus = [gpu.uuid for gpu in cuda.gpus()]
+    workers = local_workers(wanted, machine.physical_cores(), gpus)
+    specs = {worker.name: {"cls": Nanny, "options": worker.options} for worker in workers}
+    options = {"host": "127.0.0.1", "port": 0, "dashboard_address": "127.0.0.1:0"}
+    return SpecCluster(specs, {"cls": Scheduler, "options": options}, name="ggufkit-sweep", silence_logs=False)
+
+
+def _queued(asked: QueueOptions, spec: StoreSpec) -> Any:
+    """A cluster whose workers are jobs of a queue; jobs that end are replaced."""
+    system = require_system(asked.system)
+    kind = getattr(importlib.import_module("dask_jobqueue"), system.cluster)
+    try:
+        cluster = kind(**queue_arguments(asked, Path(spec.out) / HOME / "logs"))
+    except ValueError as error:
+        hint = f"See cluster: {asked.system}: in the sweep file."
+        raise UsageError(f"{system.title} cannot be asked for that: {error}.", hint=hint) from error
+    cluster.adapt(minimum_jobs=asked.jobs, maximum_jobs=asked.jobs)
+    return cluster
+
+
+def require_system(name: str) -> System:
+    """The row of a queue. Raises InputError where this machine cannot submit jobs to it."""
+    system = SYSTEMS[name]
+    if shutil.which(system.submit) is None:
+        hint = "Run the command where jobs are submitted, or give --scheduler or --workers."
+        raise InputError(f"{system.title} is not installed here: there is no {system.submit}.", hint=hint)
+    return system
+
+
+def queue_arguments(asked: QueueOptions, logs: Path) -> dict[str, Any]:
+    """What dask-jobqueue is told: one worker a job, with all that the job has.
+
+    Raises:
+        UsageError: GPUs are asked for where each site has a directive of its own for them.
+    """
+    system = SYSTEMS[asked.system]
+    named = {
+        system.partition: asked.partition, system.account: asked.account, "walltime": asked.time if system.walltime else "",
+    }  # fmt: skip
+    offered = f"{station.THREADS}={asked.cores}" + ("" if asked.gpus else f" {station.GPU}=0")
+    return {
+        "cores": asked.cores, "memory": asked.memory, "processes": 1, "log_directory": str(logs),
+        "job_name": "ggufkit-sweep", "death_timeout": _DEATH_S, "scheduler_options": {"dashboard_address": ":0"},
+        "worker_extra_args": ["--no-dashboard", "--resources", f"'{offered}'"],
+        **_directives(system, asked),
+        **{name: value for name, value in named.items() if name and value},
+    }  # fmt: skip
+
+
+def _directives(system: System, asked: QueueOptions) -> dict[str, Any]:
+    if system.cluster == "PBSCluster" and asked.gpus:
+        spec = f"select=1:ncpus={asked.cores}:ngpus={asked.gpus}:mem={asked.memory.replace('iB', 'B')}"
+        return {"job_extra_directives": list(asked.extra), "resource_spec": spec}
+    if asked.gpus and system.gpus is None:
+        hint = f"Write what your site wants into extra: of cluster: {asked.system}:, and leave gpus: out."
+        raise UsageError(f"{system.title} has no directive for GPUs that all sites know.", hint=hint)
+    directives = [*([system.gpus(asked.gpus)] if asked.gpus and system.gpus else []), *asked.extra]
+    if system.cluster == "HTCondorCluster":
+        pairs = (word.partition("=") for word in directives)
+        return {
+            "job_extra_directives": {name.strip(): value.strip() for name, _, value in pairs},
+            "disk": asked.memory,
+        }
+    return {"job_extra_directives": directives}
+
+
+@contextlib.contextmanager
+def _keeper(client: Any) -> Iterator[str]:
+    """A worker in this process that sees the sweep's directory; its address."""
+    from distributed import Worker
+
+    async def start() -> Any:
+        scheduler = client.scheduler.address
+        return await Worker(
+            scheduler,
+            name=KEEPER,
+            nthreads=LIGHT_THREADS,
+            memory_limit=0,
+            dashboard=False,
+            security=client.security,
+        )
+
+    worker = client.sync(start)
+    try:
+        yield str(worker.address)
+    finally:
+        with contextlib.suppress(Exception):  # the scheduler may be gone
+            client.sync(worker.close, timeout=5)
