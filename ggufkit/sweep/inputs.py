@@ -1,0 +1,119 @@
+"""Files that a request names: the driver has them, and workers on other machines get them through the store."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from ggufkit.core.paths import user_path
+from ggufkit.models import sources
+from ggufkit.request import BuildRequest
+from ggufkit.sweep.records import StoredFile
+from ggufkit.sweep.stores import HOME, Store, is_as_told
+
+PATHS = (
+    ("source", "lora"), ("overrides", "tensor_type_file"), ("calibration", "text"), ("calibration", "imatrix"),
+    ("evaluation", "corpus"), ("evaluation", "tasks"),
+)  # fmt: skip
+"""Fields of a request's groups that may name files, besides its model and its types."""
+
+Renamed = Callable[[str], str]
+
+
+@dataclass(frozen=True)
+class Given:
+    """A file or a directory that the driver has.
+
+    Args:
+        path: as the request has it.
+        cell: where it is in the store.
+        name: its own; what is made of it is called by that.
+        files: all of it.
+    """
+
+    path: str
+    cell: str
+    name: str
+    files: tuple[StoredFile, ...]
+
+
+def offered(request: BuildRequest, store: Store) -> tuple[Given, ...]:
+    """Let others have the files that a request names. Where the driver's directory is the store, links are enough."""
+    return tuple(_offer(path, store) for path in dict.fromkeys(_named(request)))
+
+
+def _offer(path: str, store: Store) -> Given:
+    home = user_path(path).resolve()
+    found = [f for f in sorted(home.rglob("*")) if f.is_file()] if home.is_dir() else [home]
+    name = Path(path).name or home.name
+    key = hashlib.sha256(json.dumps([(str(f), f.stat().st_size, f.stat().st_mtime_ns) for f in found]).encode())
+    cell = f"{HOME}/inputs/{key.hexdigest()[:12]}"
+    target = store.place(cell) / name
+    for file in found:
+        _link(target / file.relative_to(home) if home.is_dir() else target, file.resolve())
+    return Given(path, cell, name, store.push(cell, [target]))
+
+
+def _link(link: Path, file: Path) -> None:
+    link.parent.mkdir(parents=True, exist_ok=True)
+    with contextlib.suppress(FileExistsError):
+        link.symlink_to(file)
+
+
+def localized(request: BuildRequest, given: Sequence[Given], store: Store) -> BuildRequest:
+    """The request with paths that are right on this machine; what is not here comes from the store."""
+    here = {one.path: _brought(one, store) for one in given}
+    return _with_paths(request, lambda path: here.get(path, path))
+
+
+def _brought(one: Given, store: Store) -> str:
+    home = user_path(one.path)
+    if all(is_as_told(home.parent / file.name, file) for file in one.files):
+        return one.path
+    store.pull(one.cell, one.files)
+    return str(store.place(one.cell) / one.name)
+
+
+def _named(request: BuildRequest) -> Iterator[str]:
+    """Paths on this disk that a request names, as it has them."""
+    seen: list[str] = []
+
+    def note(path: str) -> str:
+        seen.append(path)
+        return path
+
+    _with_paths(request, note)
+    yield from seen
+
+
+def _with_paths(request: BuildRequest, renamed: Renamed) -> BuildRequest:
+    """The request with other paths in place of those that it names."""
+    groups: dict[str, Any] = {}
+    for group, name in PATHS:
+        now = groups.get(group, getattr(request, group))
+        groups[group] = replace(now, **{name: _renamed(getattr(now, name), renamed)})
+    model = request.model
+    if sources.is_local(model):
+        model = renamed(model)
+    return replace(request, model=model, types=_renamed(request.types, renamed), **groups)
+
+
+def _renamed(value: Any, renamed: Renamed) -> Any:
+    if isinstance(value, Path):
+        return Path(renamed(str(value))) if value.exists() else value
+    if isinstance(value, tuple):
+        return tuple(_renamed(one, renamed) for one in value)
+    if isinstance(value, str) and (path := _path_in(value)) is not None:
+        return value.replace(path, renamed(path), 1)
+    return value
+
+
+def _path_in(word: str) -> str | None:
+    """The file that a word names: all of it, or behind `recipe:` or `name=`, or before a share or a column."""
+    parts = (word, word.partition(":")[2], word.partition("=")[2], word.rpartition(":")[0])
+    return next((part for part in parts if part and user_path(part).is_file()), None)
