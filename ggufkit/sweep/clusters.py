@@ -6,14 +6,16 @@ import contextlib
 import importlib
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from ggufkit.core import extras, machine
 from ggufkit.core.errors import InputError, UsageError
+from ggufkit.core.units import GIB
 from ggufkit.llama import cuda
 from ggufkit.sweep import station
+from ggufkit.sweep.spec import Queue
 from ggufkit.sweep.station import Versions
 from ggufkit.sweep.stores import HOME, StoreSpec
 
@@ -23,33 +25,11 @@ KEEPER = "ggufkit-keeper"
 
 _CORES_PER_MAKER = 16
 """On a machine with GPUs one worker quantizes for so many processors."""
+_GIB_A_CORE = 4
+"""What a job asks for where nothing is said."""
 _CONNECT_S = 20.0
 _DEATH_S = 300
 """A worker of a queue that finds no scheduler for so long ends, and with it its job."""
-
-
-@dataclass(frozen=True)
-class QueueOptions:
-    """Jobs of a queue, each of which is a worker.
-
-    Args:
-        system: of `SYSTEMS`: "slurm", "pbs"…
-        partition: or queue; "" for the system's default. `time`, of a job: "4:00:00".
-        gpus: of one job. `cores` and `memory` ("64GiB"), too.
-        jobs: so many are kept running; the queue is given another one for each that ends.
-        account: who pays.
-        extra: further directives, as the system has them: "--constraint=h100".
-    """
-
-    system: str
-    partition: str = ""
-    time: str = ""
-    gpus: int = 0
-    cores: int = 1
-    memory: str = "4GiB"
-    jobs: int = 1
-    account: str = ""
-    extra: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -85,17 +65,23 @@ SYSTEMS: Mapping[str, System] = {
 
 @dataclass(frozen=True)
 class Where:
-    """Where workers come from: a scheduler's address, a queue, or else so many workers here; None for what the machine
-    has."""
+    """Where workers come from.
+
+    Args:
+        scheduler: its address, or its file.
+        system: of `SYSTEMS`, and what is asked of that: "" for none.
+        workers: so many on this machine, where there is neither; None for what the machine has.
+    """
 
     scheduler: str = ""
-    queue: QueueOptions | None = None
+    system: str = ""
+    queue: Queue = field(default_factory=Queue)
     workers: int | None = None
 
     @property
     def is_local(self) -> bool:
         """Whether all work is done on this machine."""
-        return not self.scheduler and self.queue is None
+        return not self.scheduler and not self.system
 
 
 @dataclass(frozen=True)
@@ -157,7 +143,7 @@ def connected(where: Where, spec: StoreSpec) -> Iterator[Connection]:
         if where.scheduler:
             client = stack.enter_context(_client(where.scheduler))
         else:
-            started = _queued(where.queue, spec) if where.queue is not None else _local(where.workers)
+            started = _queued(where, spec) if where.system else _local(where.workers)
             cluster = stack.enter_context(started)
             client = stack.enter_context(Client(cluster, set_as_default=False))
         if not where.is_local and not spec.url:
@@ -190,16 +176,16 @@ def _local(wanted: int | None) -> Any:
     return SpecCluster(specs, {"cls": Scheduler, "options": options}, name="ggufkit-sweep", silence_logs=False)
 
 
-def _queued(asked: QueueOptions, spec: StoreSpec) -> Any:
+def _queued(where: Where, spec: StoreSpec) -> Any:
     """A cluster whose workers are jobs of a queue; jobs that end are replaced."""
-    system = require_system(asked.system)
+    system = require_system(where.system)
     kind = getattr(importlib.import_module("dask_jobqueue"), system.cluster)
     try:
-        cluster = kind(**queue_arguments(asked, Path(spec.out) / HOME / "logs"))
+        cluster = kind(**queue_arguments(where.system, where.queue, Path(spec.out) / HOME / "logs"))
     except ValueError as error:
-        hint = f"See cluster: {asked.system}: in the sweep file."
+        hint = f"See cluster: {where.system}: in the sweep file."
         raise UsageError(f"{system.title} cannot be asked for that: {error}.", hint=hint) from error
-    cluster.adapt(minimum_jobs=asked.jobs, maximum_jobs=asked.jobs)
+    cluster.adapt(minimum_jobs=where.queue.jobs, maximum_jobs=where.queue.jobs)
     return cluster
 
 
@@ -212,40 +198,45 @@ def require_system(name: str) -> System:
     return system
 
 
-def queue_arguments(asked: QueueOptions, logs: Path) -> dict[str, Any]:
+def queue_arguments(name: str, asked: Queue, logs: Path) -> dict[str, Any]:
     """What dask-jobqueue is told: one worker a job, with all that the job has.
 
     Raises:
         UsageError: GPUs are asked for where each site has a directive of its own for them.
     """
-    system = SYSTEMS[asked.system]
-    named = {
-        system.partition: asked.partition, system.account: asked.account, "walltime": asked.time if system.walltime else "",
+    system = SYSTEMS[name]
+    optional = {
+        system.partition: asked.partition, system.account: asked.account,
+        "walltime": asked.time if system.walltime else None,
+        "interface": asked.interface, "local_directory": asked.scratch, "job_script_prologue": list(asked.prologue),
     }  # fmt: skip
     offered = f"{station.THREADS}={asked.cores}" + ("" if asked.gpus else f" {station.GPU}=0")
     return {
-        "cores": asked.cores, "memory": asked.memory, "processes": 1, "log_directory": str(logs),
+        "cores": asked.cores, "memory": f"{_memory_bytes(asked)}B", "processes": 1, "log_directory": str(logs),
         "job_name": "ggufkit-sweep", "death_timeout": _DEATH_S, "scheduler_options": {"dashboard_address": ":0"},
         "worker_extra_args": ["--no-dashboard", "--resources", f"'{offered}'"],
         **_directives(system, asked),
-        **{name: value for name, value in named.items() if name and value},
+        **{option: value for option, value in optional.items() if option and value},
     }  # fmt: skip
 
 
-def _directives(system: System, asked: QueueOptions) -> dict[str, Any]:
+def _memory_bytes(asked: Queue) -> int:
+    return asked.memory_bytes or asked.cores * _GIB_A_CORE * GIB
+
+
+def _directives(system: System, asked: Queue) -> dict[str, Any]:
     if system.cluster == "PBSCluster" and asked.gpus:
-        spec = f"select=1:ncpus={asked.cores}:ngpus={asked.gpus}:mem={asked.memory.replace('iB', 'B')}"
-        return {"job_extra_directives": list(asked.extra), "resource_spec": spec}
+        memory = f"{_memory_bytes(asked) // 1024}kb"
+        chunk = f"select=1:ncpus={asked.cores}:ngpus={asked.gpus}:mem={memory}"
+        return {"job_extra_directives": list(asked.extra), "resource_spec": chunk}
     if asked.gpus and system.gpus is None:
-        hint = f"Write what your site wants into extra: of cluster: {asked.system}:, and leave gpus: out."
+        hint = "Write what your site wants into extra: of the sweep file, and leave gpus: out."
         raise UsageError(f"{system.title} has no directive for GPUs that all sites know.", hint=hint)
     directives = [*([system.gpus(asked.gpus)] if asked.gpus and system.gpus else []), *asked.extra]
     if system.cluster == "HTCondorCluster":
         pairs = (word.partition("=") for word in directives)
-        return {
-            "job_extra_directives": {name.strip(): value.strip() for name, _, value in pairs},
-            "disk": asked.memory,
-        }
+        named = {name.strip(): value.strip() for name, _, value in pairs}
+        return {"job_extra_directives": named, "disk": f"{_memory_bytes(asked)}B"}
     return {"job_extra_directives": directives}
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,8 @@ PATHS = (
 )  # fmt: skip
 """Fields of a request's groups that may name files, besides its model and its types."""
 
-Renamed = Callable[[str], str]
+Renamed = Callable[[str], str | None]
+"""The path that takes the place of one; None for what is no path."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ def _link(link: Path, file: Path) -> None:
 def localized(request: BuildRequest, given: Sequence[Given], store: Store) -> BuildRequest:
     """The request with paths that are right on this machine; what is not here comes from the store."""
     here = {one.path: _brought(one, store) for one in given}
-    return _with_paths(request, lambda path: here.get(path, path))
+    return replace(_with_paths(request, here.get), model=here.get(request.model, request.model))
 
 
 def _brought(one: Given, store: Store) -> str:
@@ -79,41 +80,37 @@ def _brought(one: Given, store: Store) -> str:
     return str(store.place(one.cell) / one.name)
 
 
-def _named(request: BuildRequest) -> Iterator[str]:
+def _named(request: BuildRequest) -> list[str]:
     """Paths on this disk that a request names, as it has them."""
-    seen: list[str] = []
+    seen = [request.model] if sources.is_local(request.model) else []
 
-    def note(path: str) -> str:
-        seen.append(path)
-        return path
+    def note(part: str) -> str | None:
+        if not user_path(part).exists():
+            return None
+        seen.append(part)
+        return part
 
     _with_paths(request, note)
-    yield from seen
+    return seen
 
 
 def _with_paths(request: BuildRequest, renamed: Renamed) -> BuildRequest:
-    """The request with other paths in place of those that it names."""
+    """The request with other paths in place of those that it names, all but the model's."""
     groups: dict[str, Any] = {}
     for group, name in PATHS:
         now = groups.get(group, getattr(request, group))
         groups[group] = replace(now, **{name: _renamed(getattr(now, name), renamed)})
-    model = request.model
-    if sources.is_local(model):
-        model = renamed(model)
-    return replace(request, model=model, types=_renamed(request.types, renamed), **groups)
+    return replace(request, types=_renamed(request.types, renamed), **groups)
 
 
 def _renamed(value: Any, renamed: Renamed) -> Any:
-    if isinstance(value, Path):
-        return Path(renamed(str(value))) if value.exists() else value
     if isinstance(value, tuple):
         return tuple(_renamed(one, renamed) for one in value)
-    if isinstance(value, str) and (path := _path_in(value)) is not None:
-        return value.replace(path, renamed(path), 1)
+    if isinstance(value, Path):
+        return Path(renamed(str(value)) or value)
+    if isinstance(value, str):
+        # A file may stand behind `recipe:` or `name=`, or before a share or a column.
+        parts = (value, value.partition(":")[2], value.partition("=")[2], value.rpartition(":")[0])
+        found = ((part, renamed(part)) for part in parts if part)
+        return next((value.replace(part, other, 1) for part, other in found if other is not None), value)
     return value
-
-
-def _path_in(word: str) -> str | None:
-    """The file that a word names: all of it, or behind `recipe:` or `name=`, or before a share or a column."""
-    parts = (word, word.partition(":")[2], word.partition("=")[2], word.rpartition(":")[0])
-    return next((part for part in parts if part and user_path(part).is_file()), None)

@@ -11,17 +11,18 @@ import pytest
 
 from ggufkit.core.errors import InputError, UsageError
 from ggufkit.sweep import clusters
-from ggufkit.sweep.clusters import SYSTEMS, QueueOptions, local_workers
+from ggufkit.sweep.clusters import SYSTEMS, local_workers
+from ggufkit.sweep.spec import Queue
 
-ASKED = QueueOptions("slurm", "long", "4:00:00", gpus=2, cores=16, memory="64GiB", account="lab")
+ASKED = Queue("long", "lab", "4:00:00", gpus=2, cores=16, memory_bytes=64 << 30)
 
 
-def script(asked: QueueOptions) -> str:
+def script(asked: Queue, system: str = "slurm") -> str:
     """The job that dask-jobqueue submits."""
     pytest.importorskip("dask_jobqueue")
-    told = clusters.queue_arguments(asked, Path("/logs"))
+    told = clusters.queue_arguments(system, asked, Path("/logs"))
     del told["scheduler_options"]
-    kind = getattr(importlib.import_module("dask_jobqueue"), SYSTEMS[asked.system].cluster)
+    kind = getattr(importlib.import_module("dask_jobqueue"), SYSTEMS[system].cluster)
     return str(kind.job_cls(scheduler="tcp://10.0.0.1:8786", name="0", **told).job_script())
 
 
@@ -64,6 +65,13 @@ def test_a_job_of_slurm_is_one_worker_with_all_that_the_job_has() -> None:
     assert "--resources 'threads=16'" in text
 
 
+def test_what_a_site_needs_besides_is_in_the_job() -> None:
+    text = script(replace(ASKED, prologue=("module load cuda",), interface="ib0", scratch="/local"))
+    assert "\nmodule load cuda\n" in text
+    assert "--interface ib0" in text
+    assert "--local-directory /local" in text
+
+
 def test_a_job_without_gpus_offers_none() -> None:
     assert "--resources 'threads=16 GPU=0'" in script(replace(ASKED, gpus=0))
 
@@ -76,7 +84,7 @@ def test_a_job_without_gpus_offers_none() -> None:
             [
                 "#PBS -q long",
                 "#PBS -A lab",
-                "#PBS -l select=1:ncpus=16:ngpus=2:mem=64GB",
+                "#PBS -l select=1:ncpus=16:ngpus=2:mem=67108864kb",
                 "#PBS -l walltime=4:00:00",
             ],
         ),
@@ -87,15 +95,15 @@ def test_a_job_without_gpus_offers_none() -> None:
 )
 def test_other_queues_are_asked_in_their_own_words(system: str, lines: list[str]) -> None:
     time = "4:00" if system == "lsf" else "4:00:00"
-    text = script(replace(ASKED, system=system, time=time))
+    text = script(replace(ASKED, time=time), system)
     for line in lines:
         assert line in text
 
 
 def test_a_queue_without_a_word_for_gpus_wants_the_sites_own() -> None:
     with pytest.raises(UsageError, match="OAR has no directive for GPUs"):
-        clusters.queue_arguments(replace(ASKED, system="oar"), Path("/logs"))
-    assert "#OAR -q long" in script(replace(ASKED, system="oar", gpus=0))
+        clusters.queue_arguments("oar", ASKED, Path("/logs"))
+    assert "#OAR -q long" in script(replace(ASKED, gpus=0), "oar")
 
 
 def test_a_queue_that_is_not_here_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -44,14 +44,13 @@ def test_what_is_not_here_comes_from_the_store(tmp_path: Path) -> None:
     given = inputs.offered(request, keeper)
     assert {one.name for one in given} == {"model", "text.txt", "chat.jsonl", "types.yaml", "tt.txt", "own.json"}
     elsewhere = RemoteStore(tmp_path / "worker", AtDesk(Desk(keeper)))
-    unseen = [inputs.Given(one.path, one.cell, one.name, one.files) for one in given]
     moved = home.rename(tmp_path / "moved")
     for link in (tmp_path / "out").rglob("*"):  # the keeper still has them
         if link.is_symlink():
             target = moved / link.readlink().relative_to(home.resolve())
             link.unlink()
             link.symlink_to(target)
-    local = inputs.localized(request, unseen, elsewhere)
+    local = inputs.localized(request, given, elsewhere)
     assert Path(local.model).name == "model"
     assert Path(local.model).is_relative_to(tmp_path / "worker")
     assert (Path(local.model) / "w.safetensors").read_text() == "model/w.safetensors\n"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -147,8 +148,8 @@ def test_a_full_disk_is_told_before_anything_comes(
 ) -> None:
     one, two = remote("one"), remote("two")
     files = one.push(CELL, [made(one, "a", b"right")])
-    usage = stores.shutil.disk_usage(one.local)
-    monkeypatch.setattr(stores.shutil, "disk_usage", lambda _path: usage._replace(free=2))
+    usage = shutil.disk_usage(one.local)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _path: usage._replace(free=2))
     with pytest.raises(ResourceError, match="disk is full"):
         two.pull(CELL, files)
 
