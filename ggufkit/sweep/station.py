@@ -75,6 +75,7 @@ class Station:
         host: the machine's name.
         store: the sweep's files.
         threads: for the tools of a heavy job.
+        scratch: a directory of the worker's own, gone when it ends.
         n_gpus: GPUs that the worker may use.
         tell: sends an event to the driver.
         pause: lets the worker take no further jobs until so many bytes are free for files in a directory.
@@ -84,6 +85,7 @@ class Station:
     host: str
     store: Store
     threads: int
+    scratch: Path
     n_gpus: int = 0
     tell: Callable[[Mapping[str, Any]], None] = lambda _event: None
     pause: Callable[[Path, int], None] = lambda _path, _n_bytes: None
@@ -162,7 +164,8 @@ def _station(worker: Any, spec: StoreSpec) -> Station:
 
     threads = int(worker.state.total_resources.get(THREADS, machine.physical_cores()))
     store, n_gpus = _store(worker, spec), len(cuda.gpus())
-    return Station(str(worker.name), socket.gethostname(), store, threads, n_gpus, tell, pause)
+    scratch = Path(worker.local_directory) / "ggufkit"
+    return Station(str(worker.name), socket.gethostname(), store, threads, scratch, n_gpus, tell, pause)
 
 
 def _store(worker: Any, spec: StoreSpec) -> Store:
