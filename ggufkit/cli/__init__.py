@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ggufkit.core import escape, oserrors
-from ggufkit.core.errors import GgufkitError, Interrupted, ResourceError
+from ggufkit.core.errors import GgufkitError, Interrupted
 from ggufkit.version import __version__
 
 if TYPE_CHECKING:
@@ -160,19 +160,8 @@ def _run(arguments: list[str], debug: bool) -> int:
     except BrokenPipeError:
         return 0
     except Exception as error:
-        explained = _explained(error)
+        explained = oserrors.explained(error)
         return _failed(explained, debug) if explained is not None else _bug(error, debug)
-
-
-def _explained(error: Exception) -> GgufkitError | None:
-    """What the user is told of an error; None where it is a bug."""
-    if isinstance(error, MemoryError):
-        return ResourceError("The memory ran out.", hint="Close other programs, or use a smaller model.")
-    if isinstance(error, RuntimeError):
-        error = oserrors.of_links(error) or error
-    if isinstance(error, OSError):
-        return oserrors.explain(error)
-    return error if isinstance(error, GgufkitError) else None
 
 
 def _interrupt(_number: int, _frame: FrameType | None) -> None:

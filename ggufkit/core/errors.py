@@ -99,6 +99,10 @@ class ToolError(GgufkitError):
     exit_code = 5
 
 
+class ToolKilled(ToolError):
+    """A tool was killed by a signal: the same may work another time, or on another machine."""
+
+
 class ToolOutputError(ToolError):
     """A tool ended well but did not print the result it was run for."""
 

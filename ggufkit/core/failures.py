@@ -7,7 +7,7 @@ import signal
 from pathlib import Path
 
 from ggufkit.core import oserrors
-from ggufkit.core.errors import DeviceMemoryError, GgufkitError, ResourceError, ToolError
+from ggufkit.core.errors import DeviceMemoryError, GgufkitError, ResourceError, ToolError, ToolKilled
 from ggufkit.core.process import ToolOutput
 
 _DEVICE_MEMORY = re.compile(
@@ -64,7 +64,8 @@ def _killed(output: ToolOutput, message: str) -> GgufkitError:
         )
     if output.returncode == -getattr(signal, "SIGILL", 4):
         hint = "The tools were built on a machine with another processor: set GGUFKIT_CACHE to a directory for this one."
-    return ToolError(message, hint=hint, log=output.log)
+        return ToolError(message, hint=hint, log=output.log)
+    return ToolKilled(message, hint=hint, log=output.log)
 
 
 def _signal_name(number: int) -> str:

@@ -27,6 +27,17 @@ def of_links(error: RuntimeError) -> OSError | None:
     return found and OSError(errno.ELOOP, os.strerror(errno.ELOOP), found[1])
 
 
+def explained(error: Exception) -> GgufkitError | None:
+    """What the user is told of any error; None where it is a bug."""
+    if isinstance(error, MemoryError):
+        return ResourceError("The memory ran out.", hint="Close other programs, or use a smaller model.")
+    if isinstance(error, RuntimeError):
+        error = of_links(error) or error
+    if isinstance(error, OSError):
+        return explain(error)
+    return error if isinstance(error, GgufkitError) else None
+
+
 def is_of_disk(error: BaseException) -> bool:
     """Whether an error says that a disk has no room, or failed."""
     return isinstance(error, OSError) and error.errno in _FULL

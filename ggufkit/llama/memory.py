@@ -67,5 +67,10 @@ def _logits(header: GgufHeader, n_tokens: int, n_ctx: int) -> int:
 
 def base_logits(header: GgufHeader, n_ctx: int) -> tuple[int, int]:
     """The base's logits file: bytes of its head, and bytes for each chunk (tokens, and the scored half)."""
-    row = 2 * (2 * ((n_vocab(header) + 1) // 2) + 4)
+    return logits_of(n_vocab(header), n_ctx)
+
+
+def logits_of(n_vocab: int, n_ctx: int) -> tuple[int, int]:
+    """The same, of a base with so many tokens in its vocabulary."""
+    row = 2 * (2 * ((n_vocab + 1) // 2) + 4)
     return 20, n_ctx * 4 + (n_ctx - 1 - n_ctx // 2) * row

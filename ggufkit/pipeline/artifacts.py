@@ -64,6 +64,11 @@ class Artifacts:
         made = self.base(scaling)
         return self._once(("base file", scaling), lambda: read_gguf(made.path, made.sha256))
 
+    def scale(self) -> None:
+        """Make all scaled checkpoints that results are made from, and those that packages' methods change."""
+        for scaling in self.job.scalings:
+            self._scaled(scaling)
+
     def prepare(self, variant: Variant, kind: QuantType) -> None:
         """Make what a result needs and may share with others: its base, its importance matrix, its types."""
         scaling = self.job.scaling_of(variant, kind)

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from ggufkit.core import durations
 from ggufkit.core.records import GgufFile
-from ggufkit.llama import evaluates
+from ggufkit.llama import evaluates, memory
 from ggufkit.llama.gguf import read_header
 from ggufkit.measure import bench, chat, divergence, measurements, metrics, perplexity, plugged, similarity
 from ggufkit.measure.bench import BenchOptions
@@ -18,7 +18,7 @@ from ggufkit.measure.logits.strategy import Transport
 from ggufkit.measure.tasks import scores
 from ggufkit.measure.tasks.answers import Asking
 from ggufkit.pipeline.job import Job
-from ggufkit.pipeline.pieces import evaluated
+from ggufkit.pipeline.pieces import evaluated, n_vocab
 from ggufkit.steps.step import Result
 
 
@@ -41,6 +41,21 @@ def at_once(job: Job, base: GgufFile, n_files: int) -> int:
     runs = 1 + len(settings[0].kv_types)
     served = divergence.at_once(base, runs * n_files, _evaluation(job, settings[0]), _transport(job))
     return served // runs or 1
+
+
+def is_one_pass(job: Job) -> bool:
+    """Whether files have to be evaluated in one command: their logits fit no file, or how much is enough depends on all."""
+    how = job.request.evaluation
+    if not how.kld:
+        return False
+    return bool(how.precision) or any(_logits(job, setting) > how.scratch_limit for setting in job.settings)
+
+
+def _logits(job: Job, setting: Setting) -> int:
+    """Bytes of base logits at most."""
+    fixed, per_chunk = memory.logits_of(n_vocab(job), setting.n_ctx)
+    possible = setting.text.n_bytes // setting.n_ctx + 1  # a token is a byte at least
+    return fixed + per_chunk * min(setting.n_chunks or possible, possible)
 
 
 def _settings(job: Job, base: GgufFile) -> Sequence[Setting]:

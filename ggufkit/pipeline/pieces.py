@@ -215,7 +215,7 @@ class _Pieces:
 
     @cached_property
     def _bits_of_vocabulary(self) -> float:
-        return log2(_n_vocab(self.job))
+        return log2(n_vocab(self.job))
 
 
 def evaluated(job: Job) -> str:
@@ -233,7 +233,7 @@ def _header(job: Job) -> GgufHeader | None:
         return None
 
 
-def _n_vocab(job: Job) -> int:
+def n_vocab(job: Job) -> int:
     if isinstance(job.model, Checkpoint):
         try:
             config = read_config(job.model.path)

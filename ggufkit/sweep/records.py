@@ -62,6 +62,12 @@ class Job:
         return f"{self.cell}|{self.stage}|{self.variant}|{self.type}"
 
 
+def log_name(job: str) -> str:
+    """Where a job's log is below the sweep's directory, by its id."""
+    cell, *rest = job.split("|")
+    return f".ggufkit/sweep/logs/{cell}/{'.'.join(filter(None, rest))}.log"
+
+
 @dataclass(frozen=True)
 class StoredFile:
     """A file of a cell: its path below the cell's directory, with "/" on every machine."""
@@ -83,6 +89,7 @@ class Outcome:
         message, hint: why it failed, as a person should read it.
         because: the job that failed first, where this one was skipped.
         facts: what later jobs are planned with, as "n_params".
+        key: a short name of all that decided it: where it is the same, and its files are there, nothing is to be done.
     """
 
     job: str
@@ -94,6 +101,12 @@ class Outcome:
     hint: str = ""
     because: str = ""
     facts: Mapping[str, Json] = field(default_factory=dict)
+    key: str = ""
+
+    @property
+    def is_good(self) -> bool:
+        """Whether what the job was for is there."""
+        return self.state in ("done", "fresh")
 
 
 @dataclass(frozen=True)

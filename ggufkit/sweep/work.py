@@ -1,0 +1,287 @@
+"""A job at work, in a worker's process: the one thing that `build` would do, by what `build` does it with."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+
+from ggufkit.core import oserrors
+from ggufkit.core.errors import Interrupted, ResourceError, ToolKilled
+from ggufkit.core.manifest import PARTIAL, manifest_path, open_manifest, read_manifest
+from ggufkit.core.progress import Reporter
+from ggufkit.core.records import GgufFile, Json, QuantType
+from ggufkit.core.variants import Scaling, Variant
+from ggufkit.hub.failures import HubUnreachable
+from ggufkit.llama.gguf import read_gguf
+from ggufkit.measure.kept_logits import KeptLogits
+from ggufkit.pipeline import build, measuring
+from ggufkit.pipeline import job as looked_up
+from ggufkit.pipeline.artifacts import Artifacts
+from ggufkit.pipeline.lookup import prepare
+from ggufkit.steps.session import Session
+from ggufkit.steps.step import PRIVATE, Result
+from ggufkit.sweep import facts, station
+from ggufkit.sweep.job_log import JobLog
+from ggufkit.sweep.records import Cell, Job, Outcome
+from ggufkit.sweep.station import Station
+from ggufkit.sweep.stores import StoreError
+
+_PASSING = (HubUnreachable, ToolKilled, ResourceError, StoreError, Interrupted)
+"""What may go better another time, or on another machine."""
+_KEPT_CELLS = 4
+
+
+class TryAgain(Exception):
+    """A job failed for a reason that may be gone the next time."""
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message, hint)
+        self.message, self.hint = message, hint
+
+
+def run(job: Job, cell: Cell, *needs: Outcome) -> Outcome:
+    """Do a job on this worker, and tell how it ended; what fails for good is told, not raised.
+
+    Args:
+        cell: that the job is of.
+        needs: how the jobs ended that it needs.
+
+    Raises:
+        TryAgain: another try may help.
+    """
+    here, started = station.current(), time.monotonic()
+    if (bad := next((one for one in needs if not one.is_good), None)) is not None:
+        return Outcome(job.id, "skipped", here.name, because=bad.because or bad.job)
+    here.tell({"kind": "started", "job": job.id, "worker": here.name})
+    with JobLog(job.id, here) as log:
+        try:
+            done = _do(job, cell, needs, here, log)
+        except Exception as error:
+            done = _failed(job, error, log)
+    return replace(done, worker=here.name, seconds=round(time.monotonic() - started, 3))
+
+
+def _failed(job: Job, error: Exception, log: JobLog) -> Outcome:
+    """How a job ended that raised an error. Raises TryAgain."""
+    known = oserrors.explained(error)
+    message = known.message if known is not None else f"{type(error).__name__}: {error}"
+    hint = (
+        (known.hint or "") if known is not None else "This is a bug in ggufkit; the job's log has its traceback."
+    )
+    log.end(message, hint, None if known is not None else error)
+    if isinstance(known, _PASSING):
+        raise TryAgain(message, hint) from error
+    return Outcome(job.id, "failed", message=message, hint=hint)
+
+
+def _do(job: Job, cell: Cell, needs: Sequence[Outcome], here: Station, reporter: Reporter) -> Outcome:
+    place = here.store.place(cell.name)
+    lock = place / PRIVATE / "jobs" / f"{'.'.join(filter(None, (job.stage, job.variant, job.type)))}.lock"
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    for one in needs:
+        here.store.pull(cell.name, one.files)
+    with FileLock(lock):  # a worker that nobody hears any more may still be at work on the same
+        began = time.time()
+        task = _Task(job, needs, _begin(cell, here, reporter))
+        told = _DOING[job.stage](task)
+        files = here.store.push(cell.name, task.files(began, is_shared=here.store.shared))
+    return Outcome(job.id, "fresh" if task.is_fresh else "done", files=files, facts=told)
+
+
+@dataclass(frozen=True)
+class _Listening(Session):
+    """A session that remembers its results, in the order in which they were made or found."""
+
+    heard: list[Result] = field(default_factory=list)
+
+    def ensure(self, *given: Any, **how: Any) -> Result:
+        """See `Session.ensure`."""
+        result = super().ensure(*given, **how)
+        self.heard.append(result)
+        return result
+
+
+@dataclass(frozen=True)
+class _Task:
+    """A job at work: what it needs, and the cell as `build` sees it."""
+
+    job: Job
+    needs: Sequence[Outcome]
+    build: looked_up.Job
+
+    @property
+    def session(self) -> _Listening:
+        session = self.build.session
+        assert isinstance(session, _Listening)
+        return session
+
+    @property
+    def is_fresh(self) -> bool:
+        """Whether all was there already."""
+        heard = self.session.heard
+        return bool(heard) and all(result.fresh for result in heard)
+
+    @property
+    def scaling(self) -> Scaling | None:
+        """What the base is scaled for that the job makes, or is about."""
+        return Scaling.from_label(self.job.variant) if self.job.variant else None
+
+    @property
+    def target(self) -> tuple[Variant, QuantType]:
+        """The file that the job makes, or measures."""
+        named = (self.job.variant, self.job.type)
+        return next((v, t) for v, t in self.build.targets if (v.name, t.name) == named)
+
+    def base(self) -> GgufFile:
+        return _file(self.build.base_output)
+
+    def measured(self) -> list[GgufFile]:
+        """The files that the job measures besides the base: those that it needs."""
+        made = {
+            tuple(one.job.split("|")[2:]) for one in self.needs if one.job.split("|")[1] in ("quantize", "refine")
+        }
+        targets = [(v, t) for v, t in self.build.targets if (v.name, t.name) in made]
+        return [_file(self.build.output(v, t.name)) for v, t in targets]
+
+    def files(self, began: float, *, is_shared: bool) -> list[Path]:
+        """What came of the job, in the cell's directory.
+
+        Args:
+            began: when it did, by the clock of this machine's file system, more or less.
+            is_shared: whatever else was written there is there for all.
+        """
+        root = self.build.out
+        known = {file.name for one in self.needs for file in one.files}
+        results = [p for made in self.session.heard for p in (made.path, manifest_path(made.path))]
+        every = dict.fromkeys([*results, *([] if is_shared else _written(root, began))])
+        return [path for path in every if path.relative_to(root).as_posix() not in known]
+
+
+def _written(root: Path, began: float) -> list[Path]:
+    """All that was written since, but for what is half done or of this machine alone."""
+    found = [path for path in root.rglob("*") if path.is_file() and path.stat().st_mtime >= began - 1]
+    return [path for path in found if not path.name.endswith((PARTIAL, ".lock", "lock"))]
+
+
+def _file(path: Path) -> GgufFile:
+    """A GGUF that a job made. Raises InputError where its manifest is missing."""
+    return read_gguf(path, str(open_manifest(path).output["sha256"]))
+
+
+def _result(path: Path) -> Result:
+    return Result(path, open_manifest(path), True, "made before")
+
+
+class _Cells:
+    """The cells that this process looked up last: to look one up takes as long as a small job."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._known: OrderedDict[tuple[Cell, Path, int], looked_up.Job] = OrderedDict()
+
+    def get(self, cell: Cell, place: Path, threads: int, reporter: Reporter) -> looked_up.Job:
+        """A cell as `build` sees it. Raises GgufkitError as `prepare` does."""
+        with self._lock:
+            key = (cell, place, threads)
+            if key not in self._known:
+                request = replace(cell.request, out=place, run=replace(cell.request.run, threads=threads))
+                self._known[key] = prepare(request, reporter, only=cell.only)
+            self._known.move_to_end(key)
+            while len(self._known) > _KEPT_CELLS:
+                self._known.popitem(last=False)
+            return self._known[key]
+
+
+_cells = _Cells()
+_logits: dict[str, KeptLogits] = {}
+"""Base logits by the names of this process's workers."""
+
+
+def _begin(cell: Cell, here: Station, reporter: Reporter) -> looked_up.Job:
+    """The cell with a session of its own for one job."""
+    place = here.store.place(cell.name)
+    found = _cells.get(cell, place, cell.request.run.threads or here.threads, reporter)
+    session = found.session
+    where = replace(session.workspace, own_scratch=here.scratch)
+    kept = _logits.setdefault(here.name, KeptLogits(here.scratch / "logits"))
+    return replace(found, session=_Listening(session.tools, where, reporter, session.threads), kept=kept)
+
+
+def _fetch(task: _Task) -> Mapping[str, Json]:
+    return facts.facts_of(task.build).to_json()
+
+
+def _base(task: _Task) -> Mapping[str, Json]:
+    made = Artifacts(task.build)
+    if task.scaling is not None:
+        made.base(task.scaling)
+        return {}
+    build.require_possible(task.build)
+    made.base()
+    made.mmproj()
+    build.examine(task.build, made)
+    return {}
+
+
+def _scale(task: _Task) -> Mapping[str, Json]:
+    Artifacts(task.build).scale()
+    return {}
+
+
+def _matrix(task: _Task) -> Mapping[str, Json]:
+    Artifacts(task.build).imatrix(task.scaling)
+    return {}
+
+
+def _make(task: _Task) -> Mapping[str, Json]:
+    made = Artifacts(task.build)
+    made.prepare(*task.target)
+    made.quantized(*task.target)
+    return {}
+
+
+def _measure(task: _Task) -> Mapping[str, Json]:
+    base, files = task.base(), task.measured()
+    if task.build.text is not None:
+        measuring.evaluate(task.build, base, files)
+    measuring.by_packages(task.build, [base, *files])
+    return {}
+
+
+def _speak(task: _Task) -> Mapping[str, Json]:
+    measuring.speak(task.build, [task.base(), *task.measured()])
+    return {}
+
+
+def _ask(task: _Task) -> Mapping[str, Json]:
+    measuring.ask(task.build, [task.base(), *task.measured()])
+    return {}
+
+
+def _bench(task: _Task) -> Mapping[str, Json]:
+    measuring.time_all(task.build, task.measured() or [task.base()])
+    return {}
+
+
+def _finish(task: _Task) -> Mapping[str, Json]:
+    job = task.build
+    made = [_result(path) for path in (job.base_output, *(job.output(v, t.name) for v, t in job.targets))]
+    named = [job.out / file.name for one in task.needs if one.job.split("|")[1] in _MEASURES for file in one.files]
+    measured = [_result(path) for path in named if path.suffix == ".json" and read_manifest(path) is not None]
+    part = None if job.part is None or not job.part.output.exists() else _result(job.part.output)
+    build.conclude(job, made, measured, part)
+    return {}
+
+
+_MEASURES = ("measure", "speak", "tasks", "bench")
+_DOING: Mapping[str, Callable[[_Task], Mapping[str, Json]]] = {
+    "fetch": _fetch, "base": _base, "scale": _scale, "matrix": _matrix, "quantize": _make, "refine": _make,
+    "measure": _measure, "speak": _speak, "tasks": _ask, "bench": _bench, "finish": _finish,
+}  # fmt: skip
