@@ -34,7 +34,7 @@ def grouped(name: str, make: Callable[[dict[str, Any]], Any], *options: Decorato
 
     def decorate(command: Command) -> Any:
         declared = _apply(options, lambda: None).__click_params__
-        names = [parameter.name for parameter in declared]
+        names = list(dict.fromkeys(parameter.name for parameter in declared))  # several flags may set one
 
         @functools.wraps(command)
         def gather(**given: Any) -> Any:

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 from ggufkit.sweep.facts import Facts, File
 from ggufkit.sweep.records import Cell, Job
+from ggufkit.sweep.station import CHECKED, CPU, GPU, HEAVY
 
-CHECKED, HEAVY, GPU = "ggufkit", "heavy", "GPU"
-"""Resources of workers: one that was found to be right has any number of the first, and one of the second."""
 _LIGHT = ("fetch", "finish")
 _ON_GPU = ("scale", "matrix", "refine", "measure", "speak", "tasks", "bench")
+_ON_CPU = ("base", "quantize")
 _MEASURING = ("measure", "speak", "tasks", "bench")
 
 
@@ -30,11 +30,14 @@ def jobs(cell: Cell, facts: Facts, *, on_gpu: bool = False) -> list[Job]:
 
 
 def _resources(stage: str, *, on_gpu: bool) -> dict[str, float]:
+    """What a job takes of its worker: light ones take next to nothing; files are not made where a GPU waits for work."""
     needed = {CHECKED: 1.0}
     if stage not in _LIGHT:
         needed[HEAVY] = 1.0
     if on_gpu and stage in _ON_GPU:
         needed[GPU] = 1.0
+    if stage in _ON_CPU:
+        needed[CPU] = 1.0
     return needed
 
 

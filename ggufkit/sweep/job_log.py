@@ -6,11 +6,12 @@ import contextlib
 import time
 import traceback
 from collections.abc import Iterator
+from pathlib import Path
 from types import TracebackType
 
 from ggufkit.core import progress, units
 from ggufkit.core.progress import grouped
-from ggufkit.sweep.records import log_name
+from ggufkit.sweep.places import Places
 from ggufkit.sweep.station import Station
 
 _TELL_S, _WRITE_S = 2.0, 5.0
@@ -21,6 +22,7 @@ class JobLog:
 
     def __init__(self, job: str, here: Station) -> None:
         self._job, self._here = job, here
+        self._name = Places(Path()).log(job).as_posix()
         self._lines: list[str] = []
         self._warned: list[str] = []
         self._written = self._told = 0.0
@@ -76,7 +78,7 @@ class JobLog:
         """What is not in the store yet is missed by nobody who waits for the job."""
         self._written = time.monotonic()
         with contextlib.suppress(OSError):
-            self._here.store.write(log_name(self._job), ("\n".join(self._lines) + "\n").encode())
+            self._here.store.write(self._name, ("\n".join(self._lines) + "\n").encode())
 
 
 class _Told:

@@ -24,12 +24,14 @@ class Cell:
         profile: "" where a sweep has none.
         request: what `build` is asked for; where it works is said by who runs it.
         only: of the request's variants and types those pairs that are made, as they were asked for; None for all.
+        threads: for the tools, 0 for as many as a worker has.
     """
 
     model: str
     profile: str
     request: BuildRequest
     only: frozenset[tuple[str, str]] | None = None
+    threads: int = 0
 
     @property
     def name(self) -> str:
@@ -60,12 +62,6 @@ class Job:
     def id(self) -> str:
         """Its name in the graph, in the journal and in the store."""
         return f"{self.cell}|{self.stage}|{self.variant}|{self.type}"
-
-
-def log_name(job: str) -> str:
-    """Where a job's log is below the sweep's directory, by its id."""
-    cell, *rest = job.split("|")
-    return f".ggufkit/sweep/logs/{cell}/{'.'.join(filter(None, rest))}.log"
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from ggufkit.core.manifest import PARTIAL, manifest_path, open_manifest, read_ma
 from ggufkit.core.progress import Reporter
 from ggufkit.core.records import GgufFile, Json, QuantType
 from ggufkit.core.variants import Scaling, Variant
-from ggufkit.hub.failures import HubUnreachable
+from ggufkit.hub.listing import HubUnreachable
 from ggufkit.llama.gguf import read_gguf
 from ggufkit.measure.kept_logits import KeptLogits
 from ggufkit.pipeline import build, measuring
@@ -28,6 +28,7 @@ from ggufkit.pipeline.lookup import prepare
 from ggufkit.steps.session import Session
 from ggufkit.steps.step import PRIVATE, Result
 from ggufkit.sweep import facts, station
+from ggufkit.sweep.inputs import Given, localized
 from ggufkit.sweep.job_log import JobLog
 from ggufkit.sweep.records import Cell, Job, Outcome
 from ggufkit.sweep.station import Station
@@ -46,11 +47,12 @@ class TryAgain(Exception):
         self.message, self.hint = message, hint
 
 
-def run(job: Job, cell: Cell, *needs: Outcome) -> Outcome:
+def run(job: Job, cell: Cell, given: Sequence[Given], *needs: Outcome) -> Outcome:
     """Do a job on this worker, and tell how it ended; what fails for good is told, not raised.
 
     Args:
         cell: that the job is of.
+        given: files that its request names, which other machines than the driver's may lack.
         needs: how the jobs ended that it needs.
 
     Raises:
@@ -59,10 +61,10 @@ def run(job: Job, cell: Cell, *needs: Outcome) -> Outcome:
     here, started = station.current(), time.monotonic()
     if (bad := next((one for one in needs if not one.is_good), None)) is not None:
         return Outcome(job.id, "skipped", here.name, because=bad.because or bad.job)
-    here.tell({"kind": "started", "job": job.id, "worker": here.name})
+    here.tell({"kind": "started", "job": job.id, "name": here.name})
     with JobLog(job.id, here) as log:
         try:
-            done = _do(job, cell, needs, here, log)
+            done = _do(job, _Asked(cell, tuple(given)), needs, here, log)
         except Exception as error:
             done = _failed(job, error, log)
     return replace(done, worker=here.name, seconds=round(time.monotonic() - started, 3))
@@ -81,18 +83,26 @@ def _failed(job: Job, error: Exception, log: JobLog) -> Outcome:
     return Outcome(job.id, "failed", message=message, hint=hint)
 
 
-def _do(job: Job, cell: Cell, needs: Sequence[Outcome], here: Station, reporter: Reporter) -> Outcome:
-    place = here.store.place(cell.name)
+def _do(job: Job, asked: _Asked, needs: Sequence[Outcome], here: Station, reporter: Reporter) -> Outcome:
+    place, cell = here.store.place(asked.cell.name), asked.cell
     lock = place / PRIVATE / "jobs" / f"{'.'.join(filter(None, (job.stage, job.variant, job.type)))}.lock"
     lock.parent.mkdir(parents=True, exist_ok=True)
     for one in needs:
         here.store.pull(cell.name, one.files)
     with FileLock(lock):  # a worker that nobody hears any more may still be at work on the same
         began = time.time()
-        task = _Task(job, needs, _begin(cell, here, reporter))
+        task = _Task(job, needs, _begin(asked, here, reporter))
         told = _DOING[job.stage](task)
         files = here.store.push(cell.name, task.files(began, is_shared=here.store.shared))
     return Outcome(job.id, "fresh" if task.is_fresh else "done", files=files, facts=told)
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """A cell, and the files that its request names."""
+
+    cell: Cell
+    given: tuple[Given, ...]
 
 
 @dataclass(frozen=True)
@@ -184,19 +194,24 @@ class _Cells:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._known: OrderedDict[tuple[Cell, Path, int], looked_up.Job] = OrderedDict()
+        self._known: OrderedDict[tuple[_Asked, str], looked_up.Job] = OrderedDict()
 
-    def get(self, cell: Cell, place: Path, threads: int, reporter: Reporter) -> looked_up.Job:
+    def get(self, asked: _Asked, here: Station, reporter: Reporter) -> looked_up.Job:
         """A cell as `build` sees it. Raises GgufkitError as `prepare` does."""
         with self._lock:
-            key = (cell, place, threads)
+            key = (asked, here.name)
             if key not in self._known:
-                request = replace(cell.request, out=place, run=replace(cell.request.run, threads=threads))
-                self._known[key] = prepare(request, reporter, only=cell.only)
+                self._known[key] = _looked_up(asked, here, reporter)
             self._known.move_to_end(key)
             while len(self._known) > _KEPT_CELLS:
                 self._known.popitem(last=False)
             return self._known[key]
+
+
+def _looked_up(asked: _Asked, here: Station, reporter: Reporter) -> looked_up.Job:
+    cell, request = asked.cell, localized(asked.cell.request, asked.given, here.store)
+    run = replace(request.run, threads=cell.threads or here.threads)
+    return prepare(replace(request, out=here.store.place(cell.name), run=run), reporter, only=cell.only)
 
 
 _cells = _Cells()
@@ -204,10 +219,9 @@ _logits: dict[str, KeptLogits] = {}
 """Base logits by the names of this process's workers."""
 
 
-def _begin(cell: Cell, here: Station, reporter: Reporter) -> looked_up.Job:
+def _begin(asked: _Asked, here: Station, reporter: Reporter) -> looked_up.Job:
     """The cell with a session of its own for one job."""
-    place = here.store.place(cell.name)
-    found = _cells.get(cell, place, cell.request.run.threads or here.threads, reporter)
+    found = _cells.get(asked, here, reporter)
     session = found.session
     where = replace(session.workspace, own_scratch=here.scratch)
     kept = _logits.setdefault(here.name, KeptLogits(here.scratch / "logits"))

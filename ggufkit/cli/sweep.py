@@ -1,0 +1,89 @@
+"""The command that makes many models at once."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from ggufkit.cli import parameter_types
+from ggufkit.cli.options import grouped
+from ggufkit.cli.sweep_table import watching
+from ggufkit.cli.sweep_watch import detach, status_command, stop_command
+from ggufkit.cli.terminal import say
+from ggufkit.commands import sweep
+from ggufkit.commands.sweep import Asked
+from ggufkit.core.errors import ToolError
+from ggufkit.sweep.places import Places
+
+QUEUES = {
+    "slurm": "Slurm", "pbs": "PBS", "lsf": "LSF", "sge": "SGE", "oar": "OAR", "htcondor": "HTCondor",
+}  # fmt: skip
+
+
+_DETACH, _WORDS = "--detach", "ggufkit.sweep.words"
+
+
+class _Sweep(click.Group):
+    """A group whose first word is a file, unless it is one of its commands."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Let `run` be understood."""
+        words = args if args and args[0] in self.commands else ["run", *args]
+        ctx.meta[_WORDS] = [word for word in words if word != _DETACH]
+        return super().parse_args(ctx, words)
+
+
+def _queue_option(name: str, title: str) -> Any:
+    return click.option(
+        f"--{name}", "system", flag_value=name, default="", help=f"Workers are jobs of {title}, as FILE asks for."
+    )
+
+
+asked_options = grouped(
+    "asked",
+    lambda given: Asked(**given),
+    click.argument("file", metavar="FILE", type=parameter_types.FILE),
+    click.option("--profile", "profiles", multiple=True, metavar="NAME", help="Of FILE; may be repeated.  [default: all]"),
+    click.option("--out", type=parameter_types.PATH, help="Output directory.  [default: as FILE says]"),
+    click.option("--workers", type=click.IntRange(1, 512), help="Workers on this machine.  [default: one a GPU, or one]"),
+    click.option("--scheduler", default="", metavar="URL", help="A Dask scheduler that is there: tcp://HOST:8786."),
+    *(_queue_option(name, title) for name, title in QUEUES.items()),
+    click.option("--store", default="", metavar="URL", help="Where files are for workers that do not see the directory: s3://…"),
+    click.option("--force", is_flag=True, help="Make all anew."),
+)  # fmt: skip
+
+
+@click.group("sweep", cls=_Sweep)
+def sweep_command() -> None:
+    """Many models x types x variants, on this machine or on a cluster."""
+
+
+@sweep_command.command("run")
+@asked_options
+@click.option(_DETACH, "detached", is_flag=True, help="Go on without this shell.")
+@click.pass_context
+def run_command(ctx: click.Context, asked: Asked, detached: bool) -> int:
+    """Build all that FILE asks for, one job for each thing to make or to measure. `run` may be left out.
+
+    The same command goes on from where it was stopped. `ggufkit sweep status FILE` tells from any shell how far it is,
+    `ggufkit sweep stop FILE` stops it.
+
+    \b
+    Examples:
+        ggufkit sweep sweep.yaml --workers 2
+        ggufkit sweep sweep.yaml --slurm --profile quick
+    """
+    places = Places(sweep.read(asked)[0].out)
+    if detached:
+        return detach(ctx.meta[_WORDS], places, asked.file)
+    with watching(places) as hear:
+        ended = sweep.sweep(asked, hear)
+    if any(not outcome.is_good for outcome in ended.values()):
+        return ToolError.exit_code
+    say(f"Done: {places.out}")
+    return 0
+
+
+sweep_command.add_command(status_command)
+sweep_command.add_command(stop_command)

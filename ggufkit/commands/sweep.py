@@ -1,0 +1,131 @@
+"""Many builds at once: what a sweep file asks for, on the workers that are asked for."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from ggufkit.core import extras
+from ggufkit.core.errors import UsageError
+from ggufkit.core.manifest import write_atomically
+from ggufkit.sweep import claims, clusters, inputs, journal, keeper, matrix, station, stores, sweep_file, watch
+from ggufkit.sweep.clusters import Connection, Where
+from ggufkit.sweep.drive import Course, Driver
+from ggufkit.sweep.journal import Journal
+from ggufkit.sweep.places import Places
+from ggufkit.sweep.records import Cell, Event, Outcome
+from ggufkit.sweep.spec import Queue, Spec
+from ggufkit.sweep.stores import PathStore, StoreSpec
+from ggufkit.version import __version__
+
+Hear = Callable[[Event], None]
+_AHEAD = 2
+"""Cells at work for each worker: the next is fetched and converted while one is measured."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A sweep, and where its workers come from.
+
+    Args:
+        profiles: by name; none for all.
+        out: where results go, if not where the file says.
+        scheduler: address of one that is there; "" for none.
+        system: the queue whose jobs are workers, of `clusters.SYSTEMS`; "" for none.
+        workers: so many on this machine; None for as many as the file says, or as it has.
+        store: a URL under which workers find files that do not see the directory; "" for none.
+        force: make all anew.
+    """
+
+    file: Path
+    profiles: tuple[str, ...] = ()
+    out: Path | None = None
+    scheduler: str = ""
+    system: str = ""
+    workers: int | None = None
+    store: str = ""
+    force: bool = False
+
+    def __post_init__(self) -> None:
+        """Raise UsageError for several kinds of workers."""
+        if bool(self.scheduler) + bool(self.system) + (self.workers is not None) > 1:
+            raise UsageError("--workers, --scheduler and a queue exclude each other.", hint="Give one of them.")
+
+    def where(self, spec: Spec) -> Where:
+        """Where workers come from, with what the file says of that."""
+        queue = spec.cluster.queues.get(self.system, Queue())
+        return Where(self.scheduler, self.system, queue, self.workers or spec.cluster.workers)
+
+
+def read(asked: Asked) -> tuple[Spec, tuple[Cell, ...]]:
+    """What the file says, and its cells. Raises InputError with the place of a fault."""
+    spec = sweep_file.read(asked.file)
+    spec = spec if asked.out is None else replace(spec, out=asked.out)
+    return spec, matrix.cells(spec, asked.profiles)
+
+
+def sweep(asked: Asked, hear: Hear) -> Mapping[str, Outcome]:
+    """Make and measure all that a sweep file asks for; what is there is kept.
+
+    Args:
+        hear: is told every event, from this thread.
+
+    Returns:
+        How each job ended, by its id.
+
+    Raises:
+        BusyError: another sweep is at work there.
+        GgufkitError: the file is wrong, or no worker can be had; what became of single jobs is told by their outcomes.
+    """
+    extras.require("sweep")
+    spec, cells = read(asked)
+    places = Places(spec.out)
+    with claims.alone_in(spec.out), ExitStack() as workers:
+        places.stop.unlink(missing_ok=True)
+        write_atomically(places.root / "sweep.yaml", asked.file.read_text(encoding="utf-8"))
+        found = stores.found(spec.out, asked.store)
+        told = workers.enter_context(Journal(places.journal))
+        where = asked.where(spec)
+        first = _connect(workers, where, found)
+        hear(told.append(journal.began(_driver(first))))
+        driver = Driver(_Clients(first, workers, where, found), places.out, told, _course(first, places), hear)
+        return driver.drive(cells)
+
+
+def _connect(stack: ExitStack, where: Where, found: StoreSpec) -> Connection:
+    return stack.enter_context(clusters.connected(where, found))
+
+
+class _Clients:
+    """Gives the client that is there, and after that new ones."""
+
+    def __init__(self, first: Connection, stack: ExitStack, where: Where, found: StoreSpec) -> None:
+        self._next: Connection | None = first
+        self._connect = partial(_connect, stack, where, found)
+
+    def __call__(self) -> Any:
+        connection, self._next = self._next or self._connect(), None
+        return connection.client
+
+
+def _driver(connection: Connection) -> journal.Driver:
+    return journal.Driver(
+        socket.gethostname(), os.getpid(), str(connection.client.dashboard_link or ""), __version__
+    )
+
+
+def _course(connection: Connection, places: Places) -> Course:
+    known = connection.client.scheduler_info(n_workers=-1)["workers"].values()
+    return Course(
+        window=max(_AHEAD, _AHEAD * len(known)),
+        on_gpu=any(worker["resources"].get(station.GPU, 0) > 0 for worker in known),
+        at_files=keeper.RESOURCE if connection.has_keeper else "",
+        offer=lambda request: () if connection.is_local else inputs.offered(request, PathStore(places.out)),
+        is_stopped=lambda: watch.is_asked_to_stop(places),
+    )

@@ -1,0 +1,305 @@
+"""The driver of a sweep: gives Dask the jobs of some cells at a time, hears how they end, and writes the journal.
+
+What runs where and when, and again when a worker is lost, is Dask's. A scheduler that comes back empty is given all that
+has not ended.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import queue
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ggufkit.core import machine
+from ggufkit.core.errors import GgufkitError, Interrupted, ResourceError
+from ggufkit.request import BuildRequest
+from ggufkit.steps.step import Workspace
+from ggufkit.sweep import graph, journal, work
+from ggufkit.sweep.facts import Facts
+from ggufkit.sweep.inputs import Given
+from ggufkit.sweep.journal import Journal
+from ggufkit.sweep.records import STAGES, Cell, Event, Job, Outcome
+from ggufkit.sweep.work import TryAgain
+
+TOPIC = "ggufkit-sweep"
+_LOOK_S = 0.5
+_AGAIN = 3
+"""How often a job is tried anew that another try may help, or that was lost with its workers."""
+
+
+@dataclass(frozen=True)
+class Course:
+    """How a sweep is driven.
+
+    Args:
+        window: cells at work at once: the next ones are fetched while the first is measured.
+        on_gpu: workers with GPUs do what a GPU is good for.
+        at_files: a resource of the workers that see all files of a cell, "" where all do.
+        patience_s: how long a scheduler that is gone is waited for.
+        do: what a worker does with a job.
+        offer: lets workers elsewhere have the files that a request names.
+        is_stopped: whether somebody asked to stop.
+    """
+
+    window: int = 4
+    on_gpu: bool = False
+    at_files: str = ""
+    patience_s: float = 600.0
+    do: Callable[..., Outcome] = work.run
+    offer: Callable[[BuildRequest], Sequence[Given]] = lambda _request: ()
+    is_stopped: Callable[[], bool] = lambda: False
+
+
+@dataclass
+class _Open:
+    """A cell at work: its jobs, their futures, and how they ended."""
+
+    cell: Cell
+    number: int
+    given: Sequence[Given] = ()
+    lock: ExitStack = field(default_factory=ExitStack)
+    jobs: dict[str, Job] = field(default_factory=dict)
+    futures: dict[str, Any] = field(default_factory=dict)
+    outcomes: dict[str, Outcome] = field(default_factory=dict)
+    tries: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether all that is known of it has ended."""
+        return len(self.outcomes) == len(self.jobs)
+
+    def behind(self, job: str) -> Iterator[str]:
+        """The jobs that need a job, or one that needs it."""
+        reached = {job}
+        for one in self.jobs.values():  # each stands behind those that it needs
+            if not reached.isdisjoint(one.needs):
+                reached.add(one.id)
+                yield one.id
+
+
+class _Ended(NamedTuple):
+    """A job, and its future that is not pending any more."""
+
+    job: str
+    future: Any
+
+
+class Driver:
+    """Drives a sweep to its end.
+
+    Args:
+        connect: a client of Dask's whose workers are ready, anew each time.
+        out: the sweep's directory, as this machine sees it.
+        hear: is told every event, too.
+    """
+
+    def __init__(
+        self,
+        connect: Callable[[], Any],
+        out: Path,
+        journal: Journal,
+        course: Course,
+        hear: Callable[[Event], None] = lambda _event: None,
+    ) -> None:
+        self._connect, self._out, self._journal, self._course, self._hear = connect, out, journal, course, hear
+        self._client: Any = None
+        self._said: queue.SimpleQueue[tuple[str, Any]] = queue.SimpleQueue()
+        self._open: dict[str, _Open] = {}
+        self._name = uuid.uuid4().hex[:8]
+        self.outcomes: dict[str, Outcome] = {}
+
+    def drive(self, cells: Sequence[Cell]) -> Mapping[str, Outcome]:
+        """Have all cells made; how each job ended, by its id.
+
+        Raises:
+            ResourceError: the scheduler was gone for too long.
+        """
+        self._begin()
+        waiting = list(enumerate(cells))[::-1]
+        try:
+            while waiting or self._open:
+                while waiting and len(self._open) < self._course.window:
+                    self._start(*waiting.pop())
+                self._listen()
+        except BaseException:
+            self._note("stopped")
+            raise
+        finally:
+            self._end()
+        self._note("finished")
+        return self.outcomes
+
+    def _begin(self) -> None:
+        self._client = self._connect()
+        self._client.subscribe_topic(TOPIC, lambda event: self._said.put(("event", event)))
+
+    def _end(self) -> None:
+        """Let go of all that is still at work."""
+        futures = [future for one in self._open.values() for future in one.futures.values()]
+        with contextlib.suppress(Exception):  # the scheduler may be gone
+            self._client.cancel(futures, force=True)
+            self._client.unsubscribe_topic(TOPIC)
+        for one in self._open.values():
+            one.lock.close()
+
+    def _start(self, number: int, cell: Cell) -> None:
+        cell = _for_workers(cell)
+        one, job = _Open(cell, number), graph.fetch(cell)
+        self._open[cell.name] = one
+        one.jobs[job.id] = job
+        try:
+            one.lock.enter_context(Workspace(self._out / cell.name).locked())
+            one.given = self._course.offer(cell.request)
+        except GgufkitError as error:
+            self._take(one, Outcome(job.id, "failed", message=error.message, hint=error.hint or ""))
+            return
+        self._submit(one, job)
+
+    def _submit(self, one: _Open, job: Job) -> None:
+        needs = [one.outcomes.get(name) or one.futures[name] for name in job.needs]
+        needed = dict(job.resources)
+        if job.stage == "finish" and self._course.at_files:
+            needed = {self._course.at_files: 1.0}
+        future = self._client.submit(
+            self._course.do, job, one.cell, one.given, *needs,
+            key=f"{job.stage}-{self._name}{one.tries.get(job.id, 0)}-{job.id}", pure=False,
+            resources=needed, priority=-(one.number * len(STAGES) + STAGES.index(job.stage)), retries=_AGAIN,
+        )  # fmt: skip
+        one.futures[job.id] = future
+        self._watch(job.id, future)
+
+    def _watch(self, job: str, future: Any) -> None:
+        future.add_done_callback(lambda ended: self._said.put(("ended", (job, ended))))
+
+    def _listen(self) -> None:
+        """Hear what was said since, or wait a moment for it. Raises Interrupted where somebody asked to stop."""
+        if self._course.is_stopped():
+            raise Interrupted("The sweep was asked to stop.")
+        said = []
+        with contextlib.suppress(queue.Empty):
+            said.append(self._said.get(timeout=_LOOK_S))
+            while True:
+                said.append(self._said.get_nowait())
+        for told in (told for kind, told in said if kind == "event"):
+            self._hear_worker(told[1])
+        ended = [_Ended(job, future) for kind, told in said if kind == "ended" for job, future in [told]]
+        self._hear_ends([one for one in ended if self._is_of_now(one)])
+
+    def _hear_ends(self, ended: Sequence[_Ended]) -> None:
+        for outcome in self._gathered([one.future for one in ended if one.future.status == "finished"]):
+            self._take(self._cell_of(outcome.job), outcome)
+        for job, future in ended:
+            if future.status == "error":
+                self._erred(self._cell_of(job), job, future)
+            elif future.status == "pending":
+                self._watch(job, future)
+        if any(future.status in ("cancelled", "lost") for _, future in ended):
+            self._recover()
+
+    def _is_of_now(self, ended: _Ended) -> bool:
+        """Whether a future is the one that its job has now."""
+        one = self._open.get(_cell_name(ended.job))
+        return one is not None and one.futures.get(ended.job) is ended.future and ended.job not in one.outcomes
+
+    def _cell_of(self, job: str) -> _Open:
+        return self._open[_cell_name(job)]
+
+    def _gathered(self, futures: Sequence[Any]) -> list[Outcome]:
+        return self._client.gather(list(futures), errors="skip") if futures else []
+
+    def _take(self, one: _Open, outcome: Outcome) -> None:
+        """A job ended: plan what it tells of, and let the cell go when all of it is there."""
+        if outcome.job in one.outcomes:
+            return
+        one.outcomes[outcome.job] = self.outcomes[outcome.job] = outcome
+        self._tell(journal.ended(outcome))
+        if one.jobs[outcome.job].stage == "fetch" and outcome.is_good:
+            self._plan(one, outcome)
+        if one.is_over:
+            del self._open[one.cell.name]
+            one.lock.close()
+
+    def _plan(self, one: _Open, fetched: Outcome) -> None:
+        planned = graph.jobs(one.cell, Facts.from_json(fetched.facts), on_gpu=self._course.on_gpu)
+        one.jobs |= {job.id: job for job in planned}
+        self._tell(journal.planned(one.cell.name, one.jobs.values()))
+        for job in planned:
+            self._submit(one, job)
+
+    def _erred(self, one: _Open, job: str, future: Any) -> None:
+        """A job was not done: it failed too often, its workers died, or one that it needs did not come about."""
+        if job in one.outcomes:
+            return
+        if any(one.futures[name].status == "error" for name in one.jobs[job].needs if name in one.futures):
+            return  # that one is heard, and has this one tried again or left out
+        error = future.exception()
+        lost = type(error).__name__ in ("KilledWorker", "NoValidWorkerError")
+        one.tries[job] = one.tries.get(job, 0) + 1
+        if lost and one.tries[job] <= _AGAIN:
+            self._note("retried", job, f"{error}")
+            self._again(one, [job, *one.behind(job)])
+            return
+        self._take(one, _of_error(job, error))
+        for left in list(one.behind(job)):
+            self._take(one, Outcome(left, "skipped", because=job))
+
+    def _again(self, one: _Open, jobs: Sequence[str]) -> None:
+        """Submit jobs anew."""
+        for job in jobs:
+            if job not in one.outcomes:
+                one.tries[job] = one.tries.get(job, 0) + 1
+                self._submit(one, one.jobs[job])
+
+    def _recover(self) -> None:
+        """The scheduler is gone: wait until it is there again, and give it all that has not ended."""
+        self._note("lost", text="scheduler")
+        until = time.monotonic() + self._course.patience_s
+        while self._client.status != "running":
+            if time.monotonic() > until:
+                hint = "Start it again, and repeat the command: what was finished is kept."
+                raise ResourceError("The scheduler is gone, and did not come back.", hint=hint)
+            time.sleep(_LOOK_S)
+            if self._client.status == "closed":
+                with contextlib.suppress(GgufkitError, OSError):
+                    self._begin()
+        for one in list(self._open.values()):
+            self._again(one, [job for job in one.jobs if job not in one.outcomes])
+
+    def _hear_worker(self, event: Mapping[str, Any]) -> None:
+        kind, job = str(event.get("kind", "")), str(event.get("job", ""))
+        if kind == "started" and _cell_name(job) in self._open:
+            self._note("started", job, str(event.get("name", "")))
+
+    def _note(self, kind: str, job: str = "", text: str = "") -> None:
+        self._tell(Event(time.time(), kind, job, text=text))
+
+    def _tell(self, event: Event) -> None:
+        self._hear(self._journal.append(event))
+
+
+def _cell_name(job: str) -> str:
+    return job.partition("|")[0]
+
+
+def _for_workers(cell: Cell) -> Cell:
+    """The cell as workers get it: with their own number of threads where nothing else was asked for."""
+    run = cell.request.run
+    asked = 0 if run.threads == machine.physical_cores() else run.threads
+    told = replace(run, force=False, explain=False)
+    return replace(cell, request=replace(cell.request, run=told), threads=cell.threads or asked)
+
+
+def _of_error(job: str, error: BaseException) -> Outcome:
+    if isinstance(error, TryAgain):
+        return Outcome(job, "failed", message=error.message, hint=error.hint)
+    if type(error).__name__ == "KilledWorker":
+        hint = "The system may have run out of memory: look into its log, or give its workers more."
+        return Outcome(job, "failed", message="Every worker that tried it died.", hint=hint)
+    hint = "This is a bug in ggufkit, or its workers have another Python."
+    return Outcome(job, "failed", message=f"{type(error).__name__}: {error}", hint=hint)
