@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import logging
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 from ggufkit.core import extras, machine
@@ -27,6 +29,8 @@ _CORES_PER_MAKER = 16
 """On a machine with GPUs one worker quantizes for so many processors."""
 _GIB_A_CORE = 4
 """What a job asks for where nothing is said."""
+_TIMES = ("SBATCH -t ", "PBS -l walltime=", "BSUB -W ", "$ -l h_rt=")
+"""dask-jobqueue ends jobs after half an hour unless it is told something else: where nothing is said, the site decides."""
 _CONNECT_S = 20.0
 _DEATH_S = 300
 """A worker of a queue that finds no scheduler for so long ends, and with it its job."""
@@ -139,6 +143,7 @@ def connected(where: Where, spec: StoreSpec) -> Iterator[Connection]:
     extras.require("sweep")
     from distributed import Client
 
+    logging.getLogger("distributed").setLevel(logging.ERROR)  # what matters is told by the driver
     with contextlib.ExitStack() as stack:
         if where.scheduler:
             client = stack.enter_context(_client(where.scheduler))
@@ -176,17 +181,48 @@ def _local(wanted: int | None) -> Any:
     return SpecCluster(specs, {"cls": Scheduler, "options": options}, name="ggufkit-sweep", silence_logs=False)
 
 
-def _queued(where: Where, spec: StoreSpec) -> Any:
-    """A cluster whose workers are jobs of a queue; jobs that end are replaced."""
-    system = require_system(where.system)
+@contextlib.contextmanager
+def _queued(where: Where, spec: StoreSpec) -> Iterator[Any]:
+    """A cluster whose workers are jobs of a queue; jobs that end are replaced.
+
+    Raises:
+        InputError: there is no such queue here, or it refuses the first job.
+    """
+    system, hint = require_system(where.system), f"See cluster: {where.system}: in the sweep file."
     kind = getattr(importlib.import_module("dask_jobqueue"), system.cluster)
+    submitted: SimpleQueue[str] = SimpleQueue()
+    told = queue_arguments(where.system, where.queue, Path(spec.out) / HOME / "logs")
+    logging.getLogger("tornado.application").setLevel(logging.CRITICAL)  # of what a queue says, once is enough
     try:
-        cluster = kind(**queue_arguments(where.system, where.queue, Path(spec.out) / HOME / "logs"))
+        cluster = kind(job_cls=_telling(kind.job_cls, submitted), **told)
     except ValueError as error:
-        hint = f"See cluster: {where.system}: in the sweep file."
         raise UsageError(f"{system.title} cannot be asked for that: {error}.", hint=hint) from error
-    cluster.adapt(minimum_jobs=where.queue.jobs, maximum_jobs=where.queue.jobs)
-    return cluster
+    with cluster:
+        cluster.scale(jobs=where.queue.jobs)
+        if refused := submitted.get():
+            raise InputError(f"{system.title} refuses the jobs of the sweep: {refused}", hint=hint)
+        cluster.adapt(minimum_jobs=where.queue.jobs, maximum_jobs=where.queue.jobs)
+        yield cluster
+
+
+def _telling(job: type, submitted: SimpleQueue[str]) -> type:
+    """A kind of job that tells when it was submitted: "", or what the queue said against it."""
+
+    from distributed.core import Status
+
+    class Job(job):  # type: ignore[misc]
+        async def start(self) -> None:
+            try:
+                await super().start()
+            except Exception as error:
+                self.status = Status.failed  # so that the cluster can be closed
+                submitted.put(
+                    next((x.strip() for x in reversed(str(error).splitlines()) if x.strip()), "no reason")
+                )
+                raise
+            submitted.put("")
+
+    return Job
 
 
 def require_system(name: str) -> System:
@@ -214,6 +250,7 @@ def queue_arguments(name: str, asked: Queue, logs: Path) -> dict[str, Any]:
     return {
         "cores": asked.cores, "memory": f"{_memory_bytes(asked)}B", "processes": 1, "log_directory": str(logs),
         "job_name": "ggufkit-sweep", "death_timeout": _DEATH_S, "scheduler_options": {"dashboard_address": ":0"},
+        "job_directives_skip": [] if asked.time else list(_TIMES),
         "worker_extra_args": ["--no-dashboard", "--resources", f"'{offered}'"],
         **_directives(system, asked),
         **{option: value for option, value in optional.items() if option and value},

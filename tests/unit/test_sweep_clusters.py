@@ -65,6 +65,11 @@ def test_a_job_of_slurm_is_one_worker_with_all_that_the_job_has() -> None:
     assert "--resources 'threads=16'" in text
 
 
+def test_where_no_time_is_said_the_site_decides() -> None:
+    assert "#SBATCH -t" not in script(replace(ASKED, time=None))
+    assert "walltime" not in script(replace(ASKED, time=None), "pbs")
+
+
 def test_what_a_site_needs_besides_is_in_the_job() -> None:
     text = script(replace(ASKED, prologue=("module load cuda",), interface="ib0", scratch="/local"))
     assert "\nmodule load cuda\n" in text
