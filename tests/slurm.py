@@ -9,7 +9,7 @@ import shutil
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -113,7 +113,7 @@ def _munge(home: Path) -> subprocess.Popen[bytes]:
     process = subprocess.Popen(
         argv, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=(home / "munged.err").open("wb")
     )
-    _wait(lambda: (home / "munge.socket").exists(), "munged", home)
+    _wait((home / "munge.socket").exists, "munged", home)
     return process
 
 
@@ -133,9 +133,9 @@ def _wait_until_idle(slurm: Slurm) -> None:
     _wait(are_idle, "Slurm", slurm.home)
 
 
-def _wait(there: object, what: str, home: Path) -> None:
+def _wait(there: Callable[[], bool], what: str, home: Path) -> None:
     until = time.monotonic() + _PATIENCE_S
-    while not there():  # type: ignore[operator]
+    while not there():
         if time.monotonic() > until:
             said = "\n".join(
                 f"{f.name}: {f.read_text(errors='replace')[-800:]}" for f in home.glob("*.[el][ro][rg]")
