@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from ggufkit.core.errors import InputError
 from ggufkit.core.jsonfile import parse_json
 from ggufkit.core.manifest import PARTIAL
-from ggufkit.core.records import Conditions, Measurement
+from ggufkit.core.records import Conditions, Measurement, ResultRow
 from ggufkit.measure.paired import Scores, Tokens, of_chunks
 
 if TYPE_CHECKING:
@@ -91,7 +91,21 @@ def of_measurements(found: Sequence[Measurement], path: Path) -> Scores | None:
     scores = load(path, divergence.file_sha256) if divergence is not None else None
     if divergence is None or scores is None or scores.tokens != tokens_of(divergence.conditions):
         return None
-    tolerance = scores.digit or _AGREE
-    if abs(float(scores.kld.mean()) - divergence.value) > tolerance + _AGREE * abs(divergence.value):
+    return of_chunks(scores) if _has_mean(scores, divergence.value) else None
+
+
+def of_row(row: ResultRow, path: Path) -> Scores | None:
+    """The same of a row of results, whose base its own table does not tell: scores that are of one another's base are told
+    apart by their tokens."""
+    scores = load(path, row.sha256) if row.sha256 is not None and row.kld_mean is not None else None
+    if scores is None or row.kld_mean is None:
+        return None
+    own = scores.tokens.corpus_sha256, scores.tokens.n_ctx, scores.tokens.n_chunks
+    if own != (row.corpus_sha256, row.n_ctx, row.n_chunks) or not _has_mean(scores, row.kld_mean):
         return None
     return of_chunks(scores)
+
+
+def _has_mean(scores: Scores, value: float) -> bool:
+    tolerance = scores.digit or _AGREE
+    return abs(float(scores.kld.mean()) - value) <= tolerance + _AGREE * abs(value)

@@ -67,7 +67,7 @@ def render_html(summary: Summary) -> str:
     holds = composition.held(summary.entries)
     types = {part.type for one in holds for part in one.parts}
     legend = maps.legend(summary.recipes, types)
-    template = _environment().get_template("report.html.j2")
+    template = environment().get_template("report.html.j2")
     return template.render(
         s=summary,
         columns=first or columns,
@@ -98,7 +98,8 @@ def render_html(summary: Summary) -> str:
 
 
 @cache
-def _environment() -> Environment:
+def environment() -> Environment:
+    """Where templates of pages come from: what stands in them is escaped, and nothing in it acts or hides."""
     made = Environment(
         loader=PackageLoader("ggufkit.report"), autoescape=True, undefined=StrictUndefined, finalize=_visible
     )

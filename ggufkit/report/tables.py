@@ -49,7 +49,12 @@ def to_json(rows: Sequence[ResultRow]) -> str:
 
 def to_csv(rows: Sequence[ResultRow]) -> str:
     """Rows as CSV; what was not measured is empty, and no text in it is a spreadsheet's formula."""
-    return _with_texts(frame(rows), escape.csv).to_csv(index=False, lineterminator="\n")
+    return as_csv(frame(rows))
+
+
+def as_csv(table: pd.DataFrame) -> str:
+    """A table with these columns, and others besides, as CSV."""
+    return _with_texts(table, escape.csv).to_csv(index=False, lineterminator="\n")
 
 
 def from_csv(text: str) -> pd.DataFrame:

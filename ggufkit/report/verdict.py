@@ -47,19 +47,20 @@ class Verdict:
 
 
 @dataclass(frozen=True)
-class _Case:
-    """A variant's file, and what it loses."""
+class Case:
+    """A file, and what it loses."""
 
     row: ResultRow
     loss: Loss
 
     @property
     def variant(self) -> str:
+        """What was done for it."""
         return self.row.variant
 
 
 @dataclass(frozen=True)
-class _Gap:
+class Gap:
     """How much lower one KL divergence is than another, as a fraction of that, with its error; is it more than that?"""
 
     gain: float
@@ -87,10 +88,10 @@ def verdicts(rows: Sequence[ResultRow], scores: Mapping[str, Scores] | None = No
     Args:
         scores: of files, by their names.
     """
-    groups: dict[str, list[_Case]] = {}
+    groups: dict[str, list[Case]] = {}
     for row in rows:
         if (loss := of_divergence(row, (scores or {}).get(row.file))) is not None:
-            groups.setdefault(row.type, []).append(_Case(row, loss))
+            groups.setdefault(row.type, []).append(Case(row, loss))
     found = [v for kind, group in groups.items() if (v := _verdict(kind, group)) is not None]
     return tuple(sorted(found, key=lambda v: -groups[v.type][0].row.size_bytes))
 
@@ -126,7 +127,7 @@ def _in_vain(found: Sequence[Verdict]) -> str:
         return ""
     harm = [(name, [v for v in found if name in v.worse]) for name in vain]
     said = "".join(f"; {name} loses more for {_types(members)}" for name, members in harm if members)
-    return f"{_listed(vain)} {'is' if len(vain) == 1 else 'are'} best nowhere{said}."
+    return f"{listed(vain)} {'is' if len(vain) == 1 else 'are'} best nowhere{said}."
 
 
 def _grouped(found: Sequence[Verdict], key: Callable[[Verdict], T]) -> dict[T, list[Verdict]]:
@@ -137,17 +138,17 @@ def _grouped(found: Sequence[Verdict], key: Callable[[Verdict], T]) -> dict[T, l
 
 
 def _types(members: Sequence[Verdict]) -> str:
-    return _listed([v.type for v in members])
+    return listed([v.type for v in members])
 
 
-def _listed(names: Sequence[str]) -> str:
+def listed(names: Sequence[str]) -> str:
     shown = list(names) if len(names) <= _MOST_NAMES else [*names[: _MOST_NAMES - 1]]
     rest = [f"{len(names) - len(shown)} more"] if len(names) > len(shown) else []
     *before, last = [*shown, *rest]
     return f"{', '.join(before)} and {last}" if before else last
 
 
-def _verdict(kind: str, group: Sequence[_Case]) -> Verdict | None:
+def _verdict(kind: str, group: Sequence[Case]) -> Verdict | None:
     by_variant = {case.variant: case for case in group if _chunks(case.row) == _chunks(group[0].row)}
     if len(by_variant) < 2:
         return None
@@ -156,8 +157,8 @@ def _verdict(kind: str, group: Sequence[_Case]) -> Verdict | None:
     plainest = by_variant[min(by_variant, key=plainness)]
     remarks = [remark for name in _WITHOUT_AWQ if (remark := _on_awq(name, by_variant))]
     sentence = f"{kind}: {_praise(best, take, by_variant)}{''.join('; ' + r for r in remarks)}."
-    worse = tuple(v for v, case in by_variant.items() if (gap := _gap(case, plainest)).real and gap.gain < 0)
-    gain, names = _gap(take, plainest).gain, tuple(by_variant)
+    worse = tuple(v for v, case in by_variant.items() if (gap := difference(case, plainest)).real and gap.gain < 0)
+    gain, names = difference(take, plainest).gain, tuple(by_variant)
     return Verdict(kind, best.variant, take.variant, plainest.variant, gain, worse, names, sentence)
 
 
@@ -165,20 +166,21 @@ def _chunks(row: ResultRow) -> tuple[str | None, int | None, int | None]:
     return row.corpus_sha256, row.n_ctx, row.n_chunks
 
 
-def _gap(a: _Case, b: _Case) -> _Gap:
+def difference(a: Case, b: Case) -> Gap:
+    """How much less a file loses than another of the same model that was measured on the same text."""
     found, whole = a.loss.less(b.loss), b.loss.value
     gain, error = (-found.value / whole, found.error / whole) if whole else (0.0, 0.0)
     if found.is_paired and a.loss.scores is not None and b.loss.scores is not None:
         # What is hard for both is hard for both by as much: the ratio is known better than the difference.
         ratio = paired.kld_ratio(a.loss.scores, b.loss.scores)
         error = error if ratio is None else ratio.error
-    return _Gap(gain, error, found.is_real, found.is_paired)
+    return Gap(gain, error, found.is_real, found.is_paired)
 
 
-def _praise(best: _Case, take: _Case, by_variant: Mapping[str, _Case]) -> str:
+def _praise(best: Case, take: Case, by_variant: Mapping[str, Case]) -> str:
     """The lowest one against the plainest, and the one to take where that is as good; or that none stands out."""
     ordered = sorted(by_variant.values(), key=lambda case: plainness(case.variant))
-    rival = next((case for case in ordered if case is not best and not _gap(best, case).real), None)
+    rival = next((case for case in ordered if case is not best and not difference(best, case).real), None)
     if take is ordered[0] and rival is not None:
         low = (
             f"{best.variant} is lowest, {_value(best)}, {_below(best, rival)} (within the {_judged(best, rival)})"
@@ -192,25 +194,25 @@ def _praise(best: _Case, take: _Case, by_variant: Mapping[str, _Case]) -> str:
     return f"{best.variant} is lowest, {praise}; {take.variant} is as good within the {_judged(best, take)}"
 
 
-def _judged(a: _Case, b: _Case) -> str:
-    return _gap(a, b).judged
+def _judged(a: Case, b: Case) -> str:
+    return difference(a, b).judged
 
 
-def _value(case: _Case) -> str:
+def _value(case: Case) -> str:
     row = case.row
     return f"KLD {row.kld_mean:.5f}" + (f" ± {row.kld_stderr:.5f}" if row.kld_stderr is not None else "")
 
 
-def _below(case: _Case, other: _Case) -> str:
-    return f"{_gap(case, other).words} below {other.variant}'s {other.row.kld_mean:.5f}"
+def _below(case: Case, other: Case) -> str:
+    return f"{difference(case, other).words} below {other.variant}'s {other.row.kld_mean:.5f}"
 
 
-def _on_awq(name: str, by_variant: Mapping[str, _Case]) -> str | None:
+def _on_awq(name: str, by_variant: Mapping[str, Case]) -> str | None:
     """What scaling by AWQ did for a variant that is there with and without it."""
     without = by_variant.get(_WITHOUT_AWQ[name])
     if name not in by_variant or without is None:
         return None
-    gap, beside = _gap(by_variant[name], without), "" if name == "awq" else f" with {without.variant}"
+    gap, beside = difference(by_variant[name], without), "" if name == "awq" else f" with {without.variant}"
     if gap.real and gap.gain > 0:
         return f"AWQ helped{beside} ({gap.words} less)"
     if gap.real:

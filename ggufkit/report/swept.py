@@ -1,0 +1,124 @@
+"""`sweep.csv`: every row of every results.csv of a sweep, with the model and the profile that it is of.
+
+Its columns are those of results.csv behind `model` and `profile`, in one order; columns of metrics that packages add and of
+tasks come last, and are empty where a model has none.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from ggufkit.core import escape
+from ggufkit.core.errors import InputError
+from ggufkit.core.records import ResultRow
+from ggufkit.measure.paired import Scores
+from ggufkit.report import tables
+
+KEYS = ("model", "profile")
+_PRESET = re.compile(r"[A-Z0-9_]+")
+
+
+@dataclass(frozen=True)
+class Swept:
+    """What a sweep found of one model under one profile.
+
+    Args:
+        profile: "" where the sweep has none.
+        rows: of its results.csv.
+        scores: what each token gave, of the files of which it is kept, by their names.
+    """
+
+    model: str
+    profile: str
+    rows: tuple[ResultRow, ...]
+    scores: Mapping[str, Scores] = field(default_factory=dict)
+
+    @property
+    def title(self) -> str:
+        """What people call it."""
+        return f"{self.model}, {self.profile}" if self.profile else self.model
+
+    @property
+    def base_sha256(self) -> str | None:
+        """The hash of what its files are compared with; None where nothing was compared."""
+        bases = (row.sha256 for row in self.rows if row.ppl_base is not None and row.kld_mean is None)
+        return next(bases, None)
+
+
+def is_recipe(row: ResultRow) -> bool:
+    """Whether a file's types were chosen tensor by tensor, as its label says: "4.50bpw", "like-Q4_K_M"."""
+    return _PRESET.fullmatch(row.type) is None
+
+
+def to_csv(cells: Sequence[tuple[str, str, pd.DataFrame]]) -> str:
+    """The table of a sweep from those of its cells: model, profile, and what `tables.from_csv` reads.
+
+    Text in it is escaped as in results.csv: `tables` reads it back.
+    """
+    keyed = [_keyed(table, model, profile) for model, profile, table in cells]
+    names = dict.fromkeys([*KEYS, *tables.COLUMNS, *(name for table in keyed for name in table)])
+    if not keyed:
+        return ",".join(names) + "\n"
+    whole = pd.concat([table.dropna(axis="columns", how="all") for table in keyed], ignore_index=True)
+    return tables.as_csv(whole.reindex(columns=list(names)))
+
+
+def _keyed(table: pd.DataFrame, model: str, profile: str) -> pd.DataFrame:
+    keyed = table.copy()
+    keyed.insert(0, "profile", escape.csv(profile) or None)
+    keyed.insert(0, "model", escape.csv(model))
+    return keyed
+
+
+def rows_of(table: pd.DataFrame) -> tuple[ResultRow, ...]:
+    """The rows of a table that `tables.from_csv` read; further metrics and tasks are left out."""
+    return tuple(_row(record) for record in _records(table))
+
+
+def _records(table: pd.DataFrame) -> list[dict[Hashable, Any]]:
+    whole = table.astype(object)
+    return whole.where(whole.notna(), None).to_dict("records")
+
+
+def _row(record: Mapping[Hashable, Any]) -> ResultRow:
+    return ResultRow(**{name: record[name] for name in tables.COLUMNS})
+
+
+def read(file: Path) -> list[Swept]:
+    """The cells of a sweep.csv, in its order, without scores.
+
+    Raises:
+        InputError: it is not there, or is no such table.
+    """
+    hint = "Give the sweep.csv of an earlier sweep."
+    try:
+        text = file.read_bytes().decode()
+    except FileNotFoundError:
+        raise InputError(f"{file} is not there.", hint=hint) from None
+    except (OSError, ValueError) as error:
+        raise InputError(f"{file} cannot be read: {error}.", hint=hint) from error
+    try:
+        return list(_cells(text))
+    except (ValueError, TypeError, KeyError, OverflowError, csv.Error) as error:
+        raise InputError(f"{file} is no table of a sweep: {error}.", hint=hint) from error
+
+
+def _cells(text: str) -> Iterator[Swept]:
+    keys = pd.read_csv(io.StringIO(text), usecols=list(KEYS), dtype="string", keep_default_na=False)
+    rows = rows_of(tables.from_csv(text))
+    found: dict[tuple[str, str], list[ResultRow]] = {}
+    for model, profile, row in zip(_texts(keys["model"]), _texts(keys["profile"]), rows, strict=True):
+        found.setdefault((model, profile), []).append(row)
+    yield from (Swept(model, profile, tuple(own)) for (model, profile), own in found.items())
+
+
+def _texts(column: Iterable[Any]) -> list[str]:
+    return [escape.from_csv(str(cell)) for cell in column]
