@@ -57,6 +57,8 @@ def _show_plan(plan: Plan, as_json: bool) -> None:
     screen.print(tables.steps_table(plan))
     if plan.seconds:
         screen.print(f"Time: {durations.words(Estimate(plan.seconds, plan.seconds_factor))}.")
+    if plan.download_bytes:
+        screen.print(f"Download: {size(plan.download_bytes)}.")
     screen.print(f"Disk at the peak: {size(plan.disk_needed)} of {size(plan.disk_free)} free.")
     screen.print(f"Memory: about {size(plan.ram_needed)} of {size(plan.ram_free)} free.")
     if plan.mtp:

@@ -14,7 +14,7 @@ from ggufkit.core.progress import Reporter, SilentReporter
 from ggufkit.core.records import Checkpoint, GgufFile
 from ggufkit.hub import modelscope, names
 from ggufkit.hub.listing import HubUnreachable, RepoAbsent, needed
-from ggufkit.hub.obtain import Want, obtain
+from ggufkit.hub.obtain import Want, cached, obtain, offline
 from ggufkit.llama.gguf import MAGIC, gguf_sha256, read_gguf, read_header
 from ggufkit.models import pickles
 from ggufkit.models.checkpoint import open_checkpoint, read_config
@@ -33,10 +33,12 @@ class SourceOptions:
     Args:
         hub: auto (a cache, then the hub that answers), hf, or modelscope.
         allow_pickle: accept weights in *.bin where there are no safetensors.
+        fetch: get weights that are not here; without, only what their headers tell.
     """
 
     hub: str = "auto"
     allow_pickle: bool = False
+    fetch: bool = True
 
 
 def resolve(
@@ -143,6 +145,9 @@ def _from_hub(model: str, options: SourceOptions, reporter: Reporter, headers_di
             if headers_dir is not None
             else None
         )
+        if found is None and not options.fetch and not (offline() or any(cached(place, want) for place in places)):
+            hint = "Let it be fetched first, or leave it out."
+            raise SourceError(f"What {model} is like, only its weights tell, which are not here.", hint=hint)
         found = found or obtain(places, want, reporter, ask_first=ask_first)
     except (RepoAbsent, HubUnreachable) as error:
         if Path(model).parent != Path() and Path(model).parent.is_dir():

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -38,10 +39,24 @@ from ggufkit.texts import calibration_text
 
 def plan(request: BuildRequest, reporter: Reporter | None = None) -> Plan:
     """What a build would make and need. Nothing is written to the output directory."""
+    with planned(request, reporter) as (_, whole):
+        return whole
+
+
+@contextlib.contextmanager
+def planned(
+    request: BuildRequest, reporter: Reporter | None = None, only: frozenset[tuple[str, str]] | None = None
+) -> Iterator[tuple[Job, Plan]]:
+    """The same with the job, whose model may be an outline that is there until the end.
+
+    Args:
+        only: as for `prepare`.
+    """
     with tempfile.TemporaryDirectory(prefix="ggufkit-plan-") as temporary:
         outlines = Path(temporary) / "outline"
         outlines.mkdir()
-        job = prepare(request, reporter or SilentReporter(), outlines)
+        job = prepare(request, reporter or SilentReporter(), outlines, only)
+        to_fetch = sum(file.stat().st_size for file in outlines.glob("*.safetensors"))
         base = _skeleton(job, Path(temporary))
         job = fitting.add(job, read_header(base))
         require_settings(job)
@@ -51,9 +66,9 @@ def plan(request: BuildRequest, reporter: Reporter | None = None) -> Plan:
         warn_of_context(job, base)
         whole = _plan(job, base, outputs(job), extra_disk=extra)
         steps, takes = stages.timed(job, read_header(base))
-        return replace(
+        yield job, replace(
             whole, steps=steps, seconds=takes.seconds, seconds_factor=takes.factor, mmproj=part,
-            remarks=_remarks(job, whole), mtp=_of_mtp(job, base),
+            remarks=_remarks(job, whole), mtp=_of_mtp(job, base), download_bytes=to_fetch,
         )  # fmt: skip
 
 

@@ -91,7 +91,7 @@ class Plan:
 
     It takes `seconds`, most likely not `seconds_factor` times as long or as short. `remarks` are about files that are
     larger than their names promise. `mmproj` reads images or sound; `mtp` is what is said of layers that predict further
-    tokens.
+    tokens. `download_bytes` of weights are yet to be fetched.
     """
 
     files: tuple[PlannedFile, ...]
@@ -105,6 +105,7 @@ class Plan:
     remarks: tuple[str, ...] = ()
     mmproj: PlannedPart | None = None
     mtp: str = ""
+    download_bytes: int = 0
 
     def require(self, where: Path) -> None:
         """Raise ResourceError when the plan does not fit this machine."""
