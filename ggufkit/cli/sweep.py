@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import click
+from rich.table import Table
 
-from ggufkit.cli import parameter_types
-from ggufkit.cli.options import grouped
+from ggufkit.cli import parameter_types, sweep_plan
+from ggufkit.cli.options import grouped, json_option
 from ggufkit.cli.sweep_table import watching
 from ggufkit.cli.sweep_watch import detach, status_command, stop_command
-from ggufkit.cli.terminal import say
+from ggufkit.cli.terminal import console, emit, reporting, say
 from ggufkit.commands import sweep
 from ggufkit.commands.sweep import Asked
 from ggufkit.core.errors import ToolError
@@ -61,9 +62,13 @@ def sweep_command() -> None:
 
 @sweep_command.command("run")
 @asked_options
+@click.option(
+    "--dry-run", is_flag=True, help="Show jobs, downloads, bytes and hours; write nothing, and fetch no weights."
+)
 @click.option(_DETACH, "detached", is_flag=True, help="Go on without this shell.")
+@json_option
 @click.pass_context
-def run_command(ctx: click.Context, asked: Asked, detached: bool) -> int:
+def run_command(ctx: click.Context, asked: Asked, dry_run: bool, detached: bool, as_json: bool) -> int:
     """Build all that FILE asks for, one job for each thing to make or to measure. `run` may be left out.
 
     The same command goes on from where it was stopped. `ggufkit sweep status FILE` tells from any shell how far it is,
@@ -71,9 +76,12 @@ def run_command(ctx: click.Context, asked: Asked, detached: bool) -> int:
 
     \b
     Examples:
+        ggufkit sweep sweep.yaml --dry-run
         ggufkit sweep sweep.yaml --workers 2
         ggufkit sweep sweep.yaml --slurm --profile quick
     """
+    if dry_run:
+        return _show_plan(asked, as_json)
     places = Places(sweep.read(asked)[0].out)
     if detached:
         return detach(ctx.meta[_WORDS], places, asked.file)
@@ -83,6 +91,22 @@ def run_command(ctx: click.Context, asked: Asked, detached: bool) -> int:
         return ToolError.exit_code
     say(f"Done: {places.out}")
     return 0
+
+
+def _show_plan(asked: Asked, as_json: bool) -> int:
+    """What is to come; the exit code is that of the first build of which nothing can be known."""
+    with reporting() as reporter:
+        coming = sweep.foresee(asked, reporter)
+    if as_json:
+        import json
+        from dataclasses import asdict
+
+        emit(json.dumps(asdict(coming), indent=1) + "\n")
+        return coming.total.exit_code
+    screen = console(stderr=False)
+    for part in sweep_plan.shown(coming):
+        screen.print(part, soft_wrap=not isinstance(part, Table))
+    return coming.total.exit_code
 
 
 sweep_command.add_command(status_command)

@@ -24,7 +24,9 @@ def shown(outlook: Outlook) -> Iterator[RenderableType]:
     yield from (words((warning, "yellow")) for warning in grouped(w for each in known for w in each.warnings))
     unknown = [each for each in outlook.cells if each.message]
     if unknown and known:
-        yield words((f"Not counted above, because nothing is known of them: {len(unknown)} builds.", "yellow"))
+        yield words(
+            (f"Not counted above is what nothing is known of, {len(unknown)} of {len(outlook.cells)}:", "yellow")
+        )
     for each in unknown:
         yield words((f"{each.cell}: {each.message} {each.hint}", "red"))
 
@@ -33,7 +35,16 @@ def _table(known: list[Foreseen], total: Foreseen, backend: str) -> Table:
     on_gpu = backend not in ("", "cpu")
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("build", overflow="fold")
-    for title in ("jobs", "there", "files", "download", "results", "disk", *(["GPU h"] if on_gpu else []), "CPU h"):
+    for title in (
+        "jobs",
+        "there",
+        "files",
+        "download",
+        "results",
+        "disk",
+        *(["GPU h"] if on_gpu else []),
+        "CPU h",
+    ):
         table.add_column(title, justify="right", no_wrap=True)
     for each in [*known, *([total] if known[1:] else [])]:
         times = [each.gpu_s, each.cpu_s] if on_gpu else [each.cpu_s]

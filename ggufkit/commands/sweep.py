@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
@@ -12,11 +12,28 @@ from pathlib import Path
 from typing import Any
 
 from ggufkit.core import extras
-from ggufkit.core.errors import UsageError
+from ggufkit.core.errors import ToolchainError, UsageError
 from ggufkit.core.manifest import write_atomically
-from ggufkit.sweep import claims, clusters, inputs, journal, keeper, matrix, station, stores, sweep_file, watch
+from ggufkit.core.progress import Reporter
+from ggufkit.core.records import QuantType
+from ggufkit.llama import toolchain
+from ggufkit.steps.quantize import known_types
+from ggufkit.sweep import (
+    claims,
+    clusters,
+    foreseen,
+    inputs,
+    journal,
+    keeper,
+    matrix,
+    station,
+    stores,
+    sweep_file,
+    watch,
+)
 from ggufkit.sweep.clusters import Connection, Where
 from ggufkit.sweep.drive import Course, Driver
+from ggufkit.sweep.foreseen import Outlook
 from ggufkit.sweep.journal import Journal
 from ggufkit.sweep.places import Places
 from ggufkit.sweep.records import Cell, Event, Outcome
@@ -65,9 +82,29 @@ class Asked:
 
 def read(asked: Asked) -> tuple[Spec, tuple[Cell, ...]]:
     """What the file says, and its cells. Raises InputError with the place of a fault."""
-    spec = sweep_file.read(asked.file)
+    spec = sweep_file.read(asked.file, _known_types())
     spec = spec if asked.out is None else replace(spec, out=asked.out)
     return spec, matrix.cells(spec, asked.profiles)
+
+
+def _known_types() -> Sequence[QuantType] | None:
+    """Those of the llama.cpp that is here; None where none is, and types are checked when they are made."""
+    try:
+        tools = toolchain.locate("cpu")
+        return None if tools is None else known_types(tools)
+    except ToolchainError:
+        return None
+
+
+def foresee(asked: Asked, reporter: Reporter) -> Outlook:
+    """What a sweep would do and take; no weights are fetched, and nothing of it is begun.
+
+    Raises:
+        InputError: the file is wrong.
+        ToolchainError: there is no llama.cpp, and none can be had.
+    """
+    spec, cells = read(asked)
+    return foreseen.foresee(cells, spec.out, reporter)
 
 
 def sweep(asked: Asked, hear: Hear) -> Mapping[str, Outcome]:
