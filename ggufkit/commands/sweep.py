@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 from collections.abc import Callable, Mapping, Sequence
@@ -29,6 +30,7 @@ from ggufkit.sweep import (
     station,
     stores,
     sweep_file,
+    toolchains,
     watch,
 )
 from ggufkit.sweep.clusters import Connection, Where
@@ -129,26 +131,33 @@ def sweep(asked: Asked, hear: Hear) -> Mapping[str, Outcome]:
         found = stores.found(spec.out, asked.store)
         told = workers.enter_context(Journal(places.journal))
         where = asked.where(spec)
-        first = _connect(workers, where, found)
+        clients = workers.enter_context(contextlib.closing(_Clients(where, found)))
+        first = clients.connection
+        if not first.is_local:
+            toolchains.offer("auto", PathStore(spec.out))
         hear(told.append(journal.began(_driver(first))))
-        driver = Driver(_Clients(first, workers, where, found), places.out, told, _course(first, places), hear)
+        driver = Driver(clients, places.out, told, _course(first, places), hear)
         return driver.drive(cells)
 
 
-def _connect(stack: ExitStack, where: Where, found: StoreSpec) -> Connection:
-    return stack.enter_context(clusters.connected(where, found))
-
-
 class _Clients:
-    """Gives the client that is there, and after that new ones."""
+    """Gives the client that is there, and after that new ones: a scheduler that was started again knows nothing."""
 
-    def __init__(self, first: Connection, stack: ExitStack, where: Where, found: StoreSpec) -> None:
-        self._next: Connection | None = first
-        self._connect = partial(_connect, stack, where, found)
+    def __init__(self, where: Where, found: StoreSpec) -> None:
+        self._open = partial(clusters.connected, where, found)
+        self._stack, self._is_first = ExitStack(), True
+        self.connection = self._stack.enter_context(self._open())
 
     def __call__(self) -> Any:
-        connection, self._next = self._next or self._connect(), None
-        return connection.client
+        if not self._is_first:
+            self.close()
+            self.connection = self._stack.enter_context(self._open())
+        self._is_first = False
+        return self.connection.client
+
+    def close(self) -> None:
+        with contextlib.suppress(Exception):  # nobody may be there any more to take leave of
+            self._stack.close()
 
 
 def _driver(connection: Connection) -> journal.Driver:

@@ -11,6 +11,7 @@ import queue
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import CancelledError
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -28,6 +29,8 @@ from ggufkit.sweep.records import STAGES, Cell, Event, Job, Outcome
 from ggufkit.sweep.work import TryAgain
 
 TOPIC = "ggufkit-sweep"
+_OF_WORKERS = ("refused", "paused", "resumed")
+"""Events of a worker, not of a job: it has other versions, or its disk is full."""
 _LOOK_S = 0.5
 _AGAIN = 3
 """How often a job is tried anew that another try may help, or that was lost with its workers."""
@@ -211,7 +214,11 @@ class Driver:
         return self._open[_cell_name(job)]
 
     def _gathered(self, futures: Sequence[Any]) -> list[Outcome]:
-        return self._client.gather(list(futures), errors="skip") if futures else []
+        with contextlib.suppress(
+            OSError, TimeoutError, CancelledError
+        ):  # the scheduler is gone: they are asked for again
+            return self._client.gather(list(futures), errors="skip") if futures else []
+        return []
 
     def _take(self, one: _Open, outcome: Outcome) -> None:
         """A job ended: plan what it tells of, and let the cell go when all of it is there."""
@@ -257,17 +264,19 @@ class Driver:
                 self._submit(one, one.jobs[job])
 
     def _recover(self) -> None:
-        """The scheduler is gone: wait until it is there again, and give it all that has not ended."""
+        """The scheduler is gone: connect anew as soon as there is one, and give it all that has not ended. A new one knows
+        neither what workers must have, nor the worker beside the driver's files."""
         self._note("lost", text="scheduler")
         until = time.monotonic() + self._course.patience_s
-        while self._client.status != "running":
-            if time.monotonic() > until:
-                hint = "Start it again, and repeat the command: what was finished is kept."
-                raise ResourceError("The scheduler is gone, and did not come back.", hint=hint)
-            time.sleep(_LOOK_S)
-            if self._client.status == "closed":
-                with contextlib.suppress(GgufkitError, OSError):
-                    self._begin()
+        while True:
+            try:
+                self._begin()
+                break
+            except (GgufkitError, OSError, TimeoutError) as error:
+                if time.monotonic() > until:
+                    hint = "Start it again, and repeat the command: what was finished is kept."
+                    raise ResourceError("The scheduler is gone, and did not come back.", hint=hint) from error
+                time.sleep(_LOOK_S)
         for one in list(self._open.values()):
             self._again(one, [job for job in one.jobs if job not in one.outcomes])
 
@@ -275,6 +284,8 @@ class Driver:
         kind, job = str(event.get("kind", "")), str(event.get("job", ""))
         if kind == "started" and _cell_name(job) in self._open:
             self._note("started", job, str(event.get("name", "")))
+        elif kind in _OF_WORKERS:
+            self._note(kind, text=f"{event.get('text', '')} {event.get('hint', '')}".strip())
 
     def _note(self, kind: str, job: str = "", text: str = "") -> None:
         self._tell(Event(time.time(), kind, job, text=text))

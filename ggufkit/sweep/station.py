@@ -7,8 +7,10 @@ unit of `CHECKED`, which only a worker has that passed: none runs on a worker th
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -78,6 +80,7 @@ class Station:
         scratch: a directory of the worker's own, gone when it ends.
         n_gpus: GPUs that the worker may use.
         tell: sends an event to the driver.
+        alone: holds a name among all workers of the sweep.
         pause: lets the worker take no further jobs until so many bytes are free for files in a directory.
     """
 
@@ -88,6 +91,7 @@ class Station:
     scratch: Path
     n_gpus: int = 0
     tell: Callable[[Mapping[str, Any]], None] = lambda _event: None
+    alone: Callable[[str], AbstractContextManager[Any]] = contextlib.nullcontext
     pause: Callable[[Path, int], None] = lambda _path, _n_bytes: None
 
 
@@ -165,7 +169,14 @@ def _station(worker: Any, spec: StoreSpec) -> Station:
     threads = int(worker.state.total_resources.get(THREADS, machine.physical_cores()))
     store, n_gpus = _store(worker, spec), len(cuda.gpus())
     scratch = Path(worker.local_directory) / "ggufkit"
-    return Station(str(worker.name), socket.gethostname(), store, threads, scratch, n_gpus, tell, pause)
+    return Station(str(worker.name), socket.gethostname(), store, threads, scratch, n_gpus, tell, _alone, pause)
+
+
+def _alone(name: str) -> AbstractContextManager[Any]:
+    from distributed import Lock
+
+    held: AbstractContextManager[Any] = Lock(name)
+    return held
 
 
 def _store(worker: Any, spec: StoreSpec) -> Store:

@@ -66,6 +66,14 @@ def provide(backend: str, store: Store, reporter: Reporter, alone: Alone) -> Too
             return here
 
 
+def offer(backend: str, store: Store) -> None:
+    """Let machines of this one's kind have the toolchain that is here, if there is one that ggufkit built."""
+    here = None if os.environ.get("GGUFKIT_LLAMA_CPP") else toolchain.locate(backend)
+    kind = kind_of_machine(backend)
+    if here is not None and _is_ours(here) and store.read(_note(kind)) is None:
+        ship(here, kind, store)
+
+
 def kind_of_machine(backend: str) -> str:
     """A short name for all machines that one build runs on, at its full speed."""
     gpus = sorted({gpu.arch for gpu in cuda.gpus()}) if backend in ("auto", "cuda") else []

@@ -27,7 +27,7 @@ from ggufkit.pipeline.artifacts import Artifacts
 from ggufkit.pipeline.lookup import prepare
 from ggufkit.steps.session import Session
 from ggufkit.steps.step import PRIVATE, Result
-from ggufkit.sweep import facts, station
+from ggufkit.sweep import facts, station, toolchains
 from ggufkit.sweep.inputs import Given, localized
 from ggufkit.sweep.job_log import JobLog
 from ggufkit.sweep.records import Cell, Job, Outcome
@@ -211,6 +211,7 @@ class _Cells:
 def _looked_up(asked: _Asked, here: Station, reporter: Reporter) -> looked_up.Job:
     cell, request = asked.cell, localized(asked.cell.request, asked.given, here.store)
     run = replace(request.run, threads=cell.threads or here.threads)
+    toolchains.provide(run.backend, here.store, reporter, here.alone)
     return prepare(replace(request, out=here.store.place(cell.name), run=run), reporter, only=cell.only)
 
 
