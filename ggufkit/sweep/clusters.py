@@ -13,17 +13,16 @@ from queue import SimpleQueue
 from typing import Any
 
 from ggufkit.core import extras, machine
-from ggufkit.core.errors import InputError, UsageError
+from ggufkit.core.errors import BusyError, InputError, UsageError
 from ggufkit.core.units import GIB
 from ggufkit.llama import cuda
-from ggufkit.sweep import station
+from ggufkit.sweep import keeper, station
 from ggufkit.sweep.spec import Queue
 from ggufkit.sweep.station import Versions
 from ggufkit.sweep.stores import HOME, StoreSpec
 
 LIGHT_THREADS = 4
 """Jobs at once on a worker: one that is heavy, and those that fetch and tabulate beside it."""
-KEEPER = "ggufkit-keeper"
 
 _CORES_PER_MAKER = 16
 """On a machine with GPUs one worker quantizes for so many processors."""
@@ -153,7 +152,7 @@ def connected(where: Where, spec: StoreSpec) -> Iterator[Connection]:
             client = stack.enter_context(Client(cluster, set_as_default=False))
         if not where.is_local and not spec.url:
             spec = replace(spec, keeper=stack.enter_context(_keeper(client)))
-        client.register_plugin(station.plugin(spec, Versions.here()), name=station.PLUGIN)
+        stack.enter_context(_stations(client, spec))
         yield Connection(client, spec, where.is_local)
 
 
@@ -279,23 +278,33 @@ def _directives(system: System, asked: Queue) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _keeper(client: Any) -> Iterator[str]:
-    """A worker in this process that sees the sweep's directory; its address."""
+    """A worker in this process that sees the sweep's directory; its address. Raises BusyError where there is one."""
     from distributed import Worker
 
     async def start() -> Any:
-        scheduler = client.scheduler.address
         return await Worker(
-            scheduler,
-            name=KEEPER,
-            nthreads=LIGHT_THREADS,
-            memory_limit=0,
-            dashboard=False,
+            client.scheduler.address, name=keeper.NAME, nthreads=LIGHT_THREADS, memory_limit=0, dashboard=False,
             security=client.security,
-        )
+        )  # fmt: skip
 
+    known = client.scheduler_info(n_workers=-1)["workers"].values()
+    if any(worker["name"] == keeper.NAME for worker in known):
+        hint = "Wait until it ends, or start another scheduler, with workers of its own."
+        raise BusyError(f"Another sweep is at work with the scheduler {client.scheduler.address}.", hint=hint)
     worker = client.sync(start)
     try:
         yield str(worker.address)
     finally:
         with contextlib.suppress(Exception):  # the scheduler may be gone
             client.sync(worker.close, timeout=5)
+
+
+@contextlib.contextmanager
+def _stations(client: Any, spec: StoreSpec) -> Iterator[None]:
+    """Have each worker checked, those that come later, too."""
+    client.register_plugin(station.plugin(spec, Versions.here()), name=station.PLUGIN)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(Exception):  # the scheduler may be gone
+            client.unregister_worker_plugin(station.PLUGIN)

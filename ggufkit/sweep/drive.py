@@ -197,7 +197,7 @@ class Driver:
     def _hear_ends(self, ended: Sequence[_Ended]) -> None:
         for outcome in self._gathered([one.future for one in ended if one.future.status == "finished"]):
             self._take(self._cell_of(outcome.job), outcome)
-        for job, future in ended:
+        for job, future in [one for one in ended if self._is_of_now(one)]:
             if future.status == "error":
                 self._erred(self._cell_of(job), job, future)
             elif future.status == "pending":

@@ -19,6 +19,8 @@ from ggufkit.sweep.stores import BLOCK, PathStore, StoreError
 
 RESOURCE = "keeper"
 """What the keeper alone has: a job that asks for it runs where the files are."""
+NAME = "ggufkit-keeper"
+"""What Dask calls it: there is one at a scheduler."""
 _PREFIX = "ggufkit_"
 _PATIENCE_S = 60.0
 

@@ -137,6 +137,8 @@ async def set_up(worker: Any, spec: StoreSpec, versions: Versions) -> None:
     """Make a station of a worker; one that is refused gets no resources, and so no jobs. The driver hears which."""
     from distributed.utils import offload
 
+    if worker.name == keeper.NAME and not is_keeper(worker, spec):
+        return  # what an earlier driver left behind; that of this one comes
     host = socket.gethostname()
     try:
         station = await offload(_station, worker, spec)

@@ -37,6 +37,8 @@ from ggufkit.sweep.stores import StoreError
 _PASSING = (HubUnreachable, ToolKilled, ResourceError, StoreError, Interrupted)
 """What may go better another time, or on another machine."""
 _KEPT_CELLS = 4
+_LOGS = "logs/"
+"""No job reads what another one's tools said; and several write a log of one name."""
 
 
 class TryAgain(Exception):
@@ -88,7 +90,7 @@ def _do(job: Job, asked: _Asked, needs: Sequence[Outcome], here: Station, report
     lock = place / PRIVATE / "jobs" / f"{'.'.join(filter(None, (job.stage, job.variant, job.type)))}.lock"
     lock.parent.mkdir(parents=True, exist_ok=True)
     for one in needs:
-        here.store.pull(cell.name, one.files)
+        here.store.pull(cell.name, [file for file in one.files if not file.name.startswith(_LOGS)])
     with FileLock(lock):  # a worker that nobody hears any more may still be at work on the same
         began = time.time()
         task = _Task(job, needs, _begin(asked, here, reporter))
