@@ -15,7 +15,7 @@ from typing import Any
 from ggufkit.core import extras
 from ggufkit.core.errors import ToolchainError, UsageError
 from ggufkit.core.manifest import write_atomically
-from ggufkit.core.progress import Reporter
+from ggufkit.core.progress import Reporter, SilentReporter
 from ggufkit.core.records import QuantType
 from ggufkit.llama import toolchain
 from ggufkit.steps.quantize import known_types
@@ -40,7 +40,7 @@ from ggufkit.sweep.journal import Journal
 from ggufkit.sweep.places import Places
 from ggufkit.sweep.records import Cell, Event, Outcome
 from ggufkit.sweep.spec import Queue, Spec
-from ggufkit.sweep.stores import PathStore, StoreSpec
+from ggufkit.sweep.stores import StoreSpec
 from ggufkit.version import __version__
 
 Hear = Callable[[Event], None]
@@ -129,12 +129,15 @@ def sweep(asked: Asked, hear: Hear) -> Mapping[str, Outcome]:
         places.stop.unlink(missing_ok=True)
         write_atomically(places.root / "sweep.yaml", asked.file.read_text(encoding="utf-8"))
         found = stores.found(spec.out, asked.store)
+        if asked.store:
+            held = claims.alone_at(asked.store, clusters.files_here(found), SilentReporter(), places.stop.touch)
+            workers.enter_context(held)
         told = workers.enter_context(Journal(places.journal))
         where = asked.where(spec)
         clients = workers.enter_context(contextlib.closing(_Clients(where, found)))
         first = clients.connection
         if not first.is_local:
-            toolchains.offer("auto", PathStore(spec.out))
+            toolchains.offer("auto", first.store)
         hear(told.append(journal.began(_driver(first))))
         driver = Driver(clients, places.out, told, _course(first, places), hear)
         return driver.drive(cells)
@@ -172,6 +175,7 @@ def _course(connection: Connection, places: Places) -> Course:
         window=max(_AHEAD, _AHEAD * len(known)),
         on_gpu=any(worker["resources"].get(station.GPU, 0) > 0 for worker in known),
         at_files=keeper.RESOURCE if connection.has_keeper else "",
-        offer=lambda request: () if connection.is_local else inputs.offered(request, PathStore(places.out)),
+        offer=lambda request: () if connection.is_local else inputs.offered(request, connection.store),
+        bring=connection.store.pull if connection.spec.url else Course.bring,
         is_stopped=lambda: watch.is_asked_to_stop(places),
     )

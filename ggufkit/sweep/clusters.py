@@ -17,9 +17,10 @@ from ggufkit.core.errors import BusyError, InputError, UsageError
 from ggufkit.core.units import GIB
 from ggufkit.llama import cuda
 from ggufkit.sweep import keeper, station
+from ggufkit.sweep.by_url import UrlCarrier
 from ggufkit.sweep.spec import Queue
 from ggufkit.sweep.station import Versions
-from ggufkit.sweep.stores import HOME, StoreSpec
+from ggufkit.sweep.stores import HOME, PathStore, RemoteStore, Store, StoreSpec
 
 LIGHT_THREADS = 4
 """Jobs at once on a worker: one that is heavy, and those that fetch and tabulate beside it."""
@@ -126,9 +127,20 @@ class Connection:
     is_local: bool
 
     @property
+    def store(self) -> Store:
+        """The sweep's files, as this process has them."""
+        return files_here(self.spec)
+
+    @property
     def has_keeper(self) -> bool:
         """Whether jobs that need all files of a cell must ask for `keeper.RESOURCE`."""
         return bool(self.spec.keeper)
+
+
+def files_here(spec: StoreSpec) -> Store:
+    """A sweep's files where its directory is: behind a URL they are in the store, and what is brought comes there."""
+    out = Path(spec.out)
+    return RemoteStore(out, UrlCarrier(spec.url)) if spec.url else PathStore(out)
 
 
 @contextlib.contextmanager

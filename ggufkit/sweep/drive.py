@@ -25,7 +25,7 @@ from ggufkit.sweep import graph, journal, work
 from ggufkit.sweep.facts import Facts
 from ggufkit.sweep.inputs import Given
 from ggufkit.sweep.journal import Journal
-from ggufkit.sweep.records import STAGES, Cell, Event, Job, Outcome
+from ggufkit.sweep.records import STAGES, Cell, Event, Job, Outcome, StoredFile
 from ggufkit.sweep.work import TryAgain
 
 TOPIC = "ggufkit-sweep"
@@ -47,6 +47,7 @@ class Course:
         patience_s: how long a scheduler that is gone is waited for.
         do: what a worker does with a job.
         offer: lets workers elsewhere have the files that a request names.
+        bring: brings files of a cell that was finished elsewhere to where the sweep's directory is.
         is_stopped: whether somebody asked to stop.
     """
 
@@ -56,6 +57,7 @@ class Course:
     patience_s: float = 600.0
     do: Callable[..., Outcome] = work.run
     offer: Callable[[BuildRequest], Sequence[Given]] = lambda _request: ()
+    bring: Callable[[str, Sequence[StoredFile]], None] = lambda _cell, _files: None
     is_stopped: Callable[[], bool] = lambda: False
 
 
@@ -224,6 +226,8 @@ class Driver:
         """A job ended: plan what it tells of, and let the cell go when all of it is there."""
         if outcome.job in one.outcomes:
             return
+        if one.jobs[outcome.job].stage == "finish" and outcome.is_good:
+            outcome = self._brought(one, outcome)
         one.outcomes[outcome.job] = self.outcomes[outcome.job] = outcome
         self._tell(journal.ended(outcome))
         if one.jobs[outcome.job].stage == "fetch" and outcome.is_good:
@@ -231,6 +235,14 @@ class Driver:
         if one.is_over:
             del self._open[one.cell.name]
             one.lock.close()
+
+    def _brought(self, one: _Open, finished: Outcome) -> Outcome:
+        """Tables and reports where the sweep's directory is, should they have been written elsewhere."""
+        try:
+            self._course.bring(one.cell.name, finished.files)
+        except GgufkitError as error:
+            return replace(finished, state="failed", message=error.message, hint=error.hint or "")
+        return finished
 
     def _plan(self, one: _Open, fetched: Outcome) -> None:
         planned = graph.jobs(one.cell, Facts.from_json(fetched.facts), on_gpu=self._course.on_gpu)
