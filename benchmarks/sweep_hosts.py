@@ -256,7 +256,10 @@ class _Cluster:
         return Found(seconds, _ends(events), killed, again, unexplained, differ, code, log.read_text()[-3000:])
 
     def forget(self) -> None:
-        """Remove what a sweep left on all hosts."""
+        """Remove what a sweep left on all hosts, and begin with workers that remember nothing."""
+        for name in WORKERS:
+            if (found := _process(self.hosts[name], "dask_worker")) is not None:
+                hosts.kill_tree(found)
         self._require(self.hosts[DRIVER].run(["rm", "-rf", _OUT], self.env, 60))
         for name in (*WORKERS, DRIVER):
             self._require(self.hosts[name].run(["rm", "-rf", HOME / "cache" / "sweeps"], self.env, 60))

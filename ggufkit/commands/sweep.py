@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -139,6 +140,8 @@ def sweep(asked: Asked, hear: Hear) -> Mapping[str, Outcome]:
         if not first.is_local:
             toolchains.offer("auto", first.store)
         hear(told.append(journal.began(_driver(first))))
+        for reason in first.refused:
+            hear(told.append(Event(time.time(), "refused", text=reason)))
         driver = Driver(clients, places.out, told, _course(first, places), hear)
         return driver.drive(cells)
 

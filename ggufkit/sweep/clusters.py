@@ -120,11 +120,12 @@ def local_workers(wanted: int | None, cores: int, gpus: Sequence[str]) -> list[L
 
 @dataclass(frozen=True)
 class Connection:
-    """A client, and how the workers behind it find the sweep's files."""
+    """A client, and how the workers behind it find the sweep's files; why some were refused."""
 
     client: Any
     spec: StoreSpec
     is_local: bool
+    refused: tuple[str, ...] = ()
 
     @property
     def store(self) -> Store:
@@ -164,8 +165,8 @@ def connected(where: Where, spec: StoreSpec) -> Iterator[Connection]:
             client = stack.enter_context(Client(cluster, set_as_default=False))
         if not where.is_local and not spec.url:
             spec = replace(spec, keeper=stack.enter_context(_keeper(client)))
-        stack.enter_context(_stations(client, spec))
-        yield Connection(client, spec, where.is_local)
+        refused = stack.enter_context(_stations(client, spec))
+        yield Connection(client, spec, where.is_local, refused)
 
 
 def _client(scheduler: str) -> Any:
@@ -312,11 +313,24 @@ def _keeper(client: Any) -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def _stations(client: Any, spec: StoreSpec) -> Iterator[None]:
-    """Have each worker checked, those that come later, too."""
+def _stations(client: Any, spec: StoreSpec) -> Iterator[tuple[str, ...]]:
+    """Have each worker checked, those that come later, too; why some were refused.
+
+    Raises:
+        InputError: all were that there are.
+    """
     client.register_plugin(station.plugin(spec, Versions.here()), name=station.PLUGIN)
     try:
-        yield
+        answers = client.run(station.refusal, on_error="return")
+        others = [answer for address, answer in answers.items() if address != spec.keeper]
+        refused = tuple(sorted({_words(answer) for answer in others if answer is not None}))
+        if others and None not in others:
+            raise InputError(f"No worker can be used. {refused[0]}", hint=station.REMEDY)
+        yield refused
     finally:
         with contextlib.suppress(Exception):  # the scheduler may be gone
             client.unregister_worker_plugin(station.PLUGIN)
+
+
+def _words(refusal: str | BaseException) -> str:
+    return refusal if isinstance(refusal, str) else f"A worker has no ggufkit, or another one: {refusal}."

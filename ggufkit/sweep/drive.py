@@ -26,11 +26,12 @@ from ggufkit.sweep.facts import Facts
 from ggufkit.sweep.inputs import Given
 from ggufkit.sweep.journal import Journal
 from ggufkit.sweep.records import STAGES, Cell, Event, Job, Outcome, StoredFile
+from ggufkit.sweep.station import CHECKED, TOPIC
 from ggufkit.sweep.work import TryAgain
 
-TOPIC = "ggufkit-sweep"
 _OF_WORKERS = ("refused", "paused", "resumed")
 """Events of a worker, not of a job: it has other versions, or its disk is full."""
+_ROOM = "Make room there, and repeat the command: what was finished is kept."
 _LOOK_S = 0.5
 _AGAIN = 3
 """How often a job is tried anew that another try may help, or that was lost with its workers."""
@@ -298,6 +299,15 @@ class Driver:
             self._note("started", job, str(event.get("name", "")))
         elif kind in _OF_WORKERS:
             self._note(kind, text=f"{event.get('text', '')} {event.get('hint', '')}".strip())
+            if kind != "resumed" and not self._has_workers():
+                raise ResourceError(
+                    f"No worker is left. {event.get('text', '')}", hint=str(event.get("hint") or _ROOM)
+                )
+
+    def _has_workers(self) -> bool:
+        """Whether there is a worker that takes jobs."""
+        known = self._client.scheduler_info(n_workers=-1)["workers"].values()
+        return any(w["status"] == "running" and w["resources"].get(CHECKED, 0) for w in known)
 
     def _note(self, kind: str, job: str = "", text: str = "") -> None:
         self._tell(Event(time.time(), kind, job, text=text))

@@ -13,6 +13,7 @@ from ggufkit.core import progress, units
 from ggufkit.core.progress import grouped
 from ggufkit.sweep.places import Places
 from ggufkit.sweep.station import Station
+from ggufkit.sweep.stores import StoreError
 
 _TELL_S, _WRITE_S = 2.0, 5.0
 
@@ -77,7 +78,7 @@ class JobLog:
     def _write(self) -> None:
         """What is not in the store yet is missed by nobody who waits for the job."""
         self._written = time.monotonic()
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, StoreError):
             self._here.store.write(self._name, ("\n".join(self._lines) + "\n").encode())
 
 

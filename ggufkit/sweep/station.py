@@ -37,7 +37,7 @@ PLUGIN = "ggufkit-station"
 _MANY = 1000.0
 _KEEPER_JOBS = 1.0
 _LOOK_S = 15.0
-_ATTRIBUTE = "ggufkit_station"
+_ATTRIBUTE, _REFUSAL = "ggufkit_station", "ggufkit_refusal"
 
 
 @dataclass(frozen=True)
@@ -145,6 +145,7 @@ async def set_up(worker: Any, spec: StoreSpec, versions: Versions) -> None:
         reason, hint = versions.difference(await offload(Versions.here), host), REMEDY
     except (GgufkitError, OSError) as error:
         reason, hint = f"{host}: {getattr(error, 'message', error)}", getattr(error, "hint", None) or ""
+    setattr(worker, _REFUSAL, reason)
     if reason is not None:
         worker.log_event(TOPIC, {"kind": "refused", "worker": str(worker.name), "text": reason, "hint": hint})
         return
@@ -154,6 +155,12 @@ async def set_up(worker: Any, spec: StoreSpec, versions: Versions) -> None:
         worker.handlers.update(Desk(station.store).handlers())
     await _give(worker, resources)
     worker.log_event(TOPIC, {"kind": "ready", "worker": str(worker.name), "text": host})
+
+
+def refusal(dask_worker: Any) -> str | None:
+    """Why a worker was refused, for `client.run`; None if it was not."""
+    reason: str | None = getattr(dask_worker, _REFUSAL, None)
+    return reason
 
 
 def is_keeper(worker: Any, spec: StoreSpec) -> bool:
@@ -225,7 +232,7 @@ async def _pause_until_room(worker: Any, path: Path, n_bytes: int) -> None:
     """Take no further jobs while a disk is full: those that wait here go to others."""
     from distributed.core import Status
 
-    if worker.status != Status.running:
+    if worker.status != Status.running or machine.free_disk(path) >= n_bytes:
         return
     manager = worker.memory_manager  # it would let the worker go on as soon as there is memory
     fraction, manager.memory_pause_fraction = manager.memory_pause_fraction, False

@@ -17,6 +17,7 @@ from ggufkit.core.errors import Interrupted, ResourceError, ToolKilled
 from ggufkit.core.manifest import PARTIAL, manifest_path, open_manifest, read_manifest
 from ggufkit.core.progress import Reporter
 from ggufkit.core.records import GgufFile, Json, QuantType
+from ggufkit.core.units import GIB
 from ggufkit.core.variants import Scaling, Variant
 from ggufkit.hub.listing import HubUnreachable
 from ggufkit.llama.gguf import read_gguf
@@ -37,6 +38,8 @@ from ggufkit.sweep.stores import StoreError
 _PASSING = (HubUnreachable, ToolKilled, ResourceError, StoreError, Interrupted)
 """What may go better another time, or on another machine."""
 _KEPT_CELLS = 4
+_ROOM = GIB
+"""Bytes that a worker has free at least that takes jobs, once it had not enough for one."""
 _LOGS = "logs/"
 """No job reads what another one's tools said; and several write a log of one name."""
 
@@ -68,18 +71,20 @@ def run(job: Job, cell: Cell, given: Sequence[Given], *needs: Outcome) -> Outcom
         try:
             done = _do(job, _Asked(cell, tuple(given)), needs, here, log)
         except Exception as error:
-            done = _failed(job, error, log)
+            done = _failed(job, error, log, here.store.place(cell.name))
     return replace(done, worker=here.name, seconds=round(time.monotonic() - started, 3))
 
 
-def _failed(job: Job, error: Exception, log: JobLog) -> Outcome:
-    """How a job ended that raised an error. Raises TryAgain."""
+def _failed(job: Job, error: Exception, log: JobLog, place: Path) -> Outcome:
+    """How a job ended that raised an error; a worker without room takes no others. Raises TryAgain."""
     known = oserrors.explained(error)
     message = known.message if known is not None else f"{type(error).__name__}: {error}"
     hint = (
         (known.hint or "") if known is not None else "This is a bug in ggufkit; the job's log has its traceback."
     )
     log.end(message, hint, None if known is not None else error)
+    if isinstance(known, ResourceError):
+        station.current().pause(place, max(_ROOM, int(job.resources.get(station.DISK, 0) * GIB)))
     if isinstance(known, _PASSING):
         raise TryAgain(message, hint) from error
     return Outcome(job.id, "failed", message=message, hint=hint)
