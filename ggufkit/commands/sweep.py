@@ -142,7 +142,7 @@ def sweep(asked: Asked, hear: Hear) -> Mapping[str, Outcome]:
         hear(told.append(journal.began(_driver(first))))
         for reason in first.refused:
             hear(told.append(Event(time.time(), "refused", text=reason)))
-        driver = Driver(clients, places.out, told, _course(first, places), hear)
+        driver = Driver(clients, places.out, told, _course(first, places, where), hear)
         return driver.drive(cells)
 
 
@@ -172,11 +172,13 @@ def _driver(connection: Connection) -> journal.Driver:
     )
 
 
-def _course(connection: Connection, places: Places) -> Course:
+def _course(connection: Connection, places: Places, where: Where) -> Course:
     known = connection.client.scheduler_info(n_workers=-1)["workers"].values()
+    coming = where.queue.jobs if where.system else 1  # a queue may give its first worker hours later
+    gpus = where.queue.gpus if where.system else sum(worker["resources"].get(station.GPU, 0) for worker in known)
     return Course(
-        window=max(_AHEAD, _AHEAD * len(known)),
-        on_gpu=any(worker["resources"].get(station.GPU, 0) > 0 for worker in known),
+        window=_AHEAD * max(coming, len(known)),
+        on_gpu=gpus > 0,
         at_files=keeper.RESOURCE if connection.has_keeper else "",
         offer=lambda request: () if connection.is_local else inputs.offered(request, connection.store),
         bring=connection.store.pull if connection.spec.url else Course.bring,

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from ggufkit import load_results
 from ggufkit.core.records import Toolchain
 from ggufkit.sweep import journal
 from ggufkit.sweep.places import Places
@@ -28,7 +29,7 @@ NO_SUCH_PARTITION = FILE.replace("partition: all", "partition: gpus")
 
 
 @pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> object:
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Slurm]:
     """Slurm, for all tests here."""
     if (reason := slurm.missing()) is not None:
         pytest.skip(reason)
@@ -56,9 +57,10 @@ def test_jobs_of_slurm_are_workers(cluster: Slurm, tools: Toolchain, tmp_path: P
     workers = {event.outcome.worker for event in events if event.kind == "ended" and event.outcome}
     assert {name.rpartition("-")[0] for name in workers} >= {"SLURMCluster"}
     for name in "ab":
-        rows = {row.file: row for row in load_results(tmp_path / "sweep" / name)}
+        table = json.loads((tmp_path / "sweep" / name / "results.json").read_text())
+        rows = {row["file"]: row for row in table}
         assert set(rows) == {f"{name}-F16.gguf", f"{name}-Q8_0.gguf", f"{name}-Q4_0.gguf"}
-        assert all(row.kld_mean is not None for row in rows.values() if "F16" not in row.file)
+        assert all(row["kld_mean"] is not None for file, row in rows.items() if "F16" not in file)
     assert cluster.ask("squeue", "-h", "-t", "PENDING,RUNNING") == ""
 
 
