@@ -106,13 +106,21 @@ def _host(prefix: str, name: str, number: int, size: str) -> Host:
     return host
 
 
-def _end_all(host: Host) -> None:
-    """End all that runs in a host's network, and the host."""
+def processes(host: Host) -> Iterator[psutil.Process]:
+    """All that runs in a host's network but what keeps it."""
     net = Path(f"/proc/{host.keeper.pid}/ns/net").readlink()
     for process in psutil.process_iter():
         with contextlib.suppress(OSError, psutil.Error):
-            if Path(f"/proc/{process.pid}/ns/net").readlink() == net:
-                process.send_signal(signal.SIGKILL)
+            if Path(f"/proc/{process.pid}/ns/net").readlink() == net and process.pid != host.keeper.pid:
+                yield process
+
+
+def _end_all(host: Host) -> None:
+    """End all that runs in a host's network, and the host."""
+    for process in processes(host):
+        with contextlib.suppress(psutil.Error):
+            process.send_signal(signal.SIGKILL)
+    host.keeper.kill()
     host.keeper.wait()
 
 

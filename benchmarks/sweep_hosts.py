@@ -1,6 +1,6 @@
 """Is anything lost when a sweep's hosts die? Workers and the scheduler are killed at random moments, on hosts of their own.
 
-    sudo python -m benchmarks.sweep_hosts --kills 10 --scheduler-kills 2
+    sudo python -m benchmarks.sweep_hosts --kills 10 --scheduler-kills 2 --faults
 
 Four hosts in network namespaces with disks of their own: a scheduler, two workers, and the driver, which alone has the
 models. What is killed is started again by a loop, as Slurm and Kubernetes do. The sweep's results must be those of `build`,
@@ -41,6 +41,7 @@ SCHEDULER, WORKERS, DRIVER = "scheduler", ("one", "two"), "driver"
 NAME = "hosts"
 """What the store is called: so results of `build` can be made at the very paths where the workers' were."""
 TYPES, VARIANTS = ("q8_0", "q5_0", "q4_k", "q4_0"), ("plain", "imatrix")
+FAULTS = ("full-disk", "slow", "clocks", "version")
 _PASSING = ("_tps", "_stddev", "seconds", "duration", "eval_tps")
 """Parts of the names of columns that tell times and speeds."""
 _OUT = HOME / "out"
@@ -67,6 +68,7 @@ class Asked:
     variants: Sequence[str] = VARIANTS
     kills: int = 10
     scheduler_kills: int = 2
+    faults: bool = False
     seed: int = 7
 
 
@@ -108,14 +110,15 @@ class Found:
 @click.command()
 @click.option("--kills", default=10, show_default=True, help="Of workers.")
 @click.option("--scheduler-kills", default=2, show_default=True)
+@click.option("--faults", is_flag=True, help="Also a full disk, a slow host, clocks that differ, another version.")
 @click.option("--models", default=3, show_default=True)
 @click.option("--seed", default=7, show_default=True)
 @click.option("--save/--no-save", "keep", default=True, show_default=True)
-def main(kills: int, scheduler_kills: int, models: int, seed: int, keep: bool) -> None:
+def main(kills: int, scheduler_kills: int, faults: bool, models: int, seed: int, keep: bool) -> None:
     """Sweep undisturbed, sweep with kills, and compare both with builds."""
     if (reason := hosts.missing()) is not None:
         raise click.ClickException(f"No hosts can be made here: {reason}.")
-    asked = Asked(models, kills=kills, scheduler_kills=scheduler_kills, seed=seed)
+    asked = Asked(models, kills=kills, scheduler_kills=scheduler_kills, faults=faults, seed=seed)
     rows = run(asked, click.echo)
     if keep:
         record = {"what": "sweep-hosts", "machine": machine.describe(), "commit": commit(), "asked": asdict(asked),
@@ -136,6 +139,11 @@ def run(asked: Asked, say: Any = lambda _text: None, *, calm: bool = True) -> di
         for name, kills in [*([("calm", [])] if calm else []), ("killed", plan)]:
             usual_s = rows["calm"].seconds if "calm" in rows else cluster.build_s
             rows[name] = cluster.sweep(kills, random.Random(asked.seed), usual_s, expected)
+            say(_told(name, rows[name]))
+            cluster.forget()
+        for name in FAULTS if asked.faults else ():
+            with cluster.faulty(name):
+                rows[name] = cluster.sweep([], random.Random(), 0, expected)
             say(_told(name, rows[name]))
             cluster.forget()
         return rows
@@ -190,12 +198,78 @@ class _Cluster:
 
     def start(self) -> None:
         """Loops that start again what was killed."""
-        dask = f"{sys.executable} -m distributed.cli"
-        scheduler = f"{dask}.dask_scheduler --host {self.hosts[SCHEDULER].ip} --port 8786 --no-dashboard"
-        worker = f"{dask}.dask_worker {self.address} --nworkers 1 --nthreads 4 --no-nanny --no-dashboard --memory-limit 0"
-        for name, command in {SCHEDULER: scheduler, **dict.fromkeys(WORKERS, worker)}.items():
-            loop = f"while :; do {command}; sleep 0.5; done"
-            self.hosts[name].start(["sh", "-c", loop], self.env, self.logs / f"{name}.log")
+        host = self.hosts[SCHEDULER]
+        dask = [
+            sys.executable,
+            "-m",
+            "distributed.cli.dask_scheduler",
+            "--host",
+            host.ip,
+            "--port",
+            "8786",
+            "--no-dashboard",
+        ]
+        host.start(_loop(dask), self.env, self.logs / "scheduler.log")
+        for name in WORKERS:
+            self.start_worker(name)
+
+    def start_worker(self, name: str, before: Sequence[str] = (), **env: str) -> None:
+        """A worker that is started again whenever it ends; `before` stands before its command."""
+        options = ["--nworkers", "1", "--nthreads", "4", "--no-nanny", "--no-dashboard", "--memory-limit", "0"]
+        dask = [sys.executable, "-m", "distributed.cli.dask_worker", self.address, *options]
+        self.hosts[name].start(_loop([*before, *dask]), {**self.env, **env}, self.logs / f"{name}.log")
+
+    def end_worker(self, name: str) -> None:
+        """End the loop of a worker, and the worker."""
+        for what in ("while", "distributed.cli.dask_worker"):
+            while (found := _process(self.hosts[name], what)) is not None:
+                hosts.kill_tree(found)
+                time.sleep(0.1)
+
+    @contextlib.contextmanager
+    def faulty(self, fault: str) -> Iterator[None]:
+        """Hosts with a fault, for the length of a context."""
+        one, two = WORKERS
+        self.end_worker(one)
+        over = threading.Event()
+        beside = threading.Thread(target=self._slow_down, args=(one, over))
+        if fault == "full-disk":
+            free = int(
+                self._require(self.hosts[one].run(["df", "--output=avail", "-k", HOME], self.env, 9)).split()[-1]
+            )
+            self._require(self.hosts[one].run(["fallocate", "-l", f"{free - 2000}k", HOME / "full"], self.env, 9))
+            self.start_worker(one)
+        elif fault == "slow":
+            self.start_worker(one)
+            beside.start()
+        elif fault == "clocks":
+            self.end_worker(two)
+            self.start_worker(one, ["faketime", "-f", "+3d"])
+            self.start_worker(two, ["faketime", "-f", "-2h"])
+        else:
+            self._require(self.hosts[one].run(["cp", "-r", ROOT / "ggufkit", HOME / "ggufkit"], self.env, 9))
+            old = f"open('{HOME}/ggufkit/version.py', 'w').write('__version__ = \"0.0.1\"')"
+            self._require(self.hosts[one].run([sys.executable, "-c", old], self.env, 9))
+            self.start_worker(one, PYTHONPATH=str(HOME))
+        try:
+            yield
+        finally:
+            over.set()
+            if beside.is_alive():
+                beside.join()
+            for name in WORKERS:
+                self.end_worker(name)
+                self._require(self.hosts[name].run(["rm", "-rf", HOME / "full", HOME / "ggufkit"], self.env, 9))
+                self.start_worker(name)
+
+    def _slow_down(self, name: str, over: threading.Event) -> None:
+        """Let a host work for a fifth of the time."""
+        while not over.is_set():
+            for stop, seconds in ((True, 0.8), (False, 0.2)):
+                for process in hosts.processes(self.hosts[name]):
+                    with contextlib.suppress(psutil.Error):
+                        process.suspend() if stop else process.resume()
+                over.wait(seconds)
 
     def prepare(self, asked: Asked) -> None:
         """Give the driver's host models, texts, and the toolchain: the others have nothing."""
@@ -258,8 +332,8 @@ class _Cluster:
     def forget(self) -> None:
         """Remove what a sweep left on all hosts, and begin with workers that remember nothing."""
         for name in WORKERS:
-            if (found := _process(self.hosts[name], "dask_worker")) is not None:
-                hosts.kill_tree(found)
+            self.end_worker(name)
+            self.start_worker(name)
         self._require(self.hosts[DRIVER].run(["rm", "-rf", _OUT], self.env, 60))
         for name in (*WORKERS, DRIVER):
             self._require(self.hosts[name].run(["rm", "-rf", HOME / "cache" / "sweeps"], self.env, 60))
@@ -277,7 +351,7 @@ class _Cluster:
             if over.wait(chance.uniform(0.3, 1.7) * max(2.0, usual_s / (len(order) + 1))):
                 return
             name = SCHEDULER if who == SCHEDULER else chance.choice(WORKERS)
-            while not over.is_set() and not (found := _process(self.hosts[name], "dask_" + who)):
+            while not over.is_set() and not (found := _process(self.hosts[name], "distributed.cli.dask_" + who)):
                 time.sleep(0.1)  # it is being started
             if not over.is_set():
                 killed.append(Kill(name, time.time()))
@@ -292,9 +366,14 @@ class _Cluster:
         copy.write_bytes(Path(f"/proc/{self.hosts[DRIVER].keeper.pid}/root{file}").read_bytes())
         return copy
 
-    def _require(self, done: Any) -> None:
+    def _require(self, done: Any) -> str:
         if done.returncode:
             raise click.ClickException(f"{done.args[7:]} ended with {done.returncode}:\n{done.stderr[-3000:]}")
+        return str(done.stdout)
+
+
+def _loop(command: Sequence[str]) -> list[str]:
+    return ["sh", "-c", f"while :; do {' '.join(command)}; sleep 0.5; done"]
 
 
 def write_inputs(n_models: int) -> None:
@@ -308,14 +387,10 @@ def write_inputs(n_models: int) -> None:
 
 
 def _process(host: Host, program: str) -> psutil.Process | None:
-    """A program of Python's that runs on a host."""
-    net = Path(f"/proc/{host.keeper.pid}/ns/net").readlink()
-    for process in psutil.process_iter():
-        with contextlib.suppress(OSError, psutil.Error):
-            argv = process.cmdline()
-            if Path(f"/proc/{process.pid}/ns/net").readlink() == net and any(
-                word.endswith(program) for word in argv
-            ):
+    """A program that runs on a host, by a word of its command, or the first one of a script."""
+    for process in hosts.processes(host):
+        with contextlib.suppress(psutil.Error):
+            if any(word == program or word.startswith(program + " ") for word in process.cmdline()):
                 return process
     return None
 
