@@ -43,6 +43,7 @@ class UrlCarrier:
         """See `Carrier`."""
         system, root = self._there
         with self._explained(f"{name} cannot be read"):
+            system.invalidate_cache()  # another worker may have written it again, longer
             try:
                 with system.open(f"{root}/{name}", "rb", block_size=BLOCK, cache_type="none") as file:
                     file.seek(to.tell())

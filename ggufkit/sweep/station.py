@@ -95,24 +95,12 @@ class Station:
     pause: Callable[[Path, int], None] = lambda _path, _n_bytes: None
 
 
-_here: dict[str, Station] = {}
-"""By the names of this process's workers; "" for work without Dask."""
-
-
 def current() -> Station:
     """The station of the worker that this thread works for."""
     from distributed import get_worker
 
-    try:
-        found: Station = getattr(get_worker(), _ATTRIBUTE)
-    except ValueError:  # no thread of a worker
-        return _here[""]
+    found: Station = getattr(get_worker(), _ATTRIBUTE)
     return found
-
-
-def settle(station: Station) -> None:
-    """Make a station that of all threads of this process that work for no worker."""
-    _here[""] = station
 
 
 def plugin(spec: StoreSpec, versions: Versions) -> Any:
@@ -191,7 +179,7 @@ def _alone(name: str) -> AbstractContextManager[Any]:
 def _store(worker: Any, spec: StoreSpec) -> Store:
     if spec.url:
         return RemoteStore(spec.local(), UrlCarrier(spec.url))
-    if spec.is_seen_here():
+    if is_keeper(worker, spec) or spec.is_seen_here():
         return PathStore(Path(spec.out))
     if spec.keeper:
         return RemoteStore(spec.local(), DaskCarrier(worker, spec.keeper))

@@ -22,7 +22,7 @@ models: [a, b]
 types: [q8_0, q4_0]
 variants: [plain]
 corpora: text.txt
-options: {ctx: 64, chunks: 2, bench: false}
+options: {ctx: 64, chunks: 4, bench: false}
 cluster: {slurm: {partition: all, time: "0:10:00", cores: 1, memory: 2GiB, jobs: 2}}
 """
 NO_SUCH_PARTITION = FILE.replace("partition: all", "partition: gpus")
