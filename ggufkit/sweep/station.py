@@ -78,6 +78,7 @@ class Station:
         store: the sweep's files.
         threads: for the tools of a heavy job.
         scratch: a directory of the worker's own, gone when it ends.
+        run: what this sweep is called; the next one is another.
         n_gpus: GPUs that the worker may use.
         tell: sends an event to the driver.
         alone: holds a name among all workers of the sweep.
@@ -89,6 +90,7 @@ class Station:
     store: Store
     threads: int
     scratch: Path
+    run: str = ""
     n_gpus: int = 0
     tell: Callable[[Mapping[str, Any]], None] = lambda _event: None
     alone: Callable[[str], AbstractContextManager[Any]] = contextlib.nullcontext
@@ -166,7 +168,9 @@ def _station(worker: Any, spec: StoreSpec) -> Station:
     threads = int(worker.state.total_resources.get(THREADS, machine.physical_cores()))
     store, n_gpus = _store(worker, spec), len(cuda.gpus())
     scratch = Path(worker.local_directory) / "ggufkit"
-    return Station(str(worker.name), socket.gethostname(), store, threads, scratch, n_gpus, tell, _alone, pause)
+    return Station(
+        str(worker.name), socket.gethostname(), store, threads, scratch, spec.run, n_gpus, tell, _alone, pause
+    )
 
 
 def _alone(name: str) -> AbstractContextManager[Any]:

@@ -12,7 +12,7 @@ import os
 import shutil
 import uuid
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO, Protocol
 
@@ -85,12 +85,14 @@ class StoreSpec:
         out: the sweep's directory, as the driver sees it.
         url: where files are for all instead, as fsspec spells it; "" for none.
         keeper: address of the worker that sees the driver's directory; "" for none.
+        run: what this command's sweep is called; another one may find the same store.
     """
 
     name: str
     out: str
     url: str = ""
     keeper: str = ""
+    run: str = field(default_factory=lambda: uuid.uuid4().hex[:8])
 
     def is_seen_here(self) -> bool:
         """Whether this machine sees the sweep's directory: a directory of the same path may be another one."""

@@ -28,7 +28,7 @@ from ggufkit.pipeline.artifacts import Artifacts
 from ggufkit.pipeline.lookup import prepare
 from ggufkit.steps.session import Session
 from ggufkit.steps.step import PRIVATE, Result
-from ggufkit.sweep import facts, station, toolchains
+from ggufkit.sweep import done, facts, station, toolchains
 from ggufkit.sweep.inputs import Given, localized
 from ggufkit.sweep.job_log import JobLog
 from ggufkit.sweep.records import Cell, Job, Outcome
@@ -66,13 +66,18 @@ def run(job: Job, cell: Cell, given: Sequence[Given], *needs: Outcome) -> Outcom
     here, started = station.current(), time.monotonic()
     if (bad := next((one for one in needs if not one.is_good), None)) is not None:
         return Outcome(job.id, "skipped", here.name, because=bad.because or bad.job)
+    if (before := done.noted(job.id, here)) is not None:
+        return before
     here.tell({"kind": "started", "job": job.id, "name": here.name})
     with JobLog(job.id, here) as log:
         try:
-            done = _do(job, _Asked(cell, tuple(given)), needs, here, log)
+            ended = _do(job, _Asked(cell, tuple(given)), needs, here, log)
         except Exception as error:
-            done = _failed(job, error, log, here.store.place(cell.name))
-    return replace(done, worker=here.name, seconds=round(time.monotonic() - started, 3))
+            ended = _failed(job, error, log, here.store.place(cell.name))
+    ended = replace(ended, worker=here.name, seconds=round(time.monotonic() - started, 3))
+    if ended.is_good:
+        done.note(ended, here)
+    return ended
 
 
 def _failed(job: Job, error: Exception, log: JobLog, place: Path) -> Outcome:

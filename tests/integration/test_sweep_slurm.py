@@ -73,5 +73,5 @@ def test_what_slurm_refuses_is_told(cluster: Slurm, tmp_path: Path) -> None:
     done = sweep(cluster, file)
     assert done.returncode == 3
     assert "Slurm refuses the jobs of the sweep" in done.stderr
-    assert "invalid partition" in done.stderr
+    assert "Invalid partition" in done.stderr
     assert "Traceback" not in done.stderr

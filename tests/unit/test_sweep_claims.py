@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from ggufkit.core.errors import BusyError
 from ggufkit.core.progress import SilentReporter
+from ggufkit.sweep import done
 from ggufkit.sweep.claims import CLAIM, alone_at, alone_in
+from ggufkit.sweep.records import Outcome, StoredFile
+from ggufkit.sweep.station import Station
 from ggufkit.sweep.stores import PathStore
 
 BEAT_S = 0.02
@@ -55,3 +59,13 @@ def test_who_lost_the_store_is_told(tmp_path: Path) -> None:
         store.write(CLAIM, b"another 0")
         assert lost.wait(5)
     assert store.read(CLAIM) == b"another 0"
+
+
+def test_what_was_done_is_noted_for_this_sweep_alone(tmp_path: Path) -> None:
+    here = Station("w", "host", PathStore(tmp_path), 1, tmp_path, run="one")
+    outcome = Outcome("tiny|base||", "done", "w", 1.5, (StoredFile("a.gguf", 3, "0" * 64),), facts={"n_params": 3})
+    assert done.noted(outcome.job, here) is None
+    done.note(outcome, here)
+    assert done.noted(outcome.job, here) == outcome
+    assert done.noted("tiny|base|awq|", here) is None
+    assert done.noted(outcome.job, replace(here, run="two")) is None

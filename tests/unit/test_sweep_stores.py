@@ -175,7 +175,7 @@ def test_names_stay_in_the_store(name: str, tmp_path: Path) -> None:
 
 def test_a_directory_of_the_same_path_is_not_the_same(tmp_path: Path) -> None:
     spec = stores.found(tmp_path / "out")
-    assert stores.found(tmp_path / "out") == spec
+    assert stores.found(tmp_path / "out").name == spec.name
     assert spec.is_seen_here()
     assert not replace(spec, out=str(tmp_path / "elsewhere")).is_seen_here()
     (tmp_path / "out" / MARK).write_text("another")
