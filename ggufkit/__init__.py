@@ -7,6 +7,7 @@ The Python API, loaded when it is used. Each command is a function that takes wh
 
 - `build`, `plan`, `convert`, `imatrix`, `quantize`, `merge`, `lora`, `awq`, `refine`, `recipe`, `perplexity`, `tasks`,
   `bench`, `compare`;
+- `sweep` and its plan, `plan_sweep`, for many models at once;
 - `serve`, a context in which a file is an OpenAI-compatible endpoint;
 - `Result`, what they return, and `load_results(directory)`, a result directory's table;
 - `GgufkitError` and its subclasses: their text says what to do;
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from ggufkit.api.result import Compared, Result
     from ggufkit.api.result import Result as BuildResult
     from ggufkit.api.serving import serve
+    from ggufkit.api.sweeping import Swept, plan_sweep, sweep
     from ggufkit.core.errors import (
         BusyError,
         CheckpointError,
@@ -43,6 +45,7 @@ if TYPE_CHECKING:
         TokenizerError,
         ToolchainError,
         ToolError,
+        ToolKilled,
         ToolOutputError,
         UnknownType,
         UnsupportedArchitecture,
@@ -73,8 +76,10 @@ __all__ = [
     "Result",
     "SourceError",
     "Subject",
+    "Swept",
     "TokenizerError",
     "ToolError",
+    "ToolKilled",
     "ToolOutputError",
     "ToolchainError",
     "UnknownType",
@@ -94,10 +99,12 @@ __all__ = [
     "merge",
     "perplexity",
     "plan",
+    "plan_sweep",
     "quantize",
     "recipe",
     "refine",
     "serve",
+    "sweep",
     "tasks",
 ]  # fmt: skip
 
@@ -106,6 +113,7 @@ _FUNCTIONS = {
     **dict.fromkeys(("awq", "refine", "recipe"), "ggufkit.api.engines"),
     **dict.fromkeys(("perplexity", "tasks", "bench", "compare"), "ggufkit.api.measuring"),
     "serve": "ggufkit.api.serving",
+    **dict.fromkeys(("sweep", "plan_sweep"), "ggufkit.api.sweeping"),
 }
 _HOMES = {
     **_FUNCTIONS,
@@ -113,6 +121,7 @@ _HOMES = {
     "BuildResult": "ggufkit.api.result",
     "Compared": "ggufkit.api.result",
     "Result": "ggufkit.api.result",
+    "Swept": "ggufkit.api.sweeping",
     "load_results": "ggufkit.report.tables",
     **dict.fromkeys(("Method", "Work"), "ggufkit.core.methods"),
     "Variant": "ggufkit.core.variants",

@@ -254,3 +254,23 @@ class LoraOptions(CpuOptions, total=False):
 
     check_function: bool | None
     force_toolchain: bool
+
+
+class SweepOptions(TypedDict, total=False):
+    """Which part of a sweep file is wanted, and where its workers come from.
+
+    Args:
+        profiles: of the file, by name; all by default.
+        workers: so many on this machine.
+        scheduler: the address of a Dask scheduler that is there, "tcp://HOST:8786".
+        system: the queue whose jobs are workers: "slurm", "pbs", "lsf", "sge", "oar" or "htcondor", as the file asks for.
+        store: a URL under which workers find files that do not see the output directory, "s3://…".
+        force: make all anew.
+    """
+
+    profiles: Names
+    workers: int | None
+    scheduler: str
+    system: str
+    store: str
+    force: bool

@@ -10,6 +10,7 @@ import csv
 import io
 import re
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from ggufkit.measure.paired import Scores
 from ggufkit.report import tables
 
 KEYS = ("model", "profile")
+_HINT = "Give the sweep.csv of an earlier sweep."
 _PRESET = re.compile(r"[A-Z0-9_]+")
 
 
@@ -92,32 +94,56 @@ def _row(record: Mapping[Hashable, Any]) -> ResultRow:
     return ResultRow(**{name: record[name] for name in tables.COLUMNS})
 
 
+def frame(file: Path) -> pd.DataFrame:
+    """A sweep.csv, a row for each GGUF: `model`, `profile`, then as results.csv. Raises InputError as `read`."""
+    text = _text(file)
+    with _explained(file):
+        table = tables.from_csv(text)
+        for number, name in enumerate(KEYS):
+            table[name] = pd.array(_keys(text)[number], dtype="string")
+        return table[[*KEYS, *(name for name in table if name not in KEYS)]]
+
+
 def read(file: Path) -> list[Swept]:
     """The cells of a sweep.csv, in its order, without scores.
 
     Raises:
         InputError: it is not there, or is no such table.
     """
-    hint = "Give the sweep.csv of an earlier sweep."
-    try:
-        text = file.read_bytes().decode()
-    except FileNotFoundError:
-        raise InputError(f"{file} is not there.", hint=hint) from None
-    except (OSError, ValueError) as error:
-        raise InputError(f"{file} cannot be read: {error}.", hint=hint) from error
-    try:
+    text = _text(file)
+    with _explained(file):
         return list(_cells(text))
+
+
+def _text(file: Path) -> str:
+    try:
+        return file.read_bytes().decode()
+    except FileNotFoundError:
+        raise InputError(f"{file} is not there.", hint=_HINT) from None
+    except (OSError, ValueError) as error:
+        raise InputError(f"{file} cannot be read: {error}.", hint=_HINT) from error
+
+
+@contextmanager
+def _explained(file: Path) -> Iterator[None]:
+    try:
+        yield
     except (ValueError, TypeError, KeyError, OverflowError, csv.Error) as error:
-        raise InputError(f"{file} is no table of a sweep: {error}.", hint=hint) from error
+        raise InputError(f"{file} is no table of a sweep: {error}.", hint=_HINT) from error
 
 
 def _cells(text: str) -> Iterator[Swept]:
-    keys = pd.read_csv(io.StringIO(text), usecols=list(KEYS), dtype="string", keep_default_na=False)
     rows = rows_of(tables.from_csv(text))
     found: dict[tuple[str, str], list[ResultRow]] = {}
-    for model, profile, row in zip(_texts(keys["model"]), _texts(keys["profile"]), rows, strict=True):
+    for model, profile, row in zip(*_keys(text), rows, strict=True):
         found.setdefault((model, profile), []).append(row)
     yield from (Swept(model, profile, tuple(own)) for (model, profile), own in found.items())
+
+
+def _keys(text: str) -> tuple[list[str], ...]:
+    """The columns of models and profiles."""
+    keys = pd.read_csv(io.StringIO(text), usecols=list(KEYS), dtype="string", keep_default_na=False)
+    return tuple(_texts(keys[name]) for name in KEYS)
 
 
 def _texts(column: Iterable[Any]) -> list[str]:
