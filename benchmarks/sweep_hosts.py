@@ -351,9 +351,11 @@ class _Cluster:
             if over.wait(chance.uniform(0.3, 1.7) * max(2.0, usual_s / (len(order) + 1))):
                 return
             name = SCHEDULER if who == SCHEDULER else chance.choice(WORKERS)
-            while not over.is_set() and not (found := _process(self.hosts[name], "distributed.cli.dask_" + who)):
+            while (
+                found := _process(self.hosts[name], "distributed.cli.dask_" + who)
+            ) is None and not over.is_set():
                 time.sleep(0.1)  # it is being started
-            if not over.is_set():
+            if found is not None and not over.is_set():
                 killed.append(Kill(name, time.time()))
                 hosts.kill_tree(found)
 
@@ -409,7 +411,9 @@ def repeated(
     for job, starts in again.items():
         for first, second in itertools.pairwise(starts):
             host = next((name for part, name in hosts_by_address.items() if part in first.text), "")
-            cut = any(kill.host in (host, SCHEDULER) and first.at - 1 <= kill.at <= second.at for kill in kills)
+            times = [kill.at for kill in kills if kill.host in (host, SCHEDULER)]
+            times += [event.at for event in events if event.kind == "paused"]
+            cut = any(first.at - 1 <= at <= second.at for at in times)
             if not cut or ended.get(job, second.at + 1) < second.at:
                 wrong.append(job)
     return sorted(again), sorted(set(wrong))
