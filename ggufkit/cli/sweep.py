@@ -15,7 +15,7 @@ from ggufkit.cli.terminal import console, emit, reporting, say
 from ggufkit.commands import sweep
 from ggufkit.commands.sweep import Asked
 from ggufkit.core.errors import ToolError
-from ggufkit.sweep.places import Places
+from ggufkit.sweep.places import CSV, HTML, Places
 
 QUEUES = {
     "slurm": "Slurm", "pbs": "PBS", "lsf": "LSF", "sge": "SGE", "oar": "OAR", "htcondor": "HTCondor",
@@ -52,6 +52,7 @@ asked_options = grouped(
     *(_queue_option(name, title) for name, title in QUEUES.items()),
     click.option("--store", default="", metavar="URL", help="Where files are for workers that do not see the directory: s3://…"),
     click.option("--force", is_flag=True, help="Make all anew."),
+    click.option("--against", type=parameter_types.FILE, metavar="CSV", help="An earlier sweep.csv: what loses more now?"),
 )  # fmt: skip
 
 
@@ -87,10 +88,9 @@ def run_command(ctx: click.Context, asked: Asked, dry_run: bool, detached: bool,
         return detach(ctx.meta[_WORDS], places, asked.file)
     with watching(places) as hear:
         ended = sweep.sweep(asked, hear)
-    if any(not outcome.is_good for outcome in ended.values()):
-        return ToolError.exit_code
-    say(f"Done: {places.out}")
-    return 0
+    if (places.out / HTML).exists():
+        say(f"Results: {places.out / CSV}, {places.out / HTML}")
+    return 0 if all(outcome.is_good for outcome in ended.values()) else ToolError.exit_code
 
 
 def _show_plan(asked: Asked, as_json: bool) -> int:

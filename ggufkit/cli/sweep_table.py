@@ -28,6 +28,7 @@ _HEADS = {"quantize": "quant", "measure": "meas", "finish": "end"}
 WIDTH, _LEAST_NAME, _AT_WORK = 80, 12, 4
 _PER_SECOND, _PLAIN_EVERY_S = 2, 60.0
 _MOST_COUNTED, _MOST_LINES = 99, 100
+_MOST_WARNINGS = 20
 _TAIL = 3
 """Lines around the table: how far all is, and the dashboard."""
 
@@ -85,6 +86,8 @@ class Plain:
         """Print what is worth a line of an event."""
         if event.kind == "sweep" and self.board.driver.dashboard:
             self.screen.print(f"Dask's dashboard: {self.board.driver.dashboard}")
+        elif event.kind in ("refused", "paused", "resumed"):
+            self.screen.print(f"A worker is {event.kind}: {event.text}")
         elif event.kind == "lost":
             self.screen.print(f"Lost: {event.text}")
         elif event.kind in ("refused", "paused"):
@@ -184,6 +187,7 @@ def far(board: Board, now: float) -> str:
         f"{whole.ended['failed']} failed": whole.ended["failed"],
         f"{whole.ended['skipped']} skipped": whole.ended["skipped"],
         f"{board.retried} tried again": board.retried,
+        f"{len(board.warned)} warning{'' if len(board.warned) == 1 else 's'}": board.warned,
         f"after {_since(now - board.started)}": board.started,
         f"{units.rough(left or 0)} left": left,
     }
@@ -196,6 +200,7 @@ def far(board: Board, now: float) -> str:
 def closing(board: Board, places: Places) -> Iterator[Text | Table | str]:
     """What failed, and why; where the logs are."""
     failures, skipped = board.failures, board.skipped
+    yield from _warnings(board)
     if not failures:
         return
     yield words((f"{len(failures)} of {board.whole.total} jobs failed:", "bold"))
@@ -208,6 +213,16 @@ def closing(board: Board, places: Places) -> Iterator[Text | Table | str]:
     if len(failures) > _MOST_LINES:
         yield f"and {len(failures) - _MOST_LINES} more: {places.journal}"
     yield f"Logs: {places.log('x||').parent.parent}"
+
+
+def _warnings(board: Board) -> Iterator[Text]:
+    """Each warning once, with the jobs that gave it."""
+    for text, jobs in list(board.warned.items())[:_MOST_WARNINGS]:
+        about = status.words(jobs[0]) if jobs[0] else ""
+        more = f" and {len(jobs) - 1} more" if len(jobs) > 1 else ""
+        yield words(("Warning:", "yellow"), f" {text}", (f" ({about}{more})" if about else "", "dim"))
+    if len(board.warned) > _MOST_WARNINGS:
+        yield words(f"{len(board.warned) - _MOST_WARNINGS} more warnings are in the logs.")
 
 
 def _why(outcome: Outcome, skipped: Mapping[str, int]) -> Text:

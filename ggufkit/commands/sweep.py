@@ -24,6 +24,8 @@ from ggufkit.sweep import (
     claims,
     clusters,
     foreseen,
+    gather,
+    graph,
     inputs,
     journal,
     keeper,
@@ -61,6 +63,7 @@ class Asked:
         workers: so many on this machine; None for as many as the file says, or as it has.
         store: a URL under which workers find files that do not see the directory; "" for none.
         force: make all anew.
+        against: the sweep.csv of an earlier sweep, None for none.
     """
 
     file: Path
@@ -71,6 +74,7 @@ class Asked:
     workers: int | None = None
     store: str = ""
     force: bool = False
+    against: Path | None = None
 
     def __post_init__(self) -> None:
         """Raise UsageError for several kinds of workers."""
@@ -111,7 +115,7 @@ def foresee(asked: Asked, reporter: Reporter) -> Outlook:
 
 
 def sweep(asked: Asked, hear: Hear) -> Mapping[str, Outcome]:
-    """Make and measure all that a sweep file asks for; what is there is kept.
+    """Make and measure all that a sweep file asks for, and gather what was found; what is there is kept.
 
     Args:
         hear: is told every event, from this thread.
@@ -124,6 +128,7 @@ def sweep(asked: Asked, hear: Hear) -> Mapping[str, Outcome]:
         GgufkitError: the file is wrong, or no worker can be had; what became of single jobs is told by their outcomes.
     """
     extras.require("sweep")
+    gather.require_table(asked.against)
     spec, cells = read(asked)
     places = Places(spec.out)
     with claims.alone_in(spec.out), ExitStack() as workers:
@@ -142,8 +147,14 @@ def sweep(asked: Asked, hear: Hear) -> Mapping[str, Outcome]:
         hear(told.append(journal.began(_driver(first))))
         for reason in first.refused:
             hear(told.append(Event(time.time(), "refused", text=reason)))
+        for cell in cells:
+            hear(told.append(journal.planned(cell.name, [graph.fetch(cell)])))
         driver = Driver(clients, places.out, told, _course(first, places, where), hear)
-        return driver.drive(cells)
+        ended = driver.drive(cells)
+        failures = [outcome for outcome in ended.values() if outcome.state == "failed"]
+        for text in gather.gather(cells, places.out, failures, asked.against).warnings:
+            hear(told.append(Event(time.time(), "warned", text=text)))
+        return ended
 
 
 class _Clients:

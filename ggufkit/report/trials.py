@@ -72,7 +72,8 @@ def of(cell: Swept) -> Iterator[Trial]:
     cases = _cases(cell)
     for (name, kind), case in cases.items():
         for method, without in _without(name):
-            if (other := cases.get((without, kind))) is not None:
+            other = cases.get((without, kind)) or cases.get((_as_made(without, kind), kind))
+            if other is not None:
                 yield _trial(cell, method, case, other)
         if is_recipe(case.row) and (trial := _of_recipe(cell, case, cases)) is not None:
             yield trial
@@ -95,6 +96,13 @@ def _trial(cell: Swept, method: str, case: Case, other: Case) -> Trial:
 def label(row: ResultRow) -> str:
     """Variant and type."""
     return f"{row.variant} {row.type}"
+
+
+def _as_made(name: str, kind: str) -> str:
+    """The variant whose file is made of a type: a matrix changes nothing of some, so that the plain one stands for both."""
+    variant = variants.known(name)
+    is_plain = variant is not None and variant.only_weighs and kind in quants.WITHOUT_MATRIX
+    return "plain" if is_plain else name
 
 
 @cache

@@ -26,13 +26,15 @@ BEAT_S = 5.0
 _BEATS = 4
 """So many times longer than between two beats nobody is silent who lives."""
 _FREE = b"free"
+_LOOK_S = 1.0
+"""Who only looks whether it is held has a lock for a moment, too."""
 _WAY_OUT = "Wait until it ends, stop it with `ggufkit sweep stop`, or give this one another --out and --store."
 
 
 @contextlib.contextmanager
 def alone_in(out: Path) -> Iterator[None]:
     """Hold a sweep's directory. Raises BusyError where another sweep does."""
-    lock = FileLock(out / HOME / "lock", timeout=0)
+    lock = FileLock(out / HOME / "lock", timeout=_LOOK_S)
     (out / HOME).mkdir(parents=True, exist_ok=True)
     try:
         lock.acquire()

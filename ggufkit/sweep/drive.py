@@ -27,6 +27,7 @@ from ggufkit.sweep.inputs import Given
 from ggufkit.sweep.journal import Journal
 from ggufkit.sweep.records import STAGES, Cell, Event, Job, Outcome, StoredFile
 from ggufkit.sweep.station import CHECKED, TOPIC
+from ggufkit.sweep.status import SCHEDULER
 from ggufkit.sweep.work import TryAgain
 
 _OF_WORKERS = ("refused", "paused", "resumed")
@@ -279,7 +280,7 @@ class Driver:
     def _recover(self) -> None:
         """The scheduler is gone: connect anew as soon as there is one, and give it all that has not ended. A new one knows
         neither what workers must have, nor the worker beside the driver's files."""
-        self._note("lost", text="scheduler")
+        self._note("lost", text=SCHEDULER)
         until = time.monotonic() + self._course.patience_s
         while True:
             try:
@@ -294,15 +295,19 @@ class Driver:
             self._again(one, [job for job in one.jobs if job not in one.outcomes])
 
     def _hear_worker(self, event: Mapping[str, Any]) -> None:
-        kind, job = str(event.get("kind", "")), str(event.get("job", ""))
-        if kind == "started" and _cell_name(job) in self._open:
-            self._note("started", job, str(event.get("name", "")))
-        elif kind in _OF_WORKERS:
-            self._note(kind, text=f"{event.get('text', '')} {event.get('hint', '')}".strip())
+        kind, job, text = (str(event.get(key, "")) for key in ("kind", "job", "text"))
+        if kind in _OF_WORKERS:
+            self._note(kind, text=f"{text} {event.get('hint', '')}".strip())
             if kind != "resumed" and not self._has_workers():
-                raise ResourceError(
-                    f"No worker is left. {event.get('text', '')}", hint=str(event.get("hint") or _ROOM)
-                )
+                raise ResourceError(f"No worker is left. {text}", hint=str(event.get("hint") or _ROOM))
+        elif _cell_name(job) not in self._open:
+            return
+        elif kind == "started":
+            self._note("started", job, str(event.get("name", "")))
+        elif kind == "warned":
+            self._note("warned", job, text)
+        elif kind == "progress":  # for who watches; too much for the journal
+            self._hear(Event(time.time(), "progress", job, text=_far(event)))
 
     def _has_workers(self) -> bool:
         """Whether there is a worker that takes jobs."""
@@ -314,6 +319,12 @@ class Driver:
 
     def _tell(self, event: Event) -> None:
         self._hear(self._journal.append(event))
+
+
+def _far(event: Mapping[str, Any]) -> str:
+    """How far a job is, as it tells: "12/60 chunks"."""
+    total, note = event.get("total"), str(event.get("note", ""))
+    return f"{event.get('done', 0):.0f}/{total:.0f} {note}".rstrip() if total else note
 
 
 def _cell_name(job: str) -> str:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ggufkit.core.errors import InputError
 from ggufkit.core.manifest import write_atomically
 from ggufkit.core.part_names import stem_of
-from ggufkit.core.progress import Reporter
 from ggufkit.measure import divergence, token_scores
 from ggufkit.measure.paired import Scores
 from ggufkit.steps.step import Workspace
@@ -21,53 +20,60 @@ if TYPE_CHECKING:
     from ggufkit.report.swept import Swept
 
 
+@dataclass(frozen=True)
+class Gathered:
+    """What was written: nothing where no cell has results; and what is to be said of it."""
+
+    files: tuple[Path, ...]
+    warnings: tuple[str, ...]
+
+
 def gather(
-    cells: Sequence[Cell],
-    out: Path,
-    reporter: Reporter,
-    failures: Sequence[Outcome] = (),
-    against: Path | None = None,
-) -> tuple[Path, ...]:
+    cells: Sequence[Cell], out: Path, failures: Sequence[Outcome] = (), against: Path | None = None
+) -> Gathered:
     """Write `sweep.csv` and `sweep.html` from the results directories of cells; those without results are left out.
 
     Args:
         failures: jobs that failed, which the page tells.
         against: the sweep.csv of an earlier sweep.
 
-    Returns:
-        What was written; nothing where no cell has results.
-
     Raises:
         InputError: `against` is no such table.
     """
-    from ggufkit.report import regressions, sweep_page, swept, tables
+    from ggufkit.report import regressions, sweep_page, swept
 
     earlier = _with_scores(swept.read(against), against.parent) if against is not None else None
-    found = [
-        (cell, tables.load_results(out / cell.name)) for cell in cells if _has_results(out / cell.name, reporter)
-    ]
-    if not found:
-        return ()
-    write_atomically(out / CSV, swept.to_csv([(cell.model, cell.profile, table) for cell, table in found]))
-    read = _with_scores([swept.Swept(c.model, c.profile, swept.rows_of(t)) for c, t in found], out)
+    tables, warnings = _tables(cells, out)
+    if not tables:
+        return Gathered((), warnings)
+    read = _with_scores([swept.Swept(c.model, c.profile, swept.rows_of(t)) for c, t in tables], out)
     changes = regressions.against(read, earlier) if earlier is not None else None
-    page = sweep_page.render(out.resolve().name, read, changes, _remarks(failures, len(cells) - len(found)))
-    write_atomically(out / HTML, page)
-    return out / CSV, out / HTML
+    remarks = _remarks(failures, len(cells) - len(tables))
+    write_atomically(out / CSV, swept.to_csv([(cell.model, cell.profile, table) for cell, table in tables]))
+    write_atomically(out / HTML, sweep_page.render(out.resolve().name, read, changes, remarks))
+    return Gathered((out / CSV, out / HTML), warnings)
 
 
-def _has_results(root: Path, reporter: Reporter) -> bool:
-    """Whether a cell has a table that can be read; of another one it is said why."""
+def require_table(against: Path | None) -> None:
+    """Require that an earlier sweep, if there is one, can be read. Raises InputError."""
+    if against is not None:
+        from ggufkit.report import swept
+
+        swept.read(against)
+
+
+def _tables(cells: Sequence[Cell], out: Path) -> tuple[list[tuple[Cell, Any]], tuple[str, ...]]:
+    """The tables of cells that have one, and what is said of those that cannot be read."""
     from ggufkit.report import tables
 
-    if not (root / "results.csv").is_file():
-        return False
-    try:
-        tables.load_results(root)
-    except InputError as error:
-        reporter.warn(f"Left out: {error.message}")
-        return False
-    return True
+    found, warnings = list[tuple[Cell, Any]](), list[str]()
+    for cell in cells:
+        try:
+            if (out / cell.name / "results.csv").is_file():
+                found.append((cell, tables.load_results(out / cell.name)))
+        except InputError as error:
+            warnings.append(f"Left out: {error.message} {error.hint}")
+    return found, tuple(warnings)
 
 
 def _with_scores(cells: Iterable[Swept], out: Path) -> list[Swept]:

@@ -111,8 +111,9 @@ class Event:
 
     Args:
         at: seconds since 1970 by the driver's clock; those of workers are not heeded.
-        kind: "sweep" (it began), "planned", "started", "ended", "retried", "lost" (a worker, or the scheduler), "refused"
-            and "paused" and "resumed" (a worker), "stopped", "finished".
+        kind: "sweep" (it began), "planned", "started", "ended", "retried", "warned", "lost" (a worker, or the scheduler),
+            "refused" and "paused" and "resumed" (a worker), "stopped", "finished"; "progress" is for who watches, and in
+            no journal.
         job: whose, "" where it is the sweep's.
         outcome: of an ended job.
         text: what else there is to say, as a worker's name or a reason.

@@ -7,24 +7,27 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from ggufkit.sweep import journal
 from ggufkit.sweep.journal import Driver
 from ggufkit.sweep.records import STAGES, Event, Outcome
 
 _ENDS = ("stopped", "finished")
+SCHEDULER = "scheduler"
+"""What is lost when it is no worker."""
 _FIRST = STAGES[0]
 """The stage that tells which jobs a model has besides."""
 
 
 @dataclass(frozen=True)
 class Running:
-    """A job at work: its id, who has it, and since when by the driver's clock."""
+    """A job at work: its id, who has it, since when by the driver's clock, and how far it is: "12/60 chunks"."""
 
     job: str
     worker: str
     since: float
+    far: str = ""
 
 
 @dataclass
@@ -98,32 +101,65 @@ class Board:
         self._seconds: dict[str, list[float]] = {}
         self.lost: list[str] = []
         self.retried = 0
+        self.warned: dict[str, list[str]] = {}
 
     def hear(self, event: Event) -> None:
         """Take in an event."""
         self.latest = event.at
-        if event.kind == "sweep":
-            self._begin()
-            self.driver, self.started, self.end = Driver.of(event), event.at, ""
-        elif event.kind == "planned":
-            self._plan(event)
-        elif event.kind == "started":
-            self._stop_running(event.job)
-            self._running[event.job] = Running(event.job, event.text, event.at)
-            self._tally(event.job).running += 1
-        elif event.kind == "ended" and event.outcome is not None:
+        heard = {
+            "sweep": self._take_over,
+            "planned": self._plan,
+            "started": self._start,
+            "progress": self._move,
+            "ended": self._end,
+            "retried": self._retry,
+            "warned": self._warn,
+            "refused": self._warn,
+            "paused": self._warn,
+            "lost": self._lose,
+        } | dict.fromkeys(_ENDS, self._close)
+        if event.kind in heard:
+            heard[event.kind](event)
+
+    def _take_over(self, event: Event) -> None:
+        self._begin()
+        self.driver, self.started, self.end = Driver.of(event), event.at, ""
+
+    def _start(self, event: Event) -> None:
+        self._stop_running(event.job)
+        self._running[event.job] = Running(event.job, event.text, event.at)
+        self._tally(event.job).running += 1
+
+    def _move(self, event: Event) -> None:
+        if (job := self._running.get(event.job)) is not None:
+            self._running[event.job] = replace(job, far=event.text)
+
+    def _end(self, event: Event) -> None:
+        if event.outcome is not None:
             self._take(event.outcome)
-        elif event.kind == "retried":
-            self.retried += 1
-            self._stop_running(event.job)
-        elif event.kind == "lost":
-            self.lost.append(event.text)
-            for job in [job.job for job in self._running.values() if job.worker == event.text]:
-                self._stop_running(job)
-        elif event.kind in _ENDS:
-            self.end = event.kind
-            for job in list(self._running):
-                self._stop_running(job)
+
+    def _retry(self, event: Event) -> None:
+        self.retried += 1
+        self._stop_running(event.job)
+
+    def _warn(self, event: Event) -> None:
+        self.warned.setdefault(event.text, []).append(event.job)
+
+    def _lose(self, event: Event) -> None:
+        """Nothing runs on a worker that is gone; without a scheduler nothing runs at all."""
+        self.lost.append(event.text)
+        for job in [one.job for one in self._running.values() if event.text in (one.worker, SCHEDULER)]:
+            self._stop_running(job)
+
+    def _close(self, event: Event) -> None:
+        self.end = event.kind
+        self.halt()
+
+    def halt(self) -> None:
+        """Nobody works on it any more: no job runs, and the dashboard is gone with the driver."""
+        self.driver = replace(self.driver, dashboard="")
+        for job in list(self._running):
+            self._stop_running(job)
 
     def _plan(self, event: Event) -> None:
         stages = self._cells.setdefault(event.job, {})

@@ -66,7 +66,10 @@ def look(places: Places) -> Seen:
         message = f"{places.out} holds no sweep: none has begun there yet."
         raise InputError(message, hint="Begin it with `ggufkit sweep FILE`; or name the --out that it was given.")
     held = is_at_work(places)  # before the journal is read: what ends in between has said so
-    return Seen(places, Board(journal.read(places.journal)), held)
+    seen = Seen(places, Board(journal.read(places.journal)), held)
+    if seen.state != "running":
+        seen.board.halt()
+    return seen
 
 
 def is_at_work(places: Places) -> bool | None:

@@ -10,7 +10,6 @@ import pytest
 
 from ggufkit import report
 from ggufkit.core.errors import InputError
-from ggufkit.core.progress import SilentReporter
 from ggufkit.report import results, swept
 from ggufkit.report.tables import COLUMNS, load_results
 from ggufkit.request import BuildRequest
@@ -31,8 +30,8 @@ def out(tmp_path: Path) -> Path:
 
 def test_all_rows_in_one_table_and_one_page(out: Path) -> None:
     failed = Outcome("quick/gone|fetch||", "failed", message="It is not there.")
-    written = gather(CELLS, out, SilentReporter(), [failed])
-    assert written == (out / "sweep.csv", out / "sweep.html")
+    written = gather(CELLS, out, [failed])
+    assert written.files == (out / "sweep.csv", out / "sweep.html")
     table = pd.read_csv(out / "sweep.csv")
     assert list(table.columns) == ["model", "profile", *COLUMNS]
     assert table.groupby(["profile", "model"]).size().to_dict() == {
@@ -53,7 +52,7 @@ def test_all_rows_in_one_table_and_one_page(out: Path) -> None:
 
 
 def test_against_an_earlier_sweep(out: Path) -> None:
-    gather(CELLS, out, SilentReporter())
+    gather(CELLS, out)
     earlier = swept.read(out / "sweep.csv")
     lost = {"Q4_0": 0.5}
     old = out / "old.csv"
@@ -62,22 +61,21 @@ def test_against_an_earlier_sweep(out: Path) -> None:
             kld_mean=[r.kld_mean and r.kld_mean * lost.get(r.type, 1.0) for r in c.rows])) for c in earlier
     ]  # fmt: skip
     old.write_text(swept.to_csv(frames))
-    gather(CELLS, out, SilentReporter(), against=old)
+    gather(CELLS, out, against=old)
     page = (out / "sweep.html").read_text(encoding="utf-8")
     assert "Against the earlier sweep 8 of 14 files lose more, 0 less, 6 the same within the error." in page
     assert [c.rows for c in swept.read(out / "sweep.csv")] == [c.rows for c in earlier]
 
 
 def test_without_results_nothing_is_written(tmp_path: Path) -> None:
-    assert gather(CELLS, tmp_path, SilentReporter()) == ()
+    assert gather(CELLS, tmp_path).files == ()
     assert list(tmp_path.iterdir()) == []
     with pytest.raises(InputError, match=r"old\.csv is not there"):
-        gather(CELLS, tmp_path, SilentReporter(), against=tmp_path / "old.csv")
+        gather(CELLS, tmp_path, against=tmp_path / "old.csv")
 
 
 def test_a_table_that_cannot_be_read_is_left_out_with_a_warning(out: Path) -> None:
     (out / CELLS[0].name / "results.csv").write_text("a,b\n")
-    reporter = SilentReporter()
-    gather([*CELLS, replace(CELLS[0], model="..")], out, reporter)
+    written = gather([*CELLS, replace(CELLS[0], model="..")], out)
     assert [c.model for c in swept.read(out / "sweep.csv")] == ["acme-2b"]
-    assert [w for w in reporter.warnings if "acme-1b" in w]
+    assert [w for w in written.warnings if "acme-1b" in w]

@@ -28,6 +28,11 @@ def test_each_method_is_held_against_what_lacks_it_alone() -> None:
     assert method(section, "gptq").median == pytest.approx(0.6 / 0.84)
 
 
+def test_a_matrix_changes_nothing_of_some_types() -> None:
+    found = Swept("m", "", (base(), row("plain", "Q8_0", 0.0004), row("gptq", "Q8_0", 0.0002)))
+    assert [(t.method, t.without, t.verdict) for t in trials.of(found)] == [("gptq", "plain Q8_0", trials.PAYS)]
+
+
 def test_the_answer_names_what_pays_and_says_plainly_what_did_not() -> None:
     (section,) = families.sections(fake_sweep.family())
     assert section.answer == "GPTQ and an importance matrix pay"
