@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -39,14 +39,13 @@ def row(
     return _row(name, variant, kind, bpw or LOSSES[kind][0], **measured)
 
 
-def _row(name: str, variant: str, kind: str, bpw: float, **measured: float) -> ResultRow:
+def _row(name: str, variant: str, kind: str, bpw: float, **measured: Any) -> ResultRow:
     infix = "" if variant == "plain" else variant.replace("+", "-") + "-"
     file = f"{name}-{infix}{kind}.gguf"
-    made = ResultRow(
+    return ResultRow(
         name, variant, kind, file, int(bpw * 1e6), 8_000_000, bpw, n_ctx=512, n_chunks=N_CHUNKS, corpus_sha256=TEXT,
-        llama_cpp_commit=COMMIT, sha256=hashlib.sha256(file.encode()).hexdigest(), kv_type="f16",
+        llama_cpp_commit=COMMIT, sha256=hashlib.sha256(file.encode()).hexdigest(), kv_type="f16", **measured,
     )  # fmt: skip
-    return replace(made, **measured)
 
 
 def cell(model: str, scale: float = 1.0, shares: Mapping[str, float] = SHARES, profile: str = "") -> Swept:

@@ -66,7 +66,7 @@ def to_csv(cells: Sequence[tuple[str, str, pd.DataFrame]]) -> str:
     Text in it is escaped as in results.csv: `tables` reads it back.
     """
     keyed = [_keyed(table, model, profile) for model, profile, table in cells]
-    names = dict.fromkeys([*KEYS, *tables.COLUMNS, *(name for table in keyed for name in table)])
+    names = dict.fromkeys([*KEYS, *tables.COLUMNS, *(str(name) for table in keyed for name in table)])
     if not keyed:
         return ",".join(names) + "\n"
     whole = pd.concat([table.dropna(axis="columns", how="all") for table in keyed], ignore_index=True)
@@ -74,7 +74,7 @@ def to_csv(cells: Sequence[tuple[str, str, pd.DataFrame]]) -> str:
 
 
 def _keyed(table: pd.DataFrame, model: str, profile: str) -> pd.DataFrame:
-    keyed = table.copy()
+    keyed: pd.DataFrame = table.copy()
     keyed.insert(0, "profile", escape.csv(profile) or None)
     keyed.insert(0, "model", escape.csv(model))
     return keyed
@@ -87,7 +87,8 @@ def rows_of(table: pd.DataFrame) -> tuple[ResultRow, ...]:
 
 def _records(table: pd.DataFrame) -> list[dict[Hashable, Any]]:
     whole = table.astype(object)
-    return whole.where(whole.notna(), None).to_dict("records")
+    records: list[dict[Hashable, Any]] = whole.where(whole.notna(), None).to_dict("records")
+    return records
 
 
 def _row(record: Mapping[Hashable, Any]) -> ResultRow:

@@ -188,7 +188,8 @@ def _local(wanted: int | None) -> Any:
 
     gpus = [gpu.uuid for gpu in cuda.gpus()]
     workers = local_workers(wanted, machine.physical_cores(), gpus)
-    specs = {worker.name: {"cls": Nanny, "options": worker.options} for worker in workers}
+    quiet = {"silence_logs": logging.WARNING}  # what they do is told by events
+    specs = {worker.name: {"cls": Nanny, "options": {**worker.options, **quiet}} for worker in workers}
     options = {"host": "127.0.0.1", "port": 0, "dashboard_address": "127.0.0.1:0"}
     return SpecCluster(specs, {"cls": Scheduler, "options": options}, name="ggufkit-sweep", silence_logs=False)
 
