@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from ggufkit.core.records import Json
@@ -92,7 +92,7 @@ class Outcome:
     state: str
     worker: str = ""
     seconds: float = 0.0
-    files: Sequence[StoredFile] = ()
+    files: tuple[StoredFile, ...] = ()
     message: str = ""
     hint: str = ""
     because: str = ""

@@ -11,7 +11,7 @@ from ggufkit.sweep.records import Event, Job, Outcome, StoredFile
 
 def test_what_was_appended_is_read(tmp_path: Path) -> None:
     file, stored = tmp_path / "sweep" / journal.JOURNAL, StoredFile("a/b.gguf", 5, "00")
-    outcome = Outcome("m|base||", "done", "w1", 1.5, [stored], facts={"n_params": 7, "arch": ["llama", None]})
+    outcome = Outcome("m|base||", "done", "w1", 1.5, (stored,), facts={"n_params": 7, "arch": ["llama", None]})
     events = [
         journal.began(Driver("node 7", 12, "http://127.0.0.1:8787/status", "1.0")),
         journal.planned(
