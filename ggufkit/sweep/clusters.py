@@ -99,11 +99,11 @@ class LocalWorker:
 
     @property
     def options(self) -> dict[str, Any]:
-        """What Dask starts it with."""
+        """What Dask starts it with. One that quantizes sees the GPUs, so that it has the same llama.cpp, and offers none."""
         resources = {station.THREADS: self.threads, station.GPU: int(bool(self.gpu)), station.CPU: int(self.makes)}
         return {
             "nthreads": LIGHT_THREADS, "name": self.name, "resources": resources, "memory_limit": 0,
-            "env": {"CUDA_VISIBLE_DEVICES": self.gpu or "-1"}, "dashboard": False,
+            "env": {"CUDA_VISIBLE_DEVICES": self.gpu} if self.gpu else {}, "dashboard": False,
         }  # fmt: skip
 
 

@@ -13,7 +13,7 @@ from ggufkit.core.records import Toolchain
 @pytest.mark.alone
 def test_nothing_is_lost_when_hosts_die(tools: Toolchain) -> None:
     pytest.importorskip("distributed")
-    asked = Asked(models=1, types=("q8_0",), kills=1, scheduler_kills=1)
+    asked = Asked(models=1, types=("q8_0",), variants=("plain",), kills=1, scheduler_kills=1)
     found = sweep_hosts.run(asked, calm=False)["killed"]
     assert found.is_right, found
     assert found.jobs

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -87,17 +86,22 @@ def test_jobs_wait_for_workers_that_are_checked(scheduler: str, tmp_path: Path) 
             assert waiting.result(30)[0] != keeper.NAME
 
 
-def test_other_versions_are_refused(scheduler: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    ours, asked = Versions.here(), list[Any]()
+def test_workers_that_cannot_be_used_are_refused(
+    scheduler: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    look = station._station
 
-    def one_is_old() -> Versions:
-        asked.append(None)
-        return replace(ours, ggufkit="0.0.1") if len(asked) == 2 else ours
+    def but_one(worker: Any, spec: StoreSpec) -> station.Station:
+        if worker.name == 0:
+            raise InputError("It is Tuesday there.")
+        return look(worker, spec)
 
-    monkeypatch.setattr(Versions, "here", one_is_old)  # the first to ask is the driver
+    monkeypatch.setattr(station, "_station", but_one)
     with clusters.connected(Where(scheduler), stores.found(tmp_path / "out")) as here:
         (reason,) = here.refused
-        assert "has ggufkit 0.0.1, this machine" in reason
+        assert reason.endswith("It is Tuesday there.")
+        jobs = [here.client.submit(lambda _n: place()[0], n, resources=JOB, pure=False) for n in range(4)]
+        assert set(here.client.gather(jobs)) == {"1"}
     monkeypatch.setattr(Versions, "difference", lambda *_given: "HOST has llama.cpp 123, this machine 456.")
     told = r"No worker can be used\. HOST has llama\.cpp 123"
     with (

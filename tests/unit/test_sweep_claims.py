@@ -66,6 +66,8 @@ def test_what_was_done_is_noted_for_this_sweep_alone(tmp_path: Path) -> None:
     outcome = Outcome("tiny|base||", "done", "w", 1.5, (StoredFile("a.gguf", 3, "0" * 64),), facts={"n_params": 3})
     assert done.noted(outcome.job, here) is None
     done.note(outcome, here)
-    assert done.noted(outcome.job, here) == outcome
+    found = done.noted(outcome.job, here)
+    assert found is not None
+    assert replace(found, files=tuple(found.files)) == outcome
     assert done.noted("tiny|base|awq|", here) is None
     assert done.noted(outcome.job, replace(here, run="two")) is None

@@ -13,6 +13,7 @@ from ggufkit.core.errors import InputError, UsageError
 from ggufkit.sweep import clusters
 from ggufkit.sweep.clusters import SYSTEMS, local_workers
 from ggufkit.sweep.spec import Queue
+from ggufkit.sweep.station import Versions
 
 ASKED = Queue("long", "lab", "4:00:00", gpus=2, cores=16, memory_bytes=64 << 30)
 
@@ -33,8 +34,9 @@ def test_one_worker_a_gpu_and_one_that_quantizes() -> None:
         ("gpu-1", "GPU-b", 10),
         ("cpu-0", "", 10),
     ]
-    environments = [w.options["env"]["CUDA_VISIBLE_DEVICES"] for w in workers]
-    assert environments == ["GPU-a", "GPU-b", "-1"]
+    environments = [w.options["env"].get("CUDA_VISIBLE_DEVICES") for w in workers]
+    assert environments == ["GPU-a", "GPU-b", None]
+    assert [w.options["resources"]["GPU"] for w in workers] == [1, 1, 0]
     assert [w.options["resources"]["CPU"] for w in workers] == [0, 0, 1]
 
 
@@ -116,3 +118,11 @@ def test_a_queue_that_is_not_here_is_refused(monkeypatch: pytest.MonkeyPatch) ->
     for name, system in SYSTEMS.items():
         with pytest.raises(InputError, match=f"{system.title} is not installed here: there is no {system.submit}"):
             clusters.require_system(name)
+
+
+def test_versions_must_agree() -> None:
+    ours = Versions("1.0", "0123456789abcdef")
+    assert ours.difference(ours, "HOST") is None
+    assert ours.difference(replace(ours, ggufkit="0.9"), "HOST") == "HOST has ggufkit 0.9, this machine 1.0."
+    told = ours.difference(replace(ours, llama_cpp="fedcba9876543210"), "HOST")
+    assert told == "HOST has llama.cpp fedcba987654, this machine 0123456789ab."
