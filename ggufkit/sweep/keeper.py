@@ -23,6 +23,8 @@ NAME = "ggufkit-keeper"
 """What Dask calls it: there is one at a scheduler."""
 _PREFIX = "ggufkit_"
 _PATIENCE_S = 60.0
+_SLOWEST = 20e6
+"""Bytes a second at which the slowest disk is read."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,6 @@ class Desk:
         with partial.open("r+b" if partial.exists() else "w+b") as file:
             file.seek(start)
             file.write(data)
-            file.truncate()
         if start + len(data) < n_bytes:
             return start + len(data)
         if hashing.sha256_file(partial) != sha256:
@@ -107,12 +108,14 @@ class DaskCarrier:
         from distributed.protocol import to_serialize
 
         n_bytes = path.stat().st_size
-        done, rounds = self._ask("arrived", name=name, sha256=sha256), 0
+        hashing_s = n_bytes / _SLOWEST  # of what is there, and of all in the end
+        done, rounds = self._ask("arrived", hashing_s, name=name, sha256=sha256), 0
         with path.open("rb") as file:
             while done < n_bytes or not (n_bytes or rounds):
                 file.seek(done)
                 block = to_serialize(file.read(BLOCK))
-                done = self._ask("send", name=name, sha256=sha256, start=done, data=block, n_bytes=n_bytes)
+                what = {"name": name, "sha256": sha256, "start": done, "n_bytes": n_bytes}
+                done = self._ask("send", hashing_s, data=block, **what)
                 rounds += done == 0
                 if rounds > 1:
                     raise StoreError(
@@ -132,12 +135,12 @@ class DaskCarrier:
         """See `Carrier`."""
         return list(self._ask("names", prefix=prefix))
 
-    def _ask(self, act: str, **what: Any) -> Any:
+    def _ask(self, act: str, longer_s: float = 0.0, **what: Any) -> Any:
         from distributed.utils import sync
 
         hint = "Is the command that runs the sweep still running, and is its host reached from here?"
         try:
-            answer = sync(self.worker.loop, self._answer, act, what)
+            answer = sync(self.worker.loop, self._answer, act, what, _PATIENCE_S + longer_s)
         except (OSError, asyncio.TimeoutError, TimeoutError) as error:
             raise StoreError(
                 f"The sweep's directory at {self.address} does not answer: {error}.", hint=hint
@@ -146,9 +149,9 @@ class DaskCarrier:
             raise StoreError(answer["failed"], hint=answer["hint"])
         return answer["value"]
 
-    async def _answer(self, act: str, what: dict[str, Any]) -> Any:
+    async def _answer(self, act: str, what: dict[str, Any], patience_s: float) -> Any:
         call = getattr(self.worker.rpc(self.address), _PREFIX + act)
-        return await asyncio.wait_for(call(**what), _PATIENCE_S)
+        return await asyncio.wait_for(call(**what), patience_s)
 
 
 def _beside(act: Callable[..., Any]) -> Callable[..., Any]:
