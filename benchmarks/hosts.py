@@ -31,8 +31,12 @@ def missing() -> str | None:
     lacking = [tool for tool in ("ip", "unshare", "nsenter") if shutil.which(tool) is None]
     if lacking:
         return f"{lacking[0]} is not installed"
-    tried = subprocess.run(["unshare", "-n", "-m", "-u", "true"], capture_output=True, check=False)
-    return None if tried.returncode == 0 else "this system allows no namespaces"
+    try:
+        with network(["trial"], "1m"):
+            return None
+    except (subprocess.CalledProcessError, RuntimeError) as error:
+        said = getattr(error, "stderr", b"") or str(error).encode()
+        return f"this system allows no such network: {said.decode(errors='replace').strip()}"
 
 
 @dataclass(frozen=True)
