@@ -33,6 +33,8 @@ from ggufkit.sweep.work import TryAgain
 _OF_WORKERS = ("refused", "paused", "resumed")
 """Events of a worker, not of a job: it has other versions, or its disk is full."""
 _ROOM = "Make room there, and repeat the command: what was finished is kept."
+_DEATHS = 8
+"""A job that began so often, and whose worker died each time, is the reason. Dask counts those, too, that only waited."""
 _LOOK_S = 0.5
 _AGAIN = 3
 """How often a job is tried anew that another try may help, or that was lost with its workers."""
@@ -75,6 +77,7 @@ class _Open:
     futures: dict[str, Any] = field(default_factory=dict)
     outcomes: dict[str, Outcome] = field(default_factory=dict)
     tries: dict[str, int] = field(default_factory=dict)
+    begun: dict[str, int] = field(default_factory=dict)
 
     @property
     def is_over(self) -> bool:
@@ -201,7 +204,9 @@ class Driver:
     def _hear_ends(self, ended: Sequence[_Ended]) -> None:
         for outcome in self._gathered([one.future for one in ended if one.future.status == "finished"]):
             self._take(self._cell_of(outcome.job), outcome)
-        for job, future in [one for one in ended if self._is_of_now(one)]:
+        for job, future in ended:
+            if not self._is_of_now(_Ended(job, future)):
+                continue
             if future.status == "error":
                 self._erred(self._cell_of(job), job, future)
             elif future.status == "pending":
@@ -218,9 +223,7 @@ class Driver:
         return self._open[_cell_name(job)]
 
     def _gathered(self, futures: Sequence[Any]) -> list[Outcome]:
-        with contextlib.suppress(
-            OSError, TimeoutError, CancelledError
-        ):  # the scheduler is gone: they are asked for again
+        with contextlib.suppress(OSError, TimeoutError, CancelledError):  # no scheduler: they are asked for again
             return self._client.gather(list(futures), errors="skip") if futures else []
         return []
 
@@ -261,8 +264,7 @@ class Driver:
             return  # that one is heard, and has this one tried again or left out
         error = future.exception()
         lost = type(error).__name__ in ("KilledWorker", "NoValidWorkerError")
-        one.tries[job] = one.tries.get(job, 0) + 1
-        if lost and one.tries[job] <= _AGAIN:
+        if lost and one.begun.get(job, 0) < _DEATHS:
             self._note("retried", job, f"{error}")
             self._again(one, [job, *one.behind(job)])
             return
@@ -303,6 +305,8 @@ class Driver:
         elif _cell_name(job) not in self._open:
             return
         elif kind == "started":
+            begun = self._open[_cell_name(job)].begun
+            begun[job] = begun.get(job, 0) + 1
             self._note("started", job, str(event.get("name", "")))
         elif kind == "warned":
             self._note("warned", job, text)
