@@ -34,7 +34,7 @@ class Matrix:
 
     Args:
         stand_in: one that llama-quantize can read; the mix of types depends on whether there is any, not on its values.
-        path, text: where the real one will be, and the file that it will be computed on: both get into the metadata.
+        path, text: where the real one will be, and the file that it will be computed on: the names of both get into the metadata.
     """
 
     stand_in: Path
@@ -45,7 +45,7 @@ class Matrix:
     def n_bytes(self) -> int:
         """What llama-quantize adds to the header. Source: `quantize.imatrix.*` in `tools/quantize/quantize.cpp`."""
         said: dict[str, MetadataValue] = {
-            "file": str(self.path)[:_LONGEST_TEXT],
+            "file": self.path.name[:_LONGEST_TEXT],
             "entries_count": 0,
             "chunks_count": 0,
         }

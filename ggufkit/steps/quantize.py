@@ -15,6 +15,7 @@ from ggufkit.core.errors import GgufError, InputError, ToolOutputError
 from ggufkit.core.hashing import Key, key, sha256_file
 from ggufkit.core.inputs import Input
 from ggufkit.core.manifest import PARTIAL, Params
+from ggufkit.core.process import Surroundings
 from ggufkit.core.progress import OneOfMany
 from ggufkit.core.records import GgufFile, Json, QuantType, Toolchain
 from ggufkit.llama import argv, cuda, evaluates, logs, mtp, patterns, quants
@@ -293,7 +294,7 @@ def _quantize(base: GgufFile, partial: Path, kind: QuantType, options: QuantizeO
     if options.chooses_types:
         _tell_left(plan(session.tools, base.path, kind, options), options.recipe, session)
     wanted = _quantization(session.tools, base.path, kind, options)
-    command = argv.quantize(session.tools, wanted, partial, session.threads)
+    command, where = _command(wanted, partial, session)
     doing = f"quantizing {base.path.name} to {kind.name}"
     with session.reporter.step(f"Quantizing to {_label(options.variant, kind.name)}") as progress:
 
@@ -302,7 +303,7 @@ def _quantize(base: GgufFile, partial: Path, kind: QuantType, options: QuantizeO
                 progress.update(*steps, "tensors")
 
         log = session.workspace.log(f"quantize-{partial.name.removesuffix('.gguf' + PARTIAL)}")
-        run = process.run(command, log=log, on_text=watch, surroundings=cuda.HIDDEN)
+        run = process.run(command, log=log, on_text=watch, surroundings=where)
         _require_valid(run, base)
         tensor_types.require_fallbacks(run, wanted)
         failures.require_success(run, doing)
@@ -314,6 +315,15 @@ def _quantize(base: GgufFile, partial: Path, kind: QuantType, options: QuantizeO
     spec = kind.target.spec if kind.target is not None else ""
     notes = QuantizeNotes(options.name, options.variant, kind.name, done.n_fallback, done.fallbacks, target=spec)
     return Made([run], notes.to_notes())
+
+
+def _command(wanted: Quantization, partial: Path, session: Session) -> tuple[list[str], Surroundings]:
+    """What is run, and where: the path of an importance matrix gets into the file, which is the same wherever it is made."""
+    if wanted.imatrix is None:
+        return argv.quantize(session.tools, wanted, partial, session.threads), cuda.HIDDEN
+    beside = replace(wanted, base=wanted.base.absolute(), imatrix=Path(wanted.imatrix.name))
+    tool, *options = argv.quantize(session.tools, beside, partial.absolute(), session.threads)
+    return [str(Path(tool).absolute()), *options], replace(cuda.HIDDEN, cwd=wanted.imatrix.parent)
 
 
 def _tell_left(planned: QuantizePlan, recipe: TypeRecipe | None, session: Session) -> None:
