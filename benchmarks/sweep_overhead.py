@@ -117,7 +117,7 @@ def _seconds(work: object) -> float:
     return time.monotonic() - started
 
 
-def do_nothing(job: Job, _cell: Cell, _given: object, *_needs: Outcome) -> Outcome:
+def do_nothing(job: Job, _cell: Cell, _given: object, _twin: object, *_needs: Outcome) -> Outcome:
     """A job that is done at once; a model's first one tells of many files."""
     files = tuple(File("plain", f"Q{i}") for i in range(_FILES))
     told: dict[str, Json] = Facts(files, 1).to_json() if job.stage == "fetch" else {}

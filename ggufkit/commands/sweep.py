@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from ggufkit.core import extras
-from ggufkit.core.errors import ToolchainError, UsageError
-from ggufkit.core.manifest import write_atomically
+from ggufkit.core.errors import GgufkitError, ToolchainError, UsageError
+from ggufkit.core.manifest import SUFFIX, artefact_of, write_atomically
 from ggufkit.core.progress import Reporter, SilentReporter
 from ggufkit.core.records import QuantType
 from ggufkit.llama import toolchain
 from ggufkit.steps.quantize import known_types
+from ggufkit.steps.step import Workspace, remove
 from ggufkit.sweep import (
     claims,
     clusters,
@@ -40,9 +41,12 @@ from ggufkit.sweep.clusters import Connection, Where
 from ggufkit.sweep.drive import Course, Driver
 from ggufkit.sweep.foreseen import Outlook
 from ggufkit.sweep.journal import Journal
+from ggufkit.sweep.keys import Keys
+from ggufkit.sweep.past import Past
 from ggufkit.sweep.places import Places
 from ggufkit.sweep.records import Cell, Event, Outcome
 from ggufkit.sweep.spec import Queue, Spec
+from ggufkit.sweep.station import Versions
 from ggufkit.sweep.stores import StoreSpec
 from ggufkit.version import __version__
 
@@ -134,6 +138,8 @@ def sweep(asked: Asked, hear: Hear) -> Mapping[str, Outcome]:
     with claims.alone_in(spec.out), ExitStack() as workers:
         places.stop.unlink(missing_ok=True)
         write_atomically(places.root / "sweep.yaml", asked.file.read_text(encoding="utf-8"))
+        if asked.force:
+            _drop(places, cells)
         found = stores.found(spec.out, asked.store)
         if asked.store:
             held = claims.alone_at(asked.store, clusters.files_here(found), SilentReporter(), places.stop.touch)
@@ -150,11 +156,33 @@ def sweep(asked: Asked, hear: Hear) -> Mapping[str, Outcome]:
         for cell in cells:
             hear(told.append(journal.planned(cell.name, [graph.fetch(cell)])))
         driver = Driver(clients, places.out, told, _course(first, places, where), hear)
-        ended = driver.drive(cells)
+        try:
+            ended = driver.drive(cells)
+        finally:
+            clients.close()
+            _tidy(places, driver.unfinished)
         failures = [outcome for outcome in ended.values() if outcome.state == "failed"]
         for text in gather.gather(cells, places.out, failures, asked.against).warnings:
             hear(told.append(Event(time.time(), "warned", text=text)))
         return ended
+
+
+def _drop(places: Places, cells: Sequence[Cell]) -> None:
+    """Remove what was made for cells, and what is noted of it; nothing that ggufkit did not make."""
+    for cell in cells:
+        with Workspace(places.out / cell.name).locked():
+            for manifest in sorted((places.out / cell.name).rglob(f"*{SUFFIX}")):
+                remove(artefact_of(manifest))
+                manifest.unlink(missing_ok=True)
+    places.journal.unlink(missing_ok=True)
+    (places.out / stores.MARK).unlink(missing_ok=True)  # what workers kept of it is of another store
+
+
+def _tidy(places: Places, cells: Sequence[str]) -> None:
+    """Remove what jobs that were stopped left half done."""
+    for cell in cells:
+        with contextlib.suppress(GgufkitError), Workspace(places.out / cell).locked():
+            pass
 
 
 class _Clients:
@@ -187,11 +215,14 @@ def _course(connection: Connection, places: Places, where: Where) -> Course:
     known = connection.client.scheduler_info(n_workers=-1)["workers"].values()
     coming = where.queue.jobs if where.system else 1  # a queue may give its first worker hours later
     gpus = where.queue.gpus if where.system else sum(worker["resources"].get(station.GPU, 0) for worker in known)
+    look, versions = Past(places.journal, connection.store).outcome, Versions.here()
     return Course(
         window=_AHEAD * max(coming, len(known)),
         on_gpu=gpus > 0,
         at_files=keeper.RESOURCE if connection.has_keeper else "",
         offer=lambda request: () if connection.is_local else inputs.offered(request, connection.store),
         bring=connection.store.pull if connection.spec.url else Course.bring,
+        look=look,
+        keys=lambda cell: Keys.of(cell, versions),
         is_stopped=lambda: watch.is_asked_to_stop(places),
     )

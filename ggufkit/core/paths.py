@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 import platformdirs
@@ -19,3 +20,24 @@ def cache_dir() -> Path:
     """The cache: `GGUFKIT_CACHE`, or the platform's user cache."""
     configured = os.environ.get("GGUFKIT_CACHE")
     return user_path(configured) if configured else Path(platformdirs.user_cache_dir("ggufkit"))
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    """Have a file under another name, too: whole at once, and without its bytes again where the file system can.
+
+    Raises:
+        FileExistsError: there is one of that name.
+        OSError: it cannot be written.
+    """
+    try:
+        target.hardlink_to(source)
+        return
+    except FileExistsError:
+        raise
+    except OSError:  # another file system, or one without links
+        partial = target.with_name(f"{target.name}.{os.getpid()}.ggufkit.partial")
+    try:
+        shutil.copyfile(source, partial)
+        partial.replace(target)
+    finally:
+        partial.unlink(missing_ok=True)

@@ -154,6 +154,11 @@ def stop_all() -> None:
         end(proc)
 
 
+def go_on() -> None:
+    """Let tools start again after `stop_all`: in a process that is there for the next one who has work."""
+    _stopping.clear()
+
+
 @contextlib.contextmanager
 def paused() -> Iterator[None]:
     """Pause every running tool for the length of a context."""

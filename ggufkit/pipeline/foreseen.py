@@ -34,7 +34,7 @@ class Matrix:
 
     Args:
         stand_in: one that llama-quantize can read; the mix of types depends on whether there is any, not on its values.
-        path, text: where the real one will be, and the file that it will be computed on: the names of both get into the metadata.
+        path, text: where the real one will be, and the file that it will be computed on; the metadata has the names of both.
     """
 
     stand_in: Path

@@ -154,7 +154,7 @@ class Workspace:
         ours = [f for kind in _IN_THE_OPEN for f in self.root.glob(kind + PARTIAL) if f.is_file()]
         private = [*self.private.glob(f"*{PARTIAL}"), *self.measurements.rglob(f"*{PARTIAL}")]
         for leftover in [*ours, *private, *self.scratch.glob("*")]:
-            _remove(leftover)
+            remove(leftover)
 
 
 def staleness(recipe: Recipe, output: Path) -> str | None:
@@ -213,7 +213,8 @@ def _digest(artefact: Path) -> str:
     return sha256_files(artefact, _files(artefact)) if artefact.is_dir() else gguf_sha256(artefact)
 
 
-def _remove(artefact: Path) -> None:
+def remove(artefact: Path) -> None:
+    """Remove a file or a directory, if there is one."""
     if artefact.is_dir():
         shutil.rmtree(artefact, ignore_errors=True)
     else:
@@ -289,7 +290,7 @@ def refuse_foreign(output: Path, *, force: bool) -> None:
 def _make(recipe: Recipe, output: Path, make: Callable[[Path], Made]) -> Manifest:
     partial = output.with_name(output.name + PARTIAL)
     output.parent.mkdir(parents=True, exist_ok=True)
-    _remove(partial)
+    remove(partial)
     started, clock = datetime.now(timezone.utc), time.monotonic()
     try:
         with unchanged(recipe.reads):
@@ -309,7 +310,7 @@ def _make(recipe: Recipe, output: Path, make: Callable[[Path], Made]) -> Manifes
         message = f"The disk is almost full, only {size(free)} are free at {output.parent}: {error.message}"
         raise ResourceError(message, hint="Free some space and repeat the command.", log=error.log) from error
     finally:
-        _remove(partial)
+        remove(partial)
     for name, digest in parts.items():
         remember(output / name, digest)
     return manifest

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import logging
+import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -31,6 +32,7 @@ _GIB_A_CORE = 4
 """What a job asks for where nothing is said."""
 _TIMES = ("SBATCH -t ", "PBS -l walltime=", "BSUB -W ", "$ -l h_rt=")
 """dask-jobqueue ends jobs after half an hour unless it is told something else: where nothing is said, the site decides."""
+_LOGGING, _NOTHING = "DASK_LOGGING__DISTRIBUTED", "critical"
 _CONNECT_S = 20.0
 _DEATH_S = 300
 """A worker of a queue that finds no scheduler for so long ends, and with it its job."""
@@ -153,6 +155,7 @@ def connected(where: Where, spec: StoreSpec) -> Iterator[Connection]:
         MissingExtra: Dask is not installed.
     """
     extras.require("sweep")
+    _be_quiet()
     from distributed import Client
 
     logging.getLogger("distributed").setLevel(logging.ERROR)  # what matters is told by the driver
@@ -167,6 +170,12 @@ def connected(where: Where, spec: StoreSpec) -> Iterator[Connection]:
             spec = replace(spec, keeper=stack.enter_context(_keeper(client)))
         refused = stack.enter_context(_stations(client, spec))
         yield Connection(client, spec, where.is_local, refused)
+
+
+def _be_quiet() -> None:
+    """What is worth saying the driver says; Dask's own lines are had by `DASK_LOGGING__DISTRIBUTED=info`."""
+    if os.environ.setdefault(_LOGGING, _NOTHING) == _NOTHING:
+        logging.getLogger("distributed").setLevel(logging.CRITICAL)
 
 
 def _client(scheduler: str) -> Any:

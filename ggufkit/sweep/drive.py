@@ -10,10 +10,9 @@ import contextlib
 import queue
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import CancelledError
-from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,11 +20,12 @@ from ggufkit.core import machine
 from ggufkit.core.errors import GgufkitError, Interrupted, ResourceError
 from ggufkit.request import BuildRequest
 from ggufkit.steps.step import Workspace
-from ggufkit.sweep import graph, journal, work
-from ggufkit.sweep.facts import Facts
+from ggufkit.sweep import journal, work
+from ggufkit.sweep.at_work import AtWork, Look, cell_of
 from ggufkit.sweep.inputs import Given
 from ggufkit.sweep.journal import Journal
-from ggufkit.sweep.records import STAGES, Cell, Event, Job, Outcome, StoredFile
+from ggufkit.sweep.keys import Keys
+from ggufkit.sweep.records import Cell, Event, Job, Outcome, StoredFile
 from ggufkit.sweep.station import CHECKED, TOPIC
 from ggufkit.sweep.status import SCHEDULER
 from ggufkit.sweep.work import TryAgain
@@ -38,6 +38,9 @@ _DEATHS = 8
 _LOOK_S = 0.5
 _AGAIN = 3
 """How often a job is tried anew that another try may help, or that was lost with its workers."""
+_LOST = ("KilledWorker", "NoValidWorkerError")
+_ALONE = ("fetch", "finish")
+"""Stages of which no cell does the work of another."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,8 @@ class Course:
         offer: lets workers elsewhere have the files that a request names.
         bring: brings files of a cell that was finished elsewhere to where the sweep's directory is.
         is_stopped: whether somebody asked to stop.
+        look: how a job ended before, by its id and its key, if nothing is to be done for it.
+        keys: of a cell's jobs.
     """
 
     window: int = 4
@@ -60,37 +65,11 @@ class Course:
     at_files: str = ""
     patience_s: float = 600.0
     do: Callable[..., Outcome] = work.run
-    offer: Callable[[BuildRequest], Sequence[Given]] = lambda _request: ()
+    offer: Callable[[BuildRequest], tuple[Given, ...]] = lambda _request: ()
     bring: Callable[[str, Sequence[StoredFile]], None] = lambda _cell, _files: None
     is_stopped: Callable[[], bool] = lambda: False
-
-
-@dataclass
-class _Open:
-    """A cell at work: its jobs, their futures, and how they ended."""
-
-    cell: Cell
-    number: int
-    given: Sequence[Given] = ()
-    lock: ExitStack = field(default_factory=ExitStack)
-    jobs: dict[str, Job] = field(default_factory=dict)
-    futures: dict[str, Any] = field(default_factory=dict)
-    outcomes: dict[str, Outcome] = field(default_factory=dict)
-    tries: dict[str, int] = field(default_factory=dict)
-    begun: dict[str, int] = field(default_factory=dict)
-
-    @property
-    def is_over(self) -> bool:
-        """Whether all that is known of it has ended."""
-        return len(self.outcomes) == len(self.jobs)
-
-    def behind(self, job: str) -> Iterator[str]:
-        """The jobs that need a job, or one that needs it."""
-        reached = {job}
-        for one in self.jobs.values():  # each stands behind those that it needs
-            if not reached.isdisjoint(one.needs):
-                reached.add(one.id)
-                yield one.id
+    look: Look = lambda _job, _key: None
+    keys: Callable[[Cell], Keys | None] = lambda _cell: None
 
 
 class _Ended(NamedTuple):
@@ -106,6 +85,7 @@ class Driver:
     Args:
         connect: a client of Dask's whose workers are ready, anew each time.
         out: the sweep's directory, as this machine sees it.
+        told: the journal.
         hear: is told every event, too.
     """
 
@@ -113,22 +93,29 @@ class Driver:
         self,
         connect: Callable[[], Any],
         out: Path,
-        journal: Journal,
+        told: Journal,
         course: Course,
         hear: Callable[[Event], None] = lambda _event: None,
     ) -> None:
-        self._connect, self._out, self._journal, self._course, self._hear = connect, out, journal, course, hear
+        self._connect, self._out, self._journal, self._course, self._hear = connect, out, told, course, hear
         self._client: Any = None
         self._said: queue.SimpleQueue[tuple[str, Any]] = queue.SimpleQueue()
-        self._open: dict[str, _Open] = {}
+        self._open: dict[str, AtWork] = {}
+        self._twins: dict[str, tuple[str, str]] = {}
         self._name = uuid.uuid4().hex[:8]
         self.outcomes: dict[str, Outcome] = {}
+
+    @property
+    def unfinished(self) -> tuple[str, ...]:
+        """The cells at work."""
+        return tuple(self._open)
 
     def drive(self, cells: Sequence[Cell]) -> Mapping[str, Outcome]:
         """Have all cells made; how each job ended, by its id.
 
         Raises:
             ResourceError: the scheduler was gone for too long.
+            Interrupted: somebody asked to stop.
         """
         self._begin()
         waiting = list(enumerate(cells))[::-1]
@@ -147,45 +134,63 @@ class Driver:
 
     def _begin(self) -> None:
         self._client = self._connect()
-        self._client.subscribe_topic(TOPIC, lambda event: self._said.put(("event", event)))
+        self._client.subscribe_topic(TOPIC, lambda event: self._said.put(("event", event[1])))
 
     def _end(self) -> None:
-        """Let go of all that is still at work."""
-        futures = [future for one in self._open.values() for future in one.futures.values()]
+        """Let go of all that is still at work; its tools end."""
         with contextlib.suppress(Exception):  # the scheduler may be gone
-            self._client.cancel(futures, force=True)
-            self._client.unsubscribe_topic(TOPIC)
+            if self._open:
+                futures = [future for one in self._open.values() for future in one.futures.values()]
+                self._client.cancel(futures, force=True)
+                self._client.run(work.stop, on_error="ignore")
         for one in self._open.values():
             one.lock.close()
 
-    def _start(self, number: int, cell: Cell) -> None:
-        cell = _for_workers(cell)
-        one, job = _Open(cell, number), graph.fetch(cell)
-        self._open[cell.name] = one
-        one.jobs[job.id] = job
+    def _start(self, number: int, asked: Cell) -> None:
+        one = AtWork(_for_workers(asked), number)
+        self._open[asked.name] = one
         try:
-            one.lock.enter_context(Workspace(self._out / cell.name).locked())
-            one.given = self._course.offer(cell.request)
-        except GgufkitError as error:
-            self._take(one, Outcome(job.id, "failed", message=error.message, hint=error.hint or ""))
+            one.names = self._course.keys(one.cell)
+            one.lock.enter_context(Workspace(self._out / asked.name).locked())
+            one.given = self._course.offer(asked.request)
+        except (GgufkitError, OSError) as error:
+            message, hint = getattr(error, "message", str(error)), getattr(error, "hint", "") or ""
+            self._take(one, Outcome(one.begin().id, "failed", message=message, hint=hint))
             return
-        self._submit(one, job)
+        self._go_on(one, one.begin())
 
-    def _submit(self, one: _Open, job: Job) -> None:
+    def _go_on(self, one: AtWork, job: Job) -> None:
+        """Submit a job, unless there is nothing to do for it."""
+        there = one.settled(job, self._course.look)
+        if there is not None:
+            self._take(one, there)
+        else:
+            self._submit(one, job)
+
+    def _submit(self, one: AtWork, job: Job) -> None:
         needs = [one.outcomes.get(name) or one.futures[name] for name in job.needs]
-        needed = dict(job.resources)
-        if job.stage == "finish" and self._course.at_files:
-            needed = {self._course.at_files: 1.0}
+        at_files = job.stage == "finish" and self._course.at_files
         future = self._client.submit(
-            self._course.do, job, one.cell, one.given, *needs,
-            key=f"{job.stage}-{self._name}{one.tries.get(job.id, 0)}-{job.id}", pure=False,
-            resources=needed, priority=-(one.number * len(STAGES) + STAGES.index(job.stage)), retries=_AGAIN,
+            self._course.do, job, one.cell, one.given, self._twin(one, job), *needs,
+            key=f"{job.stage}-{self._name}{one.tries.get(job.id, 0)}-{job.id}", pure=False, retries=_AGAIN,
+            resources={at_files: 1.0} if at_files else dict(job.resources), priority=one.priority(job),
         )  # fmt: skip
         one.futures[job.id] = future
         self._watch(job.id, future)
 
+    def _twin(self, one: AtWork, job: Job) -> tuple[str, Any] | None:
+        """A cell that asks for the same, and the same job there: how it ended, or will."""
+        key = one.keys.get(job.id, "")
+        cell, other = self._twins.setdefault(key, (one.cell.name, job.id))
+        if not key or job.stage in _ALONE or cell == one.cell.name:
+            return None
+        ended = self.outcomes.get(other)
+        if ended is not None:
+            return (cell, ended) if ended.is_good else None
+        return (cell, self._open[cell].futures[other]) if other in self._open[cell].futures else None
+
     def _watch(self, job: str, future: Any) -> None:
-        future.add_done_callback(lambda ended: self._said.put(("ended", (job, ended))))
+        future.add_done_callback(lambda ended: self._said.put(("ended", _Ended(job, ended))))
 
     def _listen(self) -> None:
         """Hear what was said since, or wait a moment for it. Raises Interrupted where somebody asked to stop."""
@@ -197,51 +202,50 @@ class Driver:
             while True:
                 said.append(self._said.get_nowait())
         for told in (told for kind, told in said if kind == "event"):
-            self._hear_worker(told[1])
-        ended = [_Ended(job, future) for kind, told in said if kind == "ended" for job, future in [told]]
-        self._hear_ends([one for one in ended if self._is_of_now(one)])
-
-    def _hear_ends(self, ended: Sequence[_Ended]) -> None:
+            self._hear_worker(told)
+        ended = [told for kind, told in said if kind == "ended" and self._is_of_now(told)]
         for outcome in self._gathered([one.future for one in ended if one.future.status == "finished"]):
-            self._take(self._cell_of(outcome.job), outcome)
+            self._take(self._open[cell_of(outcome.job)], outcome)
         for job, future in ended:
             if not self._is_of_now(_Ended(job, future)):
                 continue
             if future.status == "error":
-                self._erred(self._cell_of(job), job, future)
+                self._erred(self._open[cell_of(job)], job, future)
             elif future.status == "pending":
                 self._watch(job, future)
-        if any(future.status in ("cancelled", "lost") for _, future in ended):
+        if self._client.status != "running" or any(one.future.status in ("cancelled", "lost") for one in ended):
             self._recover()
 
     def _is_of_now(self, ended: _Ended) -> bool:
         """Whether a future is the one that its job has now."""
-        one = self._open.get(_cell_name(ended.job))
+        one = self._open.get(cell_of(ended.job))
         return one is not None and one.futures.get(ended.job) is ended.future and ended.job not in one.outcomes
 
-    def _cell_of(self, job: str) -> _Open:
-        return self._open[_cell_name(job)]
-
     def _gathered(self, futures: Sequence[Any]) -> list[Outcome]:
-        with contextlib.suppress(OSError, TimeoutError, CancelledError):  # no scheduler: they are asked for again
+        """What jobs returned; of those whose worker is lost since, nothing."""
+        with contextlib.suppress(
+            OSError, TimeoutError, CancelledError
+        ):  # the scheduler is gone: they are asked for again
             return self._client.gather(list(futures), errors="skip") if futures else []
         return []
 
-    def _take(self, one: _Open, outcome: Outcome) -> None:
+    def _take(self, one: AtWork, outcome: Outcome) -> None:
         """A job ended: plan what it tells of, and let the cell go when all of it is there."""
         if outcome.job in one.outcomes:
             return
         if one.jobs[outcome.job].stage == "finish" and outcome.is_good:
             outcome = self._brought(one, outcome)
-        one.outcomes[outcome.job] = self.outcomes[outcome.job] = outcome
+        self.outcomes[outcome.job] = outcome = one.end(outcome)
         self._tell(journal.ended(outcome))
         if one.jobs[outcome.job].stage == "fetch" and outcome.is_good:
-            self._plan(one, outcome)
-        if one.is_over:
-            del self._open[one.cell.name]
+            planned = one.plan(outcome.facts, on_gpu=self._course.on_gpu)
+            self._tell(journal.planned(one.cell.name, one.jobs.values()))
+            for job in planned:
+                self._go_on(one, job)
+        if one.is_over and self._open.pop(one.cell.name, None) is not None:
             one.lock.close()
 
-    def _brought(self, one: _Open, finished: Outcome) -> Outcome:
+    def _brought(self, one: AtWork, finished: Outcome) -> Outcome:
         """Tables and reports where the sweep's directory is, should they have been written elsewhere."""
         try:
             self._course.bring(one.cell.name, finished.files)
@@ -249,30 +253,22 @@ class Driver:
             return replace(finished, state="failed", message=error.message, hint=error.hint or "")
         return finished
 
-    def _plan(self, one: _Open, fetched: Outcome) -> None:
-        planned = graph.jobs(one.cell, Facts.from_json(fetched.facts), on_gpu=self._course.on_gpu)
-        one.jobs |= {job.id: job for job in planned}
-        self._tell(journal.planned(one.cell.name, one.jobs.values()))
-        for job in planned:
-            self._submit(one, job)
-
-    def _erred(self, one: _Open, job: str, future: Any) -> None:
+    def _erred(self, one: AtWork, job: str, future: Any) -> None:
         """A job was not done: it failed too often, its workers died, or one that it needs did not come about."""
         if job in one.outcomes:
             return
         if any(one.futures[name].status == "error" for name in one.jobs[job].needs if name in one.futures):
             return  # that one is heard, and has this one tried again or left out
         error = future.exception()
-        lost = type(error).__name__ in ("KilledWorker", "NoValidWorkerError")
-        if lost and one.begun.get(job, 0) < _DEATHS:
-            self._note("retried", job, f"{error}")
+        if type(error).__name__ in _LOST and one.begun.get(job, 0) < _DEATHS:
+            self._note("retried", job, str(error))
             self._again(one, [job, *one.behind(job)])
             return
         self._take(one, _of_error(job, error))
         for left in list(one.behind(job)):
             self._take(one, Outcome(left, "skipped", because=job))
 
-    def _again(self, one: _Open, jobs: Sequence[str]) -> None:
+    def _again(self, one: AtWork, jobs: Sequence[str]) -> None:
         """Submit jobs anew."""
         for job in jobs:
             if job not in one.outcomes:
@@ -292,9 +288,11 @@ class Driver:
                 if time.monotonic() > until:
                     hint = "Start it again, and repeat the command: what was finished is kept."
                     raise ResourceError("The scheduler is gone, and did not come back.", hint=hint) from error
-                time.sleep(_LOOK_S)
-        for one in list(self._open.values()):
-            self._again(one, [job for job in one.jobs if job not in one.outcomes])
+            time.sleep(_LOOK_S)
+        for one in self._open.values():
+            one.futures.clear()
+        for one in self._open.values():
+            self._again(one, [job.id for job in one.left])
 
     def _hear_worker(self, event: Mapping[str, Any]) -> None:
         kind, job, text = (str(event.get(key, "")) for key in ("kind", "job", "text"))
@@ -302,10 +300,10 @@ class Driver:
             self._note(kind, text=f"{text} {event.get('hint', '')}".strip())
             if kind != "resumed" and not self._has_workers():
                 raise ResourceError(f"No worker is left. {text}", hint=str(event.get("hint") or _ROOM))
-        elif _cell_name(job) not in self._open:
+        elif cell_of(job) not in self._open:
             return
         elif kind == "started":
-            begun = self._open[_cell_name(job)].begun
+            begun = self._open[cell_of(job)].begun
             begun[job] = begun.get(job, 0) + 1
             self._note("started", job, str(event.get("name", "")))
         elif kind == "warned":
@@ -329,10 +327,6 @@ def _far(event: Mapping[str, Any]) -> str:
     """How far a job is, as it tells: "12/60 chunks"."""
     total, note = event.get("total"), str(event.get("note", ""))
     return f"{event.get('done', 0):.0f}/{total:.0f} {note}".rstrip() if total else note
-
-
-def _cell_name(job: str) -> str:
-    return job.partition("|")[0]
 
 
 def _for_workers(cell: Cell) -> Cell:

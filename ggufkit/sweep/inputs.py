@@ -45,7 +45,7 @@ class Given:
 
 def offered(request: BuildRequest, store: Store) -> tuple[Given, ...]:
     """Let others have the files that a request names. Where the driver's directory is the store, links are enough."""
-    return tuple(_offer(path, store) for path in dict.fromkeys(_named(request)))
+    return tuple(_offer(path, store) for path in dict.fromkeys(named(request)))
 
 
 def _offer(path: str, store: Store) -> Given:
@@ -80,7 +80,7 @@ def _brought(one: Given, store: Store) -> str:
     return str(store.place(one.cell) / one.name)
 
 
-def _named(request: BuildRequest) -> list[str]:
+def named(request: BuildRequest) -> list[str]:
     """Paths on this disk that a request names, as it has them."""
     seen = [request.model] if sources.is_local(request.model) else []
 

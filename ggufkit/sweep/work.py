@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import glob
 import threading
 import time
 from collections import OrderedDict
@@ -12,15 +14,17 @@ from typing import Any
 
 from filelock import FileLock
 
-from ggufkit.core import oserrors
+from ggufkit.core import oserrors, process
 from ggufkit.core.errors import Interrupted, ResourceError, ToolKilled
-from ggufkit.core.manifest import PARTIAL, manifest_path, open_manifest, read_manifest
+from ggufkit.core.manifest import PARTIAL, open_manifest, read_manifest
+from ggufkit.core.part_names import part_name
+from ggufkit.core.paths import link_or_copy
 from ggufkit.core.progress import Reporter
 from ggufkit.core.records import GgufFile, Json, QuantType
 from ggufkit.core.units import GIB
 from ggufkit.core.variants import Scaling, Variant
 from ggufkit.hub.listing import HubUnreachable
-from ggufkit.llama.gguf import read_gguf
+from ggufkit.llama.gguf import read_gguf, read_header
 from ggufkit.measure.kept_logits import KeptLogits
 from ggufkit.pipeline import build, measuring
 from ggufkit.pipeline import job as looked_up
@@ -33,8 +37,9 @@ from ggufkit.sweep.inputs import Given, localized
 from ggufkit.sweep.job_log import JobLog
 from ggufkit.sweep.records import Cell, Job, Outcome
 from ggufkit.sweep.station import Station
-from ggufkit.sweep.stores import StoreError
+from ggufkit.sweep.stores import Store, StoreError
 
+Twin = tuple[str, Outcome]
 _PASSING = (HubUnreachable, ToolKilled, ResourceError, StoreError, Interrupted)
 """What may go better another time, or on another machine."""
 _KEPT_CELLS = 4
@@ -52,12 +57,13 @@ class TryAgain(Exception):
         self.message, self.hint = message, hint
 
 
-def run(job: Job, cell: Cell, given: Sequence[Given], *needs: Outcome) -> Outcome:
+def run(job: Job, cell: Cell, given: Sequence[Given], twin: Twin | None, *needs: Outcome) -> Outcome:
     """Do a job on this worker, and tell how it ended; what fails for good is told, not raised.
 
     Args:
         cell: that the job is of.
         given: files that its request names, which other machines than the driver's may lack.
+        twin: a cell that asks for the same in the same words, and how the job ended there.
         needs: how the jobs ended that it needs.
 
     Raises:
@@ -68,9 +74,11 @@ def run(job: Job, cell: Cell, given: Sequence[Given], *needs: Outcome) -> Outcom
         return Outcome(job.id, "skipped", here.name, because=bad.because or bad.job)
     if (before := done.noted(job.id, here)) is not None:
         return before
+    process.go_on()
     here.tell({"kind": "started", "job": job.id, "name": here.name})
     with JobLog(job.id, here) as log:
         try:
+            _borrow(cell, twin, here.store)
             ended = _do(job, _Asked(cell, tuple(given)), needs, here, log)
         except Exception as error:
             ended = _failed(job, error, log, here.store.place(cell.name))
@@ -78,6 +86,11 @@ def run(job: Job, cell: Cell, given: Sequence[Given], *needs: Outcome) -> Outcom
     if ended.is_good:
         done.note(ended, here)
     return ended
+
+
+def stop() -> None:
+    """End the tools of the jobs that are at work in this process; the next job starts tools again."""
+    process.stop_all()
 
 
 def _failed(job: Job, error: Exception, log: JobLog, place: Path) -> Outcome:
@@ -107,6 +120,20 @@ def _do(job: Job, asked: _Asked, needs: Sequence[Outcome], here: Station, report
         told = _DOING[job.stage](task)
         files = here.store.push(cell.name, task.files(began, is_shared=here.store.shared))
     return Outcome(job.id, "fresh" if task.is_fresh else "done", files=files, facts=told)
+
+
+def _borrow(cell: Cell, twin: Twin | None, store: Store) -> None:
+    """Have the files of a twin in the cell's place, too; the recipes of the steps tell whether they are right."""
+    if twin is None:
+        return
+    other, made = twin
+    files = [file for file in made.files if not file.name.startswith(_LOGS)]
+    store.pull(other, files)
+    for file in files:
+        source, target = store.place(other) / file.name, store.place(cell.name) / file.name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(FileExistsError):
+            link_or_copy(source, target)
 
 
 @dataclass(frozen=True)
@@ -181,15 +208,21 @@ class _Task:
         """
         root = self.build.out
         known = {file.name for one in self.needs for file in one.files}
-        results = [p for made in self.session.heard for p in (made.path, manifest_path(made.path))]
+        results = [path for made in self.session.heard for path in _with_companions(made.path)]
         every = dict.fromkeys([*results, *([] if is_shared else _written(root, began))])
-        return [path for path in every if path.relative_to(root).as_posix() not in known]
+        new = [path for path in every if path.relative_to(root).as_posix() not in known]
+        return [path for path in new if not path.name.endswith((PARTIAL, "lock"))]
+
+
+def _with_companions(path: Path) -> list[Path]:
+    """What a step made, with its manifest and what else it wrote beside it; of a GGUF in parts all of them."""
+    parts = read_header(path).files if part_name(path) is not None else [path]
+    return [*parts, *path.parent.glob(f"{glob.escape(path.stem)}.*")]
 
 
 def _written(root: Path, began: float) -> list[Path]:
-    """All that was written since, but for what is half done or of this machine alone."""
-    found = [path for path in root.rglob("*") if path.is_file() and path.stat().st_mtime >= began - 1]
-    return [path for path in found if not path.name.endswith((PARTIAL, ".lock", "lock"))]
+    """All that was written since."""
+    return [path for path in root.rglob("*") if path.is_file() and path.stat().st_mtime >= began - 1]
 
 
 def _file(path: Path) -> GgufFile:

@@ -1,0 +1,125 @@
+"""A sweep on workers of this process: the same as builds one after the other, made once, and gone on with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import ggufkit
+from ggufkit.core.records import Toolchain
+from ggufkit.pipeline.build import build
+from ggufkit.request import BuildRequest
+from ggufkit.sweep import station, stores
+from ggufkit.sweep.drive import Course, Driver
+from ggufkit.sweep.journal import Journal
+from ggufkit.sweep.keys import Keys
+from ggufkit.sweep.past import Past
+from ggufkit.sweep.places import Places
+from ggufkit.sweep.records import Cell, Event, Outcome
+from ggufkit.sweep.station import Versions
+from ggufkit.sweep.stores import PathStore
+from tests import tiny
+
+distributed = pytest.importorskip("distributed")
+SPEEDS = ["eval_tps"]
+Sweep = Callable[..., Mapping[str, Outcome]]
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Any]:
+    """Two workers that are threads of this process, for all tests here."""
+    with distributed.LocalCluster(
+        n_workers=2, threads_per_worker=3, processes=False, dashboard_address=None, silence_logs=50
+    ) as started:
+        yield started
+
+
+@pytest.fixture
+def sweep(cluster: Any, tmp_path: Path, tools: Toolchain) -> Sweep:
+    """Drives cells in a directory."""
+
+    def drive(cells: list[Cell], hear: Callable[[Event], None] = lambda _event: None) -> Mapping[str, Outcome]:
+        out = tmp_path / "out"
+        spec, places, versions = stores.found(out), Places(out), Versions.here()
+        with distributed.Client(cluster, set_as_default=False) as client, Journal(places.journal) as told:
+            client.register_plugin(station.plugin(spec, versions), name=f"{station.PLUGIN}-{tmp_path.name}")
+            course = Course(
+                look=Past(places.journal, PathStore(out)).outcome, keys=lambda cell: Keys.of(cell, versions)
+            )
+            return Driver(lambda: client, out, told, course, hear).drive(cells)
+
+    return drive
+
+
+@pytest.fixture
+def request_(base: Path, tmp_path: Path) -> BuildRequest:
+    """Four files of a tiny model."""
+    text = tiny.text_file(tmp_path / "text.txt")
+    return BuildRequest(
+        base, None, "q4_k_m,q8_0", "plain,imatrix", corpus=text, calibration=text, ctx=64, chunks=8, bench=False, threads=2
+    )  # fmt: skip
+
+
+def table(out: Path) -> Any:
+    return ggufkit.load_results(out).drop(columns=SPEEDS)
+
+
+def ends(outcomes: Mapping[str, Outcome]) -> dict[str, int]:
+    states = [outcome.state for outcome in outcomes.values()]
+    return {state: states.count(state) for state in set(states)}
+
+
+def test_a_sweep_makes_what_builds_make_and_goes_on(sweep: Sweep, request_: BuildRequest, tmp_path: Path) -> None:
+    build(replace(request_, out=tmp_path / "built"))
+    cells = [Cell("tiny", "", request_), Cell("other", "", replace(request_, variants=("imatrix",)))]
+
+    first = sweep(cells)
+
+    assert list(ends(first)) == ["done"], [o.message for o in first.values() if not o.is_good]
+    assert table(tmp_path / "built").equals(table(tmp_path / "out" / "tiny"))
+    for file in (tmp_path / "built").glob("*.gguf"):
+        assert file.read_bytes() == (tmp_path / "out" / "tiny" / file.name).read_bytes()
+    assert "other|measure|imatrix|Q4_K_M" in first
+
+    heard: list[Event] = []
+    assert ends(sweep(cells, heard.append)) == {"fresh": len(first)}
+    assert not [event for event in heard if event.kind == "started"]
+
+    (tmp_path / "out" / "tiny" / "tiny-llama-imatrix-Q4_K_M.gguf").unlink()
+    again = sweep(cells)
+    assert again["tiny|quantize|imatrix|Q4_K_M"].state == "done"
+    assert again["tiny|measure|imatrix|Q4_K_M"].state == "fresh"
+    assert table(tmp_path / "built").equals(table(tmp_path / "out" / "tiny"))
+    assert build(replace(request_, out=tmp_path / "out" / "tiny")).made == 0
+
+
+def test_what_two_profiles_share_is_made_once(sweep: Sweep, request_: BuildRequest, tmp_path: Path) -> None:
+    quick = replace(request_, evaluation=replace(request_.evaluation, chunks=4), types=("q4_k_m",))
+
+    sweep([Cell("tiny", "full", replace(request_, types=("q4_k_m",))), Cell("tiny", "quick", quick)])
+
+    files = [tmp_path / "out" / profile / "tiny" / "tiny-llama-Q4_K_M.gguf" for profile in ("full", "quick")]
+    assert files[0].samefile(files[1])
+    chunks = [list(table(file.parent)["n_chunks"]) for file in files]
+    assert chunks == [[8, 8, 8], [4, 4, 4]]
+
+
+def test_a_cell_that_fails_leaves_the_others(sweep: Sweep, request_: BuildRequest, tmp_path: Path) -> None:
+    broken = tmp_path / "broken.gguf"
+    broken.write_bytes(b"GGUF")
+
+    ended = sweep(
+        [
+            Cell("bad", "", replace(request_, model=str(broken))),
+            Cell("tiny", "", replace(request_, types=("q8_0",))),
+        ]
+    )
+
+    assert ended["bad|fetch||"].state == "failed"
+    assert str(broken) in ended["bad|fetch||"].message
+    assert all(outcome.is_good for job, outcome in ended.items() if job.startswith("tiny|"))
+    assert (Places(tmp_path / "out").log("bad|fetch||")).read_text().count("Error: ") == 1
