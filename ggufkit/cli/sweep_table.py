@@ -27,6 +27,8 @@ from ggufkit.sweep.status import Board, Line, Tally
 _HEADS = {"quantize": "quant", "measure": "meas", "finish": "end"}
 WIDTH, _LEAST_NAME, _AT_WORK = 80, 12, 4
 _PER_SECOND, _PLAIN_EVERY_S = 2, 60.0
+_REST = 20
+"""Times as long as a drawing takes nothing is drawn."""
 _MOST_COUNTED, _MOST_LINES = 99, 100
 _MOST_WARNINGS = 20
 _TAIL = 3
@@ -34,16 +36,22 @@ _TAIL = 3
 
 
 class Drawing:
-    """A board as it is at the moment in which it is drawn."""
+    """A board as it is at the moment in which it is drawn; of many models less often, so that it costs little."""
 
     def __init__(self, board: Board, lock: threading.Lock) -> None:
         self._board, self._lock = board, lock
+        self._drawn, self._at, self._cost = Group(), 0.0, 0.0
 
     def __rich_console__(self, screen: Console, options: ConsoleOptions) -> RenderResult:
         """Draw it, within the height of the terminal."""
-        most = max(options.max_height - _AT_WORK - _TAIL - 2, 3)
-        with self._lock:
-            yield Group(*parts(self._board, time.time(), options.max_width, most))
+        began = time.monotonic()
+        if began - self._at >= _REST * self._cost:
+            most = max(options.max_height - _AT_WORK - _TAIL - 2, 3)
+            with self._lock:
+                self._drawn = Group(*parts(self._board, time.time(), options.max_width, most))
+            self._at = time.monotonic()
+            self._cost = self._at - began
+        yield self._drawn
 
 
 @contextmanager

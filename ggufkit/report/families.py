@@ -50,6 +50,14 @@ class Method:
         return statistics.median(trial.ratio for trial in self.trials)
 
     @property
+    def by_model(self) -> tuple[Method, ...]:
+        """Its trials with each model."""
+        found: dict[str, list[Trial]] = {}
+        for trial in self.trials:
+            found.setdefault(trial.model, []).append(trial)
+        return tuple(Method(self.name, tuple(own)) for own in found.values())
+
+    @property
     def usually_pays(self) -> bool:
         """Whether it does in more than half of its trials."""
         return self.count(PAYS) > _USUALLY * len(self.trials)

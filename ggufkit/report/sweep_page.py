@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from ggufkit.core import units
 from ggufkit.report import families, family_plot, html, palette, trials
 from ggufkit.report.compare import Facts
-from ggufkit.report.families import Section
+from ggufkit.report.families import Method, Section
 from ggufkit.report.markdown import MISSING
 from ggufkit.report.regressions import Change, Regressions
 from ggufkit.report.scatter import variant_title
@@ -18,7 +18,7 @@ from ggufkit.report.trials import Line
 from ggufkit.report.verdict import Gap
 from ggufkit.texts.corpus import WIKITEXT2_TEST_SHA256
 
-_MOST_DRAWN, _MOST_ROWS, _MOST_CHANGES = 60, 500, 100
+_MOST_DRAWN, _MOST_MODELS, _MOST_ROWS, _MOST_CHANGES = 60, 1000, 6000, 100
 _TAGS = {trials.PAYS: "pays", trials.WORSE: "worse", trials.EVEN: "no difference"}
 
 
@@ -57,6 +57,7 @@ class Shown:
     """A section as the page has it.
 
     Args:
+        overview: of each model what each method did, in the order of the section's methods.
         grid: of each model, its rows.
         n_undrawn, n_hidden: models and rows that the page has no room for.
     """
@@ -65,6 +66,7 @@ class Shown:
     conditions: tuple[tuple[str, str], ...]
     drawn: tuple[Drawn, ...]
     variants: tuple[str, ...]
+    overview: tuple[tuple[str, tuple[Ratio | None, ...]], ...]
     grid: tuple[tuple[str, tuple[Row, ...]], ...]
     n_undrawn: int
     n_hidden: int
@@ -108,7 +110,34 @@ def _shown(section: Section) -> Shown:
     variants = [variant for variant in palette.numbers(there) if variant in there]
     rows = tuple((model, tuple(_rows(lines, variants))) for model, lines in grid.items())
     n_undrawn = len(section.cells) - len(section.cells[:_MOST_DRAWN])
-    return Shown(section, _in_words(section.conditions), drawn, tuple(variants), rows, n_undrawn, n_hidden)
+    return Shown(
+        section,
+        _in_words(section.conditions),
+        drawn,
+        tuple(variants),
+        _overview(section),
+        rows,
+        n_undrawn,
+        n_hidden,
+    )
+
+
+def _overview(section: Section) -> tuple[tuple[str, tuple[Ratio | None, ...]], ...]:
+    """What each method did with each model, in the median; nothing where there is one model."""
+    by_model = [{of.trials[0].model: of for of in method.by_model} for method in section.methods]
+    models = [cell.title for cell in section.cells if any(cell.title in found for found in by_model)]
+    if len(models) < 2:
+        return ()
+    return tuple((m, tuple(_of_model(found.get(m)) for found in by_model)) for m in models[:_MOST_MODELS])
+
+
+def _of_model(did: Method | None) -> Ratio | None:
+    if did is None:
+        return None
+    n, pays, worse = len(did.trials), did.count(trials.PAYS), did.count(trials.WORSE)
+    verdict = trials.PAYS if did.usually_pays else trials.WORSE if worse > n / 2 else trials.EVEN
+    said = [f"pays in {pays} of {n}", *([f"worse in {worse}"] if worse else [])]
+    return Ratio(f"{did.median:.2f}", "", verdict, ", ".join(said))
 
 
 def _drawings(section: Section) -> tuple[Drawn, ...]:

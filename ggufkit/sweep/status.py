@@ -6,8 +6,9 @@ A `Board` hears the events of a journal one after the other: the driver's as the
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 from ggufkit.sweep import journal
 from ggufkit.sweep.journal import Driver
@@ -66,7 +67,7 @@ class Line:
     cell: str
     stages: Mapping[str, Tally]
 
-    @property
+    @cached_property
     def whole(self) -> Tally:
         """All of its stages together."""
         return _sum(self.stages.values())
@@ -91,6 +92,18 @@ class Board:
         self.driver = Driver("", 0)
         self.started = self.latest = 0.0
         self.end = ""
+        self._heard: dict[str, Callable[[Event], None]] = {
+            "sweep": self._take_over,
+            "planned": self._plan,
+            "started": self._start,
+            "progress": self._move,
+            "ended": self._end,
+            "retried": self._retry,
+            "warned": self._warn,
+            "refused": self._warn,
+            "paused": self._warn,
+            "lost": self._lose,
+        } | dict.fromkeys(_ENDS, self._close)
         for event in events:
             self.hear(event)
 
@@ -106,20 +119,8 @@ class Board:
     def hear(self, event: Event) -> None:
         """Take in an event."""
         self.latest = event.at
-        heard = {
-            "sweep": self._take_over,
-            "planned": self._plan,
-            "started": self._start,
-            "progress": self._move,
-            "ended": self._end,
-            "retried": self._retry,
-            "warned": self._warn,
-            "refused": self._warn,
-            "paused": self._warn,
-            "lost": self._lose,
-        } | dict.fromkeys(_ENDS, self._close)
-        if event.kind in heard:
-            heard[event.kind](event)
+        if event.kind in self._heard:
+            self._heard[event.kind](event)
 
     def _take_over(self, event: Event) -> None:
         self._begin()
@@ -272,6 +273,7 @@ def _sum(tallies: Iterable[Tally]) -> Tally:
     whole = Tally()
     for tally in tallies:
         whole.planned += tally.total
-        whole.ended += tally.ended
+        for state, count in tally.ended.items():
+            whole.ended[state] += count
         whole.running += tally.running
     return whole

@@ -50,6 +50,16 @@ def test_the_answer_names_what_pays_and_says_plainly_what_did_not() -> None:
     ]
 
 
+def test_each_model_has_a_line_and_types_unfold_where_there_are_many() -> None:
+    few, many = (sweep_page.render("s", fake_sweep.family(n)) for n in (2, 5))
+    for page, n in ((few, 2), (many, 5)):
+        assert page.count("pays in 5 of 5</small>") == n  # GPTQ, with each model
+        assert page.count("pays in 0 of 10, worse in 5</small>") == n
+        assert page.count('<th scope="rowgroup"') == n
+    assert "<summary>Type by type</summary>" in many
+    assert "<summary>Type by type</summary>" not in few
+
+
 def test_what_pays_for_some_types_only() -> None:
     rows = [row(v, k, kld) for k, kld in (("Q4_0", 0.03), ("Q8_0", 0.0004)) for v in ("plain",)]
     found = Swept("m", "", (base(), *rows, row("imatrix", "Q4_0", 0.02), row("imatrix", "Q8_0", 0.0004)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -71,6 +72,18 @@ def test_of_many_models_those_at_work_are_shown() -> None:
     assert "…" in lines[1]
     assert lines[-2].startswith("4,716 of 9,360 jobs · after 3 min · ")
     assert lines[-1] == "Dask's dashboard: http://127.0.0.1:8787/status"
+
+
+def test_a_drawing_that_takes_long_is_not_made_at_once_again() -> None:
+    found, out = board(4), io.StringIO()
+    drawing = sweep_table.Drawing(found, threading.Lock())
+    screen = Screen(file=out, width=80, height=24, highlight=False, markup=False)
+    screen.print(drawing)
+    first = out.getvalue()
+    found.hear(journal.ended(Outcome("new|fetch||", "done", "w1", 1.0)))
+    screen.print(drawing)
+    assert " jobs · " in first
+    assert out.getvalue() == first * 2
 
 
 def test_names_do_not_act_and_long_ones_lose_their_middle() -> None:
