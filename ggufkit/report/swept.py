@@ -102,7 +102,8 @@ def frame(file: Path) -> pd.DataFrame:
         table = tables.from_csv(text)
         for number, name in enumerate(KEYS):
             table[name] = pd.array(_keys(text)[number], dtype="string")
-        return table[[*KEYS, *(name for name in table if name not in KEYS)]]
+        whole: pd.DataFrame = table[[*KEYS, *(name for name in table if name not in KEYS)]]
+        return whole
 
 
 def read(file: Path) -> list[Swept]:

@@ -92,7 +92,7 @@ class Board:
         self.driver = Driver("", 0)
         self.started = self.latest = 0.0
         self.end = ""
-        self._heard: dict[str, Callable[[Event], None]] = {
+        self._heard: Mapping[str, Callable[[Event], None]] = {
             "sweep": self._take_over,
             "planned": self._plan,
             "started": self._start,
@@ -103,7 +103,8 @@ class Board:
             "refused": self._warn,
             "paused": self._warn,
             "lost": self._lose,
-        } | dict.fromkeys(_ENDS, self._close)
+            **dict.fromkeys(_ENDS, self._close),
+        }
         for event in events:
             self.hear(event)
 
