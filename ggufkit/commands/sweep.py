@@ -16,7 +16,7 @@ from typing import Any
 from ggufkit.core import extras
 from ggufkit.core.errors import GgufkitError, ToolchainError, UsageError
 from ggufkit.core.manifest import SUFFIX, artefact_of, write_atomically
-from ggufkit.core.progress import Reporter, SilentReporter
+from ggufkit.core.progress import Reporter
 from ggufkit.core.records import QuantType
 from ggufkit.llama import toolchain
 from ggufkit.steps.quantize import known_types
@@ -24,6 +24,7 @@ from ggufkit.steps.step import Workspace, remove
 from ggufkit.sweep import (
     claims,
     clusters,
+    done,
     foreseen,
     gather,
     graph,
@@ -137,13 +138,14 @@ def sweep(asked: Asked, hear: Hear) -> Mapping[str, Outcome]:
     places = Places(spec.out)
     with claims.alone_in(spec.out), ExitStack() as workers:
         places.stop.unlink(missing_ok=True)
+        done.forget(spec.out)
         write_atomically(places.root / "sweep.yaml", asked.file.read_text(encoding="utf-8"))
         if asked.force:
             _drop(places, cells)
         found = stores.found(spec.out, asked.store)
         if asked.store:
-            held = claims.alone_at(asked.store, clusters.files_here(found), SilentReporter(), places.stop.touch)
-            workers.enter_context(held)
+            store, say = clusters.files_here(found), lambda text: hear(Event(time.time(), "warned", text=text))
+            workers.enter_context(claims.alone_at(asked.store, store, say, places.stop.touch))
         told = workers.enter_context(Journal(places.journal))
         where = asked.where(spec)
         clients = workers.enter_context(contextlib.closing(_Clients(where, found)))

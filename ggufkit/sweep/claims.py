@@ -18,7 +18,6 @@ from filelock import FileLock, Timeout
 
 from ggufkit.core.concurrency import worker_pool
 from ggufkit.core.errors import BusyError, GgufkitError
-from ggufkit.core.progress import Reporter
 from ggufkit.sweep.stores import HOME, Store
 
 CLAIM = f"{HOME}/claim"
@@ -48,11 +47,12 @@ def alone_in(out: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def alone_at(
-    url: str, store: Store, reporter: Reporter, lost: Callable[[], None], beat_s: float = BEAT_S
+    url: str, store: Store, say: Callable[[str], None], lost: Callable[[], None], beat_s: float = BEAT_S
 ) -> Iterator[None]:
     """Hold a store that is reached by a URL.
 
     Args:
+        say: is told why it takes a while.
         lost: called should somebody else take it, who could not see for long that this one was at work.
 
     Raises:
@@ -60,7 +60,7 @@ def alone_at(
         StoreError: it cannot be reached.
     """
     claim = _Claim(store, beat_s)
-    claim.take(url, reporter)
+    claim.take(url, say)
     with worker_pool(1) as beside:
         beside.submit(claim.hold, lost)
         try:
@@ -76,10 +76,10 @@ class _Claim:
     owner: str = field(default_factory=lambda: uuid.uuid4().hex)
     _ended: threading.Event = field(default_factory=threading.Event)
 
-    def take(self, url: str, reporter: Reporter) -> None:
+    def take(self, url: str, say: Callable[[str], None]) -> None:
         there = self.store.read(CLAIM)
         if there not in (None, _FREE):
-            reporter.info(f"Looking for {self.beat_s * _BEATS:.0f} s whether another sweep is at work in {url}.")
+            say(f"Looking for {self.beat_s * _BEATS:.0f} s whether another sweep is at work in {url}.")
             for _ in range(_BEATS):
                 time.sleep(self.beat_s)
                 if self.store.read(CLAIM) not in (there, _FREE):

@@ -223,9 +223,7 @@ class Driver:
 
     def _gathered(self, futures: Sequence[Any]) -> list[Outcome]:
         """What jobs returned; of those whose worker is lost since, nothing."""
-        with contextlib.suppress(
-            OSError, TimeoutError, CancelledError
-        ):  # the scheduler is gone: they are asked for again
+        with contextlib.suppress(OSError, TimeoutError, CancelledError):  # no scheduler: they are asked for again
             return self._client.gather(list(futures), errors="skip") if futures else []
         return []
 

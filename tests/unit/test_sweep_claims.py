@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 
 from ggufkit.core.errors import BusyError
-from ggufkit.core.progress import SilentReporter
 from ggufkit.sweep import done
 from ggufkit.sweep.claims import CLAIM, alone_at, alone_in
 from ggufkit.sweep.records import Outcome, StoredFile
@@ -18,6 +17,10 @@ from ggufkit.sweep.station import Station
 from ggufkit.sweep.stores import PathStore
 
 BEAT_S = 0.02
+
+
+def nobody(_text: str) -> None:
+    """Hears why it takes a while."""
 
 
 def nothing_is_lost() -> None:
@@ -32,16 +35,16 @@ def test_a_directory_has_one_sweep(tmp_path: Path) -> None:
 
 
 def test_a_url_has_one_sweep(tmp_path: Path) -> None:
-    store, teller = PathStore(tmp_path), SilentReporter()
-    with alone_at("s3://x", store, teller, nothing_is_lost, BEAT_S):
+    store = PathStore(tmp_path)
+    with alone_at("s3://x", store, nobody, nothing_is_lost, BEAT_S):
         with (
             pytest.raises(BusyError, match=r"at work in s3://x"),
-            alone_at("s3://x", store, teller, nothing_is_lost, BEAT_S),
+            alone_at("s3://x", store, nobody, nothing_is_lost, BEAT_S),
         ):
             pass
         assert store.read(CLAIM) != b"free"
     assert store.read(CLAIM) == b"free"
-    with alone_at("s3://x", store, teller, nothing_is_lost, BEAT_S):
+    with alone_at("s3://x", store, nobody, nothing_is_lost, BEAT_S):
         pass
 
 
@@ -49,13 +52,13 @@ def test_who_was_killed_is_waited_for_and_no_longer(tmp_path: Path) -> None:
     store = PathStore(tmp_path)
     store.write(CLAIM, b"killed 17")
     begun = time.monotonic()
-    with alone_at("s3://x", store, SilentReporter(), nothing_is_lost, BEAT_S):
+    with alone_at("s3://x", store, nobody, nothing_is_lost, BEAT_S):
         assert time.monotonic() - begun >= 4 * BEAT_S
 
 
 def test_who_lost_the_store_is_told(tmp_path: Path) -> None:
     store, lost = PathStore(tmp_path), threading.Event()
-    with alone_at("s3://x", store, SilentReporter(), lost.set, BEAT_S):
+    with alone_at("s3://x", store, nobody, lost.set, BEAT_S):
         store.write(CLAIM, b"another 0")
         assert lost.wait(5)
     assert store.read(CLAIM) == b"another 0"
