@@ -266,6 +266,7 @@ class SweepOptions(TypedDict, total=False):
         system: the queue whose jobs are workers: "slurm", "pbs", "lsf", "sge", "oar" or "htcondor", as the file asks for.
         store: a URL under which workers find files that do not see the output directory, "s3://…".
         force: make all anew.
+        against: an earlier sweep.csv, to tell what loses more now.
     """
 
     profiles: Names
@@ -274,3 +275,4 @@ class SweepOptions(TypedDict, total=False):
     system: str
     store: str
     force: bool
+    against: Path_ | None

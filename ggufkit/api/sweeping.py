@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 _KINDS: Mapping[str, values.Kind] = {
     "profiles": values.SOME_NAMES, "workers": values.Whole(1, 512), "scheduler": values.TEXT, "store": values.TEXT,
     "system": values.Choice(tuple(SYSTEMS)), "force": values.SWITCH,
+    "against": values.FILE,
 }  # fmt: skip
 
 
