@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
 
 import click
 from click.shell_completion import CompletionItem
@@ -42,6 +43,25 @@ def types(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> list
     except GgufkitError:
         known = []
     return _last_of((name.lower() for name in known or quants.TENSOR_TYPES), incomplete)
+
+
+def profiles(ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Profiles of the sweep file that is named before."""
+    from ggufkit.sweep import sweep_file
+
+    named = [ctx.params.get("file"), *ctx.args]  # behind an option without its value nothing is a parameter yet
+    try:
+        spec = sweep_file.read(next(Path(word) for word in named if word and Path(word).is_file()))
+    except (GgufkitError, StopIteration):
+        return []
+    return _of((profile.name for profile in spec.profiles if profile.name), incomplete)
+
+
+def sweeps(ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Files, and what else may stand in their place."""
+    group = ctx.parent.command if ctx.parent is not None else None
+    other = [name for name in group.commands if name != ctx.info_name] if isinstance(group, click.Group) else []
+    return [*_of(other, incomplete), CompletionItem(incomplete, type=_FILE)]
 
 
 def tensor_types(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[CompletionItem]:

@@ -7,7 +7,7 @@ from typing import Any
 import click
 from rich.table import Table
 
-from ggufkit.cli import parameter_types, sweep_plan
+from ggufkit.cli import completion, parameter_types, sweep_plan
 from ggufkit.cli.options import grouped, json_option
 from ggufkit.cli.sweep_table import watching
 from ggufkit.cli.sweep_watch import detach, status_command, stop_command
@@ -44,8 +44,9 @@ def _queue_option(name: str, title: str) -> Any:
 asked_options = grouped(
     "asked",
     lambda given: Asked(**given),
-    click.argument("file", metavar="FILE", type=parameter_types.FILE),
-    click.option("--profile", "profiles", multiple=True, metavar="NAME", help="Of FILE; may be repeated.  [default: all]"),
+    click.argument("file", metavar="FILE", type=parameter_types.FILE, shell_complete=completion.sweeps),
+    click.option("--profile", "profiles", multiple=True, metavar="NAME", shell_complete=completion.profiles,
+                 help="Of FILE; may be repeated.  [default: all]"),
     click.option("--out", type=parameter_types.PATH, help="Output directory.  [default: as FILE says]"),
     click.option("--workers", type=click.IntRange(1, 512), help="Workers on this machine.  [default: one a GPU, or one]"),
     click.option("--scheduler", default="", metavar="URL", help="A Dask scheduler that is there: tcp://HOST:8786."),

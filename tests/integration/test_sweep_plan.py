@@ -42,7 +42,9 @@ def test_models_of_a_hub_are_planned_by_their_headers(
     done = cli("sweep", file, "--dry-run", "--json")
     told = json.loads(done.out)
     there, here, none = told["cells"]
-    weights = (checkpoint / "model.safetensors").stat().st_size
+    weights = pytest.approx(
+        (checkpoint / "model.safetensors").stat().st_size, rel=1e-3
+    )  # headers are written anew
     assert (there["n_jobs"], there["n_there"], there["n_files"], there["download_bytes"]) == (5, 0, 2, weights)
     assert (here["n_jobs"], here["n_there"], here["n_files"], here["download_bytes"]) == (5, 1, 2, 0)
     assert here["result_bytes"] == there["result_bytes"] < here["disk_bytes"]
@@ -53,7 +55,7 @@ def test_models_of_a_hub_are_planned_by_their_headers(
     assert told["total"]["result_bytes"] == 2 * here["result_bytes"]
     assert not (tmp_path / "sweep").exists()
     fetched = [Path(home) / name for home, _, names in os.walk(tmp_path / "hf") for name in names]
-    assert not [path for path in fetched if path.stat().st_size >= weights]
+    assert not [path for path in fetched if path.stat().st_size > 1 << 20]
 
     shown = cli("sweep", file, "--dry-run")
     assert max(map(len, shown.out.split("Not counted")[0].splitlines()[:4])) <= 80

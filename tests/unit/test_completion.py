@@ -50,6 +50,16 @@ def test_completion(words: list[str], wanted: list[str]) -> None:
     assert completed(*words) == wanted
 
 
+def test_profiles_of_a_sweep_file(tmp_path: Path) -> None:
+    file = tmp_path / "sweep.yaml"
+    file.write_text("models: [qwen2.5-0.5b]\nprofiles: {quick: , quiet: , full: }\n")
+    assert completed("sweep", str(file), "--profile", "qui") == ["quick", "quiet"]
+    file.write_text("models: 3\n")
+    assert completed("sweep", str(file), "--profile", "") == []
+    assert completed("sweep", "--profile", "") == []
+    assert completed("sweep", "st") == ["status", "stop", "file"]
+
+
 def test_types_without_a_toolchain(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ggufkit.llama.toolchain.locate", lambda _backend: None)
     assert "q6_k" in completed("build", "x", "--types", "q6")
