@@ -15,6 +15,7 @@ from ggufkit.core.marked import Marked, read_marked
 from ggufkit.core.paths import user_path
 from ggufkit.core.records import QuantType
 from ggufkit.sweep import beside
+from ggufkit.sweep.clusters import SYSTEMS
 from ggufkit.sweep.spec import Cluster, Entry, Given, Profile, Queue, Selection, Setting, Spec, Word
 
 _LISTED = {"calibration": "calibration", "corpora": "corpus", "tasks": "tasks"}
@@ -24,8 +25,6 @@ _SELECTION = ("models", "types", "variants")
 _TOP = ("out", "models", *_SETTING, "exclude", "include", "profiles", "cluster")
 _ENTRY = ("model", "name", "revision", "hub", *_SETTING)
 _PROFILE = ("models", *_SETTING, "exclude", "include")
-SYSTEMS = ("slurm", "pbs", "lsf", "sge", "oar", "htcondor")
-"""Batch systems that a file may tell of."""
 _OPTIONS = tuple(name for name in spellings.OPTIONS if name not in (*_LISTED.values(), "force"))
 _EXAMPLES = {
     "models": "[qwen2.5-0.5b, ./my-model]", "types": "[q4_k_m, q8_0]", "variants": "[plain, imatrix]",
@@ -196,7 +195,7 @@ def _text(node: Marked, name: str) -> str:
 def _name(node: Marked, name: str) -> str:
     """A name that a directory may have."""
     if beside.NAME.fullmatch(name) is None:
-        hint = "Give one with {model: …, name: …}: letters, digits and . _ + -, the first a letter or a digit."
+        hint = "Give a name of letters, digits and . _ + -, the first a letter or a digit; a model has it as `name`."
         raise node.fault(f"No directory is called {name!r} here.", hint)
     return name
 
