@@ -290,7 +290,7 @@ class _Cluster:
         """What `ggufkit build` makes of the models, one after the other: rows by model."""
         started = time.monotonic()
         for model in self.models:
-            argv = [
+            argv: list[str | Path] = [
                 sys.executable, "-m", "ggufkit", "build", HOME / "models" / model, "--out", _BUILT / model,
                 "--types", ",".join(asked.types), "--variants", ",".join(asked.variants), "--corpus", HOME / "text.txt",
                 "--calibration", HOME / "calibration.txt", "--ctx", "64", "--chunks", "4", "--no-bench",

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from ggufkit.core import machine
 from ggufkit.core.errors import BusyError, InputError
 from ggufkit.sweep import clusters, keeper, station, stores
 from ggufkit.sweep.clusters import Where
@@ -55,6 +56,12 @@ def exchange() -> tuple[bytes | None, bytes | None, list[str]]:
     before = store.read("jobs/x")
     store.write("jobs/x", b"1")
     return before, store.read("jobs/x"), store.names("jobs/")
+
+
+def pause(path: Path, n_bytes: int) -> str:
+    here = station.current()
+    here.pause(path, n_bytes)
+    return here.name
 
 
 def place() -> tuple[str, str]:
@@ -130,13 +137,10 @@ def test_a_worker_without_room_takes_no_jobs(
     monkeypatch.setattr(station, "_LOOK_S", 0.05)
     with clusters.connected(Where(scheduler), stores.found(tmp_path / "out")) as here:
         needed = 1 << 60
-        paused = here.client.submit(
-            lambda: station.current().pause(tmp_path, needed) or station.current().name, resources=JOB
-        )
-        name = paused.result(30)
+        name = here.client.submit(pause, tmp_path, needed, resources=JOB).result(30)
         others = [here.client.submit(lambda _n: place()[0], n, resources=JOB, pure=False) for n in range(6)]
         assert name not in here.client.gather(others)
-        monkeypatch.setattr(station.machine, "free_disk", lambda _path: needed)
+        monkeypatch.setattr(machine, "free_disk", lambda _path: needed)
 
 
 def test_a_scheduler_that_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
