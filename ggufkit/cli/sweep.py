@@ -86,7 +86,7 @@ def run_command(ctx: click.Context, asked: Asked, dry_run: bool, detached: bool,
         return _show_plan(asked, as_json)
     places = Places(sweep.read(asked)[0].out)
     if detached:
-        return detach(ctx.meta[_WORDS], places, asked.file)
+        return detach(ctx.meta[_WORDS], places, asked.out or asked.file)
     with watching(places) as hear:
         ended = sweep.sweep(asked, hear)
     if (places.out / HTML).exists():

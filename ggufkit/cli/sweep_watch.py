@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import shlex
 import sys
 import time
 from collections.abc import Sequence
@@ -14,6 +15,7 @@ import click
 from ggufkit.cli import options, parameter_types, sweep_table
 from ggufkit.cli.terminal import console, emit, say
 from ggufkit.core import process
+from ggufkit.core.errors import BusyError
 from ggufkit.sweep import watch
 from ggufkit.sweep.places import Places
 from ggufkit.sweep.watch import Seen
@@ -102,15 +104,21 @@ def stop_command(file: Path, out: Path | None, seconds: float) -> None:
         say(f"It was asked to stop, and has not ended after {seconds:g} s: it will.")
 
 
-def detach(arguments: Sequence[str], places: Places, file: Path) -> int:
+def detach(arguments: Sequence[str], places: Places, known_by: Path) -> int:
     """Start a sweep that goes on without this shell, and wait until it is at work.
 
     Args:
         arguments: of `ggufkit sweep`, without --detach.
+        known_by: what `status` and `stop` are to be given.
 
     Returns:
         The exit code: that of the sweep where it has ended already.
+
+    Raises:
+        BusyError: one is at work there.
     """
+    if watch.is_at_work(places):
+        raise BusyError(f"Another sweep is at work in {places.out}.", hint="Stop it with `ggufkit sweep stop`.")
     before, said = watch.size_of(places.journal), watch.size_of(places.said)
     started = process.detach([sys.executable, "-m", "ggufkit", "sweep", *arguments], places.said)
     while started.poll() is None and not watch.has_begun(places, before):
@@ -120,6 +128,7 @@ def detach(arguments: Sequence[str], places: Places, file: Path) -> int:
             say(line, err=True)
         return started.returncode
     say(f"The sweep is at work, process {started.pid}; what it says: {places.said}")
-    say(f"How far it is: ggufkit sweep status {file}")
-    say(f"To stop it: ggufkit sweep stop {file}")
+    name = shlex.quote(str(known_by))
+    say(f"How far it is: ggufkit sweep status {name}")
+    say(f"To stop it: ggufkit sweep stop {name}")
     return 0

@@ -8,8 +8,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from ggufkit.cli import sweep_watch
+from ggufkit.core.errors import BusyError
 from ggufkit.sweep import journal
 from ggufkit.sweep.places import Places
 
@@ -44,3 +46,11 @@ def test_it_ended_at_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     assert "none.yaml is not there" in said
     assert "earlier" not in said
     assert list(journal.read(places.journal)) == []
+
+
+def test_another_one_is_at_work(tmp_path: Path) -> None:
+    places = Places(tmp_path / "out")
+    places.root.mkdir(parents=True)
+    with FileLock(places.lock), pytest.raises(BusyError, match="Another sweep is at work"):
+        sweep_watch.detach(["run", "s.yaml"], places, Path("s.yaml"))
+    assert not places.said.exists()
