@@ -195,7 +195,9 @@ def _text(node: Marked, name: str) -> str:
 def _name(node: Marked, name: str) -> str:
     """A name that a directory may have."""
     if beside.NAME.fullmatch(name) is None:
-        hint = "Give a name of letters, digits and . _ + -, the first a letter or a digit; a model has it as `name`."
+        hint = (
+            "Give a name of letters, digits and . _ + -, the first a letter or a digit; a model has it as `name`."
+        )
         raise node.fault(f"No directory is called {name!r} here.", hint)
     return name
 

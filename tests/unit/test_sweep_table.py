@@ -74,7 +74,8 @@ def test_of_many_models_those_at_work_are_shown() -> None:
     assert lines[-1] == "Dask's dashboard: http://127.0.0.1:8787/status"
 
 
-def test_a_drawing_that_takes_long_is_not_made_at_once_again() -> None:
+def test_a_drawing_that_takes_long_is_not_made_at_once_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sweep_table, "_REST", 1e9)
     found, out = board(4), io.StringIO()
     drawing = sweep_table.Drawing(found, threading.Lock())
     screen = Screen(file=out, width=80, height=24, highlight=False, markup=False)
