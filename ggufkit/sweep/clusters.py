@@ -26,6 +26,8 @@ from ggufkit.sweep.stores import HOME, PathStore, RemoteStore, Store, StoreSpec
 LIGHT_THREADS = 4
 """Jobs at once on a worker: one that is heavy, and those that fetch and tabulate beside it."""
 
+_DEAF = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)"
+"""What Dask has a worker of this machine do first: Ctrl-C is for the driver, which ends its workers."""
 _CORES_PER_MAKER = 16
 """On a machine with GPUs one worker quantizes for so many processors."""
 _GIB_A_CORE = 4
@@ -105,7 +107,7 @@ class LocalWorker:
         resources = {station.THREADS: self.threads, station.GPU: int(bool(self.gpu)), station.CPU: int(self.makes)}
         return {
             "nthreads": LIGHT_THREADS, "name": self.name, "resources": resources, "memory_limit": 0,
-            "env": {"CUDA_VISIBLE_DEVICES": self.gpu} if self.gpu else {}, "dashboard": False,
+            "env": {"CUDA_VISIBLE_DEVICES": self.gpu} if self.gpu else {}, "dashboard": False, "preload": [_DEAF],
         }  # fmt: skip
 
 
