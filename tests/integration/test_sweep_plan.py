@@ -79,3 +79,17 @@ def test_a_fault_is_told_before_anything_else(tmp_path: Path) -> None:
     assert done.code == 3
     assert "line 5, column 1" in done.err
     assert "Did you mean 'variants'?" in done.err
+
+
+def test_python_sweeps_what_it_planned(base: Path, tools: Toolchain, tmp_path: Path) -> None:
+    pytest.importorskip("distributed")
+    file = sweep_file(tmp_path, base, more="exclude: [{types: [q4_0]}]\n")
+    planned = ggufkit.plan_sweep(file)
+    swept = ggufkit.sweep(file, workers=1, quiet=True)
+    assert (len(swept.outcomes), swept.failed) == (planned.total.n_jobs, ())
+    assert swept.df[["model", "type"]].to_numpy().tolist() == [["tiny-llama", "F16"], ["tiny-llama", "Q8_0"]]
+    assert ggufkit.plan_sweep(file).total.n_there == planned.total.n_jobs
+    with pytest.raises(TypeError, match="Did you mean 'workers'"):
+        ggufkit.sweep(file, worker=1)  # type: ignore[call-arg]
+    with pytest.raises(ggufkit.UsageError, match="system"):
+        ggufkit.sweep(file, system="slurmm")
