@@ -21,7 +21,7 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +89,7 @@ class Found:
         again: jobs that began more than once.
         unexplained: those of them whose worker, and the scheduler, lived between two beginnings.
         differ: values that are not those of `build`.
-        tail: what the driver said last.
+        tail: what the driver said last, where something is not right.
     """
 
     seconds: float
@@ -327,7 +327,8 @@ class _Cluster:
         events = list(journal.read(copied))
         again, unexplained = repeated(events, killed, {f"{h.ip}:": name for name, h in self.hosts.items()})
         differ = differences(expected, self._rows(_OUT)) if code == 0 else ["the sweep failed"]
-        return Found(seconds, _ends(events), killed, again, unexplained, differ, code, log.read_text()[-3000:])
+        found = Found(round(seconds, 1), _ends(events), killed, again, unexplained, differ, code)
+        return found if found.is_right else replace(found, tail=log.read_text()[-3000:])
 
     def forget(self) -> None:
         """Remove what a sweep left on all hosts, and begin with workers that remember nothing."""
