@@ -65,6 +65,7 @@ KINDS: Mapping[str, Kind] = {
     "act_order": Choice(("auto", "on", "off")),
     "include_output": values.SWITCH,
     "tune_norms": values.SWITCH,
+    "distill": values.SWITCH,
     "device": Choice(("auto", "cpu", "cuda")),
     # what is measured
     "base": values.FILE,
@@ -144,6 +145,7 @@ OPTIONS: Mapping[str, tuple[str, str]] = {
     "awq_objective": ("scaling", "objective"),
     "awq_dtype": ("scaling", "dtype"),
     "awq_per_type": ("scaling", "per_type"),
+    "distill": ("refinement", "distill"),
     "eval": ("evaluation", "quality"),
     "corpus": ("evaluation", "corpus"),
     "ctx": ("evaluation", "ctx"),

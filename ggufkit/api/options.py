@@ -132,6 +132,7 @@ class BuildOptions(
     base_type: str
     imatrix: Path_ | None
     process_output: bool
+    distill: bool
     eval: bool
     kld: bool
     bench: bool
@@ -183,6 +184,7 @@ class RefineOptions(CalibrationOptions, CpuOptions, total=False):
     act_order: str
     include_output: bool
     tune_norms: bool
+    distill: bool
     device: str
 
 

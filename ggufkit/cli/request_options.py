@@ -127,6 +127,10 @@ SCALING = (
     _option("awq_per_type", help="Scales for each type instead of for all of them."),
 )  # fmt: skip
 
+DISTILL = _option(
+    "distill", help="Learn what is refined end to end from the original's answers; 12 bytes of memory a weight."
+)
+
 CORPUS = _several("corpus", metavar="PATH|NAME", shell_complete=completion.texts,
                   help="Evaluation text; repeatable: the first is the table's.")  # fmt: skip
 CTX = _option("ctx", metavar="LIST", help="Context in tokens, as in llama-perplexity; or several, e.g. 512,4096.")
@@ -230,6 +234,7 @@ refinement_options = _group(
                  show_default=True, help="Columns by weight of their input; auto: as it measures better."),
     click.option("--include-output", is_flag=True, help="Refine the output matrix too."),
     click.option("--tune-norms", is_flag=True, help="Tune norms and biases afterwards; wants 500 samples or more."),
+    DISTILL,
     click.option("--device", type=_TYPES["device"], default=RefineOptions.device, show_default=True,
                  help="What the refinement runs on."),
 )  # fmt: skip
@@ -281,6 +286,7 @@ build_options: Callable[[Any], Any] = grouped(
     OUTPUT,
     VARIANT_OPTION,
     *SCALING,
+    DISTILL,
     EVAL, CORPUS, CTX, KV_TYPES, CHUNKS, KLD, PRECISION, SCRATCH,
     BENCH, BENCH_REPS, SMOKE, METRICS, TASKS, TASKS_SAMPLES, FITS, FITS_CTX, FITS_KV,
     SPLIT,

@@ -29,6 +29,7 @@ import ggufkit.layers.torch_threads  # noqa: F401 - must be the first to import 
 from ggufkit.layers.device import (
     borrowed_device,
     choose_device,
+    fast_halves,
     fast_products,
     keeping_freed_memory,
     return_freed_memory,
@@ -52,6 +53,7 @@ __all__ = [
     "borrowed_device",
     "choose_device",
     "embed",
+    "fast_halves",
     "fast_products",
     "from_file_rows",
     "gathering",

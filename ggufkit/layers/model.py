@@ -114,16 +114,26 @@ class StreamedModel:
         modules = [(n, m.in_features) for n, m in layer.named_modules() if isinstance(m, nn.Linear)]
         return describe(modules, index, self.model_type, self.heads)
 
-    def embed(self, ids: NDArray[np.int32]) -> torch.Tensor:
-        """Token ids (samples, tokens) -> the first layer's input (samples, tokens, width)."""
+    def embed(self, ids: NDArray[np.int32], table: torch.Tensor | None = None) -> torch.Tensor:
+        """Token ids (samples, tokens) -> the first layer's input (samples, tokens, width).
+
+        Args:
+            table: of the embedding, (vocabulary, width), where that is not the shards'; gradients flow to it.
+        """
+        if table is not None:
+            return self._embedded(torch.from_numpy(ids.astype(np.int64)), table)
         unique, place = np.unique(ids, return_inverse=True)
-        table = self.shards.rows(EMBEDDING, torch.from_numpy(unique.astype(np.int64))).to(self.device)
+        rows = self.shards.rows(EMBEDDING, torch.from_numpy(unique.astype(np.int64))).to(self.device)
+        with torch.no_grad():
+            return self._embedded(torch.from_numpy(place.reshape(ids.shape)), rows)
+
+    def _embedded(self, places: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+        """What the model's own embedding gives with `rows` for its weight."""
         embedding = copy.deepcopy(self._model.model.embed_tokens)
         embedding.padding_idx = None
-        embedding.weight = nn.Parameter(table, requires_grad=False)
-        placed = torch.from_numpy(place.reshape(ids.shape)).to(self.device)
-        with torch.no_grad():
-            embedded: torch.Tensor = embedding.to(self.device)(placed)
+        buffers = {name: buffer.to(self.device) for name, buffer in embedding.named_buffers()}
+        weights = {**buffers, "weight": rows}
+        embedded: torch.Tensor = torch.func.functional_call(embedding, weights, places.to(self.device))
         return embedded
 
     def forward(self, index: int, layer: nn.Module, hidden: torch.Tensor) -> torch.Tensor:
@@ -165,7 +175,7 @@ class StreamedModel:
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """The last layer's output (samples, tokens, width) -> logits (samples, tokens, vocabulary), float32.
 
-        Gradients flow if they are enabled, and `hidden` or the final norm wants them.
+        Gradients flow if they are enabled, and `hidden`, the final norm or the output matrix wants them.
         """
         self._load_head()
         hidden = hidden.to(self.device)
@@ -190,8 +200,12 @@ class StreamedModel:
 
     def head(self) -> torch.Tensor:
         """The output matrix, (vocabulary, width)."""
+        return self.head_parameter().data
+
+    def head_parameter(self) -> nn.Parameter:
+        """The output matrix as `logits` uses it."""
         self._load_head()
-        weight: torch.Tensor = self._model.lm_head.weight.data
+        weight: nn.Parameter = self._model.lm_head.weight
         return weight
 
     @functools.cached_property

@@ -32,6 +32,7 @@ from ggufkit.llama.gguf_bytes import MetadataValue
 from ggufkit.models.files import fingerprint
 from ggufkit.refine import kernels
 from ggufkit.refine.behind import Behind, InTurn
+from ggufkit.refine.distill import distill, require_room
 from ggufkit.refine.matrices import Owner, refine_matrices
 from ggufkit.refine.norms import Tuning, tune_norms
 from ggufkit.refine.options import RefineOptions
@@ -42,6 +43,7 @@ from ggufkit.refine.result import RefineResult, peak_ram, untouched
 from ggufkit.refine.stages import TwinLayer
 from ggufkit.refine.state import Outcome, State
 from ggufkit.refine.statistics import InputStatistics
+from ggufkit.refine.student import Original, Student
 from ggufkit.refine.tensors import Pair, QuantizedRows
 from ggufkit.refine.tied import weight_of_rows
 from ggufkit.refine.twin import TwinHidden
@@ -88,13 +90,14 @@ def refine_gguf(
     Memory, at most: two copies of a layer in float32; for the widest input, of n columns, 76 n² bytes of second
     moments and their factors (96 n² on a GPU); 68 bytes for each weight of the largest matrices that share an input
     and a type (q and k, gate and up); a batch of tokens, and the held-out tokens' inputs. A GPU keeps
-    hidden states in what is left. Files are mapped. `tune_norms` holds the whole model in float32.
+    hidden states in what is left. Files are mapped. `tune_norms` holds the whole model in float32, `distill` three floats
+    for each weight; it starts again where a run was stopped, from the matrices that are done.
 
     Raises:
         GgufError: the files are damaged, do not belong together, or have been refined already.
         CheckpointError: the checkpoint is not the one that the base was made from.
         InputError: activations or second moments are not finite.
-        ResourceError: a disk is full. The inputs are never changed.
+        ResourceError: a disk is full, or `distill` takes more memory than there is. The inputs are never changed.
         DeviceMemoryError: the GPU's memory ran out; the same call on another device goes on there.
     """
     started, calibration = time.monotonic(), inputs.calibration
@@ -102,6 +105,8 @@ def refine_gguf(
     require_new(pair.quantized, _keys(calibration, ()))
     _require_quantized(pair)
     _require_same_model(model, pair, calibration)
+    if options.distill:
+        require_room(model, pair, calibration.samples.shape[1])
     state = State(state_dir, _key(inputs, options))
     kernels.of(model.device, reporter)
     refiner = _Refiner(pair, model, calibration, options, state)
@@ -111,11 +116,12 @@ def refine_gguf(
         refiner.run(reporter)
     outcomes = tuple(state.outcomes())
     data = Replacements(pair, state, outcomes)
-    tuning = refiner.tune(data, reporter) if options.tune_norms and outcomes else None
-    vectors = tuning.vectors if tuning else {}
-    rewrite(pair.quantized, out, _keys(calibration, outcomes, len(vectors)), replace(data, vectors=vectors))
+    tuning = refiner.tune(data, reporter) if options.tunes and outcomes else None
+    if tuning:
+        data = replace(data, vectors=tuning.vectors, blocks=tuning.blocks)
+    rewrite(pair.quantized, out, _keys(calibration, outcomes, data), data)
     state.remove()
-    seconds, left = time.monotonic() - started, untouched(pair, outcomes)
+    seconds, left = time.monotonic() - started, untouched(pair, outcomes, data.blocks)
     return RefineResult(outcomes, left, calibration.n_tokens, str(model.device), seconds, peak_ram(), tuning)
 
 
@@ -151,12 +157,14 @@ class _Refiner:
                 self._output(progress)
 
     def tune(self, data: Replacements, reporter: Reporter) -> Tuning:
-        """Tune norms and biases of the refined file."""
+        """Distil the original into the refined file, or tune its norms and biases."""
         refined = self.state.path / "refined.gguf"
         rewrite(self.pair.quantized, refined, {}, data)
-        pair = Pair(refined, self.pair.base.path)
-        original = self._hidden(self.model.n_layers).original
-        return tune_norms(self.model, pair, self.samples, self.n_samples, original, reporter)
+        student = Student(self.model, Pair(refined, self.pair.base.path))
+        hidden = self._hidden(self.model.n_layers).original
+        original = Original(self.model, self.samples, self.n_samples, hidden)
+        with keeping_freed_memory():
+            return (distill if self.options.distill else tune_norms)(student, original, reporter)
 
     def _output(self, progress: Progress) -> None:
         """Refine the output matrix, which may be the embedding, too."""
@@ -201,7 +209,7 @@ class _Refiner:
 
     def _outputs(self, index: int) -> TwinHidden | None:
         """The outputs of a layer; those of the last one only if something comes of them."""
-        behind = self.options.include_output or self.options.tune_norms
+        behind = self.options.include_output or self.options.tunes
         return self._hidden(index + 1) if behind or index + 1 < self.model.n_layers else None
 
     def _layer(self, index: int, pace: Pace) -> None:
@@ -290,13 +298,17 @@ def _key(inputs: RefineInputs, options: RefineOptions) -> str:
     return json.dumps([VERSION, *files, fingerprint(inputs.checkpoint), tokens, how])
 
 
-def _keys(calibration: Calibration, outcomes: Sequence[Outcome], n_tuned: int = 0) -> dict[str, MetadataValue]:
+def _keys(
+    calibration: Calibration, outcomes: Sequence[Outcome], data: Replacements | None = None
+) -> dict[str, MetadataValue]:
     n_samples, length = calibration.samples.shape
+    distilled = {"general.refined.distilled_tensors": len(data.blocks)} if data and data.blocks else {}
     return {
         "general.refined.by": f"ggufkit {__version__}",
         "general.refined.method": "GPTQ, coordinate descent and scale search within llama.cpp's own blocks",
         "general.refined.tensors": len({o.tensor for o in outcomes if o.kept}),
-        "general.refined.tuned_vectors": n_tuned,
+        "general.refined.tuned_vectors": len(data.vectors) if data else 0,
+        **distilled,
         "general.refined.calibration": f"{n_samples} samples of {length} tokens, {Path(calibration.source).name}",
         "general.refined.calibration_sha256": calibration.tokens_sha256,
     }

@@ -15,6 +15,8 @@ class RefineOptions:
             row by row whichever leaves less error.
         include_output: refine the output matrix too, also where it is the embedding as well.
         tune_norms: then tune norms and biases (`refine.norms`). Takes the whole model in float32.
+        distill: then learn super-scales, norms and biases end to end (`refine.distill`). Takes three floats for each
+            weight of the model.
         device: "auto", "cpu", "cuda".
     """
 
@@ -22,4 +24,10 @@ class RefineOptions:
     act_order: str = "auto"
     include_output: bool = False
     tune_norms: bool = False
+    distill: bool = False
     device: str = "auto"
+
+    @property
+    def tunes(self) -> bool:
+        """Whether the whole model is run against the original's answers in the end."""
+        return self.tune_norms or self.distill

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ggufkit.core.records import Tensor
+from ggufkit.refine.fields import U8
 from ggufkit.refine.state import Outcome, State
 from ggufkit.refine.tensors import Pair
 
@@ -21,17 +22,21 @@ class Replacements:
     Args:
         outcomes: of the matrices in `state`.
         vectors: new values by the GGUF's tensor.
+        blocks: of tensors that were learnt whole, after that.
     """
 
     pair: Pair
     state: State
     outcomes: Sequence[Outcome]
     vectors: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
+    blocks: Mapping[str, U8] = field(default_factory=dict)
 
     def __call__(self, tensor: Tensor) -> bytes | None:
         """The tensor's new bytes; None if it stays."""
         if tensor.name in self.vectors:
             return self.vectors[tensor.name].tobytes()
+        if tensor.name in self.blocks:
+            return self.blocks[tensor.name].tobytes()
         kept = [o for o in self.outcomes if o.kept and o.tensor == tensor.name]
         if not kept:
             return None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import resource
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 
 from ggufkit.core.records import Tensor
@@ -23,7 +23,7 @@ class RefineResult:
         outcomes: one for each matrix that was tried.
         untouched: quantized tensors of which a part or all stays as it was, and why.
         seconds, peak_ram_bytes: wall time, and the most memory that this process has had.
-        tuning: what came of tuning the norms; None if it was not asked for.
+        tuning: what came of distilling, or of tuning the norms; None if it was not asked for.
     """
 
     outcomes: tuple[Outcome, ...]
@@ -40,8 +40,8 @@ class RefineResult:
         return len({o.tensor for o in self.outcomes if o.kept})
 
 
-def untouched(pair: Pair, outcomes: Sequence[Outcome]) -> dict[str, str]:
-    """Why each quantized tensor that is not wholly new is as it was."""
+def untouched(pair: Pair, outcomes: Sequence[Outcome], learnt: Container[str] = ()) -> dict[str, str]:
+    """Why each quantized tensor that is not wholly new, nor among the `learnt` ones, is as it was."""
     tried = {o.tensor for o in outcomes}
     reasons = {t.name: _why_not(pair, t) for t in quantized_tensors(pair.quantized) if t.name not in tried}
     for outcome in outcomes:
@@ -49,7 +49,7 @@ def untouched(pair: Pair, outcomes: Sequence[Outcome]) -> dict[str, str]:
             where = "" if outcome.expert is None else f"expert {outcome.expert}: "
             before = reasons.get(outcome.tensor)
             reasons[outcome.tensor] = "; ".join(filter(None, (before, where + outcome.reason)))
-    return reasons
+    return {name: reason for name, reason in reasons.items() if name not in learnt}
 
 
 def _why_not(pair: Pair, tensor: Tensor) -> str:

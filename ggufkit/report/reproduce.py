@@ -18,8 +18,8 @@ _DECIDING = (
     "base_type", "lora", "pre", "allow_token_mismatch", "allow_losses", "mmproj", "tensor_type", "output_tensor_type",
     "token_embedding_type", "leave_output_tensor", "pure", "override_kv", "prune_layers", "effort", "types_allowed",
     "calibration", "calibration_samples", "seed", "imatrix", "process_output", "awq_engine", "awq_objective", "awq_dtype",
-    "awq_per_type", "variant_option", "allow_requantize", "corpus", "ctx", "kv_types", "chunks", "precision", "eval", "kld",
-    "bench", "bench_reps", "metrics", "tasks", "tasks_samples", "ngl",
+    "awq_per_type", "distill", "variant_option", "allow_requantize", "corpus", "ctx", "kv_types", "chunks", "precision",
+    "eval", "kld", "bench", "bench_reps", "metrics", "tasks", "tasks_samples", "ngl",
 )  # fmt: skip
 
 

@@ -103,8 +103,7 @@ def _of_step(made: Manifest, row: ResultRow) -> Settings:
         return Settings({"--allow-requantize": how.allow_requantize, **told})
     if made.step in _CALIBRATED:
         scaled = _of_scaling(made, row) if made.step == awq.STEP else {}
-        notes = RefineNotes.from_manifest(made)
-        told = _of_overrides(notes.overrides, notes.target) if made.step == refine.STEP else {}
+        told = _of_refinement(made) if made.step == refine.STEP else {}
         hashes = _calibration_text(made).hashes
         hashes = _rendered(hashes) if ImatrixParams.from_manifest(made).special else hashes
         return Settings({**scaled, **told, **_of_calibration(made)}, hashes)
@@ -118,6 +117,11 @@ def _of_step(made: Manifest, row: ResultRow) -> Settings:
         speed = BenchParams.from_manifest(made)
         return Settings({"--bench-reps": speed.repetitions, "--ngl": speed.ngl})
     return Settings()
+
+
+def _of_refinement(made: Manifest) -> dict[str, Json]:
+    notes = RefineNotes.from_manifest(made)
+    return {"--distill": bool(made.params.get("distill")), **_of_overrides(notes.overrides, notes.target)}
 
 
 def _of_tasks(asked: Sequence[Manifest]) -> Settings:
@@ -267,6 +271,7 @@ def calibrated(lineage: Sequence[Piece]) -> list[tuple[str, str]]:
     found = [_calibrated(p.made) for p in lineage if p.made.step in _CALIBRATED]
     found += [("Experts in the importance matrix", said) for p in lineage if (said := _experts(p.made))]
     name, digest = own_imatrix(lineage) or ("", "")
+    found += [("Distilled", said) for p in lineage if (said := _distilled(p.made))]
     own = [("Importance matrix", str(_Text(name, digest)))] if digest else []
     types = [("Types of tensors from", str(_measured_on(p.made))) for p in lineage if p.made.step == STEP]
     return list(dict.fromkeys([*own, *found, *types]))
@@ -282,6 +287,17 @@ def _calibrated(made: Manifest) -> tuple[str, str]:
 
 def _experts(made: Manifest) -> str | None:
     return ImatrixNotes.from_manifest(made).experts if made.step == imatrix.STEP else None
+
+
+def _distilled(made: Manifest) -> str | None:
+    """What became of a distillation, if there was one."""
+    found = RefineNotes.from_manifest(made).distilled if made.step == refine.STEP else {}
+    if not found:
+        return None
+    gain = (
+        f"KL divergence {found['before']:.5f}, then {found['after']:.5f} ± {found['stderr']:.5f} on held-out text"
+    )
+    return gain if found["steps"] else f"{gain}: not sure, so not kept"
 
 
 def _samples(made: Manifest) -> str:

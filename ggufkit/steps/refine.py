@@ -41,6 +41,8 @@ class RefineNotes(TypedNotes):
         untouched: why others were not, or not as a whole, by tensor.
         device: "cpu" or "cuda".
         overrides: what the unrefined file was quantized with besides its type; missing in the manifest where nothing was.
+        distilled: KL divergence on held-out calibration text `before` and `after`, the `stderr` of their difference, and the
+            `steps` that led there, 0 where nothing was kept; missing where that was not asked for.
     """
 
     n_fallback: int | None = None
@@ -49,10 +51,12 @@ class RefineNotes(TypedNotes):
     device: str = ""
     peak_ram_bytes: int = 0
     overrides: Mapping[str, Json] = field(default_factory=dict)
+    distilled: Mapping[str, float] = field(default_factory=dict)
 
     def to_notes(self) -> dict[str, Json]:
         """What is there of it."""
-        return {key: value for key, value in super().to_notes().items() if key != "overrides" or value}
+        rare = ("overrides", "distilled")
+        return {key: value for key, value in super().to_notes().items() if key not in rare or value}
 
 
 @dataclass(frozen=True)
@@ -96,6 +100,8 @@ def refine(file: Refinable, output: Path, options: RefiningOptions, session: Ses
     if output.exists() and any(output.samefile(f.path) for f in (file.quantized, file.base)):
         raise InputError(f"{output} is an input: it must stay as it is.", hint="Choose another --out.")
     params: dict[str, Json] = {key: value for key, value in asdict(options.how).items() if key != "device"}
+    if not options.how.distill:
+        del params["distill"]  # as in the manifests of earlier versions
     if options.how.include_output and output_of(read_header(file.base.path)) == EMBEDDING:
         params |= {"embedding": True}
     if further := _LATER_TYPES & {tensor.type for tensor in read_header(file.quantized.path).tensors}:
@@ -144,8 +150,17 @@ def _refine(file: Refinable, partial: Path, options: RefiningOptions, session: S
         peak_ram_bytes=report.peak_ram_bytes,
         target=unrefined.target,
         overrides=QuantizeParams.from_manifest(found).overrides if found is not None else {},
+        distilled=_distilled(report) if options.how.distill else {},
     )
     return Made(notes=notes.to_notes() | file.calibration.notes.to_notes())
+
+
+def _distilled(report: RefineResult) -> dict[str, float]:
+    found = report.tuning
+    if found is None:
+        return {}
+    steps = found.steps if found.kept else 0
+    return {"before": found.before, "after": found.after, "stderr": found.stderr, "steps": steps}
 
 
 def _tell(report: RefineResult, session: Session) -> None:
@@ -153,6 +168,11 @@ def _tell(report: RefineResult, session: Session) -> None:
         f"Refined {report.n_refined} tensors in {report.seconds:.0f} s on {report.device}; "
         f"{len(report.untouched)} stay as they were, wholly or in part."
     )
+    if (found := report.tuning) is not None and found.blocks:
+        session.reporter.info(
+            f"Distilled in {found.steps} steps: KL divergence on held-out calibration text {found.before:.5f}, "
+            f"then {found.after:.5f} ± {found.stderr:.5f}."
+        )
 
 
 def type_of(path: Path) -> str:

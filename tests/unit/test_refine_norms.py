@@ -11,6 +11,7 @@ import torch
 from ggufkit.layers import StreamedModel
 from ggufkit.llama.gguf import read_header
 from ggufkit.refine import norms
+from ggufkit.refine.student import Student
 from ggufkit.refine.tensors import Pair
 from tests.unit.test_refine_engine import Case, logits, tokens
 
@@ -79,13 +80,13 @@ def test_a_vector_that_the_checkpoint_holds_otherwise_stays(case: Case) -> None:
     norm = read_header(case.base).by_name["blk.1.attn_norm.weight"]
     data[norm.offset : norm.offset + norm.n_bytes] = np.linspace(1, 2, 128, dtype=np.float32).tobytes()
     case.base.write_bytes(data)
-    student = norms._Student(StreamedModel(case.checkpoint, "cpu"), Pair(case.quantized, case.base))
+    student = Student(StreamedModel(case.checkpoint, "cpu"), Pair(case.quantized, case.base))
     assert set(student.vectors) == NAMES - {"blk.1.attn_norm.weight"}
 
 
 def test_the_student_answers_as_the_quantized_file_does(case: Case) -> None:
-    exact = norms._Student(StreamedModel(case.checkpoint, "cpu"), Pair(case.base, case.base))
-    rounded = norms._Student(StreamedModel(case.checkpoint, "cpu"), Pair(case.quantized, case.base))
+    exact = Student(StreamedModel(case.checkpoint, "cpu"), Pair(case.base, case.base))
+    rounded = Student(StreamedModel(case.checkpoint, "cpu"), Pair(case.quantized, case.base))
     ids = tokens(8, seed=7)
     with torch.no_grad():
         assert torch.allclose(exact.logits(ids), logits(case, None), atol=1e-4)
