@@ -99,9 +99,7 @@ def refine(file: Refinable, output: Path, options: RefiningOptions, session: Ses
     """
     if output.exists() and any(output.samefile(f.path) for f in (file.quantized, file.base)):
         raise InputError(f"{output} is an input: it must stay as it is.", hint="Choose another --out.")
-    params: dict[str, Json] = {key: value for key, value in asdict(options.how).items() if key != "device"}
-    if not options.how.distill:
-        del params["distill"]  # as in the manifests of earlier versions
+    params = params_of(options.how)
     if options.how.include_output and output_of(read_header(file.base.path)) == EMBEDDING:
         params |= {"embedding": True}
     if further := _LATER_TYPES & {tensor.type for tensor in read_header(file.quantized.path).tensors}:
@@ -120,6 +118,15 @@ def refine(file: Refinable, output: Path, options: RefiningOptions, session: Ses
     recipe = Recipe(STEP, VERSION, inputs, params, reads=reads)
     work = session.work("refine", file.quantized.n_params * file.calibration.n_tokens)
     return session.ensure(recipe, output, lambda partial: _refine(file, partial, options, session), work=work)
+
+
+def params_of(how: RefineOptions) -> dict[str, Json]:
+    """What decides the result, as a recipe has it; of what earlier versions had not, only what is asked for."""
+    params: dict[str, Json] = asdict(how)
+    del params["device"]
+    if not how.distill:
+        del params["distill"]
+    return params
 
 
 def _refine(file: Refinable, partial: Path, options: RefiningOptions, session: Session) -> Made:

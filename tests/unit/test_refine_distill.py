@@ -14,14 +14,19 @@ from gguf.quants import dequantize
 
 from ggufkit.core import machine
 from ggufkit.core.errors import Interrupted, ResourceError
+from ggufkit.core.records import Manifest
 from ggufkit.layers import HiddenStates, StreamedModel
 from ggufkit.llama.gguf import read_header
 from ggufkit.refine import distill, student
 from ggufkit.refine.codecs import CODECS
 from ggufkit.refine.grid import Grid, read_grid, write_grid
+from ggufkit.refine.options import RefineOptions
 from ggufkit.refine.student import Student
 from ggufkit.refine.superscales import SuperScales
 from ggufkit.refine.tensors import Pair
+from ggufkit.report.lineage import Piece
+from ggufkit.report.settings import calibrated
+from ggufkit.steps.refine import STEP, RefineNotes, params_of
 from tests.unit.test_refine_engine import CALIBRATION, Case, divergence, tokens
 from tests.unit.test_refine_norms import weaken_output
 
@@ -189,6 +194,22 @@ def test_the_original_is_asked_by_parts_and_a_twelfth_is_held_out(
     batch = list(student.batches(original.given, 5, 12))
     assert sorted(itertools.chain(*batch[:5], batch[5][:3])) == original.given
     assert {len(chosen) for chosen in batch} == {5}
+
+
+def test_a_recipe_without_it_is_that_of_earlier_versions() -> None:
+    assert set(params_of(RefineOptions())) == {"sequential", "act_order", "include_output", "tune_norms"}
+    assert params_of(RefineOptions(distill=True))["distill"] is True
+
+
+def test_manifest_and_report_say_what_came_of_it() -> None:
+    assert "distilled" not in RefineNotes().to_notes()
+    found = {"before": 0.06432, "after": 0.06314, "stderr": 0.00016, "steps": 30}
+    notes = RefineNotes(distilled=found).to_notes()
+    made = Manifest(1, STEP, 1, {}, {}, None, [], {}, "", 1.0, notes)
+    said = "KL divergence 0.06432, then 0.06314 ± 0.00016 on held-out text"
+    assert ("Distilled", said) in calibrated([Piece(Path("m.gguf"), made)])
+    vain = replace(made, notes=RefineNotes(distilled=found | {"steps": 0}).to_notes())
+    assert ("Distilled", f"{said}: not sure, so not kept") in calibrated([Piece(Path("m.gguf"), vain)])
 
 
 def case_hidden(case: Case, model: StreamedModel) -> HiddenStates:
