@@ -128,7 +128,7 @@ SCALING = (
 )  # fmt: skip
 
 DISTILL = _option(
-    "distill", help="Learn what is refined end to end from the original's answers; 12 bytes of memory a weight."
+    "distill", help="Then tune super-scales, norms and biases end to end; 12 bytes of memory a weight."
 )
 
 CORPUS = _several("corpus", metavar="PATH|NAME", shell_complete=completion.texts,
