@@ -63,6 +63,22 @@ def test_models_of_a_hub_are_planned_by_their_headers(
     assert "Not counted above is what nothing is known of, 1 of 3" in shown.out
 
 
+def test_weights_are_not_fetched_for_a_plan(
+    checkpoint: Path,
+    tools: Toolchain,
+    own_hub_caches: None,
+    hub: HubServer,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pytest.importorskip("modelscope_hub", reason="ModelScope's client is not installed")
+    monkeypatch.setenv("GGUFKIT_LLAMA_CPP", str(tools.dir))
+    hub.repos[ID] = hubserver.files_of(checkpoint)
+    (cell,) = ggufkit.plan_sweep(sweep_file(tmp_path, f"ms:{ID}")).cells
+    assert "only its weights tell" in cell.message
+    assert not any("model.safetensors" in f"{asked.path} {asked.query}" for asked in hub.asked)
+
+
 def test_what_is_there_is_counted(base: Path, tools: Toolchain, tmp_path: Path) -> None:
     out = tmp_path / "sweep" / "tiny-llama"
     file = sweep_file(tmp_path, base, more="exclude: [{types: [q4_0]}]\n")
