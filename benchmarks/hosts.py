@@ -120,10 +120,15 @@ def processes(host: Host) -> Iterator[psutil.Process]:
 
 
 def _end_all(host: Host) -> None:
-    """End all that runs in a host's network, and the host."""
-    for process in processes(host):
-        with contextlib.suppress(psutil.Error):
-            process.send_signal(signal.SIGKILL)
+    """End all that runs in a host's network, and the host; what was just started comes there a moment later."""
+    quiet = 0
+    while quiet < 3:
+        found = list(processes(host))
+        quiet = 0 if found else quiet + 1
+        for process in found:
+            with contextlib.suppress(psutil.Error):
+                process.send_signal(signal.SIGKILL)
+        time.sleep(0.1)
     host.keeper.kill()
     host.keeper.wait()
 
