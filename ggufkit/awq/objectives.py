@@ -18,7 +18,7 @@ from ggufkit.core.concurrency import worker_pool
 from ggufkit.layers import HiddenStates, Linear, Moments, StreamedModel
 from ggufkit.llama.libggml import LibGgml
 
-VERSION = 4
+VERSION = 5
 _WIDEST_GRAM = 8192
 _MOST_TOKENS = 1 << 14
 

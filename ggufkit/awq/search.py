@@ -9,7 +9,8 @@ candidate too. A candidate's error under a type is the mean, over tensors, of
 with Q the toolchain's own quantizer, given E[x²] / s² as importance where the variant uses a matrix. Its score is
 the mean, over requested types, of that error relative to the identity's: a coarse type counts no more than a fine one.
 
-`ranking` says first, once for all types, which candidates are worth that.
+A few rows, rounded to all of the types, say first which candidates are worth more. A model of rounding that knows no
+types does not: where no channel stands out, it misses the best by as much as scales gain.
 """
 
 from __future__ import annotations
@@ -23,8 +24,7 @@ import torch
 
 from ggufkit.awq.archs import Fold
 from ggufkit.awq.fold import Heads, column_scales
-from ggufkit.awq.ranking import ranked
-from ggufkit.awq.targets import Target, some_rows
+from ggufkit.awq.targets import Rows, Target
 from ggufkit.core.records import Json
 from ggufkit.llama.libggml import LibGgml
 
@@ -35,9 +35,9 @@ STRENGTHS = (0.5, 1.0)
 SHARES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.7)
 IDENTITY = "identity"
 
-# Rows are rounded independently: some of a large tensor tell the candidates apart.
-_WEIGHTS = 1 << 18
-_FINALISTS = 4
+# Rows are rounded independently: some of a large tensor tell the candidates apart, fewer which are worth that.
+_FEW, _MANY = Rows(1 << 16, fewest=16), Rows(1 << 18, fewest=64)
+_FINALISTS = 3
 # Channels that carry next to nothing must not get scales of their own.
 _FLOOR = 1e-4
 _FLOATS = ("F32", "F16", "BF16")
@@ -115,16 +115,18 @@ def best_scales(
     if not judged:
         return {scheme.name: FoldScales(None, IDENTITY, 0.0, 0.0) for scheme in schemes}
     options = candidates(fold, targets, heads)
-    columns = {name: column_scales(fold, s, heads) for name, s in options.items()}
-    finalists = [IDENTITY, *ranked([targets[n] for n in judged], columns)[:_FINALISTS]]
-    errors = {
-        n: _errors(targets[n], rounded[n], [columns[name] for name in finalists], quantizers) for n in judged
-    }
-    found = {}
-    for scheme in schemes:
-        mine = [_Judged(targets[n], kinds[scheme.name][n], errors[n]) for n in judged]
-        found[scheme.name] = _best([j for j in mine if any(j.kinds)], finalists, options)
-    return found
+
+    def judge(names: Sequence[str], rows: Rows) -> dict[str, list[_Judged]]:
+        """By scheme, each target that it rounds."""
+        columns = [column_scales(fold, options[name], heads) for name in names]
+        errors = {n: _errors(targets[n], rounded[n], columns, rows, quantizers) for n in judged}
+        every = {name: [_Judged(targets[n], of[n], errors[n]) for n in judged] for name, of in kinds.items()}
+        return {name: [one for one in mine if any(one.kinds)] for name, mine in every.items()}
+
+    roughly = torch.stack([_score(mine) for mine in judge(list(options), _FEW).values() if mine]).mean(0)
+    best = (1 + roughly[1:].argsort(stable=True))[:_FINALISTS].tolist()
+    finalists = [IDENTITY, *(list(options)[i] for i in best)]
+    return {name: _best(mine, finalists, options) for name, mine in judge(finalists, _MANY).items()}
 
 
 @dataclass(frozen=True)
@@ -146,7 +148,7 @@ def _best(judged: Sequence[_Judged], finalists: Sequence[str], options: Mapping[
     if not judged:
         return FoldScales(None, IDENTITY, 0.0, 0.0)
     errors = torch.stack([j.by_type for j in judged]).mean(0)
-    best = int(_relative(errors).argmin())
+    best = int(_score(judged).argmin())
     before, after = errors.mean(0)[[0, best]].tolist()
     gains: dict[str, list[TensorGain]] = {}
     for j in judged:
@@ -162,6 +164,11 @@ def _mean(gains: Sequence[TensorGain]) -> TensorGain:
     outliers = [g.outlier for g in gains if g.outlier is not None]
     outlier = sum(outliers) / len(outliers) if outliers else None
     return TensorGain(outlier, sum(g.ratio for g in gains) / len(gains))
+
+
+def _score(judged: Sequence[_Judged]) -> torch.Tensor:
+    """What candidates are compared by: (candidates,)."""
+    return _relative(torch.stack([j.by_type for j in judged]).mean(0))
 
 
 def _relative(errors: torch.Tensor) -> torch.Tensor:
@@ -192,13 +199,14 @@ def candidates(fold: Fold, targets: Sequence[Target], heads: Heads) -> dict[str,
 
 
 def _errors(
-    target: Target, kinds: Collection[Kind], columns: Sequence[torch.Tensor], quantizers: Quantizers
+    target: Target,
+    kinds: Collection[Kind],
+    columns: Sequence[torch.Tensor],
+    judged_on: Rows,
+    quantizers: Quantizers,
 ) -> dict[Kind, torch.Tensor]:
-    """The relative output error of one target for each candidate, (candidates,), by what it may be rounded to.
-
-    Judged on about `_WEIGHTS` of its weights.
-    """
-    rows = some_rows(target.weight, _WEIGHTS).cpu()
+    """The relative output error of one target for each candidate, (candidates,), by what it may be rounded to."""
+    rows = judged_on.of(target.weight).cpu()
     norm, power = target.output_power(rows), target.power.cpu()
 
     def error(scales: torch.Tensor, kind: Kind) -> float:

@@ -10,8 +10,6 @@ import torch
 from ggufkit.awq.archs import Fold
 from ggufkit.layers import Linear, Moments
 
-_FEWEST_ROWS = 64
-
 
 @dataclass(frozen=True)
 class Target:
@@ -52,10 +50,17 @@ def targets_of(
     return [Target(x, weights[x.module], moments[x.input].total()) for x in seen]
 
 
-def some_rows(weight: torch.Tensor, n_weights: int) -> torch.Tensor:
-    """Evenly spaced rows with about so many weights: rows are rounded independently."""
-    wanted = max(_FEWEST_ROWS, n_weights // weight.shape[1])
-    if len(weight) <= wanted:
-        return weight
-    chosen = torch.linspace(0, len(weight) - 1, wanted, device=weight.device).round().long()
-    return weight[chosen]
+@dataclass(frozen=True)
+class Rows:
+    """How much of a tensor is looked at: about so many weights in evenly spaced rows, which are rounded independently."""
+
+    n_weights: int
+    fewest: int
+
+    def of(self, weight: torch.Tensor) -> torch.Tensor:
+        """The rows of a weight (out, in)."""
+        wanted = max(self.fewest, self.n_weights // weight.shape[1])
+        if len(weight) <= wanted:
+            return weight
+        chosen = torch.linspace(0, len(weight) - 1, wanted, device=weight.device).round().long()
+        return weight[chosen]

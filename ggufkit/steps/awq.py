@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from ggufkit.awq.engine import ScaledCheckpoint
     from ggufkit.awq.search import QuantizationScheme
 
-STEP, VERSION = "awq", 3
+STEP, VERSION = "awq", 4
 
 
 @dataclass(frozen=True)
