@@ -34,6 +34,7 @@ _GIB_A_CORE = 4
 """What a job asks for where nothing is said."""
 _TIMES = ("SBATCH -t ", "PBS -l walltime=", "BSUB -W ", "$ -l h_rt=")
 """dask-jobqueue ends jobs after half an hour unless it is told something else: where nothing is said, the site decides."""
+_BLIND = {"DASK_DISTRIBUTED__DIAGNOSTICS__NVML": "False"}  # that ends a worker which sees one GPU, by its name
 _LOGGING, _NOTHING = "DASK_LOGGING__DISTRIBUTED", "critical"
 _CONNECT_S = 20.0
 _DEATH_S = 300
@@ -105,9 +106,10 @@ class LocalWorker:
     def options(self) -> dict[str, Any]:
         """What Dask starts it with. One that quantizes sees the GPUs, so that it has the same llama.cpp, and offers none."""
         resources = {station.THREADS: self.threads, station.GPU: int(bool(self.gpu)), station.CPU: int(self.makes)}
+        seen = {"CUDA_VISIBLE_DEVICES": self.gpu} if self.gpu else {}
         return {
             "nthreads": LIGHT_THREADS, "name": self.name, "resources": resources, "memory_limit": 0,
-            "env": {"CUDA_VISIBLE_DEVICES": self.gpu} if self.gpu else {}, "dashboard": False, "preload": [_DEAF],
+            "env": {**_BLIND, **seen}, "dashboard": False, "preload": [_DEAF],
         }  # fmt: skip
 
 

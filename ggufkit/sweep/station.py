@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import socket
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
@@ -130,6 +131,7 @@ async def set_up(worker: Any, spec: StoreSpec, versions: Versions) -> None:
     if worker.name == keeper.NAME and not is_keeper(worker, spec):
         return  # what an earlier driver left behind; that of this one comes
     host = socket.gethostname()
+    _let_tools_have_threads()
     try:
         station = await offload(_station, worker, spec)
         reason, hint = versions.difference(await offload(Versions.here), host), REMEDY
@@ -145,6 +147,16 @@ async def set_up(worker: Any, spec: StoreSpec, versions: Versions) -> None:
         worker.handlers.update(Desk(station.store).handlers())
     await _give(worker, resources)
     worker.log_event(TOPIC, {"kind": "ready", "worker": str(worker.name), "text": host})
+
+
+def _let_tools_have_threads() -> None:
+    """Dask gives its workers one thread for products of matrices, and lets them return memory often: the tools that they
+    start, and torch, have their own measure."""
+    import dask
+
+    for name, value in dask.config.get("distributed.nanny.pre-spawn-environ", {}).items():
+        if os.environ.get(name) == str(value):
+            del os.environ[name]
 
 
 def refusal(dask_worker: Any) -> str | None:
