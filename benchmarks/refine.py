@@ -27,7 +27,7 @@ from benchmarks.shape import QWEN25_05B
 from ggufkit.core import machine
 from ggufkit.core.progress import SilentReporter
 from ggufkit.layers import StreamedModel
-from ggufkit.refine import engine, matrices, solve
+from ggufkit.refine import layerwise, matrices, solve
 from ggufkit.refine.codecs import CODECS, Codec
 from ggufkit.refine.engine import RefineInputs, refine_gguf
 from ggufkit.refine.grid import Grid, write_grid
@@ -162,7 +162,7 @@ def _run(
     parts, profiler, reporter = _Parts(torch.device(device)), _profiler() if profile else None, SilentReporter()
     _count_layers(parts, profiler)
     parts.counted(StreamedModel, "load_layer", "weights of the layer")
-    parts.counted(TwinLayer, "gather", "inputs and their moments")
+    parts.counted(layerwise, "gather", "inputs and their moments")
     parts.counted(TwinLayer, "finish", "outputs")
     parts.counted(matrices, "_matrix", "blocks and base weights")
     parts.counted(matrices, "_target", "targets")
@@ -191,18 +191,18 @@ def _profiler() -> Any:
 
 
 def _count_layers(parts: _Parts, profiler: Any) -> None:
-    real = engine._Refiner._layer
+    real = layerwise.Layers._layer
 
-    def timed(self: engine._Refiner, index: int, pace: Pace) -> None:
+    def timed(self: layerwise.Layers, index: int, pace: Pace) -> None:
         parts.layers.append({})
         with parts.part("rest of the layer"):
             real(self, index, pace)
 
-    def noted(self: engine._Refiner, index: int, pace: Pace) -> None:
+    def noted(self: layerwise.Layers, index: int, pace: Pace) -> None:
         with profiler if profiler and index == 1 else nullcontext():
             timed(self, index, pace)
 
-    engine._Refiner._layer = noted  # type: ignore[method-assign]
+    layerwise.Layers._layer = noted  # type: ignore[method-assign]
 
 
 def _busy(profiler: Any, seconds: float) -> dict[str, object]:

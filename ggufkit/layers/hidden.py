@@ -56,6 +56,8 @@ class HiddenStates:
         """
         over = start > 0 or (self._reuse and self.complete)
         try:
+            if not over:
+                self.path.unlink(missing_ok=True)  # what has another name, too, stays as it is there
             with self.path.open("r+b" if over else "wb") as file:
                 file.seek(self._offset(start))
                 file.write(np.ascontiguousarray(values.detach().cpu().numpy(), _FLOAT).data)

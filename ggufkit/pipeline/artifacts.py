@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
@@ -23,11 +23,10 @@ from ggufkit.pipeline.recipes import RecipeSources
 from ggufkit.pipeline.refined_probes import Refining
 from ggufkit.refine.options import RefineOptions
 from ggufkit.steps import awq, convert, method, quantize, refine
-from ggufkit.steps.awq import Wanted
 from ggufkit.steps.imatrix import ImatrixOptions, make_imatrix, name_missing, require_fits
 from ggufkit.steps.import_gguf import import_gguf
 from ggufkit.steps.quantize import QuantizeOptions
-from ggufkit.steps.refine import Refinable, RefiningOptions
+from ggufkit.steps.refine import Refinable, RefiningOptions, Wanted
 from ggufkit.steps.step import Result
 from ggufkit.texts.calibration import Calibration, draw, load_tokenizer, read_texts
 
@@ -43,6 +42,7 @@ class Artifacts:
     def __init__(self, job: Job) -> None:
         self.job = job
         self._made: dict[object, object] = {}
+        self._coming: list[tuple[Variant, QuantType]] = []
 
     def _once(self, key: object, make: Callable[[], T]) -> T:
         if key not in self._made:
@@ -77,6 +77,10 @@ class Artifacts:
             self.imatrix(scaling)
         if variant.after is None:
             self._how(variant, kind, self.job.output(variant, kind.name))
+
+    def announce(self, targets: Sequence[tuple[Variant, QuantType]]) -> None:
+        """Say which results will be asked for next: what they have in common is then made along with the first."""
+        self._coming = list(targets)
 
     def quantized(self, variant: Variant, kind: QuantType) -> Result:
         """One result: a type of a variant."""
@@ -113,7 +117,7 @@ class Artifacts:
         """All scaled checkpoints that the job needs, made in one run over the calibration text."""
         job = self.job
         scalings = [s for s in job.scalings if s.method == AWQ.name]
-        wanted = [Wanted(s, job.scaled_checkpoint(s), self._types(s)) for s in scalings]
+        wanted = [awq.Wanted(s, job.scaled_checkpoint(s), self._types(s)) for s in scalings]
         done = awq.scale(self._checkpoint(), wanted, self.calibration(), job.request.scaling, job.session)
         return dict(zip(scalings, done, strict=True))
 
@@ -203,11 +207,25 @@ class Artifacts:
         return method.change_gguf(quantized, base, self.job.asked(last), output, variant.name, self.job.session)
 
     def _refined(self, rounded: Result, variant: Variant, kind: QuantType, output: Path) -> Result:
-        job, scaling = self.job, self.job.scaling_of(variant, kind)
-        options = RefiningOptions(self._refinement(kind), variant=variant.name, type=kind.name, name=job.name)
-        quantized, how = read_gguf(rounded.path, rounded.sha256), self._refining(scaling, kind)
-        source = Refinable(quantized, self.base_file(scaling), how.checkpoint, how.calibration)
-        return refine.refine(source, output, options, self.job.session)
+        job, how = self.job, self._refinement(kind)
+        options = RefiningOptions(how, variant=variant.name, type=kind.name, name=job.name)
+        alike = [
+            (v, t)
+            for v, t in self._coming
+            if v == variant
+            and t != kind
+            and self._refinement(t) == how
+            and job.scaling_of(v, t) == job.scaling_of(variant, kind)
+            and ("quantized", v, t) not in self._made
+        ]
+        beside = [Wanted(self._refinable(self._unrefined(v, t), v, t), job.output(v, t.name)) for v, t in alike]
+        return refine.refine(self._refinable(rounded, variant, kind), output, options, job.session, beside)
+
+    def _refinable(self, rounded: Result, variant: Variant, kind: QuantType) -> Refinable:
+        scaling = self.job.scaling_of(variant, kind)
+        how = self._refining(scaling, kind)
+        quantized = read_gguf(rounded.path, rounded.sha256)
+        return Refinable(quantized, self.base_file(scaling), how.checkpoint, how.calibration)
 
     def _refinement(self, kind: QuantType) -> RefineOptions:
         """How a type's files are refined. A recipe may give the output matrix a coarse type, so that is refined, too."""
@@ -230,7 +248,8 @@ class Artifacts:
         if shown or earlier:
             return self.quantized(plainer, kind)
         output = self.job.session.workspace.private / variants.file_name(self.job.name, plainer, kind.name)
-        return self._rounded(plainer, kind, output, refined=variant.refined)
+        key = ("unrefined", variant, kind)
+        return self._once(key, lambda: self._rounded(plainer, kind, output, refined=variant.refined))
 
 
 def outputs(job: Job) -> list[tuple[Variant, QuantType, Path]]:

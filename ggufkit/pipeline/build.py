@@ -175,6 +175,7 @@ def _begin(job: Job, artifacts: Artifacts, pool: Executor) -> list[Coming]:
     changed = [(v, t) for v, t in job.targets if v.after is not None]
     if changed:
         _results(list(coming.values()))
+    artifacts.announce(changed)
     for variant, kind in changed:
         artifacts.quantized(variant, kind)
         coming[variant, kind] = partial(artifacts.quantized, variant, kind)

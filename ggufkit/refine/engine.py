@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -21,23 +21,20 @@ from ggufkit.layers import (
     StreamedModel,
     borrowed_device,
     embed,
-    fast_products,
     from_file_rows,
     keeping_freed_memory,
-    passes,
 )
 from ggufkit.llama import mtp
 from ggufkit.llama.gguf import EMBEDDING, gguf_sha256, quantized_tensors
 from ggufkit.llama.gguf_bytes import MetadataValue
 from ggufkit.models.files import fingerprint
 from ggufkit.refine import kernels
-from ggufkit.refine.behind import Behind, InTurn
 from ggufkit.refine.distill import distill, require_room
+from ggufkit.refine.layerwise import Layers
 from ggufkit.refine.matrices import Owner, refine_matrices
 from ggufkit.refine.norms import Tuning, tune_norms
 from ggufkit.refine.options import RefineOptions
 from ggufkit.refine.output import TwinHead
-from ggufkit.refine.pace import Pace, Part
 from ggufkit.refine.replacements import Replacements
 from ggufkit.refine.result import RefineResult, peak_ram, untouched
 from ggufkit.refine.stages import TwinLayer
@@ -51,13 +48,11 @@ from ggufkit.refine.writer import require_new, rewrite
 from ggufkit.texts.calibration import Calibration, overlapping_windows
 from ggufkit.version import __version__
 
-__all__ = ["RefineInputs", "RefineResult", "refine_gguf"]
+__all__ = ["RefineInputs", "RefineResult", "refine_gguf", "refine_layers_together"]
 
 VERSION = 2
 # Held-out text that repeats the calibration text proves nothing. In prose hardly any window occurs twice.
 _WINDOW, _MOST_REPEATED = 16, 0.5
-_MOMENTS_BUDGET = 4 << 30
-_GATHERING = 0.6  # of the time that a group of linears takes
 
 
 @dataclass(frozen=True)
@@ -101,15 +96,10 @@ def refine_gguf(
         DeviceMemoryError: the GPU's memory ran out; the same call on another device goes on there.
     """
     started, calibration = time.monotonic(), inputs.calibration
-    pair, model = Pair(inputs.quantized, inputs.base), StreamedModel(inputs.checkpoint, options.device)
-    require_new(pair.quantized, _keys(calibration, ()))
-    _require_quantized(pair)
-    _require_same_model(model, pair, calibration)
-    if options.distill:
-        require_room(model, pair, calibration.samples.shape[1])
-    state = State(state_dir, _key(inputs, options))
+    model = StreamedModel(inputs.checkpoint, options.device)
+    refiner = _opened(inputs, model, options, state_dir)
     kernels.of(model.device, reporter)
-    refiner = _Refiner(pair, model, calibration, options, state)
+    pair, state = refiner.pair, refiner.state
     if _repeats_itself(calibration):
         reporter.warn("The calibration text repeats itself too much to prove a gain: the file stays as it is.")
     else:
@@ -125,34 +115,78 @@ def refine_gguf(
     return RefineResult(outcomes, left, calibration.n_tokens, str(model.device), seconds, peak_ram(), tuning)
 
 
+@borrowed_device("refining")
+def refine_layers_together(files: Mapping[Path, RefineInputs], options: RefineOptions, reporter: Reporter) -> None:
+    """Refine the layers of several files of one model, in one pass over the original.
+
+    `refine_gguf` of each, with its own directory, finds them done, and makes the same bytes as if it had done them itself:
+    what it needs of the original is what they share. What cannot share a pass is left to it.
+
+    Args:
+        files: what is to be refined, by the directory of its state. They differ in `quantized` alone.
+
+    Memory: for each further file a layer in float32, second moments (for an input of n columns 8 n² bytes, or 4 n² and 4 n m
+    where they are paired with m outputs) and the held-out tokens' inputs.
+
+    Raises:
+        GgufkitError: as `refine_gguf`.
+    """
+    some = next(iter(files.values()))
+    if not options.sequential or len(files) < 2 or _repeats_itself(some.calibration):
+        return
+    model = StreamedModel(some.checkpoint, options.device)
+    opened = [_opened(one, model, options, directory, len(files)) for directory, one in files.items()]
+    kernels.of(model.device, reporter)
+    alike: dict[object, list[_Refiner]] = {}
+    for refiner in opened:
+        alike.setdefault((refiner.state.layer(), refiner.refinable), []).append(refiner)
+    for group in alike.values():
+        if len(group) > 1 and group[0].state.layer() < model.n_layers:
+            names = ", ".join(refiner.pair.quantized.path.name for refiner in group)
+            with reporter.step(f"Refining {names}", model.n_layers) as progress:
+                Layers(group).run(progress)
+
+
+def _opened(
+    inputs: RefineInputs, model: StreamedModel, options: RefineOptions, state_dir: Path, n_files: int = 1
+) -> _Refiner:
+    """A file that can be refined, and how far that is."""
+    pair, calibration = Pair(inputs.quantized, inputs.base), inputs.calibration
+    require_new(pair.quantized, _keys(calibration, ()))
+    _require_quantized(pair)
+    _require_same_model(model, pair, calibration)
+    if options.distill:
+        require_room(model, pair, calibration.samples.shape[1])
+    state = State(state_dir, _key(inputs, options))
+    return _Refiner(pair, model, calibration, options, state, n_files)
+
+
 class _Refiner:
-    """All layers of one file."""
+    """One file: its layers, its output matrix, its norms.
+
+    Args:
+        n_files: so many are refined at once.
+    """
 
     def __init__(
-        self, pair: Pair, model: StreamedModel, calibration: Calibration, options: RefineOptions, state: State
+        self,
+        pair: Pair,
+        model: StreamedModel,
+        calibration: Calibration,
+        options: RefineOptions,
+        state: State,
+        n_files: int,
     ) -> None:
         self.pair, self.model, self.state, self.options = pair, model, state, options
         self.samples = _stack(calibration)
         self.n_samples = len(calibration.samples)
-        self._room = Room(model.device, _needed(pair)) if model.device.type == "cuda" else None
+        self.room = Room(model.device, _needed(pair, n_files)) if model.device.type == "cuda" else None
         self._states: dict[str, HiddenStates] = {}
-        self._saving = Behind() if self._room else InTurn()
 
     def run(self, reporter: Reporter) -> None:
         """Refine what is not done yet."""
-        first, n_layers = self.state.layer(), self.model.n_layers
-        with reporter.step(f"Refining {self.pair.quantized.path.name}", n_layers) as progress:
-            pace = Pace(progress, first, n_layers)
-            if first == 0:
-                self._embed(self._hidden(0))
-            try:
-                for index in range(first, n_layers):
-                    with keeping_freed_memory():
-                        self._layer(index, pace)
-                    self._leave(index)
-            finally:  # whoever goes on elsewhere finds nothing half done
-                self._saving.finish()
-            progress.update(n_layers)
+        with reporter.step(f"Refining {self.pair.quantized.path.name}", self.model.n_layers) as progress:
+            Layers([self]).run(progress)
             if self.options.include_output:
                 self._output(progress)
 
@@ -161,7 +195,7 @@ class _Refiner:
         refined = self.state.path / "refined.gguf"
         rewrite(self.pair.quantized, refined, {}, data)
         student = Student(self.model, Pair(refined, self.pair.base.path))
-        hidden = self._hidden(self.model.n_layers).original
+        hidden = self.hidden(self.model.n_layers).original
         original = Original(self.model, self.samples, self.n_samples, hidden)
         with keeping_freed_memory():
             return (distill if self.options.distill else tune_norms)(student, original, reporter)
@@ -172,88 +206,71 @@ class _Refiner:
         if self.pair.codec(name) is not None:
             progress.update(self.model.n_layers, note=name)
             reads = weight_of_rows(self.model, self._quantized_rows(), self.samples) if name == EMBEDDING else 0.0
-            head = TwinHead(self.model, self._hidden(self.model.n_layers), name, reads)
+            head = TwinHead(self.model, self.hidden(self.model.n_layers), name, reads)
             with keeping_freed_memory():
-                self._refine(head, [head.linear], head.gather())
+                self.refine(head, [head.linear], head.gather())
             self.model.release_head()
 
-    def _refine(self, owner: Owner, linears: Sequence[Linear], sums: InputStatistics) -> None:
+    def refine(self, owner: Owner, linears: Sequence[Linear], sums: InputStatistics) -> None:
+        """Refine the linears of one input."""
         refine_matrices(self.pair, self.state, owner, linears, sums, self.options.act_order)
 
-    def _hidden(self, index: int) -> TwinHidden:
+    def hidden(self, index: int) -> TwinHidden:
         """The inputs of a layer."""
         refined = self._file(f"refined.{index}") if self.options.sequential else None
         return TwinHidden(self._file(f"original.{index}"), refined, self.n_samples)
 
+    def outputs(self, index: int) -> TwinHidden | None:
+        """The outputs of a layer; those of the last one only if something comes of them."""
+        behind = self.options.include_output or self.options.tunes
+        return self.hidden(index + 1) if behind or index + 1 < self.model.n_layers else None
+
+    def keep(self, states: Sequence[HiddenStates]) -> None:
+        """Know of these hidden states alone, whoever's they are."""
+        self._states = {one.path.name: one for one in states}
+
     def _file(self, name: str) -> HiddenStates:
         if name not in self._states:
             file, shape, width = self.state.path / name, self.samples.shape, self.model.width
-            kept = self._room and KeptStates(file, shape, width, self._room)
+            kept = self.room and KeptStates(file, shape, width, self.room)
             self._states[name] = kept or HiddenStates(file, shape, width)
         return self._states[name]
 
-    def _leave(self, index: int) -> None:
-        """Have the inputs of the next layer in files, if there is one; then a later run starts there."""
-        done, after = self._hidden(index), self._outputs(index)
-        self._saving.finish()  # it may still be saving what is forgotten now
-        done.forget()
-        self._states = {} if after is None else {s.path.name: s for s in after.both}
-
-        def save() -> None:
-            for states in after.both if after else ():
-                states.save()
-            self.state.enter(index + 1)
-            done.remove()
-
-        self._saving.do(save)
-
-    def _outputs(self, index: int) -> TwinHidden | None:
-        """The outputs of a layer; those of the last one only if something comes of them."""
-        behind = self.options.include_output or self.options.tunes
-        return self._hidden(index + 1) if behind or index + 1 < self.model.n_layers else None
-
-    def _layer(self, index: int, pace: Pace) -> None:
-        hidden, outputs = self._hidden(index), self._outputs(index)
-        twin = TwinLayer(self.model, index, hidden, self.state.path, self._refines)
-        for linear in twin.others:
-            self._use_stored(twin, linear)
-        groups = [group for stage in twin.stages() for group in passes(stage, _MOMENTS_BUDGET)]
-        for number, group in enumerate(groups):
-            wanted = outputs.original if outputs and number == len(groups) - 1 else None
-            share = 1 / len(groups)
-            part = Part(pace, index + number * share, _GATHERING * share / len(self.samples), group[0].tensor)
-            with fast_products():
-                gathered = twin.gather(group, wanted, part.at)
-            for key, sums in gathered.items():
-                self._refine(twin, [x for x in group if x.input == key], sums)
-        if outputs is not None:
-            with fast_products():
-                twin.finish(outputs)
-        twin.forget()
-
-    def _embed(self, hidden: TwinHidden) -> None:
-        embed(self.model, self.samples, hidden.original)
+    def embed(self, *, original: bool) -> None:
+        """Write the first layer's inputs, the original's only if asked."""
+        hidden = self.hidden(0)
+        if original:
+            embed(self.model, self.samples, hidden.original)
         if hidden.refined is not None:
             embed(self._quantized_rows(), self.samples, hidden.refined)
+
+    @property
+    def refinable(self) -> frozenset[str]:
+        """The tensors that can be refined."""
+        return frozenset(tensor.name for tensor in self.pair.quantized.tensors if self.pair.codec(tensor.name))
+
+    def refines(self, linear: Linear) -> bool:
+        """Whether a linear can be refined."""
+        return self.pair.codec(linear.tensor) is not None
+
+    def use_stored(self, twin: TwinLayer) -> None:
+        """Have the refined side compute with what the file holds of linears that are not refined."""
+        for linear in twin.others if twin.refined is not None else ():
+            if linear.tensor in self.pair.quantized.by_name:
+                stored = self.pair.stored(linear.tensor, linear.expert)
+                twin.set_weight(linear, from_file_rows(stored, linear.row_heads))
 
     def _quantized_rows(self) -> StreamedModel:
         """The original with the quantized file's embedding and output matrix."""
         path, device = self.model.path, self.model.device
         return StreamedModel(path, device, QuantizedRows(path, self.pair))
 
-    def _refines(self, linear: Linear) -> bool:
-        return self.pair.codec(linear.tensor) is not None
 
-    def _use_stored(self, twin: TwinLayer, linear: Linear) -> None:
-        if twin.refined is not None and linear.tensor in self.pair.quantized.by_name:
-            stored = self.pair.stored(linear.tensor, linear.expert)
-            twin.set_weight(linear, from_file_rows(stored, linear.row_heads))
-
-
-def _needed(pair: Pair) -> int:
+def _needed(pair: Pair, n_files: int) -> int:
     """Bytes of a GPU that refining the widest and the largest matrices takes; see `refine_gguf`."""
     shapes = [t.shape for t in quantized_tensors(pair.quantized)]
-    return 96 * max(n_in**2 for n_in, *_ in shapes) + 120 * max(n_in * n_out for n_in, n_out, *_ in shapes)
+    square, largest = max(n_in**2 for n_in, *_ in shapes), max(n_in * n_out for n_in, n_out, *_ in shapes)
+    return 96 * square + 120 * largest + (n_files - 1) * (8 * square + 40 * largest)
 
 
 def _stack(calibration: Calibration) -> NDArray[np.int32]:

@@ -60,14 +60,24 @@ class TwinLayer:
         layer = model.load_layer(index)
         every = model.linears(layer, index)
         self.linears, self.others = [x for x in every if refines(x)], [x for x in every if not refines(x)]
-        self.model = model
+        self.model, self._index = model, index
         self.original = Side("original", layer, FromInput(model, index, hidden.original), scratch)
+        self._refine(hidden, scratch)
+        self._plain = model.model_type in _PLAIN_RESIDUAL
+
+    def beside(self, hidden: TwinHidden, scratch: Path) -> TwinLayer:
+        """The same layer refined in another way, of the same linears: one original serves both."""
+        other = copy.copy(self)
+        other._refine(hidden, scratch)
+        return other
+
+    def _refine(self, hidden: TwinHidden, scratch: Path) -> None:
+        """Begin with the refined side: it is the original yet."""
         self.refined: Side | None = None
         if hidden.refined is not None:
-            start = FromInput(model, index, hidden.refined)
-            self.refined = Side("refined", copy.deepcopy(layer), start, scratch)
-        self._hidden = hidden
-        self._plain = model.model_type in _PLAIN_RESIDUAL
+            start = FromInput(self.model, self._index, hidden.refined)
+            self.refined = Side("refined", copy.deepcopy(self.original.layer), start, scratch)
+        self.hidden = hidden
 
     def stages(self) -> list[list[Linear]]:
         """The linears in the order of their stages: all at once if nothing is refined before something else."""
@@ -91,44 +101,15 @@ class TwinLayer:
         outputs: HiddenStates | None,
         on_batch: Callable[[int], None] | None = None,
     ) -> dict[str, InputStatistics]:
-        """Run both sides up to `linears`, the whole or a part of a stage.
-
-        Args:
-            outputs: receives the original's outputs, if given: `linears` are the layer's last.
-            on_batch: called with the number of samples done.
-
-        Returns:
-            What is known of the linears' inputs, by `Linear.input`.
-
-        Raises:
-            InputError: an activation is not finite.
-        """
-        statistics = self._statistics(linears)
-        in_original = _taps(statistics.values(), of_original=True, stop=outputs is None)
-        in_refined = _taps(statistics.values(), of_original=False, stop=True)
-        kept, kept_refined = self._records(linears[0], last=outputs is not None)
-        for span in self._hidden.spans():
-            original = self.original.run(span, in_original, kept)
-            refined = self.refined.run(span, in_refined, kept_refined) if self.refined else original
-            if outputs is not None:
-                outputs.write(span.start, original.output)
-            for key, sums in statistics.items():
-                if key in refined.inputs:  # an expert may be sent no token of the batch
-                    other = _paired(sums, original, refined)
-                    sums.add(refined.inputs[key], other, held_out=span.held_out)
-            if on_batch is not None:
-                on_batch(span.stop)
-        self.original.start_from(kept)
-        if self.refined is not None:
-            self.refined.start_from(kept_refined)
-        return statistics
+        """As the function of that name, of this one alone."""
+        return gather([self], linears, outputs, on_batch)[0]
 
     def finish(self, outputs: TwinHidden) -> None:
         """Write what the refined layer gives, if there is one; and the original, if no `gather` was given outputs."""
         if not self.linears:
-            self.original.write_outputs(outputs.original, self._hidden.spans())
+            self.original.write_outputs(outputs.original, self.hidden.spans())
         if self.refined is not None and outputs.refined is not None:
-            self.refined.write_outputs(outputs.refined, self._hidden.spans())
+            self.refined.write_outputs(outputs.refined, self.hidden.spans())
 
     def forget(self) -> None:
         """Give back memory that the records take; their files are for the next layer to write over."""
@@ -140,7 +121,8 @@ class TwinLayer:
         for side in filter(None, (self.original, self.refined)):
             side.close()
 
-    def _statistics(self, linears: Sequence[Linear]) -> dict[str, InputStatistics]:
+    def statistics(self, linears: Sequence[Linear]) -> dict[str, InputStatistics]:
+        """Empty ones for the linears' inputs, by `Linear.input`."""
         first = {x.input: x for x in reversed(linears)}
         return {
             x.input: InputStatistics(x, len(self.weight(x)), self._pairing(x), self.model.device)
@@ -154,7 +136,7 @@ class TwinLayer:
             return Pairing.ITSELF
         return Pairing.OUTPUT if self._plain and linear.ends_block else Pairing.INPUT
 
-    def _records(self, linear: Linear, *, last: bool) -> tuple[Record | None, Record | None]:
+    def records(self, linear: Linear, *, last: bool) -> tuple[Record | None, Record | None]:
         """What the stage of `linear` records of both sides for the stages after it; `last`: it is the layer's last."""
         if self.refined is None:
             return None, None
@@ -165,6 +147,48 @@ class TwinLayer:
         if linear.stage is Stage.MLP_OUTPUT and linear.ends_block and last:
             return None, self.refined.record_mlp(linear)  # the original is not run again
         return None, None
+
+
+def gather(
+    twins: Sequence[TwinLayer],
+    linears: Sequence[Linear],
+    outputs: HiddenStates | None,
+    on_batch: Callable[[int], None] | None = None,
+) -> list[dict[str, InputStatistics]]:
+    """Run all sides of a layer up to `linears`, the whole or a part of a stage.
+
+    Args:
+        twins: of one original, which is run once.
+        outputs: receives the original's outputs, if given: `linears` are the layer's last.
+        on_batch: called with the number of samples done.
+
+    Returns:
+        For each twin what is known of the linears' inputs, by `Linear.input`.
+
+    Raises:
+        InputError: an activation is not finite.
+    """
+    every = [twin.statistics(linears) for twin in twins]
+    records = [twin.records(linears[0], last=outputs is not None) for twin in twins]
+    original, (kept, _) = twins[0].original, records[0]
+    in_original = _taps(every[0].values(), of_original=True, stop=outputs is None)
+    in_refined = _taps(every[0].values(), of_original=False, stop=True)
+    for span in twins[0].hidden.spans():
+        seen = original.run(span, in_original, kept)
+        if outputs is not None:
+            outputs.write(span.start, seen.output)
+        for twin, statistics, (_, kept_refined) in zip(twins, every, records, strict=True):
+            refined = twin.refined.run(span, in_refined, kept_refined) if twin.refined else seen
+            for key, sums in statistics.items():
+                if key in refined.inputs:  # an expert may be sent no token of the batch
+                    sums.add(refined.inputs[key], _paired(sums, seen, refined), held_out=span.held_out)
+        if on_batch is not None:
+            on_batch(span.stop)
+    original.start_from(kept)
+    for twin, (_, kept_refined) in zip(twins, records, strict=True):
+        if twin.refined is not None:
+            twin.refined.start_from(kept_refined)
+    return every
 
 
 def _taps(statistics: Iterable[InputStatistics], *, of_original: bool, stop: bool) -> list[Tap]:

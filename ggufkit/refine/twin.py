@@ -43,6 +43,11 @@ class TwinHidden:
         """Of both models, where they differ."""
         return [self.original] if self.refined is None else [self.original, self.refined]
 
+    def save(self, *, original: bool) -> None:
+        """Have all samples in their files, where they stay for a later run; the original's only if asked."""
+        for states in self.both if original else self.both[1:]:
+            states.save()
+
     def forget(self) -> None:
         """Give back memory that they take."""
         for states in self.both:

@@ -2,31 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ggufkit.core.errors import InputError
+from ggufkit.core import machine
+from ggufkit.core.errors import DeviceMemoryError, InputError
 from ggufkit.core.inputs import Input
-from ggufkit.core.manifest import PARTIAL, read_manifest
+from ggufkit.core.manifest import read_manifest
+from ggufkit.core.part_names import stem_of
 from ggufkit.core.records import Checkpoint, GgufFile, Json
 from ggufkit.llama.gguf import EMBEDDING, output_of, read_header
 from ggufkit.models.files import files_of, fingerprint
 from ggufkit.recipes.allowed import FAST_ON_CPU, REFINABLE
 from ggufkit.refine.options import RefineOptions
-from ggufkit.steps import offload
+from ggufkit.steps import division, offload
 from ggufkit.steps.load_check import settle_and_require_computes
 from ggufkit.steps.notes import TypedNotes
 from ggufkit.steps.quantize import QuantizeNotes, QuantizeParams
 from ggufkit.steps.session import Session
-from ggufkit.steps.step import Made, Recipe, Result
+from ggufkit.steps.step import Made, Recipe, Result, staleness
 from ggufkit.texts.calibration import Calibration
 
 if TYPE_CHECKING:
-    from ggufkit.refine.engine import RefineResult
+    from ggufkit.refine.engine import RefineInputs, RefineResult
 
 STEP, VERSION = "refine", 1
+_OF_ONE = 80
+"""Bytes of memory that refining one file takes for each column of its widest input, squared; see `refine_gguf`."""
 _LATER_TYPES = {*REFINABLE} - {*FAST_ON_CPU}
 """Types whose tensors stayed as they were in earlier versions: files that have some are refined again."""
 
@@ -89,14 +94,58 @@ class Refinable:
     calibration: Calibration
 
 
-def refine(file: Refinable, output: Path, options: RefiningOptions, session: Session) -> Result:
+@dataclass(frozen=True)
+class Wanted:
+    """A file that is wanted refined, and where it goes."""
+
+    file: Refinable
+    output: Path
+
+    def state(self, session: Session) -> Path:
+        """Where an interrupted refinement is kept."""
+        return session.workspace.private / f"refine-{stem_of(self.output)}"
+
+    @property
+    def read(self) -> RefineInputs:
+        """The same in the engine's words."""
+        from ggufkit.refine.engine import RefineInputs
+
+        file = self.file
+        return RefineInputs(file.quantized.path, file.base.path, file.checkpoint.path, file.calibration)
+
+
+def refine(
+    file: Refinable, output: Path, options: RefiningOptions, session: Session, beside: Sequence[Wanted] = ()
+) -> Result:
     """Refine a quantized file to `output` unless that is done already.
+
+    Args:
+        beside: others of the same base, to be refined in the same way soon: the layers of those that are not there yet are
+            refined with this one's, in one pass over the original. To finish them takes seconds then.
 
     Raises:
         InputError: `output` is one of the inputs.
         GgufError, CheckpointError: the files do not belong together.
         ResourceError: a disk is full; what was finished is kept for the next run.
     """
+    wanted = Wanted(file, output)
+    recipe = _recipe(wanted, options, session)
+    todo = [wanted, *(w for w in beside if _is_stale(w, options, session))]
+    # What is half done tells nothing of how long the whole takes.
+    is_whole = not wanted.state(session).exists()
+    work = session.work("refine", len(todo) * file.quantized.n_params * file.calibration.n_tokens)
+    return session.ensure(
+        recipe, output, lambda partial: _refine(todo, partial, options, session), work=work if is_whole else None
+    )
+
+
+def _is_stale(wanted: Wanted, options: RefiningOptions, session: Session) -> bool:
+    recipe = _recipe(wanted, options, session)
+    return session.force or staleness(recipe, division.there(wanted.output)) is not None
+
+
+def _recipe(wanted: Wanted, options: RefiningOptions, session: Session) -> Recipe:
+    file, output = wanted.file, wanted.output
     if output.exists() and any(output.samefile(f.path) for f in (file.quantized, file.base)):
         raise InputError(f"{output} is an input: it must stay as it is.", hint="Choose another --out.")
     params = params_of(options.how)
@@ -115,9 +164,7 @@ def refine(file: Refinable, output: Path, options: RefiningOptions, session: Ses
         file.base.as_input(),
         Input(file.checkpoint.path, inputs["checkpoint"], files_of),
     )
-    recipe = Recipe(STEP, VERSION, inputs, params, reads=reads)
-    work = session.work("refine", file.quantized.n_params * file.calibration.n_tokens)
-    return session.ensure(recipe, output, lambda partial: _refine(file, partial, options, session), work=work)
+    return Recipe(STEP, VERSION, inputs, params, reads=reads)
 
 
 def params_of(how: RefineOptions) -> dict[str, Json]:
@@ -129,22 +176,21 @@ def params_of(how: RefineOptions) -> dict[str, Json]:
     return params
 
 
-def _refine(file: Refinable, partial: Path, options: RefiningOptions, session: Session) -> Made:
-    from ggufkit.refine.engine import RefineInputs, refine_gguf
+def _refine(todo: Sequence[Wanted], partial: Path, options: RefiningOptions, session: Session) -> Made:
+    """Refine the first, and the layers of the others."""
+    from ggufkit.refine.engine import refine_gguf
+
+    first = todo[0]
 
     def run(device: str) -> RefineResult:
-        return refine_gguf(
-            RefineInputs(file.quantized.path, file.base.path, file.checkpoint.path, file.calibration),
-            partial,
-            replace(options.how, device=device),
-            reporter=session.reporter,
-            state_dir=session.workspace.private / f"refine-{partial.name.removesuffix('.gguf' + PARTIAL)}",
-        )
+        how = replace(options.how, device=device)
+        _refine_together(todo, how, session)
+        return refine_gguf(first.read, partial, how, reporter=session.reporter, state_dir=first.state(session))
 
     report = offload.else_on_cpu(run, options.how.device, session)
     _tell(report, session)
     settle_and_require_computes(partial, session)
-    found = read_manifest(file.quantized.path)
+    found = read_manifest(first.file.quantized.path)
     unrefined = QuantizeNotes.from_manifest(found) if found is not None else QuantizeNotes()
     notes = RefineNotes(
         options.name,
@@ -159,7 +205,31 @@ def _refine(file: Refinable, partial: Path, options: RefiningOptions, session: S
         overrides=QuantizeParams.from_manifest(found).overrides if found is not None else {},
         distilled=_distilled(report) if options.how.distill else {},
     )
-    return Made(notes=notes.to_notes() | file.calibration.notes.to_notes())
+    return Made(notes=notes.to_notes() | first.file.calibration.notes.to_notes())
+
+
+def _refine_together(todo: Sequence[Wanted], how: RefineOptions, session: Session) -> None:
+    """Refine the layers of all files for which there is room; the others are refined when their turn comes."""
+    from ggufkit.refine.engine import refine_layers_together
+
+    fitting = _fitting(todo, session)
+    if len(fitting) > 1:
+        with contextlib.suppress(DeviceMemoryError):
+            files = {wanted.state(session): wanted.read for wanted in fitting}
+            refine_layers_together(files, how, session.reporter)
+
+
+def _fitting(todo: Sequence[Wanted], session: Session) -> Sequence[Wanted]:
+    """The first file, and as many more as disk and memory hold what each further one takes; see `refine_layers_together`."""
+    file = todo[0].file
+    base, held_out = read_header(file.base.path), file.calibration.held_out.size
+    width, inner = base.hparam("embedding_length"), base.hparam("feed_forward_length")
+    n_tokens = file.calibration.samples.size + held_out
+    disk = file.quantized.size_bytes + 4 * (4 * width + inner) * n_tokens
+    memory = 12 * inner**2 + 8 * inner * held_out
+    by_disk = machine.free_disk(session.workspace.private) // disk - 1
+    by_memory = (machine.free_memory() - _OF_ONE * inner**2) // memory
+    return todo[: 1 + max(0, min(by_disk, by_memory))]
 
 
 def _distilled(report: RefineResult) -> dict[str, float]:

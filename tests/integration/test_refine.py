@@ -4,22 +4,28 @@ from __future__ import annotations
 
 import resource
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
+from ggufkit.core import machine
 from ggufkit.core.errors import Interrupted, ResourceError
 from ggufkit.core.progress import SilentReporter
 from ggufkit.llama import argv
 from ggufkit.llama.argv import Compute, Excerpt, Quantization
-from ggufkit.llama.gguf import read_header
+from ggufkit.llama.gguf import read_gguf, read_header
+from ggufkit.models.checkpoint import open_checkpoint
+from ggufkit.refine import engine
 from ggufkit.refine.engine import RefineInputs, RefineResult, refine_gguf
 from ggufkit.refine.grid import Grid
 from ggufkit.refine.options import RefineOptions
 from ggufkit.refine.solve import solve
+from ggufkit.steps import refine as step
+from ggufkit.steps.refine import Refinable, RefiningOptions, Wanted
 from ggufkit.steps.session import Session
 from ggufkit.texts.calibration import Calibration, Sampling, draw, load_tokenizer, read_texts
 from tests import tiny
@@ -125,6 +131,43 @@ def test_what_was_not_finished_is_done_and_nothing_twice(
     case.refine()
     assert solved[1:] == ["blk.1.ffn_gate.weight", "blk.1.ffn_down.weight"]
     assert case.out.read_bytes() == whole
+
+
+def test_types_that_are_wanted_together_share_the_layers_and_each_is_made_once(
+    checkpoint: Path, base: Path, session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cases = [Case(checkpoint, base, kind, session) for kind in ("Q4_0", "Q5_0", "Q8_0")]
+    options = RefiningOptions(OPTIONS)
+
+    def wanted(case: Case, name: str) -> Wanted:
+        files = (read_gguf(case.quantized), read_gguf(base))
+        return Wanted(
+            Refinable(*files, open_checkpoint(checkpoint, "tiny"), case.calibration), session.workspace.root / name
+        )
+
+    alone = wanted(cases[1], "alone.gguf")
+    step.refine(alone.file, alone.output, options, session)
+    three = [wanted(case, f"{case.quantized.stem}-gptq.gguf") for case in cases]
+    step.refine(three[2].file, three[2].output, options, session)
+    refined: list[Sequence[Path]] = []
+    real = engine.refine_layers_together
+
+    def noted(files: Mapping[Path, RefineInputs], *rest: Any) -> None:
+        refined.append([one.quantized for one in files.values()])
+        real(files, *rest)
+
+    monkeypatch.setattr(engine, "refine_layers_together", noted)
+    first, second, third = (
+        step.refine(one.file, one.output, options, session, three[i + 1 :]) for i, one in enumerate(three)
+    )
+    assert [result.fresh for result in (first, second, third)] == [False, False, True]
+    assert refined == [[cases[0].quantized, cases[1].quantized]]
+    assert second.path.read_bytes() == alone.output.read_bytes()
+    monkeypatch.setattr(machine, "free_disk", lambda _: 0)
+    forced = replace(session, force=True)
+    step.refine(three[0].file, three[0].output, options, forced, three[1:])
+    assert len(refined) == 1
+    assert not list(session.workspace.private.glob("refine-*"))
 
 
 def test_a_full_disk_is_named_and_harms_nothing(checkpoint: Path, base: Path, session: Session) -> None:
