@@ -9,6 +9,8 @@ from io import StringIO
 
 from benchmarks.peer_steps import PEER
 
+ALIKE = 0.02
+"""Sizes that differ by less are compared: a matrix alone decides whether an embedding has one type or another."""
 MATRIX, REFINED, BOTH = "imatrix", "gptq", "awq+gptq"
 
 
@@ -105,6 +107,8 @@ def _said(rows: Sequence[Row], kind: str) -> str:
     if ours is not None and peer is not None:
         share, time = _over(ours, peer), ours.seconds / peer.seconds
         said.append(f"{ours.method} has {share:.3f} of {peer.method}'s divergence in {time:.2f} of its time")
+        if abs(more := peer.size_bytes / ours.size_bytes - 1) > ALIKE:
+            said.append(f"{peer.method}'s file has {more:+.1%} bytes, so this compares no methods")
     quicker = None if peer is None else best(rows, kind, lambda row: _is_ours(row) and row.seconds <= peer.seconds)
     if quicker is not None and quicker != ours:
         said.append(f"{quicker.method}, the best in at most its time, {_over(quicker, peer):.3f}")

@@ -98,3 +98,9 @@ def test_the_verdict_compares_with_the_peer_and_within_its_time() -> None:
     assert "gptq, the best in at most its time, 0.833" in said[0]
     assert "awq+gptq has 0.300 of imatrix's; awq+gptq has 0.600 of gptq's" in said[0]
     assert said[1] == "Q4_K_M: nothing to compare."
+
+
+def test_files_of_other_sizes_are_not_compared_unsaid() -> None:
+    larger = (*_ROWS[:3], Row("Q4_0", "auto-round-50", 109, 100.0, 120.0, 1900.0, 0.05, 0.001, 0.83))
+    assert "auto-round-50's file has +9.0% bytes, so this compares no methods" in verdict(larger)
+    assert "bytes" not in verdict(_ROWS)
