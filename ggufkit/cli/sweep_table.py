@@ -98,8 +98,6 @@ class Plain:
             self.screen.print(f"A worker is {event.kind}: {event.text}")
         elif event.kind == "lost":
             self.screen.print(f"Lost: {event.text}")
-        elif event.kind in ("refused", "paused"):
-            self.screen.print(f"Worker {event.kind}: {event.text}")
         elif event.kind == "retried":
             self.screen.print(f"Again: {status.words(event.job)} {event.text}".rstrip())
         elif event.outcome is not None and event.outcome.state in ("done", "failed"):

@@ -43,7 +43,10 @@ def add(job: Job, base: GgufHeader) -> Job:
         return job
     target = targets.size_target(_rounded(left))
     kind = QuantType(target.label, "", target)
-    return job if kind in job.types else replace(job, types=(*job.types, kind))
+    if kind in job.types:
+        return job
+    only = None if job.only is None else job.only | {(variant.name, kind.name) for variant in job.variants}
+    return replace(job, types=(*job.types, kind), only=only)
 
 
 def _rounded(n_bytes: int) -> int:

@@ -26,7 +26,7 @@ from ggufkit.core.variants import Scaling, Variant
 from ggufkit.hub.listing import HubUnreachable
 from ggufkit.llama.gguf import read_gguf, read_header
 from ggufkit.measure.kept_logits import KeptLogits
-from ggufkit.pipeline import build, measuring
+from ggufkit.pipeline import build, measuring, plan
 from ggufkit.pipeline import job as looked_up
 from ggufkit.pipeline.artifacts import Artifacts
 from ggufkit.pipeline.lookup import prepare
@@ -257,7 +257,8 @@ def _looked_up(asked: _Asked, here: Station, reporter: Reporter) -> looked_up.Jo
     cell, request = asked.cell, localized(asked.cell.request, asked.given, here.store)
     run = replace(request.run, threads=cell.threads or here.threads)
     toolchains.provide(run.backend, here.store, reporter, here.alone)
-    return prepare(replace(request, out=here.store.place(cell.name), run=run), reporter, only=cell.only)
+    request = replace(request, out=here.store.place(cell.name), run=run)
+    return plan.with_fitting(prepare(request, reporter, only=cell.only))
 
 
 _cells = _Cells()

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from ggufkit.core import variants
 from ggufkit.core.errors import UsageError
 from ggufkit.core.progress import SilentReporter
 from ggufkit.core.records import QuantType, Toolchain
@@ -15,7 +16,7 @@ from ggufkit.llama.gguf import GgufHeader, read_gguf, read_header
 from ggufkit.pipeline import fitting
 from ggufkit.pipeline.job import Job
 from ggufkit.report.data import footprint
-from ggufkit.request import BuildRequest
+from ggufkit.request import BuildRequest, ReportOptions
 from ggufkit.steps.session import Session
 from ggufkit.steps.step import Workspace
 from tests.fake_results import FAKES, write_results
@@ -44,6 +45,15 @@ def test_what_cache_and_buffers_leave_is_a_type(base: Path) -> None:
     target = job.types[1].target
     assert target is not None
     assert 0.999 * 299_999 < target.number <= 299_999
+
+
+def test_where_only_some_pairs_are_made_it_is_made_too(base: Path) -> None:
+    header = read_header(base)
+    beside = footprint(header).kv(100) + footprint(header).compute(100)
+    job = replace(fitted(base, header), variants=variants.resolve(("plain",)), only=frozenset({("plain", "Q4_0")}))
+    asked = replace(job.request, report=ReportOptions(beside + 299_999, 100))
+    job = fitting.add(replace(job, request=asked), header)
+    assert job.only == frozenset({("plain", "Q4_0"), ("plain", "292.9KiB")})
 
 
 def test_sizes_are_rounded_down_to_few_digits(base: Path) -> None:

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 from ggufkit.core.manifest import manifest_path
+from ggufkit.measure import metrics
+from ggufkit.measure.metrics import Metric
 from ggufkit.request import BuildRequest, EvaluationOptions
 from ggufkit.sweep import graph, journal
 from ggufkit.sweep.at_work import AtWork
@@ -78,6 +83,44 @@ def test_keys_change_with_what_decides_a_job_alone() -> None:
     after = keys(replace(REQUEST, evaluation=EvaluationOptions(chunks=4, bench=False)), profile="quick")
     changed = {job for job in before if before[job] != after[job]}
     assert {job.partition("|")[0] for job in changed} == {"fetch", "measure", "finish"}
+
+
+DECIDED = {
+    "allow_requantize": (True, "base"), "pre": ("gpt-2", "base"), "mmproj": ("none", "base"),
+    "tensor_type": ("attn_v=q8_0", "scale"), "pure": (True, "quantize"), "types_allowed": ("q8_0", "quantize"),
+    "calibration_samples": (7, "matrix"), "process_output": (True, "matrix"), "seed": (7, "matrix"),
+    "awq_dtype": ("float32", "scale"), "awq_per_type": (True, "scale"), "distill": (True, "refine"),
+    "fits": ("1GiB", "fetch"), "split": ("1GiB", "finish"), "fits_ctx": (64, "finish"), "variant_option": ("a.b=1", "scale"),
+    "kv_types": ("q8_0", "measure"), "metrics": ("x", "measure"), "tasks_samples": (7, "tasks"), "bench_reps": (7, "bench"),
+    "ngl": (3, "measure"), "backend": ("cuda", "base"),
+}  # fmt: skip
+"""Options, other values than their defaults, and a stage whose jobs these decide."""
+
+
+@pytest.mark.parametrize("option", DECIDED)
+def test_keys_change_with_each_option(option: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(metrics, "find", lambda name: Metric(name, "", ""))
+    value, stage = DECIDED[option]
+    given: dict[str, Any] = {"types": REQUEST.types, "variants": REQUEST.variants, "smoke": True, "tasks": "arc"}
+    before, after = (keys(BuildRequest("owner/model", **one)) for one in (given, {**given, option: value}))
+    of_stage = [job for job in before if job.partition("|")[0] == stage]
+    assert of_stage
+    assert all(before[job] != after[job] for job in of_stage)
+
+
+def test_speeds_are_those_of_so_many_threads() -> None:
+    few, many = (Keys.of(Cell("m", "", REQUEST, threads=n), VERSIONS) for n in (1, 2))
+    assert few.job(Job("m", "measure"), {}) == many.job(Job("m", "measure"), {})
+    assert few.job(Job("m", "bench"), {}) != many.job(Job("m", "bench"), {})
+
+
+def test_another_version_of_a_package_decides_what_it_measures(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = []
+    for version in ("1", "2"):
+        metric = Metric("x", "", "", package="other", version=version)
+        monkeypatch.setattr(metrics, "find", lambda _name, metric=metric: metric)
+        found.append(keys(replace(REQUEST, evaluation=EvaluationOptions(metrics=("x",)))))
+    assert found[0]["measure||"] != found[1]["measure||"]
 
 
 def test_a_matrix_by_another_text_changes_what_is_made_with_it(tmp_path: Path) -> None:
