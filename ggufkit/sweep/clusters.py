@@ -170,9 +170,9 @@ def connected(where: Where, spec: StoreSpec) -> Iterator[Connection]:
             started = _queued(where, spec) if where.system else _local(where.workers)
             cluster = stack.enter_context(started)
             client = stack.enter_context(Client(cluster, set_as_default=False))
-        if not where.is_local and not spec.url:
-            spec = replace(spec, keeper=stack.enter_context(_keeper(client)))
-        refused = stack.enter_context(_stations(client, spec))
+        ours = "" if where.is_local else stack.enter_context(_keeper(client))
+        spec = spec if spec.url else replace(spec, keeper=ours)
+        refused = stack.enter_context(_stations(client, spec, ours))
         yield Connection(client, spec, where.is_local, refused)
 
 
@@ -233,7 +233,6 @@ def _queued(where: Where, spec: StoreSpec) -> Iterator[Any]:
 
 def _telling(job: type, submitted: SimpleQueue[str]) -> type:
     """A kind of job that tells when it was submitted: "", or what the queue said against it."""
-
     from distributed.core import Status
 
     class Job(job):  # type: ignore[misc]
@@ -305,7 +304,8 @@ def _directives(system: System, asked: Queue) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _keeper(client: Any) -> Iterator[str]:
-    """A worker in this process that sees the sweep's directory; its address. Raises BusyError where there is one."""
+    """A worker in this process that sees the sweep's directory, and shows others that the scheduler is taken; its address.
+    Raises BusyError where there is one."""
     from distributed import Worker
 
     async def start() -> Any:
@@ -327,8 +327,8 @@ def _keeper(client: Any) -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def _stations(client: Any, spec: StoreSpec) -> Iterator[tuple[str, ...]]:
-    """Have each worker checked, those that come later, too; why some were refused.
+def _stations(client: Any, spec: StoreSpec, ours: str) -> Iterator[tuple[str, ...]]:
+    """Have each worker but ours checked, those that come later, too; why some were refused.
 
     Raises:
         InputError: all were that there are.
@@ -336,7 +336,7 @@ def _stations(client: Any, spec: StoreSpec) -> Iterator[tuple[str, ...]]:
     client.register_plugin(station.plugin(spec, Versions.here()), name=station.PLUGIN)
     try:
         answers = client.run(station.refusal, on_error="return")
-        others = [answer for address, answer in answers.items() if address != spec.keeper]
+        others = [answer for address, answer in answers.items() if address != ours]
         refused = tuple(sorted({_words(answer) for answer in others if answer is not None}))
         if others and None not in others:
             raise InputError(f"No worker can be used. {refused[0]}", hint=station.REMEDY)

@@ -239,12 +239,12 @@ class _Cells:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._known: OrderedDict[tuple[_Asked, str], looked_up.Job] = OrderedDict()
+        self._known: OrderedDict[tuple[_Asked, str, str], looked_up.Job] = OrderedDict()
 
     def get(self, asked: _Asked, here: Station, reporter: Reporter) -> looked_up.Job:
         """A cell as `build` sees it. Raises GgufkitError as `prepare` does."""
         with self._lock:
-            key = (asked, here.name)
+            key = (asked, here.name, here.run)  # the next sweep may have another store, or a newer model
             if key not in self._known:
                 self._known[key] = _looked_up(asked, here, reporter)
             self._known.move_to_end(key)

@@ -119,13 +119,16 @@ def test_workers_that_cannot_be_used_are_refused(
     assert "Install the same ggufkit" in str(raised.value.hint)
 
 
-def test_a_scheduler_has_one_sweep(scheduler: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("by_url", [False, True])
+def test_a_scheduler_has_one_sweep(scheduler: str, tmp_path: Path, by_url: bool) -> None:
+    url = (tmp_path / "store").as_uri() if by_url else ""
+
     def second() -> None:
-        with clusters.connected(Where(scheduler), stores.found(tmp_path / "other")):
+        with clusters.connected(Where(scheduler), stores.found(tmp_path / "other", url)):
             pass
 
     told = "Another sweep is at work with the scheduler"
-    with clusters.connected(Where(scheduler), stores.found(tmp_path)), pytest.raises(BusyError, match=told):
+    with clusters.connected(Where(scheduler), stores.found(tmp_path, url)), pytest.raises(BusyError, match=told):
         second()
     with clusters.connected(Where(scheduler), stores.found(tmp_path / "other")) as here:
         assert here.client.submit(place, resources=JOB).result(30)

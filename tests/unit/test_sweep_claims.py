@@ -10,9 +10,11 @@ from pathlib import Path
 import pytest
 
 from ggufkit.core.errors import BusyError
-from ggufkit.sweep import done
+from ggufkit.core.progress import SilentReporter
+from ggufkit.request import BuildRequest
+from ggufkit.sweep import done, work
 from ggufkit.sweep.claims import CLAIM, alone_at, alone_in
-from ggufkit.sweep.records import Outcome, StoredFile
+from ggufkit.sweep.records import Cell, Outcome, StoredFile
 from ggufkit.sweep.station import Station
 from ggufkit.sweep.stores import PathStore
 
@@ -74,3 +76,13 @@ def test_what_was_done_is_noted_for_this_sweep_alone(tmp_path: Path) -> None:
     assert replace(found, files=tuple(found.files)) == outcome
     assert done.noted("tiny|base|awq|", here) is None
     assert done.noted(outcome.job, replace(here, run="two")) is None
+
+
+def test_a_worker_looks_each_sweeps_cells_up_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    looked_up: list[str] = []
+    monkeypatch.setattr(work, "_looked_up", lambda _asked, here, _reporter: looked_up.append(here.run))
+    cells, asked = work._Cells(), work._Asked(Cell("m", "", BuildRequest("owner/model")), ())
+    here = Station("w", "host", PathStore(tmp_path), 1, tmp_path, run="one")
+    for run in ("one", "one", "two"):
+        cells.get(asked, replace(here, run=run), SilentReporter())
+    assert looked_up == ["one", "two"]
