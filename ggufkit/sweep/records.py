@@ -48,7 +48,7 @@ class Job:
         stage: of `STAGES`.
         variant, type: of what it makes or measures; "" for what several share, and for the base.
         needs: ids of jobs whose results it reads.
-        resources: what it takes of a worker: "heavy", "GPU", "memory" and "disk" in GiB.
+        resources: what it takes of a worker, see `station`.
     """
 
     cell: str

@@ -18,7 +18,7 @@ from typing import Any
 
 from ggufkit.core import machine
 from ggufkit.core.errors import GgufkitError, InputError
-from ggufkit.core.units import GIB, size
+from ggufkit.core.units import size
 from ggufkit.llama import cuda, toolchain
 from ggufkit.llama.source import PINNED_COMMIT
 from ggufkit.sweep import keeper
@@ -31,7 +31,7 @@ TOPIC = "ggufkit-sweep"
 """Where workers tell the driver what happens: `client.subscribe_topic`."""
 CHECKED = "ggufkit"
 """A resource: so many light jobs at once, more than anybody has threads for."""
-HEAVY, GPU, CPU, MEMORY, DISK, THREADS = "heavy", "GPU", "CPU", "memory", "disk", "threads"
+HEAVY, GPU, CPU, THREADS = "heavy", "GPU", "CPU", "threads"
 """`CPU` has who quantizes: not a worker for a GPU that has others beside it for that."""
 PLUGIN = "ggufkit-station"
 
@@ -208,14 +208,7 @@ def _resources(worker: Any, spec: StoreSpec, station: Station) -> dict[str, floa
     if is_keeper(worker, spec):
         return {keeper.RESOURCE: _KEEPER_JOBS}
     given = worker.state.total_resources
-    found = {
-        CHECKED: _MANY,
-        HEAVY: 1.0,
-        GPU: float(station.n_gpus),
-        CPU: 1.0,
-        MEMORY: round(machine.total_memory() / GIB, 1),
-        DISK: round(machine.free_disk(station.store.place("")) / GIB, 1),
-    }
+    found = {CHECKED: _MANY, HEAVY: 1.0, GPU: float(station.n_gpus), CPU: 1.0}
     return {name: given.get(name, amount) for name, amount in found.items()}
 
 

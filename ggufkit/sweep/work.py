@@ -102,7 +102,7 @@ def _failed(job: Job, error: Exception, log: JobLog, place: Path) -> Outcome:
     )
     log.end(message, hint, None if known is not None else error)
     if isinstance(known, ResourceError):
-        station.current().pause(place, max(_ROOM, int(job.resources.get(station.DISK, 0) * GIB)))
+        station.current().pause(place, _ROOM)
     if isinstance(known, _PASSING):
         raise TryAgain(message, hint) from error
     return Outcome(job.id, "failed", message=message, hint=hint)
