@@ -11,6 +11,7 @@ from ggufkit.core import machine
 from ggufkit.core.errors import InputError, UsageError
 from ggufkit.core.hashing import sha256_file
 from ggufkit.core.inputs import Input
+from ggufkit.core.locks import waiting_lock
 from ggufkit.core.records import GgufFile, Json, QuantType, Target
 from ggufkit.core.units import size
 from ggufkit.llama import mtp, quants
@@ -95,13 +96,16 @@ def _make(
         f"{target.spec}: at most {options.measured.most_evaluations} evaluations of {options.measured.n_chunks} chunks "
         f"of {options.n_ctx} tokens; each that is done is kept."
     )
-    chosen = _Chosen(engine, target)
-    chosen.aim()
-    recipe = chosen.recipe(_measured_on(base, sources))
+    engine.directory.mkdir(parents=True, exist_ok=True)
+    # Workers of a sweep may look for several targets at once: probes are shared, and are removed by who ends.
+    with waiting_lock(engine.directory / "lock", f"types of {base.path.name}", session.reporter):
+        chosen = _Chosen(engine, target)
+        chosen.aim()
+        recipe = chosen.recipe(_measured_on(base, sources))
+        engine.clear()
     write_recipe(recipe, partial)
     for remark in recipe.remarks:
         session.reporter.info(remark)
-    engine.clear()
     matrix = sources.imatrix.name if sources.imatrix is not None else ""
     notes = RecipeNotes(target.spec, engine.n_measured, sources.calibration.name, matrix)
     return Made(notes=notes.to_notes())

@@ -20,7 +20,7 @@ from ggufkit.core import machine
 from ggufkit.core.errors import GgufkitError, Interrupted, ResourceError
 from ggufkit.request import BuildRequest
 from ggufkit.steps.step import Workspace
-from ggufkit.sweep import journal, work
+from ggufkit.sweep import graph, journal, work
 from ggufkit.sweep.at_work import AtWork, Look, cell_of
 from ggufkit.sweep.inputs import Given
 from ggufkit.sweep.journal import Journal
@@ -255,7 +255,8 @@ class Driver:
         """A job was not done: it failed too often, its workers died, or one that it needs did not come about."""
         if job in one.outcomes:
             return
-        if any(one.futures[name].status == "error" for name in one.jobs[job].needs if name in one.futures):
+        waited = [name for name in one.jobs[job].needs if name in one.futures and name not in one.outcomes]
+        if any(one.futures[name].status == "error" for name in waited):
             return  # that one is heard, and has this one tried again or left out
         error = future.exception()
         if type(error).__name__ in _LOST and one.begun.get(job, 0) < _DEATHS:
@@ -264,7 +265,10 @@ class Driver:
             return
         self._take(one, _of_error(job, error))
         for left in list(one.behind(job)):
-            self._take(one, Outcome(left, "skipped", because=job))
+            if graph.is_in_vain(left, job):
+                self._take(one, Outcome(left, "skipped", because=job))
+            else:
+                self._again(one, [left])
 
     def _again(self, one: AtWork, jobs: Sequence[str]) -> None:
         """Submit jobs anew."""

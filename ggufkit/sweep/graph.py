@@ -13,6 +13,8 @@ _LIGHT = ("fetch", "finish")
 _ON_GPU = ("scale", "matrix", "refine", "measure", "speak", "tasks", "bench")
 _ON_CPU = ("base", "quantize")
 _MEASURING = ("measure", "speak", "tasks", "bench")
+_FIRST = ("fetch", "base")
+"""Stages without which, of the model as it is, there is nothing to tabulate."""
 
 
 def fetch(cell: Cell) -> Job:
@@ -27,6 +29,12 @@ def jobs(cell: Cell, facts: Facts, *, on_gpu: bool = False) -> list[Job]:
         on_gpu: what a GPU is good for is done by workers that have one.
     """
     return list(_Graph(cell, facts, on_gpu).all())
+
+
+def is_in_vain(job: str, missed: str) -> bool:
+    """Whether a job can do nothing where one that it needs was not done, by their ids; tables are of what is there."""
+    stage, variant = missed.split("|")[1:3]
+    return job.split("|")[1] != "finish" or (stage in _FIRST and not variant)
 
 
 def _resources(stage: str, *, on_gpu: bool) -> dict[str, float]:

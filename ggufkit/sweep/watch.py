@@ -62,7 +62,7 @@ def look(places: Places) -> Seen:
     Raises:
         InputError: none ever began there.
     """
-    if not places.journal.exists():
+    if not places.journal.exists() or (not size_of(places.journal) and is_at_work(places) is False):
         message = f"{places.out} holds no sweep: none has begun there yet."
         raise InputError(message, hint="Begin it with `ggufkit sweep FILE`; or name the --out that it was given.")
     held = is_at_work(places)  # before the journal is read: what ends in between has said so

@@ -32,7 +32,7 @@ from ggufkit.pipeline.artifacts import Artifacts
 from ggufkit.pipeline.lookup import prepare
 from ggufkit.steps.session import Session
 from ggufkit.steps.step import PRIVATE, Result
-from ggufkit.sweep import done, facts, station, toolchains
+from ggufkit.sweep import done, facts, graph, station, toolchains
 from ggufkit.sweep.inputs import Given, localized
 from ggufkit.sweep.job_log import JobLog
 from ggufkit.sweep.records import Cell, Job, Outcome
@@ -70,7 +70,8 @@ def run(job: Job, cell: Cell, given: Sequence[Given], twin: Twin | None, *needs:
         TryAgain: another try may help.
     """
     here, started = station.current(), time.monotonic()
-    if (bad := next((one for one in needs if not one.is_good), None)) is not None:
+    missed = (one for one in needs if not one.is_good and graph.is_in_vain(job.id, one.job))
+    if (bad := next(missed, None)) is not None:
         return Outcome(job.id, "skipped", here.name, because=bad.because or bad.job)
     if (before := done.noted(job.id, here)) is not None:
         return before
@@ -191,13 +192,15 @@ class _Task:
     def base(self) -> GgufFile:
         return _file(self.build.base_output)
 
+    def made(self) -> list[Path]:
+        """The files besides the base that are there of those that the job needs."""
+        good = [one.job.split("|") for one in self.needs if one.is_good]
+        named = {(variant, kind) for _, stage, variant, kind in good if stage in ("quantize", "refine")}
+        return [self.build.output(v, t.name) for v, t in self.build.targets if (v.name, t.name) in named]
+
     def measured(self) -> list[GgufFile]:
-        """The files that the job measures besides the base: those that it needs."""
-        made = {
-            tuple(one.job.split("|")[2:]) for one in self.needs if one.job.split("|")[1] in ("quantize", "refine")
-        }
-        targets = [(v, t) for v, t in self.build.targets if (v.name, t.name) in made]
-        return [_file(self.build.output(v, t.name)) for v, t in targets]
+        """The files that the job measures besides the base."""
+        return [_file(path) for path in self.made()]
 
     def files(self, began: float, *, is_shared: bool) -> list[Path]:
         """What came of the job, in the cell's directory.
@@ -333,7 +336,7 @@ def _bench(task: _Task) -> Mapping[str, Json]:
 
 def _finish(task: _Task) -> Mapping[str, Json]:
     job = task.build
-    made = [_result(path) for path in (job.base_output, *(job.output(v, t.name) for v, t in job.targets))]
+    made = [_result(path) for path in (job.base_output, *task.made())]
     named = [job.out / file.name for one in task.needs if one.job.split("|")[1] in _MEASURES for file in one.files]
     measured = [_result(path) for path in named if path.suffix == ".json" and read_manifest(path) is not None]
     part = None if job.part is None or not job.part.output.exists() else _result(job.part.output)

@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner
 
 from ggufkit.cli import cli
-from ggufkit.core import failures, process
+from ggufkit.core import failures, locks, process
 from ggufkit.core.errors import CorpusError, InputError, UsageError
 from ggufkit.core.records import Checkpoint, GgufFile, QuantType
 from ggufkit.llama import argv, targets
@@ -25,6 +25,7 @@ from ggufkit.measure.logits.evaluate import evaluate
 from ggufkit.measure.logits.passes import FilePass
 from ggufkit.measure.logits.strategy import Transport
 from ggufkit.models.sources import resolve
+from ggufkit.pipeline import recipes
 from ggufkit.pipeline.recipe_engine import RecipeEngine, RecipeSources
 from ggufkit.pipeline.recipes import make_recipe
 from ggufkit.pipeline.refined_probes import Refining
@@ -245,3 +246,15 @@ def test_types_are_timed_once_and_faster_ones_lose_little_more(
     assert all(value > 0 for value in engine.seconds.values())
     assert kept.stat().st_mtime_ns == before
     assert not any((engine.directory / "timed").glob("**/*.gguf"))
+
+
+def test_probes_are_of_one_target_at_a_time(
+    base: Path, sources: RecipeSources, session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def aim(chosen: recipes._Chosen) -> None:
+        assert locks.is_held(chosen.engine.directory / "lock")
+        raise UsageError("That will do.")
+
+    monkeypatch.setattr(recipes._Chosen, "aim", aim)
+    with pytest.raises(UsageError, match="will do"):
+        make_recipe(read_gguf(base), size_target(100_000), sources, session.workspace.root / "r", OPTIONS, session)

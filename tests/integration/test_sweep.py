@@ -15,13 +15,15 @@ from ggufkit.pipeline.build import build
 from ggufkit.request import BuildRequest
 from ggufkit.sweep import station, stores
 from ggufkit.sweep.drive import Course, Driver
+from ggufkit.sweep.facts import Facts, File
 from ggufkit.sweep.journal import Journal
 from ggufkit.sweep.keys import Keys
 from ggufkit.sweep.past import Past
 from ggufkit.sweep.places import Places
-from ggufkit.sweep.records import Cell, Event, Outcome
+from ggufkit.sweep.records import Cell, Event, Job, Outcome
 from ggufkit.sweep.station import Versions
 from ggufkit.sweep.stores import PathStore
+from ggufkit.sweep.work import TryAgain
 from tests import tiny
 
 distributed = pytest.importorskip("distributed")
@@ -123,3 +125,33 @@ def test_a_cell_that_fails_leaves_the_others(sweep: Sweep, request_: BuildReques
     assert str(broken) in ended["bad|fetch||"].message
     assert all(outcome.is_good for job, outcome in ended.items() if job.startswith("tiny|"))
     assert (Places(tmp_path / "out").log("bad|fetch||")).read_text().count("Error: ") == 1
+
+
+def test_what_could_be_made_is_tabulated(sweep: Sweep, request_: BuildRequest, tmp_path: Path) -> None:
+    ended = sweep([Cell("tiny", "", replace(request_, types=("q8_0", "1bpw"), variants=("plain",)))])
+
+    assert ended["tiny|quantize|plain|1.00bpw"].state == "failed"
+    assert ended["tiny|measure|plain|1.00bpw"].because == "tiny|quantize|plain|1.00bpw"
+    assert ended["tiny|finish||"].state == "done"
+    assert list(table(tmp_path / "out" / "tiny")["type"]) == ["F16", "Q8_0"]
+
+
+def test_a_model_of_which_a_job_failed_has_tables_of_the_rest(cluster: Any, tmp_path: Path) -> None:
+    kinds = ("Q4_K_M", "Q8_0", "Q2_K")
+    facts = Facts(tuple(File("plain", kind) for kind in kinds)).to_json()
+
+    def do(job: Job, _cell: Cell, _given: Any, _twin: Any, *needs: Outcome) -> Outcome:
+        if job.stage == "quantize" and job.type != "Q8_0":
+            raise TryAgain(f"No {job.type} today.")
+        bad = [one.job for one in needs if not one.is_good]
+        return Outcome(job.id, "done", facts=facts if job.stage == "fetch" else {}, message=" ".join(bad))
+
+    cell = Cell("m", "", BuildRequest("owner/model", tmp_path / "m", kinds, "plain", bench=False))
+    with distributed.Client(cluster, set_as_default=False) as client, Journal(tmp_path / "journal") as told:
+        client.register_plugin(station.plugin(stores.found(tmp_path), Versions.here()), name="tables")
+        ended = Driver(lambda: client, tmp_path, told, Course(do=do)).drive([cell])
+
+    assert ends(ended) == {"failed": 2, "skipped": 2, "done": 6}
+    missed = {job for job, outcome in ended.items() if not outcome.is_good}
+    assert ended["m|finish||"].state == "done"
+    assert set(ended["m|finish||"].message.split()) == missed

@@ -154,3 +154,11 @@ def test_a_job_is_done_as_long_as_its_files_are_there(tmp_path: Path) -> None:
     assert past.outcome(ended.job, "k") is not None
     file.write_bytes(b"other")
     assert past.outcome(ended.job, "k") is None
+
+
+def test_tables_are_of_what_is_there() -> None:
+    for missed in ("m|fetch||", "m|base||"):
+        assert graph.is_in_vain("m|finish||", missed)
+    for missed in ("m|base|awq|", "m|quantize|plain|Q8_0", "m|measure||"):
+        assert not graph.is_in_vain("m|finish||", missed)
+        assert graph.is_in_vain("m|bench|plain|Q8_0", missed)

@@ -70,8 +70,13 @@ def test_it_ended(places: Places, events: list[Event], said: str) -> None:
 
 
 def test_none_began(tmp_path: Path) -> None:
+    places = Places(tmp_path)
     with pytest.raises(InputError, match="holds no sweep"):
-        watch.look(Places(tmp_path))
+        watch.look(places)
+    places.journal.parent.mkdir(parents=True)
+    places.journal.touch()  # stopped before its workers were there
+    with pytest.raises(InputError, match="holds no sweep"):
+        watch.look(places)
 
 
 def driver(places: Places, at_work: threading.Event, heed: Callable[[Places], bool]) -> None:
