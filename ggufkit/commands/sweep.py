@@ -48,7 +48,7 @@ from ggufkit.sweep.places import Places
 from ggufkit.sweep.records import Cell, Event, Outcome
 from ggufkit.sweep.spec import Queue, Spec
 from ggufkit.sweep.station import Versions
-from ggufkit.sweep.stores import StoreSpec
+from ggufkit.sweep.stores import Store, StoreSpec
 from ggufkit.version import __version__
 
 Hear = Callable[[Event], None]
@@ -146,6 +146,7 @@ def sweep(asked: Asked, hear: Hear) -> Mapping[str, Outcome]:
         if asked.store:
             store, say = clusters.files_here(found), lambda text: hear(Event(time.time(), "warned", text=text))
             workers.enter_context(claims.alone_at(asked.store, store, say, places.stop.touch))
+            _own(store, found, places)
         told = workers.enter_context(Journal(places.journal))
         where = asked.where(spec)
         clients = workers.enter_context(contextlib.closing(_Clients(where, found)))
@@ -167,6 +168,14 @@ def sweep(asked: Asked, hear: Hear) -> Mapping[str, Outcome]:
         for text in gather.gather(cells, places.out, failures, asked.against).warnings:
             hear(told.append(Event(time.time(), "warned", text=text)))
         return ended
+
+
+def _own(store: Store, found: StoreSpec, places: Places) -> None:
+    """Have the store marked as this sweep's. If another one wrote into it since, nothing that is known of files holds."""
+    before = store.read(stores.MARK)
+    if before is None or before.decode(errors="replace").strip() != found.name:
+        places.journal.unlink(missing_ok=True)
+        store.write(stores.MARK, found.name.encode())
 
 
 def _drop(places: Places, cells: Sequence[Cell]) -> None:

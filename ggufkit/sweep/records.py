@@ -11,9 +11,6 @@ from ggufkit.request import BuildRequest
 STAGES = ("fetch", "base", "scale", "matrix", "quantize", "refine", "measure", "speak", "tasks", "bench", "finish")
 """In the order in which a model goes through them."""
 
-STATES = ("waiting", "running", "done", "fresh", "failed", "skipped")
-"""Of a job: `fresh` if nothing was to be done, `skipped` if what it needs failed."""
-
 
 @dataclass(frozen=True)
 class Cell:
@@ -78,7 +75,7 @@ class Outcome:
     """How a job ended.
 
     Args:
-        state: "done", "fresh", "failed" or "skipped".
+        state: "done", "fresh" if nothing was to be done, "failed", or "skipped" if what it needs failed.
         worker: the name of the worker, "" where none was asked.
         seconds: wall time of the job itself, transfers among them.
         files: what came of it.

@@ -103,8 +103,8 @@ def wait_for_end(places: Places, seconds: float) -> bool:
 
 
 def has_begun(places: Places, before: int) -> bool:
-    """Whether a journal that was of so many bytes has more."""
-    return size_of(places.journal) > before
+    """Whether something was written into a journal that was of so many bytes, or into a new one in its place."""
+    return 0 < size_of(places.journal) != before
 
 
 def size_of(file: Path) -> int:

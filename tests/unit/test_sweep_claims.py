@@ -9,11 +9,13 @@ from pathlib import Path
 
 import pytest
 
+from ggufkit.commands import sweep
 from ggufkit.core.errors import BusyError
 from ggufkit.core.progress import SilentReporter
 from ggufkit.request import BuildRequest
-from ggufkit.sweep import done, work
+from ggufkit.sweep import done, stores, work
 from ggufkit.sweep.claims import CLAIM, alone_at, alone_in
+from ggufkit.sweep.places import Places
 from ggufkit.sweep.records import Cell, Outcome, StoredFile
 from ggufkit.sweep.station import Station
 from ggufkit.sweep.stores import PathStore
@@ -76,6 +78,16 @@ def test_what_was_done_is_noted_for_this_sweep_alone(tmp_path: Path) -> None:
     assert replace(found, files=tuple(found.files)) == outcome
     assert done.noted("tiny|base|awq|", here) is None
     assert done.noted(outcome.job, replace(here, run="two")) is None
+
+
+def test_what_another_sweep_wrote_over_is_not_known(tmp_path: Path) -> None:
+    store = PathStore(tmp_path / "url")
+    one, two = (Places(tmp_path / name) for name in ("one", "two"))
+    for places, is_kept in ((one, False), (one, True), (two, False), (one, False)):
+        spec = stores.found(places.out)
+        places.journal.touch()
+        sweep._own(store, spec, places)
+        assert places.journal.exists() is is_kept
 
 
 def test_a_worker_looks_each_sweeps_cells_up_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -79,6 +79,16 @@ def test_none_began(tmp_path: Path) -> None:
         watch.look(places)
 
 
+def test_a_new_journal_is_a_beginning_however_long_the_old_one_was(places: Places) -> None:
+    append(places, Event(0.0, "finished"), Event(0.0, "finished"))
+    before = watch.size_of(places.journal)
+    assert not watch.has_begun(places, before)
+    places.journal.unlink()
+    assert not watch.has_begun(places, before)
+    append(places, Event(0.0, "finished"))
+    assert watch.has_begun(places, before)
+
+
 def driver(places: Places, at_work: threading.Event, heed: Callable[[Places], bool]) -> None:
     with FileLock(places.lock):
         at_work.set()
