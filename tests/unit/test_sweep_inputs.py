@@ -71,7 +71,9 @@ def test_what_is_here_stays_where_it_is(tmp_path: Path) -> None:
 
 def test_names_of_hubs_and_texts_are_no_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    request = BuildRequest("qwen2.5-0.5b", types="q4_k_m,4.5bpw", corpus="wikitext2", variants="imatrix")
+    for name in ("q4_k_m", "wikitext2", "arc"):
+        (tmp_path / name).mkdir()
+    request = BuildRequest("qwen2.5-0.5b", types="q4_k_m,4.5bpw", corpus="wikitext2", tasks="arc")
     assert inputs.offered(request, PathStore(tmp_path)) == ()
 
 
