@@ -81,8 +81,8 @@ def _brought(one: Given, store: Store) -> str:
 
 
 def named(request: BuildRequest) -> list[str]:
-    """Paths on this disk that a request names, as it has them. A sweep file's are absolute: what else is there by the name of
-    a type or a text is not meant."""
+    """Paths on this disk that a request names, as it has them. A sweep file's are absolute: what else is here by the name
+    of a type or a text is not meant."""
     seen = [request.model] if sources.is_local(request.model) else []
 
     def note(part: str) -> str | None:

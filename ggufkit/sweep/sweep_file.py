@@ -16,6 +16,7 @@ from ggufkit.core.paths import user_path
 from ggufkit.core.records import QuantType
 from ggufkit.sweep import beside
 from ggufkit.sweep.clusters import SYSTEMS
+from ggufkit.sweep.places import CSV, HTML
 from ggufkit.sweep.spec import Cluster, Entry, Given, Profile, Queue, Selection, Setting, Spec, Word
 
 _LISTED = {"calibration": "calibration", "corpora": "corpus", "tasks": "tasks"}
@@ -194,7 +195,7 @@ def _text(node: Marked, name: str) -> str:
 
 def _name(node: Marked, name: str) -> str:
     """A name that a directory may have."""
-    if beside.NAME.fullmatch(name) is None:
+    if beside.NAME.fullmatch(name) is None or name.lower() in (CSV, HTML):
         hint = (
             "Give a name of letters, digits and . _ + -, the first a letter or a digit; a model has it as `name`."
         )

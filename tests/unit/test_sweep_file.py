@@ -63,6 +63,7 @@ def spec(directory: Path, text: str | bytes) -> Spec:
         ("models: [{model: ./there, revision: main}]\n", (1, 18), "Leave `revision` out."),
         ("models: [Qwen/Qwen3-0.6B, ms:Qwen/Qwen3-0.6B]\n", (1, 27), "Give one another name"),
         ("models: [{model: qwen2.5-0.5b, name: a/b}]\n", (1, 38), "No directory is called 'a/b' here."),
+        ("models: [{model: qwen2.5-0.5b, name: Sweep.csv}]\n", (1, 38), "No directory is called 'Sweep.csv' here."),
         ("models: [{name: a}]\n", (1, 10), "has no `model`"),
         # types and variants
         (TWO + "types: 4\n", (2, 8), "should be a list, [q4_k_m, q8_0], and is a number, 4"),
