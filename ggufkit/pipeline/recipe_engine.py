@@ -178,7 +178,9 @@ class RecipeEngine:
 
     def know(self, types: Mapping[str, Iterable[str]]) -> None:
         """Look how far tensors are from the base in some types, unless that is known already."""
-        todo = {name: [k for k in wanted if k not in self.lost.get(name, {})] for name, wanted in types.items()}
+        # The coarse type of a tensor may be one that it can have.
+        each = {name: dict.fromkeys(wanted) for name, wanted in types.items()}
+        todo = {name: [k for k in wanted if k not in self.lost.get(name, {})] for name, wanted in each.items()}
         todo = {name: kinds for name, kinds in todo.items() if kinds}
         if not todo:
             return
@@ -206,7 +208,7 @@ class RecipeEngine:
 
     @property
     def _errors(self) -> Path:
-        return self.directory / "errors.json"
+        return self.directory / "tensor-errors.json"
 
     def _weighs(self, tensor: Tensor) -> bool:
         return self.options.weigh and tensor.name in self.importance

@@ -258,3 +258,11 @@ def test_probes_are_of_one_target_at_a_time(
     monkeypatch.setattr(recipes._Chosen, "aim", aim)
     with pytest.raises(UsageError, match="will do"):
         make_recipe(read_gguf(base), size_target(100_000), sources, session.workspace.root / "r", OPTIONS, session)
+
+
+def test_an_error_counts_once(base: Path, sources: RecipeSources, session: Session) -> None:
+    engine = engine_of(base, sources, session)
+    tensor = engine.tensors[0]
+    engine.directory.mkdir(parents=True)
+    engine.know({tensor.name: ("Q4_K", "Q4_K")})
+    assert engine.lost[tensor.name] == engine.rounder.lost(tensor, ["Q4_K"])
