@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 from ggufkit.core.records import ResultRow
-from ggufkit.report import compare, recommend, scatter, trials, verdict
+from ggufkit.report import compare, recommend, scatter, swept, trials, verdict
 from ggufkit.report.compare import Facts, Sample
 from ggufkit.report.data import Entry, Extent, Footprint
 from ggufkit.report.recommend import Recommendation
@@ -22,8 +22,6 @@ from ggufkit.report.trials import PAYS, RECIPE, WORSE, Line, Trial
 
 _SIZE = re.compile(r"[-_.]?\d+(\.\d+)?[bm](?![a-z0-9])", re.IGNORECASE)
 _USUALLY = 0.5
-_COMMIT = 12
-"""Digits of a commit that tell it from all others; some write more of them, some less."""
 
 
 @dataclass(frozen=True)
@@ -179,10 +177,7 @@ def _conditions(entry: Entry) -> Facts | None:
     row = entry.row
     if row.kld_mean is None and row.ppl is None and row.cosine_mean is None:
         return None
-    return {
-        "text": row.corpus_sha256, "context": row.n_ctx, "number of chunks": row.n_chunks,
-        "llama.cpp": row.llama_cpp_commit and row.llama_cpp_commit[:_COMMIT],
-    }  # fmt: skip
+    return swept.conditions(row)
 
 
 def _entry(cell: Swept, row: ResultRow) -> Entry:

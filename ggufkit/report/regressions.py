@@ -7,11 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from ggufkit.core.records import ResultRow
-from ggufkit.report import losses, verdict
+from ggufkit.report import losses, swept, verdict
 from ggufkit.report.swept import Swept
 from ggufkit.report.verdict import Case, Gap
 
-_TOOL = "llama.cpp"
 _Key = tuple[str, str, str, str]
 
 
@@ -98,15 +97,8 @@ def _measured(cells: Sequence[Swept]) -> dict[_Key, tuple[Swept, Case]]:
 
 def _difference(now: tuple[Swept, Case], before: tuple[Swept, Case]) -> str:
     """What differs in how they were measured; "" where nothing does."""
-    (cell, one), (earlier, other) = now, before
-    facts = {
-        "text": (one.row.corpus_sha256, other.row.corpus_sha256),
-        "context": (one.row.n_ctx, other.row.n_ctx),
-        "number of chunks": (one.row.n_chunks, other.row.n_chunks),
-        _TOOL: (one.row.llama_cpp_commit, other.row.llama_cpp_commit),
-        "base": (cell.base_sha256, earlier.base_sha256),
-    }
-    return next((_reason(what, *both) for what, both in facts.items() if both[0] != both[1]), "")
+    facts, others = ({**swept.conditions(case.row), "base": cell.base_sha256} for cell, case in (now, before))
+    return next((_reason(what, facts[what], others[what]) for what in facts if facts[what] != others[what]), "")
 
 
 def _reason(what: str, now: object, before: object) -> str:

@@ -25,6 +25,8 @@ from ggufkit.report import tables
 
 KEYS = ("model", "profile")
 _HINT = "Give the sweep.csv of an earlier sweep."
+_COMMIT = 12
+"""Digits of a commit that tell it from all others; some write more of them, some less."""
 _PRESET = re.compile(r"[A-Z0-9_]+")
 
 
@@ -53,6 +55,15 @@ class Swept:
         """The hash of what its files are compared with; None where nothing was compared."""
         bases = (row.sha256 for row in self.rows if row.ppl_base is not None and row.kld_mean is None)
         return next(bases, None)
+
+
+def conditions(row: ResultRow) -> dict[str, object]:
+    """What must be equal where figures of several files are held against each other."""
+    commit = row.llama_cpp_commit
+    return {
+        "text": row.corpus_sha256, "context": row.n_ctx, "number of chunks": row.n_chunks,
+        "llama.cpp": commit and commit[:_COMMIT],
+    }  # fmt: skip
 
 
 def is_recipe(row: ResultRow) -> bool:

@@ -170,6 +170,12 @@ def test_what_cannot_be_compared_with_an_earlier_sweep(change: dict[str, object]
     )
 
 
+def test_a_commit_that_is_written_shorter_is_the_same() -> None:
+    now = Swept("m", "", (base(), row("plain", "Q4_0", 0.03)))
+    before = replace(now, rows=tuple(replace(r, llama_cpp_commit=COMMIT[:12]) for r in now.rows))
+    assert not regressions.against([now], [before]).apart
+
+
 def test_another_base_is_another_question() -> None:
     now = Swept("m", "", (base(), row("plain", "Q4_0", 0.03)))
     before = replace(now, rows=(replace(base(), sha256="00"), now.rows[1]))
