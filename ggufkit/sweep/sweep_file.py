@@ -26,7 +26,7 @@ _SELECTION = ("models", "types", "variants")
 _TOP = ("out", "models", *_SETTING, "exclude", "include", "profiles", "cluster")
 _ENTRY = ("model", "name", "revision", "hub", *_SETTING)
 _PROFILE = ("models", *_SETTING, "exclude", "include")
-_OPTIONS = tuple(name for name in spellings.OPTIONS if name not in (*_LISTED.values(), "force"))
+_OPTIONS = tuple(name for name in spellings.OPTIONS if name not in (*_LISTED.values(), "force", "explain"))
 _EXAMPLES = {
     "models": "[qwen2.5-0.5b, ./my-model]", "types": "[q4_k_m, q8_0]", "variants": "[plain, imatrix]",
     "calibration": "[text.txt]", "corpora": "[wikitext2]", "tasks": "[arc]",
@@ -36,6 +36,7 @@ _NOT_OPTIONS = {
     **{name: f"`{name}` stands beside `options`, not in it." for name in (*_SETTING, "out")},
     "corpus": "`corpora` stands beside `options`, and is a list.",
     "force": "Give --force to `ggufkit sweep`.",
+    "explain": "`ggufkit build --explain` says it of one model.",
     "from": "It is called `hub` here.",
     **{f"no_{name}": f"Write {name}: false." for name in _OPTIONS if spellings.KINDS[name] == values.SWITCH},
     **{old: f"It is called `{new}`." for old, new in request.RENAMED.items()},

@@ -50,6 +50,7 @@ def spec(directory: Path, text: str | bytes) -> Spec:
         (TWO + "options:\n  chunk: 20\n", (3, 3), "Did you mean 'chunks'?"),
         (TWO + "options: {no-bench: true}\n", (2, 11), "Write bench: false."),
         (TWO + "options: {force: true}\n", (2, 11), "Give --force"),
+        (TWO + "options: {explain: true}\n", (2, 11), "build --explain"),
         (TWO + "options: {types: [q8_0]}\n", (2, 11), "beside `options`"),
         (TWO + "cluster: {slurm: {queue: gpu}}\n", (2, 19), "It is called `partition`."),
         ("types: [q8_0]\n", (1, 1), "There are no models."),
