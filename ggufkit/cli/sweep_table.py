@@ -18,6 +18,7 @@ from rich.text import Text
 
 from ggufkit.cli.options import QUIETLY
 from ggufkit.cli.terminal import Screen, console, is_watched, words
+from ggufkit.cli.terminal import lines as in_lines
 from ggufkit.core import escape, units
 from ggufkit.sweep import status
 from ggufkit.sweep.places import Places
@@ -122,9 +123,9 @@ def parts(board: Board, now: float, width: int = WIDTH, most: int = _MOST_LINES)
         told = (
             f"{escape.terminal(status.words(job.job))} · {escape.terminal(job.worker)} · {_since(now - job.since)}"
         )
-        yield Text(_short(f"▸ {told}", width))
+        yield words(_short(f"▸ {told}", width))
     more = len(board.running) - _AT_WORK
-    yield Text(far(board, now) + (f" · {more} more at work" if more > 0 else ""))
+    yield words(far(board, now) + (f" · {more} more at work" if more > 0 else ""))
     if board.driver.dashboard:
         yield words((f"Dask's dashboard: {board.driver.dashboard}", "dim"))
 
@@ -142,9 +143,9 @@ def table(board: Board, width: int = WIDTH, most: int = _MOST_LINES) -> Table:
     for head in heads:
         found.add_column(head, justify="right", no_wrap=True)
     for line in shown:
-        found.add_row(Text(_middle(escape.terminal(line.cell), room)), *cells[line.cell])
+        found.add_row(words(_middle(escape.terminal(line.cell), room)), *cells[line.cell])
     for said in collapsed:
-        found.add_row(Text(_short(said, room), style="dim"))
+        found.add_row(words((_short(said, room), "dim")))
     return found
 
 
@@ -165,23 +166,17 @@ def _chosen(lines: Sequence[Line], most: int) -> tuple[list[Line], list[str]]:
 
 def _cell(tally: Tally | None) -> Text:
     if tally is None:
-        return Text("")
+        return words("")
     if not tally.left and not tally.failed:
-        return Text("✓", style="green")
+        return words(("✓", "green"))
     mark = "!" if tally.failed else ""
     if tally.total == 1:
-        return (
-            Text("✗", style="red")
-            if mark
-            else Text("▸", style="cyan")
-            if tally.running
-            else Text("·", style="dim")
-        )
+        return words(("✗", "red")) if mark else words(("▸", "cyan")) if tally.running else words(("·", "dim"))
     counted = (
         f"{tally.done}/{tally.total}" if tally.total <= _MOST_COUNTED else f"{100 * tally.done // tally.total}%"
     )
     style = "red" if mark else "cyan" if tally.running else "" if tally.done else "dim"
-    return Text(counted + mark, style=style)
+    return words((counted + mark, style))
 
 
 def far(board: Board, now: float) -> str:
@@ -234,7 +229,7 @@ def _warnings(board: Board) -> Iterator[Text]:
 def _why(outcome: Outcome, skipped: Mapping[str, int]) -> Text:
     count = skipped.get(outcome.job, 0)
     lost = f"{count} job{'' if count == 1 else 's'} behind it could not be done." if count else ""
-    return Text("\n").join(words(part) for part in (outcome.message, outcome.hint, lost) if part)
+    return in_lines(*(part for part in (outcome.message, outcome.hint, lost) if part))
 
 
 def _since(seconds: float) -> str:

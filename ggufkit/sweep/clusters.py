@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
 import logging
 import os
 import shutil
@@ -15,6 +14,7 @@ from typing import Any
 
 from ggufkit.core import extras, machine
 from ggufkit.core.errors import BusyError, InputError, UsageError
+from ggufkit.core.imports import imported
 from ggufkit.core.units import GIB
 from ggufkit.llama import cuda
 from ggufkit.sweep import keeper, station
@@ -215,7 +215,7 @@ def _queued(where: Where, spec: StoreSpec) -> Iterator[Any]:
         InputError: there is no such queue here, or it refuses the first job.
     """
     system, hint = require_system(where.system), f"See cluster: {where.system}: in the sweep file."
-    kind = getattr(importlib.import_module("dask_jobqueue"), system.cluster)
+    kind = getattr(imported("dask_jobqueue"), system.cluster)
     submitted: SimpleQueue[str] = SimpleQueue()
     told = queue_arguments(where.system, where.queue, Path(spec.out) / HOME / "logs")
     logging.getLogger("tornado.application").setLevel(logging.CRITICAL)  # of what a queue says, once is enough

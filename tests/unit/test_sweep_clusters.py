@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import importlib
 import shutil
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
 from ggufkit.core.errors import InputError, UsageError
+from ggufkit.core.imports import imported
 from ggufkit.sweep import clusters
 from ggufkit.sweep.clusters import SYSTEMS, local_workers
 from ggufkit.sweep.spec import Queue
@@ -20,10 +21,11 @@ ASKED = Queue("long", "lab", "4:00:00", gpus=2, cores=16, memory_bytes=64 << 30)
 
 def script(asked: Queue, system: str = "slurm") -> str:
     """The job that dask-jobqueue submits."""
-    pytest.importorskip("dask_jobqueue")
+    if find_spec("dask_jobqueue") is None:
+        pytest.skip("dask-jobqueue is not installed")
     told = clusters.queue_arguments(system, asked, Path("/logs"))
     del told["scheduler_options"]
-    kind = getattr(importlib.import_module("dask_jobqueue"), SYSTEMS[system].cluster)
+    kind = getattr(imported("dask_jobqueue"), SYSTEMS[system].cluster)
     return str(kind.job_cls(scheduler="tcp://10.0.0.1:8786", name="0", **told).job_script())
 
 
