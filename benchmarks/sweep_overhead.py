@@ -28,7 +28,8 @@ from ggufkit.report.tables import load_results
 from ggufkit.request import BuildRequest
 from ggufkit.sweep import clusters, stores
 from ggufkit.sweep.clusters import Where
-from ggufkit.sweep.drive import Course, Driver
+from ggufkit.sweep.course import Course
+from ggufkit.sweep.drive import Driver
 from ggufkit.sweep.facts import Facts, File
 from ggufkit.sweep.journal import Journal
 from ggufkit.sweep.places import Places

@@ -39,7 +39,8 @@ from ggufkit.sweep import (
     watch,
 )
 from ggufkit.sweep.clusters import Connection, Where
-from ggufkit.sweep.drive import Course, Driver
+from ggufkit.sweep.course import Course
+from ggufkit.sweep.drive import Driver
 from ggufkit.sweep.foreseen import Outlook
 from ggufkit.sweep.journal import Journal
 from ggufkit.sweep.keys import Keys

@@ -12,21 +12,20 @@ import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import CancelledError
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from ggufkit.core import machine
 from ggufkit.core.errors import GgufkitError, Interrupted, ResourceError
-from ggufkit.request import BuildRequest
 from ggufkit.steps.step import Workspace
 from ggufkit.sweep import graph, journal, work
-from ggufkit.sweep.at_work import AtWork, Look, cell_of
-from ggufkit.sweep.inputs import Given
+from ggufkit.sweep.at_work import AtWork, cell_of
+from ggufkit.sweep.course import Course
 from ggufkit.sweep.journal import Journal
-from ggufkit.sweep.keys import Keys
-from ggufkit.sweep.records import Cell, Event, Job, Outcome, StoredFile
-from ggufkit.sweep.station import CHECKED, TOPIC
+from ggufkit.sweep.offers import Offers
+from ggufkit.sweep.records import Cell, Event, Job, Outcome
+from ggufkit.sweep.station import TOPIC
 from ggufkit.sweep.status import SCHEDULER
 from ggufkit.sweep.work import TryAgain
 
@@ -36,40 +35,13 @@ _ROOM = "Make room there, and repeat the command: what was finished is kept."
 _DEATHS = 8
 """A job that began so often, and whose worker died each time, is the reason. Dask counts those, too, that only waited."""
 _LOOK_S = 0.5
+_STRANDED_S = 5.0
+"""How often is looked whether jobs wait for workers that there are none of."""
 _AGAIN = 3
 """How often a job is tried anew that another try may help, or that was lost with its workers."""
 _LOST = ("KilledWorker", "NoValidWorkerError")
 _ALONE = ("fetch", "finish")
 """Stages of which no cell does the work of another."""
-
-
-@dataclass(frozen=True)
-class Course:
-    """How a sweep is driven.
-
-    Args:
-        window: cells at work at once: the next ones are fetched while the first is measured.
-        on_gpu: workers with GPUs do what a GPU is good for.
-        at_files: a resource of the workers that see all files of a cell, "" where all do.
-        patience_s: how long a scheduler that is gone is waited for.
-        do: what a worker does with a job.
-        offer: lets workers elsewhere have the files that a request names.
-        bring: brings files of a cell that was finished elsewhere to where the sweep's directory is.
-        is_stopped: whether somebody asked to stop.
-        look: how a job ended before, by its id and its key, if nothing is to be done for it.
-        keys: of a cell's jobs.
-    """
-
-    window: int = 4
-    on_gpu: bool = False
-    at_files: str = ""
-    patience_s: float = 600.0
-    do: Callable[..., Outcome] = work.run
-    offer: Callable[[BuildRequest], tuple[Given, ...]] = lambda _request: ()
-    bring: Callable[[str, Sequence[StoredFile]], None] = lambda _cell, _files: None
-    is_stopped: Callable[[], bool] = lambda: False
-    look: Look = lambda _job, _key: None
-    keys: Callable[[Cell], Keys | None] = lambda _cell: None
 
 
 class _Ended(NamedTuple):
@@ -102,6 +74,8 @@ class Driver:
         self._said: queue.SimpleQueue[tuple[str, Any]] = queue.SimpleQueue()
         self._open: dict[str, AtWork] = {}
         self._twins: dict[str, tuple[str, str]] = {}
+        self._next_look = 0.0
+        self._offers = Offers(lambda: self._resources("running", "paused"))
         self._name = uuid.uuid4().hex[:8]
         self.outcomes: dict[str, Outcome] = {}
 
@@ -170,16 +144,20 @@ class Driver:
     def _submit(self, one: AtWork, job: Job) -> None:
         needs = [one.outcomes.get(name) or one.futures[name] for name in job.needs]
         at_files = job.stage == "finish" and self._course.at_files
+        one.asked[job.id] = {at_files: 1.0} if at_files else self._offers.asked(job.resources)
+        if short := self._offers.short(job.resources):
+            self._note("warned", job.id, short)
         future = self._client.submit(
             self._course.do, job, one.cell, one.given, self._twin(one, job), *needs,
             key=f"{job.stage}-{self._name}{one.tries.get(job.id, 0)}-{job.id}", pure=False, retries=_AGAIN,
-            resources={at_files: 1.0} if at_files else dict(job.resources), priority=one.priority(job),
+            resources=one.asked[job.id], priority=one.priority(job),
         )  # fmt: skip
         one.futures[job.id] = future
         self._watch(job.id, future)
 
     def _twin(self, one: AtWork, job: Job) -> tuple[str, Any] | None:
         """A cell that asks for the same, and the same job there: how it ended, or will."""
+        one.twins.pop(job.id, None)
         key = one.keys.get(job.id, "")
         cell, other = self._twins.setdefault(key, (one.cell.name, job.id))
         if not key or job.stage in _ALONE or cell == one.cell.name:
@@ -187,7 +165,10 @@ class Driver:
         ended = self.outcomes.get(other)
         if ended is not None:
             return (cell, ended) if ended.is_good else None
-        return (cell, self._open[cell].futures[other]) if other in self._open[cell].futures else None
+        if other not in self._open[cell].futures:
+            return None
+        one.twins[job.id] = other
+        return (cell, self._open[cell].futures[other])
 
     def _watch(self, job: str, future: Any) -> None:
         future.add_done_callback(lambda ended: self._said.put(("ended", _Ended(job, ended))))
@@ -213,6 +194,7 @@ class Driver:
                 self._erred(self._open[cell_of(job)], job, future)
             elif future.status == "pending":
                 self._watch(job, future)
+        self._look_for_stranded()
         if self._client.status != "running" or any(one.future.status in ("cancelled", "lost") for one in ended):
             self._recover()
 
@@ -258,6 +240,9 @@ class Driver:
         waited = [name for name in one.jobs[job].needs if name in one.futures and name not in one.outcomes]
         if any(one.futures[name].status == "error" for name in waited):
             return  # that one is heard, and has this one tried again or left out
+        if self._failed_with_twin(one, job):
+            self._again(one, [job, *one.behind(job)])
+            return
         error = future.exception()
         if type(error).__name__ in _LOST and one.begun.get(job, 0) < _DEATHS:
             self._note("retried", job, str(error))
@@ -269,6 +254,14 @@ class Driver:
                 self._take(one, Outcome(left, "skipped", because=job))
             else:
                 self._again(one, [left])
+
+    def _failed_with_twin(self, one: AtWork, job: str) -> bool:
+        """Whether a job has no error of its own, but that of its twin, which is heard before it."""
+        twin = one.twins.pop(job, "")
+        other = self._open.get(cell_of(twin))
+        if other is not None and twin not in other.outcomes and other.futures[twin].status == "error":
+            self._erred(other, twin, other.futures[twin])
+        return bool(twin) and not (twin in self.outcomes and self.outcomes[twin].is_good)
 
     def _again(self, one: AtWork, jobs: Sequence[str]) -> None:
         """Submit jobs anew."""
@@ -300,7 +293,7 @@ class Driver:
         kind, job, text = (str(event.get(key, "")) for key in ("kind", "job", "text"))
         if kind in _OF_WORKERS:
             self._note(kind, text=f"{text} {event.get('hint', '')}".strip())
-            if kind != "resumed" and not self._has_workers():
+            if kind != "resumed" and not Offers(lambda: self._resources("running")).most:
                 raise ResourceError(f"No worker is left. {text}", hint=str(event.get("hint") or _ROOM))
         elif cell_of(job) not in self._open:
             return
@@ -313,10 +306,24 @@ class Driver:
         elif kind == "progress":  # for who watches; too much for the journal
             self._hear(Event(time.time(), "progress", job, text=_far(event)))
 
-    def _has_workers(self) -> bool:
-        """Whether there is a worker that takes jobs."""
+    def _resources(self, *states: str) -> list[Mapping[str, float]]:
+        """What each worker offers that is in one of some states."""
+        if self._client.status != "running":
+            return []
         known = self._client.scheduler_info(n_workers=-1)["workers"].values()
-        return any(w["status"] == "running" and w["resources"].get(CHECKED, 0) for w in known)
+        return [w["resources"] for w in known if w["status"] in states]
+
+    def _look_for_stranded(self) -> None:
+        """Submit anew what waits for room that is gone with its worker; tell what waits for a kind of worker."""
+        if time.monotonic() < self._next_look:
+            return
+        self._next_look = time.monotonic() + _STRANDED_S
+        waiting = [(one, job) for one in self._open.values() for job in one.waiting]
+        for one, job in waiting:
+            if self._offers.is_beyond(one.asked[job]):
+                self._again(one, [job, *one.behind(job)])
+        for text in self._offers.missing([one.asked[job] for one, job in waiting]):
+            self._note("warned", text=text)
 
     def _note(self, kind: str, job: str = "", text: str = "") -> None:
         self._tell(Event(time.time(), kind, job, text=text))

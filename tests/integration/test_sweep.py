@@ -10,11 +10,14 @@ from typing import Any
 import pytest
 
 import ggufkit
+from ggufkit.core.errors import Interrupted
 from ggufkit.core.records import Toolchain
 from ggufkit.pipeline.build import build
 from ggufkit.request import BuildRequest
-from ggufkit.sweep import station, stores
-from ggufkit.sweep.drive import Course, Driver
+from ggufkit.sweep import drive as drive_module
+from ggufkit.sweep import offers, station, stores
+from ggufkit.sweep.course import Course
+from ggufkit.sweep.drive import Driver
 from ggufkit.sweep.facts import Facts, File
 from ggufkit.sweep.journal import Journal
 from ggufkit.sweep.keys import Keys
@@ -155,3 +158,55 @@ def test_a_model_of_which_a_job_failed_has_tables_of_the_rest(cluster: Any, tmp_
     missed = {job for job, outcome in ended.items() if not outcome.is_good}
     assert ended["m|finish||"].state == "done"
     assert set(ended["m|finish||"].message.split()) == missed
+
+
+def drive(
+    cluster: Any, out: Path, cells: list[Cell], course: Course, hear: Callable[[Event], None]
+) -> Mapping[str, Outcome]:
+    with distributed.Client(cluster, set_as_default=False) as client, Journal(out / "journal") as told:
+        client.register_plugin(station.plugin(stores.found(out), Versions.here()), name="driven")
+        return Driver(lambda: client, out, told, course, hear).drive(cells)
+
+
+def test_what_fails_in_one_profile_is_tried_by_the_other(cluster: Any, tmp_path: Path) -> None:
+    facts = Facts((File("plain", "Q8_0"),)).to_json()
+
+    def do(job: Job, _cell: Cell, _given: Any, _twin: Any, *_needs: Outcome) -> Outcome:
+        if job.stage == "base" and job.cell == "full/m":
+            raise TryAgain("No base today.")
+        return Outcome(job.id, "done", facts=facts if job.stage == "fetch" else {})
+
+    request = BuildRequest("owner/model", tmp_path / "m", "q8_0", "plain", bench=False)
+    cells = [Cell("m", profile, request) for profile in ("full", "quick")]
+    course = Course(do=do, keys=lambda cell: Keys.of(cell, Versions.here()))
+    ended = drive(cluster, tmp_path, cells, course, lambda _event: None)
+
+    assert ended["full/m|base||"].message == "No base today."
+    assert {outcome.state for job, outcome in ended.items() if job.startswith("quick/")} == {"done"}
+
+
+def test_what_no_worker_offers_is_told(cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(offers, "_PATIENCE_S", 0.5)
+    monkeypatch.setattr(offers, "_LOOK_S", 0.1)
+    monkeypatch.setattr(drive_module, "_STRANDED_S", 0.2)
+    facts = Facts((File("plain", "Q8_0"),), base_bytes=1 << 50).to_json()
+    heard: list[str] = []
+
+    def do(job: Job, _cell: Cell, _given: Any, _twin: Any, *_needs: Outcome) -> Outcome:
+        return Outcome(job.id, "done", facts=facts if job.stage == "fetch" else {})
+
+    def hear(event: Event) -> None:
+        if event.kind == "warned":
+            heard.append(event.text)
+
+    cell = Cell("m", "", BuildRequest("owner/model", tmp_path / "m", "q8_0", "plain", bench=False))
+    ended = drive(cluster, tmp_path, [cell], Course(do=do), hear)
+    assert ends(ended) == {"done": len(ended)}
+    assert heard
+    assert all("of memory, of which no worker has more than" in text for text in heard)
+
+    heard.clear()
+    on_gpu = Course(do=do, on_gpu=True, is_stopped=lambda: "with a GPU" in "".join(heard))
+    with pytest.raises(Interrupted):
+        drive(cluster, tmp_path, [cell], on_gpu, hear)
+    assert heard[-1].startswith("A job waits for a worker with a GPU, and there is none.")
