@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 import ggufkit
+from ggufkit.core import process
 from ggufkit.core.errors import Interrupted
 from ggufkit.core.records import Toolchain
 from ggufkit.pipeline.build import build
@@ -209,4 +210,5 @@ def test_what_no_worker_offers_is_told(cluster: Any, tmp_path: Path, monkeypatch
     on_gpu = Course(do=do, on_gpu=True, is_stopped=lambda: "with a GPU" in "".join(heard))
     with pytest.raises(Interrupted):
         drive(cluster, tmp_path, [cell], on_gpu, hear)
+    process.go_on()  # the workers are of this process, whose tools were stopped
     assert heard[-1].startswith("A job waits for a worker with a GPU, and there is none.")
