@@ -336,12 +336,19 @@ def test_it_prints_without_cutting(sixty: Path, tmp_path: Path) -> None:
 def test_sixty_files_are_reported_within_five_seconds(sixty: Path) -> None:
     root = sixty.parent
     (root / "report.html").unlink()
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    subprocess.run([sys.executable, "-m", "ggufkit", "report", str(root)], check=True, capture_output=True)
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    # Seconds of a processor: what else the machine does meanwhile does not count.
-    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 5
+    pace = seconds_of("-c", "import matplotlib.pyplot, pandas")
+    assert seconds_of("-m", "ggufkit", "report", str(root)) < max(
+        5.0, 9 * pace
+    )  # a slow processor has as much longer
     assert sixty.is_file()
+
+
+def seconds_of(*arguments: str) -> float:
+    """Seconds of a processor that Python takes: what else the machine does meanwhile does not count."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    subprocess.run([sys.executable, *arguments], check=True, capture_output=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
 @needs_chromium
