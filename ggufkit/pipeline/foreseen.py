@@ -28,13 +28,6 @@ _LONGEST_TEXT = 127
 """Characters of a text that llama-quantize keeps of what it adds to metadata."""
 
 
-def promised_bytes(n_params: int, kind: QuantType) -> int:
-    """The size of a file of so many parameters as its type's name says it; 0 where it says none."""
-    if kind.target is not None and kind.target.kind == "size":
-        return int(kind.target.number)
-    return int(n_params * (quants.nominal_bpw(kind) or 0) / 8)
-
-
 @dataclass(frozen=True)
 class Matrix:
     """An importance matrix that is yet to be computed.

@@ -115,10 +115,17 @@ def require_disk_for_base(job: Job) -> None:
         n_bytes = job.model.n_params * (4 if job.base_type == "F32" else 2)
     else:
         n_bytes = 0 if import_gguf.can_clone(job.model, job.session) else job.model.size_bytes
-    outputs = sum(foreseen.promised_bytes(job.model.n_params, kind) for _, kind in job.targets)
+    outputs = sum(_promised_bytes(job, kind) for _, kind in job.targets)
     beside = job.part.n_bytes if job.part is not None else 0
     beside += n_bytes if job.request.parts.split is not None else 0
     Plan((), n_bytes + outputs + beside, machine.free_disk(job.out), 0, 1).require(job.out)
+
+
+def _promised_bytes(job: Job, kind: QuantType) -> int:
+    """The size of an output as its name says it; 0 where it says none."""
+    if kind.target is not None and kind.target.kind == "size":
+        return int(kind.target.number)
+    return int(job.model.n_params * (quants.nominal_bpw(kind) or 0) / 8)
 
 
 def with_fitting(job: Job) -> Job:

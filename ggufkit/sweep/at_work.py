@@ -26,7 +26,6 @@ class AtWork:
         given: files that its request names, for workers that lack them.
         lock: ends what holds its directory.
         futures: of jobs that were submitted, the latest of each.
-        asked: what was asked of a worker for jobs that were submitted.
         twins: of jobs that wait for one of another cell, which that is.
         tries, begun: how often jobs were submitted anew, and how often workers began them.
     """
@@ -40,7 +39,6 @@ class AtWork:
     keys: dict[str, str] = field(default_factory=dict)
     futures: dict[str, Any] = field(default_factory=dict)
     outcomes: dict[str, Outcome] = field(default_factory=dict)
-    asked: dict[str, Mapping[str, float]] = field(default_factory=dict)
     twins: dict[str, str] = field(default_factory=dict)
     tries: dict[str, int] = field(default_factory=dict)
     begun: dict[str, int] = field(default_factory=dict)
@@ -56,9 +54,9 @@ class AtWork:
         return [job for job in self.jobs.values() if job.id not in self.outcomes]
 
     @property
-    def waiting(self) -> list[str]:
-        """The jobs that were submitted and have not ended, and for which nothing is left to be made."""
-        return [job.id for job in self.left if job.id in self.asked and self.outcomes.keys() >= set(job.needs)]
+    def waiting(self) -> list[Job]:
+        """The jobs that have not ended, and for which nothing is left to be made."""
+        return [job for job in self.left if self.outcomes.keys() >= set(job.needs)]
 
     def behind(self, job: str) -> Iterator[str]:
         """The jobs that need a job, or one that needs it."""

@@ -95,21 +95,17 @@ class Where:
 
 @dataclass(frozen=True)
 class LocalWorker:
-    """A worker on this machine, one of so many: its threads, and the GPU that it alone has; "" for none."""
+    """A worker on this machine: its threads, and the GPU that it alone has; "" for none."""
 
     name: str
     threads: int
     gpu: str = ""
     makes: bool = True
-    of: int = 1
 
     @property
     def options(self) -> dict[str, Any]:
         """What Dask starts it with. One that quantizes sees the GPUs, so that it has the same llama.cpp, and offers none."""
-        resources = {
-            station.THREADS: self.threads, station.GPU: int(bool(self.gpu)), station.CPU: int(self.makes),
-            station.MEMORY: machine.total_memory() // self.of,
-        }  # fmt: skip
+        resources = {station.THREADS: self.threads, station.GPU: int(bool(self.gpu)), station.CPU: int(self.makes)}
         seen = {"CUDA_VISIBLE_DEVICES": self.gpu} if self.gpu else {}
         return {
             "nthreads": LIGHT_THREADS, "name": self.name, "resources": resources, "memory_limit": 0,
@@ -121,11 +117,10 @@ def local_workers(wanted: int | None, cores: int, gpus: Sequence[str]) -> list[L
     """One worker a GPU and some that quantize beside them; without GPUs so many as are wanted, or one."""
     with_gpu = list(gpus)[: wanted or None]
     makers = max(1, (cores - len(with_gpu)) // _CORES_PER_MAKER) if with_gpu else wanted or 1
-    every = len(with_gpu) + makers
-    threads = max(1, cores // every)
+    threads = max(1, cores // (len(with_gpu) + makers))
     return [
-        *(LocalWorker(f"gpu-{i}", threads, gpu, makes=False, of=every) for i, gpu in enumerate(with_gpu)),
-        *(LocalWorker(f"cpu-{i}", threads, of=every) for i in range(makers)),
+        *(LocalWorker(f"gpu-{i}", threads, gpu, makes=False) for i, gpu in enumerate(with_gpu)),
+        *(LocalWorker(f"cpu-{i}", threads) for i in range(makers)),
     ]
 
 

@@ -25,7 +25,7 @@ from ggufkit.sweep.course import Course
 from ggufkit.sweep.journal import Journal
 from ggufkit.sweep.offers import Offers
 from ggufkit.sweep.records import Cell, Event, Job, Outcome
-from ggufkit.sweep.station import TOPIC
+from ggufkit.sweep.station import CHECKED, TOPIC
 from ggufkit.sweep.status import SCHEDULER
 from ggufkit.sweep.work import TryAgain
 
@@ -144,13 +144,10 @@ class Driver:
     def _submit(self, one: AtWork, job: Job) -> None:
         needs = [one.outcomes.get(name) or one.futures[name] for name in job.needs]
         at_files = job.stage == "finish" and self._course.at_files
-        one.asked[job.id] = {at_files: 1.0} if at_files else self._offers.asked(job.resources)
-        if short := self._offers.short(job.resources):
-            self._note("warned", job.id, short)
         future = self._client.submit(
             self._course.do, job, one.cell, one.given, self._twin(one, job), *needs,
             key=f"{job.stage}-{self._name}{one.tries.get(job.id, 0)}-{job.id}", pure=False, retries=_AGAIN,
-            resources=one.asked[job.id], priority=one.priority(job),
+            resources={at_files: 1.0} if at_files else dict(job.resources), priority=one.priority(job),
         )  # fmt: skip
         one.futures[job.id] = future
         self._watch(job.id, future)
@@ -293,7 +290,7 @@ class Driver:
         kind, job, text = (str(event.get(key, "")) for key in ("kind", "job", "text"))
         if kind in _OF_WORKERS:
             self._note(kind, text=f"{text} {event.get('hint', '')}".strip())
-            if kind != "resumed" and not Offers(lambda: self._resources("running")).most:
+            if kind != "resumed" and self._is_without_workers():
                 raise ResourceError(f"No worker is left. {text}", hint=str(event.get("hint") or _ROOM))
         elif cell_of(job) not in self._open:
             return
@@ -313,16 +310,18 @@ class Driver:
         known = self._client.scheduler_info(n_workers=-1)["workers"].values()
         return [w["resources"] for w in known if w["status"] in states]
 
+    def _is_without_workers(self) -> bool:
+        """Whether there is a scheduler, and no worker that takes jobs."""
+        offers = self._resources("running")
+        return self._client.status == "running" and not any(offered.get(CHECKED, 0) for offered in offers)
+
     def _look_for_stranded(self) -> None:
-        """Submit anew what waits for room that is gone with its worker; tell what waits for a kind of worker."""
+        """Tell what waits for a kind of worker that there is none of."""
         if time.monotonic() < self._next_look:
             return
         self._next_look = time.monotonic() + _STRANDED_S
-        waiting = [(one, job) for one in self._open.values() for job in one.waiting]
-        for one, job in waiting:
-            if self._offers.is_beyond(one.asked[job]):
-                self._again(one, [job, *one.behind(job)])
-        for text in self._offers.missing([one.asked[job] for one, job in waiting]):
+        waiting = [job.resources for one in self._open.values() for job in one.waiting]
+        for text in self._offers.missing(waiting):
             self._note("warned", text=text)
 
     def _note(self, kind: str, job: str = "", text: str = "") -> None:

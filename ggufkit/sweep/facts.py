@@ -10,7 +10,7 @@ from ggufkit.core import variants
 from ggufkit.core.records import Json
 from ggufkit.llama import quants
 from ggufkit.pipeline import measuring
-from ggufkit.pipeline.foreseen import is_measured, promised_bytes
+from ggufkit.pipeline.foreseen import is_measured
 from ggufkit.pipeline.job import Job
 
 
@@ -24,7 +24,6 @@ class File:
         weighed: an importance matrix is needed for it.
         after: it is changed after it was quantized.
         plainer: the variant whose file of the same type that starts from, "" where that is no result itself.
-        n_bytes: how large its type promises it to be, 0 where it promises nothing.
     """
 
     variant: str
@@ -33,7 +32,6 @@ class File:
     weighed: bool = False
     after: bool = False
     plainer: str = ""
-    n_bytes: int = 0
 
 
 @dataclass(frozen=True)
@@ -42,13 +40,11 @@ class Facts:
 
     Args:
         n_params: elements of all weights.
-        base_bytes: of the base.
         together: all files are evaluated by one job, see `pipeline.measuring.is_one_pass`.
     """
 
     files: tuple[File, ...] = ()
     n_params: int = 0
-    base_bytes: int = 0
     together: bool = False
 
     def to_json(self) -> dict[str, Json]:
@@ -78,11 +74,6 @@ def facts_of(job: Job) -> Facts:
                 weighed or is_measured(kind),
                 variant.after is not None,
                 plainer.name if is_shown and not (is_measured(kind) and variant.refined) else "",
-                promised_bytes(job.model.n_params, kind),
             )
         )
-    return Facts(tuple(files), job.model.n_params, _base_bytes(job), measuring.is_one_pass(job))
-
-
-def _base_bytes(job: Job) -> int:
-    return job.model.n_params * (4 if job.base_type == "F32" else 2)
+    return Facts(tuple(files), job.model.n_params, measuring.is_one_pass(job))

@@ -7,14 +7,12 @@ from dataclasses import dataclass
 
 from ggufkit.sweep.facts import Facts, File
 from ggufkit.sweep.records import Cell, Job
-from ggufkit.sweep.station import CHECKED, CPU, DISK, GPU, HEAVY, MEMORY
+from ggufkit.sweep.station import CHECKED, CPU, GPU, HEAVY
 
 _LIGHT = ("fetch", "finish")
 _ON_GPU = ("scale", "matrix", "refine", "measure", "speak", "tasks", "bench")
 _ON_CPU = ("base", "quantize")
 _MEASURING = ("measure", "speak", "tasks", "bench")
-_WHOLE = ("matrix", *_MEASURING)
-"""Stages that have a model in memory; others read a part of it at a time."""
 _FIRST = ("fetch", "base")
 """Stages without which, of the model as it is, there is nothing to tabulate."""
 
@@ -66,20 +64,7 @@ class _Graph:
 
     def _job(self, stage: str, variant: str = "", kind: str = "", needs: Sequence[str] = ()) -> Job:
         on_gpu = self.on_gpu and self.cell.request.run.backend != "cpu"
-        resources = _resources(stage, on_gpu=on_gpu) | self._room(stage, variant, kind)
-        return Job(self.cell.name, stage, variant, kind, tuple(needs), resources)
-
-    def _room(self, stage: str, variant: str, kind: str) -> dict[str, float]:
-        """Bytes of memory and of disk that a job is foreseen to take; what is not foreseen is left out."""
-        if stage in _LIGHT:
-            return {}
-        base, every = self.facts.base_bytes, self.facts.files
-        files = sum(f.n_bytes for f in every if (f.variant, f.type) == (variant, kind))
-        if stage == "measure" and not kind and self.facts.together:
-            files = sum(f.n_bytes for f in every)
-        made_of = base if stage in ("base", "scale", "refine") else 0  # the checkpoint
-        memory = 0 if stage not in _WHOLE else files if files and stage != "measure" else base
-        return {name: float(n) for name, n in ((MEMORY, memory), (DISK, base + files + made_of)) if n}
+        return Job(self.cell.name, stage, variant, kind, tuple(needs), _resources(stage, on_gpu=on_gpu))
 
     def _id(self, stage: str, variant: str = "", kind: str = "") -> str:
         return Job(self.cell.name, stage, variant, kind).id

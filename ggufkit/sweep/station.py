@@ -33,12 +33,9 @@ CHECKED = "ggufkit"
 """A resource: so many light jobs at once, more than anybody has threads for."""
 HEAVY, GPU, CPU, THREADS = "heavy", "GPU", "CPU", "threads"
 """`CPU` has who quantizes: not a worker for a GPU that has others beside it for that."""
-MEMORY, DISK = "memory", "disk"
-"""Bytes for a heavy job: RAM and that of GPUs; room for files, where the sweep's directory is not seen."""
 PLUGIN = "ggufkit-station"
 
 _MANY = 1000.0
-_NO_BOUND = 2.0**62
 _KEEPER_JOBS = 1.0
 _LOOK_S = 15.0
 _ATTRIBUTE, _REFUSAL = "ggufkit_station", "ggufkit_refusal"
@@ -211,18 +208,8 @@ def _resources(worker: Any, spec: StoreSpec, station: Station) -> dict[str, floa
     if is_keeper(worker, spec):
         return {keeper.RESOURCE: _KEEPER_JOBS}
     given = worker.state.total_resources
-    found = {CHECKED: _MANY, HEAVY: 1.0, GPU: float(station.n_gpus), CPU: 1.0, MEMORY: float(_memory(worker))}
-    found[DISK] = _NO_BOUND if station.store.shared else float(machine.free_disk(Path(worker.local_directory)))
-    found = {name: given.get(name, amount) for name, amount in found.items()}
-    if found[GPU]:
-        found[MEMORY] += sum(gpu.memory_free for gpu in cuda.gpus())
-    return found
-
-
-def _memory(worker: Any) -> int:
-    """Bytes of RAM that a worker may use, by its limit, or by the machine's."""
-    limit = worker.memory_manager.memory_limit
-    return int(limit or machine.total_memory())
+    found = {CHECKED: _MANY, HEAVY: 1.0, GPU: float(station.n_gpus), CPU: 1.0}
+    return {name: given.get(name, amount) for name, amount in found.items()}
 
 
 async def _give(worker: Any, resources: Mapping[str, float]) -> None:

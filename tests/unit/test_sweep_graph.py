@@ -19,7 +19,7 @@ from ggufkit.sweep.journal import Journal
 from ggufkit.sweep.keys import Keys
 from ggufkit.sweep.past import Past
 from ggufkit.sweep.records import Cell, Job, Outcome
-from ggufkit.sweep.station import CPU, DISK, GPU, HEAVY, MEMORY, Versions
+from ggufkit.sweep.station import CPU, GPU, HEAVY, Versions
 from ggufkit.sweep.stores import PathStore
 
 FILES = (
@@ -68,22 +68,6 @@ def test_a_gpu_does_what_it_is_good_for() -> None:
     assert HEAVY not in found["m|finish||"].resources
     on_cpu = replace(REQUEST, run=replace(REQUEST.run, backend="cpu"))
     assert not any(GPU in job.resources for job in jobs(on_cpu, on_gpu=True).values())
-
-
-def test_jobs_ask_for_the_memory_and_disk_that_a_model_takes() -> None:
-    files = tuple(replace(file, n_bytes=300) for file in FILES)
-    found = {name: job.resources for name, job in jobs(facts=Facts(files, 1000, 2000)).items()}
-    assert (found["m|base||"].get(MEMORY), found["m|base||"][DISK]) == (None, 4000)
-    assert (found["m|matrix||"][MEMORY], found["m|matrix||"][DISK]) == (2000, 2000)
-    assert (found["m|quantize|plain|Q4_K_M"].get(MEMORY), found["m|quantize|plain|Q4_K_M"][DISK]) == (None, 2300)
-    assert (found["m|measure|plain|Q4_K_M"][MEMORY], found["m|measure|plain|Q4_K_M"][DISK]) == (2000, 2300)
-    assert not {MEMORY, DISK} & found["m|finish||"].keys()
-    together = jobs(facts=Facts(files, 1000, 2000, together=True))
-    assert together["m|measure||"].resources[DISK] == 2000 + 4 * 300
-    spoken = jobs(
-        replace(REQUEST, evaluation=EvaluationOptions(smoke=True, bench=False)), Facts(files, 1000, 2000)
-    )
-    assert spoken["m|speak|plain|Q4_K_M"].resources[MEMORY] == 300
 
 
 def keys(request: BuildRequest, name: str = "m", profile: str = "") -> dict[str, str]:
