@@ -23,7 +23,7 @@ from ggufkit.sweep import graph, journal, work
 from ggufkit.sweep.at_work import AtWork, cell_of
 from ggufkit.sweep.course import Course
 from ggufkit.sweep.journal import Journal
-from ggufkit.sweep.offers import Offers
+from ggufkit.sweep.missing import Missing
 from ggufkit.sweep.records import Cell, Event, Job, Outcome
 from ggufkit.sweep.station import CHECKED, TOPIC
 from ggufkit.sweep.status import SCHEDULER
@@ -75,7 +75,7 @@ class Driver:
         self._open: dict[str, AtWork] = {}
         self._twins: dict[str, tuple[str, str]] = {}
         self._next_look = 0.0
-        self._offers = Offers(lambda: self._resources("running", "paused"))
+        self._missing = Missing()
         self._name = uuid.uuid4().hex[:8]
         self.outcomes: dict[str, Outcome] = {}
 
@@ -83,6 +83,10 @@ class Driver:
     def unfinished(self) -> tuple[str, ...]:
         """The cells at work."""
         return tuple(self._open)
+
+    @property
+    def _is_connected(self) -> bool:
+        return bool(self._client.status == "running")
 
     def drive(self, cells: Sequence[Cell]) -> Mapping[str, Outcome]:
         """Have all cells made; how each job ended, by its id.
@@ -192,7 +196,7 @@ class Driver:
             elif future.status == "pending":
                 self._watch(job, future)
         self._look_for_stranded()
-        if self._client.status != "running" or any(one.future.status in ("cancelled", "lost") for one in ended):
+        if not self._is_connected or any(one.future.status in ("cancelled", "lost") for one in ended):
             self._recover()
 
     def _is_of_now(self, ended: _Ended) -> bool:
@@ -290,7 +294,7 @@ class Driver:
         kind, job, text = (str(event.get(key, "")) for key in ("kind", "job", "text"))
         if kind in _OF_WORKERS:
             self._note(kind, text=f"{text} {event.get('hint', '')}".strip())
-            if kind != "resumed" and self._is_without_workers():
+            if kind != "resumed" and self._is_connected and not self._offered():
                 raise ResourceError(f"No worker is left. {text}", hint=str(event.get("hint") or _ROOM))
         elif cell_of(job) not in self._open:
             return
@@ -303,25 +307,18 @@ class Driver:
         elif kind == "progress":  # for who watches; too much for the journal
             self._hear(Event(time.time(), "progress", job, text=_far(event)))
 
-    def _resources(self, *states: str) -> list[Mapping[str, float]]:
-        """What each worker offers that is in one of some states."""
-        if self._client.status != "running":
-            return []
+    def _offered(self) -> list[Mapping[str, float]]:
+        """What each worker offers that takes jobs."""
         known = self._client.scheduler_info(n_workers=-1)["workers"].values()
-        return [w["resources"] for w in known if w["status"] in states]
-
-    def _is_without_workers(self) -> bool:
-        """Whether there is a scheduler, and no worker that takes jobs."""
-        offers = self._resources("running")
-        return self._client.status == "running" and not any(offered.get(CHECKED, 0) for offered in offers)
+        return [w["resources"] for w in known if w["status"] == "running" and w["resources"].get(CHECKED, 0)]
 
     def _look_for_stranded(self) -> None:
         """Tell what waits for a kind of worker that there is none of."""
-        if time.monotonic() < self._next_look:
+        if time.monotonic() < self._next_look or not self._is_connected:
             return
         self._next_look = time.monotonic() + _STRANDED_S
         waiting = [job.resources for one in self._open.values() for job in one.waiting]
-        for text in self._offers.missing(waiting):
+        for text in self._missing.told(self._offered(), waiting):
             self._note("warned", text=text)
 
     def _note(self, kind: str, job: str = "", text: str = "") -> None:

@@ -337,9 +337,8 @@ def test_sixty_files_are_reported_within_five_seconds(sixty: Path) -> None:
     root = sixty.parent
     (root / "report.html").unlink()
     pace = seconds_of("-c", "import matplotlib.pyplot, pandas")
-    assert seconds_of("-m", "ggufkit", "report", str(root)) < max(
-        5.0, 9 * pace
-    )  # a slow processor has as much longer
+    # On a slow machine it took 8.5 s, where this import took 1.4.
+    assert seconds_of("-m", "ggufkit", "report", str(root)) < max(5.0, 9 * pace)
     assert sixty.is_file()
 
 

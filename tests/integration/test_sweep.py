@@ -16,7 +16,7 @@ from ggufkit.core.records import Toolchain
 from ggufkit.pipeline.build import build
 from ggufkit.request import BuildRequest
 from ggufkit.sweep import drive as drive_module
-from ggufkit.sweep import offers, station, stores
+from ggufkit.sweep import missing, station, stores
 from ggufkit.sweep.course import Course
 from ggufkit.sweep.drive import Driver
 from ggufkit.sweep.facts import Facts, File
@@ -187,7 +187,7 @@ def test_what_fails_in_one_profile_is_tried_by_the_other(cluster: Any, tmp_path:
 
 
 def test_what_no_worker_offers_is_told(cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(offers, "_PATIENCE_S", 0.5)
+    monkeypatch.setattr(missing, "_PATIENCE_S", 0.5)
     monkeypatch.setattr(drive_module, "_STRANDED_S", 0.2)
     facts = Facts((File("plain", "Q8_0"),)).to_json()
     heard: list[str] = []
@@ -204,4 +204,4 @@ def test_what_no_worker_offers_is_told(cluster: Any, tmp_path: Path, monkeypatch
     with pytest.raises(Interrupted):
         drive(cluster, tmp_path, [cell], on_gpu, hear)
     process.go_on()  # the workers are of this process, whose tools were stopped
-    assert heard[-1].startswith("A job waits for a worker with a GPU, and there is none.")
+    assert heard[-1].startswith("A job waits for a worker with a GPU, and none takes jobs.")

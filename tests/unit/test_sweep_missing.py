@@ -6,12 +6,12 @@ import time
 
 import pytest
 
-from ggufkit.sweep.offers import Offers
-from ggufkit.sweep.station import CHECKED, CPU, GPU, HEAVY
+from ggufkit.sweep.missing import Missing
+from ggufkit.sweep.station import CPU, GPU, HEAVY
 
-SMALL = {CHECKED: 1000.0, HEAVY: 1.0, CPU: 1.0}
+SMALL = {HEAVY: 1.0, CPU: 1.0}
 LARGE = {**SMALL, CPU: 0.0, GPU: 1.0}
-JOB = {CHECKED: 1.0, HEAVY: 1.0}
+JOB = {HEAVY: 1.0}
 
 
 @pytest.fixture
@@ -23,25 +23,25 @@ def moment(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 
 def test_without_workers_nothing_is_told(moment: list[float]) -> None:
-    none = Offers(lambda: [{GPU: 0.0}])
+    none = Missing()
     for moment[0] in (0.0, 31.0):
-        assert none.missing([{GPU: 1.0}]) == []
+        assert none.told([], [{GPU: 1.0}]) == []
 
 
 def test_a_kind_of_worker_that_is_missing_for_long_is_told_once(moment: list[float]) -> None:
     workers = [SMALL]
-    known = Offers(lambda: workers)
+    known = Missing()
     waiting = [{**JOB, GPU: 1.0}, {**JOB, GPU: 1.0}, {**JOB, CPU: 1.0}]
-    assert known.missing(waiting) == []
+    assert known.told(workers, waiting) == []
     moment[0] = 31.0
-    (told,) = known.missing(waiting)
-    assert told.startswith("2 jobs wait for a worker with a GPU, and there is none.")
+    (told,) = known.told(workers, waiting)
+    assert told.startswith("2 jobs wait for a worker with a GPU, and none takes jobs.")
     moment[0] = 62.0
-    assert known.missing(waiting) == []
+    assert known.told(workers, waiting) == []
     workers.append(LARGE)
     moment[0] = 93.0
-    assert known.missing(waiting) == []
+    assert known.told(workers, waiting) == []
     workers.remove(LARGE)
     for moment[0] in (99.0, 131.0):
-        again = known.missing(waiting[:1])
+        again = known.told(workers, waiting[:1])
     assert again == [told.replace("2 jobs wait", "A job waits")]
