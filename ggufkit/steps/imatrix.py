@@ -35,6 +35,8 @@ VAIN, WITHOUT = "llama-imatrix computes no importance matrix of it", "Quantize i
 """What is said of encoders."""
 _SUMS, _COUNTS = ".in_sum2", ".counts"
 _MAX_EXPERTS, _MAX_NAME, _MAX_VALUES = 1 << 16, 1 << 12, 1 << 26
+_BLOCK = 1 << 18
+"""Values that are looked at at once."""
 _ANEW = "Compute it again with `ggufkit imatrix`, on other text, or quantize without a matrix."
 # llama-quantize leaves convolutions as they are, and no matrix can have data for them.
 _COLLECTED = re.compile(r"blk\.\d+\.(?!ssm_conv1d)\w+\.weight$")
@@ -346,12 +348,16 @@ def _require_sums(name: str, file: BinaryIO, n_values: int, counts: Sequence[flo
 
     if n_values > _MAX_VALUES:
         raise ValueError(f"{name} claims {n_values:,} values")
-    values = np.frombuffer(file.read(4 * n_values), "<f4")
-    if not ((values >= 0) & np.isfinite(values)).all():
-        raise ValueError(f"{name} holds values that are negative, NaN or infinite")
-    if counts and len(values) % len(counts) == 0:
-        rows = values.reshape(len(counts), -1)[np.asarray(counts) > 0]
-        if not rows.any(axis=1).all():
+    n_rows = len(counts) if counts and n_values % len(counts) == 0 else 1
+    for used in [count > 0 for count in counts] if n_rows == len(counts) else [False]:
+        is_zero = True
+        for n_before in range(0, n_values // n_rows, _BLOCK):
+            n_more = min(_BLOCK, n_values // n_rows - n_before)
+            values = np.frombuffer(file.read(4 * n_more), "<f4")
+            if not ((values >= 0) & np.isfinite(values)).all():
+                raise ValueError(f"{name} holds values that are negative, NaN or infinite")
+            is_zero &= not values.any()
+        if used and is_zero:
             raise ValueError(f"{name} holds zeros alone, which would make zeros of its weights")
 
 
