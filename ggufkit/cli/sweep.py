@@ -48,7 +48,8 @@ asked_options = grouped(
     click.option("--profile", "profiles", multiple=True, metavar="NAME", shell_complete=completion.profiles,
                  help="Of FILE; may be repeated.  [default: all]"),
     click.option("--out", type=parameter_types.PATH, help="Output directory.  [default: as FILE says]"),
-    click.option("--workers", type=click.IntRange(1, 512), help="Workers on this machine.  [default: one a GPU, or one]"),
+    click.option("--workers", type=click.IntRange(1, 512),
+                 help="Workers on this machine.  [default: as FILE says, else one a GPU, or one]"),
     click.option("--scheduler", default="", metavar="URL", help="A Dask scheduler that is there: tcp://HOST:8786."),
     *(_queue_option(name, title) for name, title in QUEUES.items()),
     click.option("--store", default="", metavar="URL", help="Where files are for workers that do not see the directory: s3://…"),
@@ -89,7 +90,9 @@ def run_command(ctx: click.Context, asked: Asked, dry_run: bool, detached: bool,
         return detach(ctx.meta[_WORDS], places, asked.out or asked.file)
     with watching(places) as hear:
         ended = sweep.sweep(asked, hear)
-    if (places.out / HTML).exists():
+    if as_json:
+        emit(sweep.rows_as_json(places))
+    elif (places.out / HTML).exists():
         say(f"Results: {places.out / CSV}, {places.out / HTML}")
     return 0 if all(outcome.is_good for outcome in ended.values()) else ToolError.exit_code
 

@@ -32,8 +32,10 @@ _REST = 20
 """Times as long as a drawing takes nothing is drawn."""
 _MOST_COUNTED, _MOST_LINES = 99, 100
 _MOST_WARNINGS = 20
-_TAIL = 3
-"""Lines around the table: how far all is, and the dashboard."""
+_WARNING_LINES = 2
+"""Of the latest warning, while jobs are at work."""
+_TAIL = 3 + _WARNING_LINES
+"""Lines around the table: how far all is, a warning, and the dashboard."""
 
 
 class Drawing:
@@ -99,6 +101,8 @@ class Plain:
             self.screen.print(f"A worker is {event.kind}: {event.text}")
         elif event.kind == "lost":
             self.screen.print(f"Lost: {event.text}")
+        elif event.kind == "warned" and len(self.board.warned[event.text]) == 1:
+            self.screen.print(_warning(event.text, [event.job]))
         elif event.kind == "retried":
             self.screen.print(f"Again: {status.words(event.job)} {event.text}".rstrip())
         elif event.outcome is not None and event.outcome.state in ("done", "failed"):
@@ -126,6 +130,8 @@ def parts(board: Board, now: float, width: int = WIDTH, most: int = _MOST_LINES)
         yield words(_short(f"▸ {told}", width))
     more = len(board.running) - _AT_WORK
     yield words(far(board, now) + (f" · {more} more at work" if more > 0 else ""))
+    for text, jobs in list(board.warned.items())[-1:]:
+        yield words(_short(_warning(text, jobs).plain, _WARNING_LINES * width))
     if board.driver.dashboard:
         yield words((f"Dask's dashboard: {board.driver.dashboard}", "dim"))
 
@@ -219,11 +225,15 @@ def closing(board: Board, places: Places) -> Iterator[Text | Table | str]:
 def _warnings(board: Board) -> Iterator[Text]:
     """Each warning once, with the jobs that gave it."""
     for text, jobs in list(board.warned.items())[:_MOST_WARNINGS]:
-        about = status.words(jobs[0]) if jobs[0] else ""
-        more = f" and {len(jobs) - 1} more" if len(jobs) > 1 else ""
-        yield words(("Warning:", "yellow"), f" {text}", (f" ({about}{more})" if about else "", "dim"))
+        yield _warning(text, jobs)
     if len(board.warned) > _MOST_WARNINGS:
         yield words(f"{len(board.warned) - _MOST_WARNINGS} more warnings are in the logs.")
+
+
+def _warning(text: str, jobs: Sequence[str]) -> Text:
+    about = status.words(jobs[0]) if jobs[0] else ""
+    more = f" and {len(jobs) - 1} more" if len(jobs) > 1 else ""
+    return words(("Warning:", "yellow"), f" {text}", (f" ({about}{more})" if about else "", "dim"))
 
 
 def _why(outcome: Outcome, skipped: Mapping[str, int]) -> Text:

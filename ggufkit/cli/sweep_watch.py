@@ -77,6 +77,7 @@ def _as_json(seen: Seen) -> dict[str, object]:
         "seconds_left": board.seconds_left(seen.now) if seen.state == "running" else None,
         "running": [{"job": one.job, "worker": one.worker} for one in board.running],
         "models": models,
+        "warnings": [{"text": text, "jobs": [job for job in jobs if job]} for text, jobs in board.warned.items()],
         "failures": failures,
     }
 

@@ -45,7 +45,7 @@ from ggufkit.sweep.foreseen import Outlook
 from ggufkit.sweep.journal import Journal
 from ggufkit.sweep.keys import Keys
 from ggufkit.sweep.past import Past
-from ggufkit.sweep.places import Places
+from ggufkit.sweep.places import CSV, Places
 from ggufkit.sweep.records import Cell, Event, Outcome
 from ggufkit.sweep.spec import Queue, Spec
 from ggufkit.sweep.station import Versions
@@ -169,6 +169,14 @@ def sweep(asked: Asked, hear: Hear) -> Mapping[str, Outcome]:
         for text in gather.gather(cells, places.out, failures, asked.against).warnings:
             hear(told.append(Event(time.time(), "warned", text=text)))
         return ended
+
+
+def rows_as_json(places: Places) -> str:
+    """The rows of a sweep's table, none where it has none, as a JSON list."""
+    from ggufkit.report import swept
+
+    table = places.out / CSV
+    return swept.to_json(swept.read(table) if table.is_file() else [])
 
 
 def _own(store: Store, found: StoreSpec, places: Places) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import re
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -69,6 +70,16 @@ def conditions(row: ResultRow) -> dict[str, object]:
 def is_recipe(row: ResultRow) -> bool:
     """Whether a file's types were chosen tensor by tensor, as its label says: "4.50bpw", "like-Q4_K_M"."""
     return _PRESET.fullmatch(row.type) is None
+
+
+def to_json(cells: Sequence[Swept]) -> str:
+    """The same rows as a JSON list; what was not measured is null."""
+    found = [
+        {**dict(zip(KEYS, (one.model, one.profile), strict=True)), **row.columns()}
+        for one in cells
+        for row in one.rows
+    ]
+    return json.dumps(found, indent=1) + "\n"
 
 
 def to_csv(cells: Sequence[tuple[str, str, pd.DataFrame]]) -> str:

@@ -36,6 +36,7 @@ _TIMES = ("SBATCH -t ", "PBS -l walltime=", "BSUB -W ", "$ -l h_rt=")
 """dask-jobqueue ends jobs after half an hour unless it is told something else: where nothing is said, the site decides."""
 _BLIND = {"DASK_DISTRIBUTED__DIAGNOSTICS__NVML": "False"}  # that ends a worker which sees one GPU, by its name
 _LOGGING, _NOTHING = "DASK_LOGGING__DISTRIBUTED", "critical"
+"""What is worth saying the driver says; Dask's own lines are had by `DASK_LOGGING__DISTRIBUTED=info`."""
 _CONNECT_S = 20.0
 _DEATH_S = 300
 """A worker of a queue that finds no scheduler for so long ends, and with it its job."""
@@ -159,10 +160,11 @@ def connected(where: Where, spec: StoreSpec) -> Iterator[Connection]:
         MissingExtra: Dask is not installed.
     """
     extras.require("sweep")
-    _be_quiet()
+    is_quiet = os.environ.setdefault(_LOGGING, _NOTHING) == _NOTHING  # workers read that, too
     from distributed import Client
 
-    logging.getLogger("distributed").setLevel(logging.ERROR)  # what matters is told by the driver
+    for name in ("distributed", "distributed.client") if is_quiet else ():
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     with contextlib.ExitStack() as stack:
         if where.scheduler:
             client = stack.enter_context(_client(where.scheduler))
@@ -176,19 +178,15 @@ def connected(where: Where, spec: StoreSpec) -> Iterator[Connection]:
         yield Connection(client, spec, where.is_local, refused)
 
 
-def _be_quiet() -> None:
-    """What is worth saying the driver says; Dask's own lines are had by `DASK_LOGGING__DISTRIBUTED=info`."""
-    if os.environ.setdefault(_LOGGING, _NOTHING) == _NOTHING:
-        logging.getLogger("distributed").setLevel(logging.CRITICAL)
-
-
 def _client(scheduler: str) -> Any:
     from distributed import Client
+    from distributed.comm import get_address_host_port
 
     file = Path(scheduler)
     try:
         if file.is_file():
             return Client(scheduler_file=str(file), timeout=_CONNECT_S, set_as_default=False)
+        get_address_host_port(scheduler)  # a client that fails at that says so twice
         return Client(scheduler, timeout=_CONNECT_S, set_as_default=False)
     except (OSError, ValueError, TimeoutError) as error:
         hint = "Start one: `dask scheduler` there, and `dask worker tcp://HOST:8786` on each machine."

@@ -141,6 +141,7 @@ class Driver:
         """Submit a job, unless there is nothing to do for it."""
         there = one.settled(job, self._course.look)
         if there is not None:
+            self._twins.setdefault(one.keys.get(job.id, ""), (one.cell.name, job.id))
             self._take(one, there)
         else:
             self._submit(one, job)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 from ggufkit.sweep.station import CPU, GPU
 
-_KINDS = {GPU: "with a GPU", CPU: "that quantizes"}
-"""TABLE of what a kind of worker has, and another kind lacks."""
+_ANY = ""
+_KINDS = {GPU: "for a worker with a GPU", CPU: "for a worker that quantizes", _ANY: "for workers"}
+"""TABLE of what is waited for, by the resource that only some workers have."""
 _PATIENCE_S = 30.0
 """A worker that died is started again meanwhile."""
 
@@ -20,15 +21,16 @@ class Missing:
 
     _since: dict[str, float] = field(default_factory=dict)
 
-    def told(self, there: Collection[Mapping[str, float]], waiting: Iterable[Mapping[str, float]]) -> list[str]:
-        """What jobs wait for that no worker has had for a while, each told once until one has it. Without any worker nothing
-        is told: a queue may have them wait.
+    def told(self, there: Collection[Mapping[str, float]], waiting: Collection[Mapping[str, float]]) -> list[str]:
+        """What jobs wait for that no worker has had for a while, each told once until one has it.
 
         Args:
             there: what each worker offers that takes jobs.
             waiting: what each job asks for that nothing else keeps from running.
         """
         counts: dict[str, int] = {}
+        if not there and waiting:
+            counts[_ANY] = len(waiting)
         for asked in waiting if there else ():
             for name in (n for n in _KINDS if asked.get(n, 0.0) > max(w.get(n, 0.0) for w in there)):
                 counts[name] = counts.get(name, 0) + 1
@@ -42,4 +44,4 @@ class Missing:
 def _words(name: str, count: int) -> str:
     jobs = "A job waits" if count == 1 else f"{count} jobs wait"
     way_out = "Start one, or stop the sweep: what was finished is kept."
-    return f"{jobs} for a worker {_KINDS[name]}, and none takes jobs. {way_out}"
+    return f"{jobs} {_KINDS[name]}, and none takes jobs. {way_out}"

@@ -191,6 +191,8 @@ class _Reader:
 def _text(node: Marked, name: str) -> str:
     if node.kind in ("list", "mapping", "nothing") or not node.text.strip():
         raise node.wrong(name, "a text")
+    if "\0" in node.text:
+        raise node.fault(f"{name} holds a zero character, as no path or name does.")
     return node.text.strip()
 
 

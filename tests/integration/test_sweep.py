@@ -89,7 +89,8 @@ def test_a_sweep_makes_what_builds_make_and_goes_on(sweep: Sweep, request_: Buil
     assert table(tmp_path / "built").equals(table(tmp_path / "out" / "tiny"))
     for file in (tmp_path / "built").glob("*.gguf"):
         assert file.read_bytes() == (tmp_path / "out" / "tiny" / file.name).read_bytes()
-    assert first["other|measure|imatrix|Q4_K_M"].state == "fresh", "it is the other's"
+    states = sorted(first[f"{cell}|measure|imatrix|Q4_K_M"].state for cell in ("tiny", "other"))
+    assert states == ["done", "fresh"], "whoever is planned first makes it for both"
 
     heard: list[Event] = []
     assert ends(sweep(cells, heard.append)) == {"fresh": len(first)}
@@ -112,6 +113,19 @@ def test_what_two_profiles_share_is_made_once(sweep: Sweep, request_: BuildReque
     assert files[0].samefile(files[1])
     chunks = [list(table(file.parent)["n_chunks"]) for file in files]
     assert chunks == [[8, 8, 8], [4, 4, 4]]
+
+
+def test_what_an_earlier_sweep_made_is_made_once_for_another_profile(
+    sweep: Sweep, request_: BuildRequest, tmp_path: Path
+) -> None:
+    small = replace(request_, types=("q4_k_m",))
+    sweep([Cell("tiny", "full", small)])
+
+    both = sweep([Cell("tiny", "full", small), Cell("tiny", "quick", small)])
+
+    assert all(outcome.is_good for outcome in both.values()), [o.message for o in both.values() if not o.is_good]
+    files = [tmp_path / "out" / profile / "tiny" / "tiny-llama-Q4_K_M.gguf" for profile in ("full", "quick")]
+    assert files[0].samefile(files[1])
 
 
 def test_a_cell_that_fails_leaves_the_others(sweep: Sweep, request_: BuildRequest, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -146,9 +147,10 @@ def test_a_worker_without_room_takes_no_jobs(
         monkeypatch.setattr(machine, "free_disk", lambda _path: needed)
 
 
-def test_a_scheduler_that_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("address", ["tcp://127.0.0.1:9", "127.0.0.1", "foo"])
+def test_a_scheduler_that_is_not_there(address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("distributed")
     monkeypatch.setattr(clusters, "_CONNECT_S", 0.3)
-    where, told = Where("tcp://127.0.0.1:9"), r"No Dask scheduler answers at tcp://127\.0\.0\.1:9"
+    where, told = Where(address), f"No Dask scheduler answers at {re.escape(address)}"
     with pytest.raises(InputError, match=told), clusters.connected(where, stores.found(tmp_path)):
         pass

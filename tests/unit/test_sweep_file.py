@@ -58,6 +58,7 @@ def spec(directory: Path, text: str | bytes) -> Spec:
         ("models: []\n", (1, 9), "The list of models is empty."),
         ("models:\n# - qwen2.5-0.5b\ntypes: [q8_0]\n", (1, 8), "models has no value"),
         ("models:\n  qwen2.5-0.5b: {}\n", (2, 3), "should be a list"),
+        (TWO + 'out: "a\\0b"\n', (2, 6), "out holds a zero character"),
         ("models: [qwen2.5-0.6b]\n", (1, 10), "Did you mean qwen2.5-0.5b"),
         ("models:\n  - ../nowhere/llama\n", (2, 5), "nowhere/llama is not there"),
         ("models: [./no-model]\n", (1, 10), "it has no config.json"),

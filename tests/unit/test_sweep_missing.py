@@ -22,10 +22,14 @@ def moment(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     return now
 
 
-def test_without_workers_nothing_is_told(moment: list[float]) -> None:
-    none = Missing()
+def test_that_no_worker_is_there_is_told_where_jobs_wait(moment: list[float]) -> None:
+    none, idle = Missing(), Missing()
     for moment[0] in (0.0, 31.0):
-        assert none.told([], [{GPU: 1.0}]) == []
+        told = none.told([], [{GPU: 1.0}, JOB])
+        assert idle.told([], []) == []
+    assert told == [
+        "2 jobs wait for workers, and none takes jobs. Start one, or stop the sweep: what was finished is kept."
+    ]
 
 
 def test_a_kind_of_worker_that_is_missing_for_long_is_told_once(moment: list[float]) -> None:

@@ -125,3 +125,18 @@ def test_lines_where_nobody_watches(tmp_path: Path, capsys: pytest.CaptureFixtur
         "✗ m: finish: It broke.",
     ]
     assert said[3] == "1 of 3 jobs failed:"
+
+
+def test_a_warning_is_said_once_while_there_is_time_to_heed_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = "2 jobs wait for a worker with a GPU, and none takes jobs."
+    found = board(2)
+    with sweep_table.watching(Places(tmp_path)) as hear:
+        hear(journal.began(Driver("here", 7)))
+        for job in ("", "m|base||"):
+            hear(Event(0.0, "warned", job, text=text))
+            found.hear(Event(0.0, "warned", job, text=text))
+        said = capsys.readouterr().err.splitlines()
+    assert said == [f"Warning: {text}"]
+    assert f"Warning: {text}" in drawn(found)
